@@ -1,0 +1,170 @@
+"""Every error this package raises, drawn as one tree.
+
+    AgentensorError
+    |- BadInput                  the caller can mend it: CLI exit 2, HTTP 422
+    |  |- ConfigError            a run config or a job field breaks a rule
+    |  |- TemplateError          a `{{reference}}` leads nowhere
+    |  |- PromptNotFound         a name that no prompt has
+    |  |- DatasetError           a case or a dataset file breaks a rule
+    |  |- EvaluatorRefused       an evaluator whose form is not recognised
+    |  |- EntrypointNotAllowed   a "module:attribute" outside the allowlist
+    |  |- EntrypointNotFound     an allowed "module:attribute" that does not import
+    |  |- RunMismatch            a run id reused with another job
+    |  |- BudgetTooSmall         a budget that cannot pay for the job's fixed part
+    |  `- MissingExtra           an optional dependency is not installed
+    |- NotFound                  no such run, version, alias or dataset: exit 2, HTTP 404
+    |- StoreError                the side store cannot be used as it is
+    |  |- StoreTooNew            written by a newer release
+    |  `- StoreOutdated          needs `agentensor db upgrade`
+    |- RunFailed                 a run could not go on: exit 3
+    |- RunAlreadyActive          another process holds the run's lease: exit 3, HTTP 409
+    |- LeaseLost                 this process lost the lease while working
+    |- BudgetExhausted           no reservation left; ends a search in good order
+    `- AliasConflict             a compare-and-swap on an alias failed: HTTP 409
+
+The docstring of a class is its message where none is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHOWN = 120
+
+
+def shorten(value: object, limit: int = _SHOWN) -> str:
+    """`repr(value)`, cut to `limit` characters, for use in messages."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class AgentensorError(Exception):
+    """Something in orcheo-agentensor went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).strip())
+
+    @property
+    def message(self) -> str:
+        """The text a user reads."""
+        return str(self.args[0])
+
+
+class BadInput(AgentensorError):
+    """Input was refused.
+
+    Carries the `field` (a dotted path), the `value` found there and the `rule` it breaks, so
+    that servers can list problems without parsing prose.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        value: Any = None,
+        rule: str | None = None,
+    ) -> None:
+        if message is None and field is not None and rule is not None:
+            message = f"{field}: {shorten(value)} {rule}"
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+
+class ConfigError(BadInput):
+    """A run config or job field breaks a rule. `problems` lists every one found."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        value: Any = None,
+        rule: str | None = None,
+        problems: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(message, field=field, value=value, rule=rule)
+        self.problems = problems or [{"field": field, "value": shorten(value), "rule": rule}]
+
+
+class TemplateError(BadInput):
+    """A template reference leads nowhere."""
+
+
+class PromptNotFound(BadInput):
+    """No prompt has that name."""
+
+
+class DatasetError(BadInput):
+    """A dataset breaks a rule."""
+
+
+class EvaluatorRefused(BadInput):
+    """An evaluator's form is not recognised."""
+
+
+class EntrypointNotAllowed(BadInput):
+    """An entry point is outside the allowlist; add its module to AGENTENSOR_ALLOWED_MODULES."""
+
+
+class EntrypointNotFound(BadInput):
+    """An allowed entry point could not be imported."""
+
+
+class RunMismatch(BadInput):
+    """This run id belongs to another job; choose a new run id, or resume the old job."""
+
+
+class BudgetTooSmall(BadInput):
+    """The budget cannot pay for the parts of the job that are fixed."""
+
+
+class MissingExtra(BadInput):
+    """An optional dependency is missing."""
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"{package!r} is not installed; install it with: "
+            f"pip install 'orcheo-agentensor[{extra}]'",
+            field="extra",
+            value=extra,
+            rule="must be installed",
+        )
+
+
+class NotFound(AgentensorError):
+    """Nothing has that id."""
+
+
+class StoreError(AgentensorError):
+    """The side store cannot be used."""
+
+
+class StoreTooNew(StoreError):
+    """The database was written by a newer release; upgrade orcheo-agentensor."""
+
+
+class StoreOutdated(StoreError):
+    """The database schema is older than this release; run: agentensor db upgrade."""
+
+
+class RunFailed(AgentensorError):
+    """The run could not go on."""
+
+
+class RunAlreadyActive(AgentensorError):
+    """Another process is working on this run; wait for it to end, or stop it first."""
+
+
+class LeaseLost(AgentensorError):
+    """Another process took this run over; this one has stopped writing."""
+
+
+class BudgetExhausted(AgentensorError):
+    """The budget is spent."""
+
+
+class AliasConflict(AgentensorError):
+    """The alias was moved by someone else meanwhile; look again and retry."""
