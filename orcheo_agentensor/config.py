@@ -1,0 +1,347 @@
+"""The per-run config: one strict model that every `RunnableConfig` is parsed with.
+
+`RunConfig.parse` is for what comes from outside the process, `RunConfig.trusted` for callers in
+it, who may pass live callbacks. `resolve_config` merges what a workflow, a stored version and a
+request say, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Annotated, Any, TypeAlias, cast
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel, ConfigDict, Field
+
+from orcheo_agentensor.config_rules import (
+    ALIAS,
+    NAME,
+    NAME_RULE,
+    config_error,
+    config_problems,
+    read_prompts,
+)
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import MAX_DEPTH
+from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tensor import TextTensor, prompts_to_json
+
+LiveCallbacks: TypeAlias = list[BaseCallbackHandler] | BaseCallbackManager | None
+CallbackFactory: TypeAlias = Callable[[], BaseCallbackHandler]
+_Limit: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
+
+_callback_factories: dict[str, CallbackFactory] = {}
+
+
+def register_callback(name: str, factory: CallbackFactory) -> None:
+    """Let configs name a callback: `{"callbacks": [name]}` adds `factory()` to the run.
+
+    Only names registered here are accepted from outside the process. Registering a name again
+    replaces its factory.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(field="callback name", value=name, rule=NAME_RULE)
+    _callback_factories[name] = factory
+
+
+def registered_callbacks() -> list[str]:
+    """The names that configs may use in `callbacks`, sorted."""
+    return sorted(_callback_factories)
+
+
+class RunConfig(BaseModel):
+    """A validated run config; immutable.
+
+    `prompts` are named `TextTensor`s. `callbacks` are registered names: live callbacks are kept
+    beside the model (see `trusted`) and are never stored.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    configurable: dict[str, Any] = Field(default_factory=dict)
+    run_name: str | None = None
+    run_id: UUID | None = None
+    recursion_limit: _Limit | None = None
+    max_concurrency: _Limit | None = None
+    callbacks: tuple[str, ...] = ()
+    prompts: dict[str, TextTensor] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls, obj: Any, *, settings: Settings | None = None, field: str = "config"
+    ) -> RunConfig:
+        """A config from outside the process, in the form of a `RunnableConfig` as JSON.
+
+        Raises one `ConfigError` that lists every problem, each with its path under `field`. With
+        `settings`, limits are capped as by `clamp`. None is the empty config.
+        """
+        if obj is None:
+            return cls()
+        problems = list(config_problems(obj, field=field, callbacks=registered_callbacks()))
+        prompts, prompt_problems = read_prompts(obj, field) if isinstance(obj, dict) else ({}, [])
+        problems += prompt_problems
+        if problems:
+            raise config_error(problems, field)
+        given = {key: value for key, value in obj.items() if value is not None}
+        configurable = dict(given.get("configurable", {}))
+        configurable.pop("prompts", None)
+        run_id = given.get("run_id")
+        config = cls(
+            tags=_united(given.get("tags", ())),
+            metadata=_copy(given.get("metadata", {})),
+            configurable=_copy(configurable),
+            run_name=given.get("run_name"),
+            run_id=None if run_id is None else UUID(run_id),
+            recursion_limit=given.get("recursion_limit"),
+            max_concurrency=given.get("max_concurrency"),
+            callbacks=_united(given.get("callbacks", ())),
+            prompts=prompts,
+        )
+        return config if settings is None else config.clamp(settings)
+
+    @classmethod
+    def trusted(
+        cls, obj: Mapping[str, Any] | RunConfig | None, *, field: str = "config"
+    ) -> tuple[RunConfig, LiveCallbacks]:
+        """A config of a caller in this process, and its live callbacks apart.
+
+        The same rules as in `parse`, except: `callbacks` may hold live handlers or be a callback
+        manager, prompts may be `TextTensor`s, ids may be `UUID`s, and `__*` and `checkpoint_*` keys
+        of `configurable` are left out instead of refused (see `runtime_configurable`).
+        """
+        if isinstance(obj, RunConfig):
+            return obj, None
+        if not isinstance(obj, Mapping):
+            return cls.parse(obj, field=field), None
+        plain = dict(obj)
+        live: LiveCallbacks = None
+        callbacks = plain.pop("callbacks", None)
+        if isinstance(callbacks, BaseCallbackManager):
+            live = callbacks
+        elif isinstance(callbacks, list | tuple):
+            live = [item for item in callbacks if isinstance(item, BaseCallbackHandler)] or None
+            plain["callbacks"] = [
+                item for item in callbacks if not isinstance(item, BaseCallbackHandler)
+            ]
+        elif callbacks is not None:
+            plain["callbacks"] = callbacks
+        limit = plain.get("recursion_limit")
+        if isinstance(limit, int) and type(limit) not in (int, bool):
+            del plain["recursion_limit"]  # LangGraph's marker for "nobody has set one"
+        configurable = plain.get("configurable")
+        if isinstance(configurable, Mapping):
+            plain["configurable"] = {
+                key: value for key, value in configurable.items() if not _is_runtime_key(key)
+            }
+        for key in ("tags", "run_id", "prompts", "configurable", "metadata"):
+            if key in plain:
+                plain[key] = _as_json(plain[key])
+        return cls.parse(plain, field=field), live
+
+    @property
+    def use(self) -> str | int | None:
+        """The stored version asked for by `configurable.agentensor.use`: alias, number or None."""
+        found: str | int | None = self.configurable.get("agentensor", {}).get("use")
+        return found
+
+    def merged_over(self, *lower: RunConfig) -> RunConfig:
+        """This config over `lower` ones, lowest first; the rules of `merge_configs`."""
+        return merge_configs(*lower, self)
+
+    def clamp(self, settings: Settings) -> RunConfig:
+        """This config with its limits capped by the operator's; a limit not set stays so."""
+        capped = {
+            "recursion_limit": _smaller(self.recursion_limit, settings.max_recursion_limit),
+            "max_concurrency": _smaller(self.max_concurrency, settings.max_target_concurrency),
+        }
+        return self.model_copy(update=capped)
+
+    def to_runnable(self, callbacks: LiveCallbacks = None) -> RunnableConfig:
+        """As LangGraph takes it: prompts in `configurable.prompts`, callbacks as live objects.
+
+        Holds only what is set, so that an empty config changes nothing.
+        """
+        plain = self._to_plain()
+        live = _live(self.callbacks, callbacks)
+        if self.run_id is not None:
+            plain["run_id"] = self.run_id
+        plain.pop("callbacks", None)
+        if live is not None:
+            plain["callbacks"] = live
+        return cast("RunnableConfig", plain)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored: only what is set, prompts in `configurable.prompts`, secrets redacted."""
+        stored: dict[str, Any] = redact(self._to_plain())
+        return stored
+
+    def _to_plain(self) -> dict[str, Any]:
+        configurable = _copy(self.configurable)
+        if self.prompts:
+            configurable["prompts"] = prompts_to_json(self.prompts)
+        plain = {
+            "tags": list(self.tags),
+            "metadata": _copy(self.metadata),
+            "configurable": configurable,
+            "run_name": self.run_name,
+            "run_id": None if self.run_id is None else str(self.run_id),
+            "recursion_limit": self.recursion_limit,
+            "max_concurrency": self.max_concurrency,
+            "callbacks": list(self.callbacks),
+        }
+        return {key: value for key, value in plain.items() if value not in (None, [], {})}
+
+
+def merge_configs(*configs: RunConfig) -> RunConfig:
+    """Merge configs, lowest first.
+
+    Tags and callback names are united in order; `metadata` and `configurable` are merged object by
+    object, with anything but an object replaced as a whole; limits, `run_name` and `run_id` are
+    overridden where the higher config sets them. Prompts are merged by name and field by field: a
+    plain text replaces the text alone and keeps the lower `requires_grad` and `metadata`, a JSON
+    form replaces each field that it spells out.
+    """
+    return reduce(_merge_two, configs, RunConfig())
+
+
+def resolve_config(
+    request: RunConfig,
+    *,
+    checkpoint: RunConfig | None = None,
+    workflow: RunConfig | None = None,
+    settings: Settings | None = None,
+) -> RunConfig:
+    """The config a run gets: workflow defaults < aliased checkpoint < request, then the caps.
+
+    The package itself sets nothing, so that without any of them a workflow runs as if bare.
+    """
+    merged = merge_configs(workflow or RunConfig(), checkpoint or RunConfig(), request)
+    return merged if settings is None else merged.clamp(settings)
+
+
+def runtime_configurable(obj: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `__*` and `checkpoint_*` keys of `configurable`: LangGraph's own, for a trusted caller.
+
+    They steer time travel and nesting, and travel beside the validated config.
+    """
+    configurable = (obj or {}).get("configurable")
+    if not isinstance(configurable, Mapping):
+        return {}
+    return {key: value for key, value in configurable.items() if _is_runtime_key(key)}
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of a config as `RunConfig.parse` takes it."""
+    schema = RunConfig.model_json_schema()
+    prompt = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/TextTensor"}]}
+    prompts = {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": prompt,
+    }
+    use = {"anyOf": [{"type": "string", "pattern": f"^{ALIAS.pattern}$"}, _positive()]}
+    reserved = {"type": "object", "properties": {"use": use}, "additionalProperties": False}
+    del schema["$defs"]["TextTensor"]["properties"]["gradients"]
+    properties = schema["properties"]
+    properties["prompts"] = prompts
+    properties["configurable"]["properties"] = {"prompts": prompts, "agentensor": reserved}
+    properties["callbacks"]["items"] = {"type": "string", "enum": registered_callbacks()}
+    return schema
+
+
+def _positive() -> dict[str, Any]:
+    return {"type": "integer", "minimum": 1}
+
+
+def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
+    prompts = dict(low.prompts)
+    for name, tensor in high.prompts.items():
+        prompts[name] = _merge_prompt(low.prompts.get(name), tensor)
+    return RunConfig.model_construct(
+        tags=_united((*low.tags, *high.tags)),
+        metadata=_merge_deep(low.metadata, high.metadata),
+        configurable=_merge_deep(low.configurable, high.configurable),
+        run_name=_first(high.run_name, low.run_name),
+        run_id=_first(high.run_id, low.run_id),
+        recursion_limit=_first(high.recursion_limit, low.recursion_limit),
+        max_concurrency=_first(high.max_concurrency, low.max_concurrency),
+        callbacks=_united((*low.callbacks, *high.callbacks)),
+        prompts=prompts,
+    )
+
+
+def _merge_prompt(low: TextTensor | None, high: TextTensor) -> TextTensor:
+    if low is None:
+        return high
+    fields = {name: getattr(low, name) for name in low.model_fields_set - {"gradients"}}
+    fields |= {name: getattr(high, name) for name in high.model_fields_set - {"gradients"}}
+    return TextTensor(**fields)
+
+
+def _merge_deep(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merge_deep(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _first(high: Any, low: Any) -> Any:
+    return low if high is None else high
+
+
+def _smaller(value: int | None, cap: int) -> int | None:
+    return None if value is None else min(value, cap)
+
+
+def _united(items: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def _is_runtime_key(key: object) -> bool:
+    return isinstance(key, str) and key.startswith(("__", "checkpoint_"))
+
+
+def _copy(value: Any) -> Any:
+    """A deep copy of a JSON value: what a node does to its config stays with that run."""
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _as_json(value: Any, depth: int = 0) -> Any:
+    """What in-process callers write naturally, as JSON values; the rest is left to `parse`."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, TextTensor):
+        written = value.to_json()
+        return {k: v for k, v in written.items() if k == "type" or k in value.model_fields_set}
+    if depth > MAX_DEPTH:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _as_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_as_json(item, depth + 1) for item in value]
+    return value
+
+
+def _live(names: Sequence[str], callbacks: LiveCallbacks) -> LiveCallbacks:
+    unknown = [name for name in names if name not in _callback_factories]
+    if unknown:
+        raise ConfigError(field="callbacks", value=unknown[0], rule="is not a registered callback")
+    named = [_callback_factories[name]() for name in names]
+    if isinstance(callbacks, BaseCallbackManager):
+        manager = callbacks.copy()
+        for handler in named:
+            manager.add_handler(handler, inherit=True)
+        return manager
+    return [*named, *(callbacks or [])] or None
