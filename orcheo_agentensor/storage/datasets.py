@@ -1,0 +1,129 @@
+"""Dataset versions with their cases, so that a resumed run finds the data it was started with."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from orcheo_agentensor.errors import NotFound
+from orcheo_agentensor.storage.context import Context, listed
+from orcheo_agentensor.storage.records import DatasetRecord
+from orcheo_agentensor.storage.tables import cases, datasets
+
+
+class Datasets:
+    """The repository of dataset versions."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def save(
+        self,
+        dataset_id: str,
+        version: str,
+        *,
+        metadata: dict[str, Any],
+        counts: dict[str, Any],
+        cases: Sequence[dict[str, Any]],
+    ) -> DatasetRecord:
+        """Store a dataset version with its cases (each with an `id`), once."""
+        record = DatasetRecord(
+            dataset_id=dataset_id,
+            version=version,
+            metadata=metadata,
+            counts=counts,
+            created_at=self._context.clock(),
+        )
+
+        def work(connection: Connection) -> DatasetRecord:
+            there = connection.execute(_one(dataset_id, version)).mappings().first()
+            if there is not None:
+                return DatasetRecord.model_validate(dict(there))
+            connection.execute(insert(datasets).values(**dict(record)))
+            if cases:
+                connection.execute(insert(_cases), _case_rows(dataset_id, version, cases))
+            return record
+
+        return await self._context.db.write(work, lock=f"dataset:{dataset_id}:{version}")
+
+    async def load(
+        self, dataset_id: str, version: str | None = None
+    ) -> tuple[dict[str, Any], builtins.list[dict[str, Any]]]:
+        """Metadata and cases, in order, of a version; of the newest one by default."""
+
+        def work(connection: Connection) -> tuple[dict[str, Any], builtins.list[dict[str, Any]]]:
+            found = _found(connection, dataset_id, version)
+            rows = connection.scalars(
+                select(_cases.c.content)
+                .where(_cases.c.dataset_id == dataset_id, _cases.c.version == found.version)
+                .order_by(_cases.c.position)
+            )
+            return found.metadata, [*rows]
+
+        return await self._context.db.read(work)
+
+    async def get(self, dataset_id: str, version: str | None = None) -> DatasetRecord:
+        """A version without its cases; the newest one by default."""
+        return await self._context.db.read(lambda c: _found(c, dataset_id, version))
+
+    async def list(self, dataset_id: str | None = None) -> builtins.list[DatasetRecord]:
+        """Dataset versions without their cases, newest first."""
+        query = select(datasets).order_by(
+            datasets.c.created_at.desc(), datasets.c.dataset_id, datasets.c.version
+        )
+        if dataset_id is not None:
+            query = query.where(datasets.c.dataset_id == dataset_id)
+        return await self._context.db.read(
+            lambda connection: [
+                DatasetRecord.model_validate(dict(row))
+                for row in connection.execute(query).mappings()
+            ]
+        )
+
+
+_cases = cases
+
+
+def _case_rows(
+    dataset_id: str, version: str, contents: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset_id": dataset_id,
+            "version": version,
+            "position": position,
+            "case_id": str(content["id"]),
+            "split": content.get("split"),
+            "content": content,
+        }
+        for position, content in enumerate(contents)
+    ]
+
+
+def _one(dataset_id: str, version: str | None) -> Any:
+    query = select(datasets).where(datasets.c.dataset_id == dataset_id)
+    if version is not None:
+        query = query.where(datasets.c.version == version)
+    return query.order_by(datasets.c.created_at.desc(), datasets.c.version).limit(1)
+
+
+def _found(connection: Connection, dataset_id: str, version: str | None) -> DatasetRecord:
+    row = connection.execute(_one(dataset_id, version)).mappings().first()
+    if row is not None:
+        return DatasetRecord.model_validate(dict(row))
+    versions = connection.scalars(
+        select(datasets.c.version)
+        .where(datasets.c.dataset_id == dataset_id)
+        .order_by(datasets.c.created_at.desc())
+    ).all()
+    if versions:
+        raise NotFound(
+            f"dataset {dataset_id!r} has no version {version!r}; versions: {listed([*versions])}"
+        )
+    names = connection.scalars(
+        select(datasets.c.dataset_id).distinct().order_by(datasets.c.dataset_id)
+    )
+    raise NotFound(f"there is no dataset {dataset_id!r}; datasets: {listed([*names])}")

@@ -1,0 +1,127 @@
+"""Leases: one process works on a run at a time.
+
+A lease is a fencing token in the run's row. Who lost it finds out with the next write, which
+checks the token in its own transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy import Connection, select, update
+
+from orcheo_agentensor.errors import LeaseLost, NotFound, RunAlreadyActive
+from orcheo_agentensor.storage.records import Lease
+from orcheo_agentensor.storage.tables import runs
+
+DEFAULT_TTL = 30.0
+
+
+def process_owner() -> str:
+    """Who this process is, as `host:pid:nonce`."""
+    return _owner(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _owner(pid: int) -> str:
+    return f"{_host()}:{pid}:{uuid.uuid4().hex[:12]}"
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """The host, and the process-id namespace in it: a pid means something only there."""
+    name = socket.gethostname()
+    try:
+        namespace = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:
+        return name
+    return f"{name}/{namespace}"
+
+
+def is_gone(owner: str) -> bool:
+    """Whether `owner` is surely dead: a process of this host that no longer runs."""
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    mine = process_owner()
+    if host != _host() or not rest.isdecimal():
+        return False
+    pid = int(rest)
+    if pid == os.getpid():
+        return owner != mine
+    return not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # a zombie works no more
+
+
+def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: datetime) -> Lease:
+    """Take the lease of a run inside a write transaction, or raise `RunAlreadyActive`."""
+    row = connection.execute(
+        select(
+            runs.c.lease_owner, runs.c.lease_token, runs.c.lease_expires, runs.c.event_seq
+        )
+        .where(runs.c.run_id == run_id)
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no run {run_id!r}")
+    left = (row.lease_expires or 0.0) - now.timestamp()
+    if row.lease_owner is not None and left > 0 and not is_gone(row.lease_owner):
+        raise RunAlreadyActive(
+            f"run {run_id!r} is being worked on by {row.lease_owner}; "
+            f"its lease ends in {left:.0f} s unless renewed"
+        )
+    token = row.lease_token + 1
+    connection.execute(
+        update(runs)
+        .where(runs.c.run_id == run_id)
+        .values(lease_owner=owner, lease_token=token, lease_expires=now.timestamp() + ttl)
+    )
+    return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=row.event_seq)
+
+
+def give_back(connection: Connection, lease: Lease) -> None:
+    """End a lease; nothing happens where it is lost already."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.run_id == lease.run_id, runs.c.lease_token == lease.token)
+        .values(lease_owner=None, lease_expires=None)
+    )
+
+
+def fence(connection: Connection, lease: Lease) -> None:
+    """Raise `LeaseLost` unless `lease` still holds; locks the run's row for this transaction."""
+    held = connection.scalar(
+        select(runs.c.run_id)
+        .where(
+            runs.c.run_id == lease.run_id,
+            runs.c.lease_token == lease.token,
+            runs.c.lease_owner.is_not(None),
+        )
+        .with_for_update()
+    )
+    if held is None:
+        raise lost(lease)
+
+
+def lost(lease: Lease) -> LeaseLost:
+    """The error for a lease that no longer holds."""
+    return LeaseLost(
+        f"run {lease.run_id!r} was taken over by another process, or its lease was given back; "
+        "this process has stopped writing"
+    )

@@ -1,0 +1,192 @@
+"""What the store gives and takes: plain records without a database behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orcheo_agentensor.tensor import TextTensor, as_prompts
+from orcheo_agentensor.usage import NOTHING, Usage
+
+
+class _Wildcard(Enum):
+    ANY = "any"
+
+
+ANY: Final = _Wildcard.ANY
+"""As `expect=`: move an alias wherever it points now."""
+
+Expected: TypeAlias = int | Literal[_Wildcard.ANY] | None
+RunMode: TypeAlias = Literal["run", "evaluate", "train"]
+RunStatus: TypeAlias = Literal["running", "finished", "failed", "interrupted", "paused"]
+AliasMoveKind: TypeAlias = Literal["move", "rollback", "auto"]
+
+
+def utc_now() -> datetime:
+    """The default clock of a store."""
+    return datetime.now(UTC)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConfigCheckpoint(_Record):
+    """One immutable, versioned `RunnableConfig` with the metrics measured on it."""
+
+    id: str
+    workflow_id: str
+    config_version: int
+    runnable_config: dict[str, Any]
+    metrics: dict[str, Any]
+    metadata: dict[str, Any]
+    content_hash: str
+    parent_version: int | None = None
+    run_id: str | None = None
+    dataset_version: str | None = None
+    evaluator_set: str | None = None
+    artifact_url: str | None = None
+    created_at: datetime
+
+    @property
+    def prompts(self) -> dict[str, TextTensor]:
+        """The prompts of the config, by name."""
+        configurable = self.runnable_config.get("configurable") or {}
+        return as_prompts(configurable.get("prompts") or self.runnable_config.get("prompts"))
+
+
+class AliasMove(_Record):
+    """One row of the append-only alias log: who moved what, when, from where to where, and why."""
+
+    workflow_id: str
+    alias: str
+    from_version: int | None
+    to_version: int
+    actor: str
+    reason: str
+    kind: AliasMoveKind
+    created_at: datetime
+
+
+class RunRecord(_Record):
+    """One run of ours: its job, where it stands, and what came out."""
+
+    run_id: str
+    workflow_id: str
+    mode: RunMode
+    status: RunStatus = "running"
+    job: dict[str, Any] = Field(default_factory=dict)
+    job_hash: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    dataset_id: str | None = None
+    dataset_version: str | None = None
+    evaluator_set: str | None = None
+    usage: dict[str, Any] = Field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    event_seq: int = 0
+    thread_id: str | None = None
+    refs: dict[str, Any] = Field(default_factory=dict)
+    started_at: datetime = Field(default_factory=utc_now)
+    ended_at: datetime | None = None
+
+
+class DatasetRecord(_Record):
+    """A stored dataset version, without its cases."""
+
+    dataset_id: str
+    version: str
+    metadata: dict[str, Any]
+    counts: dict[str, Any]
+    created_at: datetime
+
+
+class WorkflowRecord(_Record):
+    """What is kept about a workflow: owner, default config with its version, feature flags."""
+
+    workflow_id: str
+    owner: str | None = None
+    default_config: dict[str, Any] = Field(default_factory=dict)
+    default_version: int = 0
+    feature_flags: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    updated_at: datetime
+
+
+class CandidateRecord(_Record):
+    """A candidate of a training run; `position` counts the candidates as they were first saved."""
+
+    run_id: str
+    candidate_hash: str
+    position: int
+    prompts: dict[str, Any]
+    parents: list[str]
+    status: str
+    info: dict[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The right to write to a run; `token` rises with every `acquire`."""
+
+    run_id: str
+    owner: str
+    token: int
+    ttl: float
+    event_seq: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutRow:
+    """One rollout as the ledger keeps it.
+
+    `reused` marks a row found in the run named by `reuse=`. Putting such a row writes a copy that
+    costs nothing; a row put without it counts `attempts` rollouts and its `usage`.
+    """
+
+    key: str
+    case_id: str
+    candidate_hash: str
+    replicate: int = 0
+    phase: str = "evaluation"
+    output: Any = None
+    tape: dict[str, Any] | None = None
+    usage: Usage = NOTHING
+    latency_ms: float = 0.0
+    attempts: int = 1
+    failure: dict[str, Any] | None = None
+    reused: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreRow:
+    """One score (or failure) of one evaluator on one rollout.
+
+    `usage` is what the evaluator itself spent; with several metrics of one call it belongs on
+    one row only. `reused` as in `RolloutRow`.
+    """
+
+    rollout_key: str
+    evaluator_fingerprint: str
+    name: str
+    score: float | None = None
+    passed: bool | None = None
+    reason: str | None = None
+    label: str | None = None
+    failure: dict[str, Any] | None = None
+    usage: Usage = NOTHING
+    reused: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class CaseRow:
+    """A stored rollout with its scores, for reports."""
+
+    rollout: RolloutRow
+    scores: list[ScoreRow] = field(default_factory=list)

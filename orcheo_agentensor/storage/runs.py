@@ -1,0 +1,196 @@
+"""Runs: what was asked, where it stands, who works on it, and its case rows for reports."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, insert, select, update
+
+from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
+from orcheo_agentensor.storage import lease as leases
+from orcheo_agentensor.storage import ledger_rows
+from orcheo_agentensor.storage.codec import clean_text
+from orcheo_agentensor.storage.context import Context, listed
+from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord, RunStatus
+from orcheo_agentensor.storage.tables import rollouts, runs, scores
+from orcheo_agentensor.usage import Usage
+
+_SHOWN = [column for column in runs.c if not column.name.startswith("lease_")]
+_FIXED = {"run_id", "job_hash", "started_at"}
+_CHANGEABLE = set(RunRecord.model_fields) - _FIXED
+
+
+class Runs:
+    """The repository of `RunRecord`s and their leases."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def create(self, run: RunRecord) -> RunRecord:
+        """Store a new run; the run that is there, where this job was started before.
+
+        Raises `RunMismatch` where the run id belongs to another job.
+        """
+
+        def work(connection: Connection) -> RunRecord:
+            there = connection.execute(select(*_SHOWN).where(runs.c.run_id == run.run_id)).first()
+            if there is None:
+                connection.execute(insert(runs).values(**dict(run), lease_token=0))
+                return run
+            if there.job_hash != run.job_hash:
+                raise RunMismatch(
+                    f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with "
+                    "another job: choose a new run id, or resume it with the job it was started "
+                    "with",
+                    field="run_id",
+                    value=run.run_id,
+                    rule="belongs to another job",
+                )
+            return _record(there)
+
+        return await self._context.db.write(work, lock=f"run:{run.run_id}")
+
+    async def get(self, run_id: str) -> RunRecord:
+        """The run with this id; `NotFound` lists the newest there are."""
+        return await self._context.db.read(lambda connection: _get(connection, run_id))
+
+    async def list(
+        self,
+        *,
+        workflow_id: str | None = None,
+        mode: RunMode | None = None,
+        status: RunStatus | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> builtins.list[RunRecord]:
+        """Runs, newest first."""
+        query = (
+            select(*_SHOWN)
+            .order_by(runs.c.started_at.desc(), runs.c.run_id)
+            .limit(limit)
+            .offset(offset)
+        )
+        for column, wanted in (
+            (runs.c.workflow_id, workflow_id),
+            (runs.c.mode, mode),
+            (runs.c.status, status),
+        ):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        return await self._context.db.read(
+            lambda connection: [_record(row) for row in connection.execute(query)]
+        )
+
+    async def update(
+        self, run_id: str, *, lease: Lease | None = None, **fields: Any
+    ) -> RunRecord:
+        """Change fields of a run; with `lease`, only while that lease holds."""
+        unknown = sorted(set(fields) - _CHANGEABLE)
+        if unknown:
+            raise BadInput(
+                f"a run has no changeable field {listed(unknown)}; "
+                f"these can change: {listed(sorted(_CHANGEABLE))}"
+            )
+        if isinstance(fields.get("error"), str):
+            fields["error"] = clean_text(fields["error"])
+
+        def work(connection: Connection) -> RunRecord:
+            if lease is not None:
+                leases.fence(connection, lease)
+            changed = RunRecord.model_validate({**dict(_get(connection, run_id)), **fields})
+            if fields:
+                values = {name: getattr(changed, name) for name in fields}
+                connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+            return changed
+
+        return await self._context.db.write(work, lock=f"run:{run_id}")
+
+    async def acquire(
+        self, run_id: str, *, owner: str | None = None, ttl: float = leases.DEFAULT_TTL
+    ) -> Lease:
+        """Take the lease of a run; `owner` defaults to this process.
+
+        Raises `RunAlreadyActive` while somebody else holds it and may be alive.
+        """
+        holder = owner or leases.process_owner()
+        return await self._context.db.write(
+            lambda connection: leases.take(
+                connection, run_id, owner=holder, ttl=ttl, now=self._context.clock()
+            ),
+            lock=f"run:{run_id}",
+        )
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back; harmless where it is lost already."""
+        await self._context.db.write(
+            lambda connection: leases.give_back(connection, lease), lock=f"run:{lease.run_id}"
+        )
+
+    async def usage(self, run_id: str) -> Usage:
+        """What a run has spent so far, added up from its ledger."""
+        return await self._context.db.read(
+            lambda connection: ledger_rows.total_usage(connection, run_id)
+        )
+
+    async def case_rows(
+        self,
+        run_id: str,
+        *,
+        candidate_hash: str | None = None,
+        phase: str | None = None,
+        case_ids: Sequence[str] | None = None,
+        evaluator: str | None = None,
+        failed: bool | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> builtins.list[CaseRow]:
+        """Stored rollouts with their scores, by case id.
+
+        `evaluator` keeps only scores of that name. `failed` keeps only rollouts that failed or
+        where an evaluator failed (True), or only the others (False).
+        """
+        broken = rollouts.c.failure.is_not(None) | exists().where(
+            scores.c.run_id == rollouts.c.run_id,
+            scores.c.rollout_key == rollouts.c.key,
+            scores.c.failure.is_not(None),
+        )
+        query = (
+            select(*ledger_rows.ROLLOUT_COLUMNS)
+            .where(rollouts.c.run_id == run_id)
+            .order_by(rollouts.c.case_id, rollouts.c.replicate, rollouts.c.key)
+            .limit(limit)
+            .offset(offset)
+        )
+        if candidate_hash is not None:
+            query = query.where(rollouts.c.candidate_hash == candidate_hash)
+        if phase is not None:
+            query = query.where(rollouts.c.phase == phase)
+        if case_ids is not None:
+            query = query.where(rollouts.c.case_id.in_(case_ids))
+        if failed is not None:
+            query = query.where(broken if failed else ~broken)
+
+        def work(connection: Connection) -> builtins.list[CaseRow]:
+            found = [ledger_rows.rollout_row(row) for row in connection.execute(query)]
+            by_key = ledger_rows.scores_of(
+                connection, run_id, [row.key for row in found], name=evaluator
+            )
+            return [CaseRow(rollout=row, scores=by_key.get(row.key, [])) for row in found]
+
+        return await self._context.db.read(work)
+
+
+def _get(connection: Connection, run_id: str) -> RunRecord:
+    found = connection.execute(select(*_SHOWN).where(runs.c.run_id == run_id)).first()
+    if found is None:
+        newest = connection.scalars(
+            select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(10)
+        )
+        raise NotFound(f"there is no run {run_id!r}; the newest runs: {listed([*newest])}")
+    return _record(found)
+
+
+def _record(row: Row[Any]) -> RunRecord:
+    return RunRecord.model_validate(dict(row._mapping))

@@ -1,0 +1,100 @@
+"""LangGraph's own checkpointer, next to the side store: a file beside it, or its own schema."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orcheo_agentensor.errors import MissingExtra, StoreError
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+SCHEMA = "langgraph"
+_SETUP_LOCK = 0x6167656E74736C67
+
+
+def serializer() -> JsonPlusSerializer:
+    """The serializer of our graphs' state: no pickles, and of our own types the prompt alone."""
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    return JsonPlusSerializer(allowed_msgpack_modules=[("orcheo_agentensor.tensor", "TextTensor")])
+
+
+def saver_path(path: Path) -> Path:
+    """Where the checkpoints of the store at `path` are: `NAME.langgraph.db` beside it."""
+    return path.with_name(f"{path.stem}.langgraph.db")
+
+
+@asynccontextmanager
+async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """A saver in the SQLite file at `path`."""
+    import aiosqlite
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    from orcheo_agentensor.storage.engine import prepare_file
+
+    await asyncio.to_thread(prepare_file, path)
+    opening: Any = aiosqlite.connect(path, timeout=60)
+    # A saver that nobody closed must not keep the interpreter from ending.
+    getattr(opening, "_thread", opening).daemon = True
+    try:
+        connection = await opening
+    except OSError as error:
+        raise StoreError(f"cannot open the checkpoints at {path}: {error}") from error
+    try:
+        saver = AsyncSqliteSaver(connection, serde=serializer())
+        await saver.setup()
+        await connection.execute("PRAGMA synchronous=NORMAL")
+        yield saver
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """A saver in the schema `langgraph` of a PostgreSQL database."""
+    for module in ("psycopg", "psycopg_pool", "langgraph.checkpoint.postgres"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(module, extra="postgres")
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg.rows import dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    async def configure(connection: Any) -> None:
+        await connection.execute(f"SET search_path TO {SCHEMA}")
+
+    pool: Any = AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=4,
+        open=False,
+        configure=configure,
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+    )
+    async with pool:
+        await _setup(pool, AsyncPostgresSaver)
+        yield AsyncPostgresSaver(pool, serde=serializer())
+
+
+async def _setup(pool: Any, saver_type: Any) -> None:
+    async with pool.connection() as connection:
+        # Polls instead of waiting in the database: a session that waits there for a lock would
+        # hold up the CREATE INDEX CONCURRENTLY of the one that has it.
+        while True:
+            cursor = await connection.execute(
+                "SELECT pg_try_advisory_lock(%s) AS held", (_SETUP_LOCK,)
+            )
+            if (await cursor.fetchone())["held"]:
+                break
+            await asyncio.sleep(0.02)
+        try:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            await saver_type(connection).setup()
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (_SETUP_LOCK,))

@@ -1,0 +1,314 @@
+"""The tables of the side store, the same on SQLite and PostgreSQL.
+
+`migrations/` builds the same schema step by step; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from orcheo_agentensor.storage.codec import decode, encode
+
+VERSION_TABLE = "agentensor_schema"
+
+
+class Json(TypeDecorator[Any]):
+    """JSON: TEXT on SQLite, JSONB on PostgreSQL; None is NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column type on `dialect`."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(JSONB(none_as_null=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Encode on SQLite; PostgreSQL's JSONB encodes by the engine's serializer."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return encode(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """Decode on SQLite; the PostgreSQL driver has decoded already."""
+        return decode(value) if isinstance(value, str) and dialect.name == "sqlite" else value
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC: ISO text that sorts on SQLite, TIMESTAMPTZ on PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column type on `dialect`."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(DateTime(timezone=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """A fixed-width text on SQLite."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Always an aware datetime in UTC."""
+        if isinstance(value, str):
+            return datetime.fromisoformat(value)
+        return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
+def _usage_columns() -> list[Column[Any]]:
+    return [
+        Column("rollouts", Integer, nullable=False),
+        Column("calls", Integer, nullable=False),
+        Column("input_tokens", BigInteger, nullable=False),
+        Column("output_tokens", BigInteger, nullable=False),
+        Column("cost", Double),
+    ]
+
+
+metadata = MetaData()
+
+checkpoints = Table(
+    "agentensor_checkpoints",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("workflow_id", Text, nullable=False),
+    Column("config_version", Integer, nullable=False),
+    Column("runnable_config", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("parent_version", Integer),
+    Column("run_id", Text),
+    Column("dataset_version", Text),
+    Column("evaluator_set", Text),
+    Column("artifact_url", Text),
+    Column("objective", Double),
+    Column("complete", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_agentensor_checkpoints"),
+    UniqueConstraint("workflow_id", "config_version", name="uq_agentensor_checkpoints_version"),
+)
+Index("ix_agentensor_checkpoints_run", checkpoints.c.run_id, checkpoints.c.content_hash)
+Index(
+    "ix_agentensor_checkpoints_basis",
+    checkpoints.c.workflow_id,
+    checkpoints.c.dataset_version,
+    checkpoints.c.evaluator_set,
+    checkpoints.c.objective,
+)
+
+aliases = Table(
+    "agentensor_aliases",
+    metadata,
+    Column("workflow_id", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    PrimaryKeyConstraint("workflow_id", "alias", name="pk_agentensor_aliases"),
+    ForeignKeyConstraint(
+        ["workflow_id", "version"],
+        ["agentensor_checkpoints.workflow_id", "agentensor_checkpoints.config_version"],
+        name="fk_agentensor_aliases_version",
+    ),
+)
+
+alias_log = Table(
+    "agentensor_alias_log",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), autoincrement=True),
+    Column("workflow_id", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("from_version", Integer),
+    Column("to_version", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_agentensor_alias_log"),
+)
+Index("ix_agentensor_alias_log_alias", alias_log.c.workflow_id, alias_log.c.alias, alias_log.c.id)
+
+workflows = Table(
+    "agentensor_workflows",
+    metadata,
+    Column("workflow_id", Text, nullable=False),
+    Column("owner", Text),
+    Column("default_version", Integer, nullable=False),
+    Column("feature_flags", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    PrimaryKeyConstraint("workflow_id", name="pk_agentensor_workflows"),
+)
+
+workflow_defaults = Table(
+    "agentensor_workflow_defaults",
+    metadata,
+    Column("workflow_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("workflow_id", "version", name="pk_agentensor_workflow_defaults"),
+    ForeignKeyConstraint(
+        ["workflow_id"],
+        ["agentensor_workflows.workflow_id"],
+        name="fk_agentensor_workflow_defaults_workflow",
+    ),
+)
+
+runs = Table(
+    "agentensor_runs",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("workflow_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("job", Json, nullable=False),
+    Column("job_hash", Text, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("dataset_id", Text),
+    Column("dataset_version", Text),
+    Column("evaluator_set", Text),
+    Column("usage", Json, nullable=False),
+    Column("result", Json),
+    Column("error", Text),
+    Column("event_seq", BigInteger, nullable=False),
+    Column("thread_id", Text),
+    Column("refs", Json, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_expires", Double),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    PrimaryKeyConstraint("run_id", name="pk_agentensor_runs"),
+)
+Index("ix_agentensor_runs_workflow", runs.c.workflow_id, runs.c.started_at)
+Index("ix_agentensor_runs_started", runs.c.started_at)
+
+candidates = Table(
+    "agentensor_candidates",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("candidate_hash", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("prompts", Json, nullable=False),
+    Column("parents", Json, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("info", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("run_id", "candidate_hash", name="pk_agentensor_candidates"),
+    UniqueConstraint("run_id", "position", name="uq_agentensor_candidates_position"),
+)
+
+optimizer_state = Table(
+    "agentensor_optimizer_state",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("state", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("run_id", "step", name="pk_agentensor_optimizer_state"),
+)
+
+rollouts = Table(
+    "agentensor_rollouts",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("case_id", Text, nullable=False),
+    Column("candidate_hash", Text, nullable=False),
+    Column("replicate", Integer, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("output", Json),
+    Column("tape", Json),
+    Column("latency_ms", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("failure", Json),
+    *_usage_columns(),
+    PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_rollouts"),
+)
+Index("ix_agentensor_rollouts_candidate", rollouts.c.run_id, rollouts.c.candidate_hash)
+
+scores = Table(
+    "agentensor_scores",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("rollout_key", Text, nullable=False),
+    Column("evaluator_fingerprint", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("score", Double),
+    Column("passed", Boolean),
+    Column("reason", Text),
+    Column("label", Text),
+    Column("failure", Json),
+    *_usage_columns(),
+    PrimaryKeyConstraint(
+        "run_id", "rollout_key", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
+    ),
+)
+
+calls = Table(
+    "agentensor_calls",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("response", Json, nullable=False),
+    *_usage_columns(),
+    PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_calls"),
+)
+
+datasets = Table(
+    "agentensor_datasets",
+    metadata,
+    Column("dataset_id", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("counts", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("dataset_id", "version", name="pk_agentensor_datasets"),
+)
+
+cases = Table(
+    "agentensor_cases",
+    metadata,
+    Column("dataset_id", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("case_id", Text, nullable=False),
+    Column("split", Text),
+    Column("content", Json, nullable=False),
+    PrimaryKeyConstraint("dataset_id", "version", "position", name="pk_agentensor_cases"),
+    ForeignKeyConstraint(
+        ["dataset_id", "version"],
+        ["agentensor_datasets.dataset_id", "agentensor_datasets.version"],
+        name="fk_agentensor_cases_dataset",
+        ondelete="CASCADE",
+    ),
+)
