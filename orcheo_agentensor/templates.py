@@ -115,7 +115,10 @@ def _step(current: Any, left: Sequence[str]) -> tuple[Any, int]:
 
 
 def _tensor_or_same(value: Any, taken: Sequence[str]) -> Any:
-    if isinstance(value, Mapping) and value.get("type") == "TextTensor":
+    """A prompt in JSON form, or as plain text under `config.prompts`, as its `TextTensor`."""
+    in_json = isinstance(value, Mapping) and value.get("type") == "TextTensor"
+    in_text = isinstance(value, str) and len(taken) == 3 and list(taken[:2]) == _PROMPTS
+    if in_json or in_text:
         try:
             return as_tensor(value, field=".".join(taken))
         except ConfigError as error:

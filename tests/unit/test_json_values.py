@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    MAX_INT,
+    MIN_INT,
+    canonical_json,
+    check_json,
+    content_hash,
+    json_problems,
+    json_size,
+)
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(MIN_INT, MAX_INT)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
+)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=5)
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+)
+# Values of which some are JSON and some are not, in about equal parts.
+any_values = st.recursive(
+    scalars
+    | st.floats()
+    | st.integers()
+    | st.text(st.characters(), max_size=3)
+    | st.just("\x00")
+    | st.just("\ud800")
+    | st.binary(max_size=2)
+    | st.just(object()),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner)
+        | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3)
+    ),
+)
+
+
+def survives(value: Any) -> bool:
+    """Whether strict JSON text gives `value` back; integers within 64 bits, no NUL."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError):
+        return False
+    return json.loads(text) == value and all(_storable(scalar) for scalar in _scalars(value))
+
+
+def _scalars(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return [s for item in value for s in _scalars(item)] if isinstance(value, list) else [value]
+
+
+def _storable(scalar: Any) -> bool:
+    if isinstance(scalar, str):
+        return "\x00" not in scalar
+    return not isinstance(scalar, int) or MIN_INT <= scalar <= MAX_INT
+
+
+def accepted(value: Any) -> bool:
+    try:
+        check_json(value, field="value")
+    except ConfigError:
+        return False
+    return True
+
+
+@given(any_values)
+@example({1: "key that is not a text"})
+@example({"a": (1,)})
+@example(2**63)
+def test_a_value_is_accepted_exactly_when_it_survives_json(value: Any) -> None:
+    assert accepted(value) == survives(value)
+
+
+@given(any_values)
+def test_the_listing_of_problems_agrees_with_the_check(value: Any) -> None:
+    assert accepted(value) == (not list(json_problems(value, field="value")))
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_depth_is_limited() -> None:
+    check_json(nested(MAX_DEPTH), field="value")
+    with pytest.raises(ConfigError, match="nested deeper than 32 levels"):
+        check_json(nested(MAX_DEPTH + 1), field="value")
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "rule"),
+    [
+        (math.nan, "output", "not a finite number"),
+        ({"a": [1, math.inf]}, "output.a.1", "not a finite number"),
+        ({"a": {"b": "x\x00"}}, "output.a.b", "NUL"),
+        (["\ud83d"], "output.0", "lone surrogate"),
+        ({"n": 2**63}, "output.n", "beyond 64 bits"),
+        ({"n": {1: 2}}, "output.n", "key that is not a text"),
+        ({"k\x00": 2}, "output", "key that holds a NUL"),
+        ({"s": {1, 2}}, "output.s", "not a JSON value"),
+    ],
+)
+def test_a_refusal_names_the_path_and_the_rule(value: Any, field: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule) as caught:
+        check_json(value, field="output")
+    assert caught.value.field == field
+
+
+def test_shared_references_that_blow_up_are_refused_quickly() -> None:
+    bomb: Any = "x"
+    for _ in range(30):
+        bomb = [bomb, bomb]
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match="more than 1,000,000 values"):
+        check_json(bomb, field="output")
+    assert time.perf_counter() - started < 10
+
+
+def test_a_cycle_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ConfigError, match="nested deeper"):
+        check_json(loop, field="output")
+
+
+@given(json_values)
+def test_canonical_json_reads_back_as_the_same_value(value: Any) -> None:
+    assert json.loads(canonical_json(value)) == value
+
+
+@given(st.dictionaries(texts, json_values, max_size=5), st.randoms())
+def test_the_order_of_keys_does_not_count(value: dict[str, Any], random: Any) -> None:
+    items = list(value.items())
+    random.shuffle(items)
+    assert content_hash(dict(items)) == content_hash(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_equal_numbers_have_one_hash(number: float) -> None:
+    if number.is_integer():
+        assert content_hash(int(number)) == content_hash(number)
+
+
+def test_different_values_have_different_hashes() -> None:
+    values: list[Any] = [None, True, 1, "1", [1], {"1": 1}, {"1": "1"}, 0, False, "", [], {}, 0.5]
+    assert len({content_hash(value) for value in values}) == len(values)
+
+
+def test_the_size_is_that_of_compact_utf8() -> None:
+    assert json_size({"ä": [1, 2]}) == len('{"ä":[1,2]}'.encode())

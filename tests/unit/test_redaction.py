@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orcheo_agentensor.redaction import (
+    REDACTED,
+    holds_secret,
+    is_secret_name,
+    redact,
+    redact_url,
+)
+
+OPENAI_KEY = "sk-proj-4f9a8b7c6d5e4f3a2b1c"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_key", "apiKey", "x-api-key", "OPENAI_API_KEY", "openai_key", "Authorization",
+        "password", "db_password", "token", "access_token", "accessToken", "authToken",
+        "client_secret", "Set-Cookie", "cookie", "credentials", "private_key", "aws_secret_access_key", "auth",
+    ],
+)  # fmt: skip
+def test_names_of_secrets_are_recognised(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_tokens", "input_tokens", "output_tokens", "tokens", "token_count", "tokenizer", "key",
+        "", "primary_key", "public_key", "author", "authority", "secretary", "thread_id",
+    ],
+)  # fmt: skip
+def test_other_names_are_not(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_values_under_secret_names_are_replaced_at_any_depth() -> None:
+    value = {"a": [{"api_key": "x", "headers": {"Authorization": {"scheme": "x"}}}], "n": 1}
+    assert redact(value) == {
+        "a": [{"api_key": REDACTED, "headers": {"Authorization": REDACTED}}],
+        "n": 1,
+    }
+
+
+@pytest.mark.parametrize("value", [None, "", True])
+def test_what_only_says_whether_there_is_a_secret_stays(value: Any) -> None:
+    assert redact({"api_key": value}) == {"api_key": value}
+
+
+def test_counts_of_tokens_stay() -> None:
+    usage = {"max_tokens": 100, "input_tokens": 3, "token_count": 4}
+    assert redact(usage) == usage
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        OPENAI_KEY,
+        "ghp_" + "a1" * 18,
+        "AKIA" + "ABCDEFGH12345678",
+        "xoxb-123456789012-abcdef",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefgh12345",
+        "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_keys_inside_texts_are_replaced(secret: str) -> None:
+    shown = redact(f"it failed with {secret} in it")
+    assert secret not in shown
+    assert shown == f"it failed with {REDACTED} in it"
+    assert holds_secret(f"use {secret}")
+
+
+def test_a_bearer_token_is_replaced_and_its_scheme_kept() -> None:
+    assert redact("Authorization: Bearer abcdef123456.xyz") == f"Authorization: Bearer {REDACTED}"
+
+
+def test_prose_is_left_alone() -> None:
+    prose = "Bearer of good news: sk-learn and task-oriented-dialogue-systems; token={token}"
+    assert redact(prose) == prose
+    assert not holds_secret(prose)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:pw@host/db", f"postgresql://me:{REDACTED}@host/db"),
+        ("postgresql://:pw@host/db", f"postgresql://:{REDACTED}@host/db"),
+        ("https://h/x?api_key=abc&n=1", f"https://h/x?api_key={REDACTED}&n=1"),
+        ("https://h:8000/x?max_tokens=1", "https://h:8000/x?max_tokens=1"),
+        ("sqlite:///dir/file.db", "sqlite:///dir/file.db"),
+    ],
+)
+def test_urls_lose_password_and_secret_parameters(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+    assert redact(f"could not reach {url}") == f"could not reach {shown}"
+
+
+def test_a_prompt_is_not_replaced_for_its_name() -> None:
+    prompts = {"password_reset": {"type": "TextTensor", "text": "Help them.", "metadata": {}}}
+    assert redact(prompts) == prompts
+
+
+def test_the_original_is_not_changed() -> None:
+    value = {"a": {"api_key": "x"}}
+    redact(value)
+    assert value == {"a": {"api_key": "x"}}
+
+
+names = st.sampled_from(["a", "api_key", "tokens", "token", "url"])
+values = st.recursive(
+    st.text(max_size=20)
+    | st.sampled_from([OPENAI_KEY, "https://u:p@h?token=1", "Bearer a1b2c3d4e5f6g7"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+)
+
+
+@given(values)
+def test_redacting_twice_changes_nothing_more(value: Any) -> None:
+    assert redact(redact(value)) == redact(value)
