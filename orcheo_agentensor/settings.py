@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
     """Modules (and what is under them) that "module:attribute" strings may name; comma-separated."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts (or host:port) that HTTP evaluators of jobs may talk to; comma-separated."""
+
     model: str | None = None
     """A chat model the LangChain way ("openai:gpt-5-mini"); without one only simulated models run."""
 
@@ -36,7 +39,7 @@ class Settings(BaseSettings):
     max_target_concurrency: int = Field(default=256, ge=1)
     """The cap put on a request's `max_concurrency`."""
 
-    @field_validator("allowed_modules", mode="before")
+    @field_validator("allowed_modules", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -57,7 +57,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
     try:
         return reader.document(), reader.case_lines
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark: Any = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error)
         raise DatasetError(f"{name}{line}: is not YAML: {reason}", rule="must be YAML") from None
@@ -128,7 +128,9 @@ class _YamlReader:
             return True
         if _FALSE.fullmatch(text):
             return False
-        if _INT.fullmatch(text) and len(text) < 100:
+        if _INT.fullmatch(text):
+            if len(text) > 20:
+                raise self.error(event, f"{text[:20]}… is an integer beyond 64 bits")
             return int(text)
         if _FLOAT.fullmatch(text):
             return float(text)

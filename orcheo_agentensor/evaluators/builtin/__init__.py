@@ -1,0 +1,1 @@
+"""The built-in evaluators that compute their score, without asking anyone."""

@@ -1,0 +1,1 @@
+"""The forms of evaluators that people already have, one family per file."""
