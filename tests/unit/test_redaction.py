@@ -22,7 +22,8 @@ OPENAI_KEY = "sk-proj-4f9a8b7c6d5e4f3a2b1c"
     [
         "api_key", "apiKey", "x-api-key", "OPENAI_API_KEY", "openai_key", "Authorization",
         "password", "db_password", "token", "access_token", "accessToken", "authToken",
-        "client_secret", "Set-Cookie", "cookie", "credentials", "private_key", "aws_secret_access_key", "auth",
+        "client_secret", "Set-Cookie", "cookie", "credentials", "private_key", "auth",
+        "aws_secret_access_key",
     ],
 )  # fmt: skip
 def test_names_of_secrets_are_recognised(name: str) -> None:

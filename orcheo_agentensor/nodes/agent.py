@@ -1,0 +1,127 @@
+"""`AgentNode`: one call of a chat model, or an agent with tools, as a template node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import (
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    convert_to_messages,
+)
+from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel, Field
+
+from orcheo_agentensor.errors import RunFailed
+from orcheo_agentensor.nodes.base import TaskNode
+from orcheo_agentensor.nodes.registry import register_node
+from orcheo_agentensor.tensor import TextTensor
+
+
+@register_node("AgentNode", description="Call a chat model, with tools or without", category="ai")
+class AgentNode(TaskNode):
+    """Calls a chat model once, or runs a LangChain agent when it has tools.
+
+    `model` is a chat model or its name for `init_chat_model` ("openai:gpt-5-mini"). What is sent is
+    `system_prompt`, then `messages`, then `user_prompt` as a user message; with neither of the last
+    two, the messages of the state. `messages` is a list of messages in any form LangChain takes, or
+    a reference such as `"{{messages}}"`.
+
+    The update holds the new `messages`, the output in `results` under the node's name (the text of
+    the last message, or the structured output as JSON) and, with a `response_format` (a pydantic
+    model or a JSON Schema), `structured_response`.
+    """
+
+    model: str | BaseChatModel
+    system_prompt: str | TextTensor | None = None
+    user_prompt: str | TextTensor | None = None
+    messages: str | list[Any] | None = None
+    tools: list[Any] = Field(default_factory=list)
+    response_format: type[BaseModel] | dict[str, Any] | None = None
+
+    async def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        """Run once, as a LangGraph node; returns the state update."""
+        node = self.decode_variables(state, config)
+        new, structured = await node.run(state, config)
+        if node.response_format is None:
+            return {"messages": new, "results": {node.name: new[-1].text}}
+        return {
+            "messages": new,
+            "results": {node.name: structured},
+            "structured_response": structured,
+        }
+
+    async def run(
+        self, state: Mapping[str, Any], config: RunnableConfig
+    ) -> tuple[list[AnyMessage], Any]:
+        """The messages this call adds (the user prompt included), and the structured output."""
+        asked = [HumanMessage(str(self.user_prompt))] if self.user_prompt is not None else []
+        turns = [*self._conversation(state), *asked]
+        model = _chat_model(self.model) if isinstance(self.model, str) else self.model
+        call = self._run_agent if self.tools else self._call_model
+        answers, structured = await call(model, turns, config)
+        return cast("list[AnyMessage]", [*asked, *answers]), _as_json(structured)
+
+    def _conversation(self, state: Mapping[str, Any]) -> list[BaseMessage]:
+        given = self.messages
+        if given is None:
+            given = [] if self.user_prompt is not None else state.get("messages") or []
+        given = _as_texts(given)
+        return convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given)
+
+    async def _call_model(
+        self, model: BaseChatModel, turns: list[BaseMessage], config: RunnableConfig
+    ) -> tuple[list[BaseMessage], Any]:
+        if self.system_prompt is not None:
+            turns = [SystemMessage(str(self.system_prompt)), *turns]
+        if self.response_format is None:
+            return [await model.ainvoke(turns, config)], None
+        caller = model.with_structured_output(self.response_format, include_raw=True)
+        answer = cast("dict[str, Any]", await caller.ainvoke(turns, config))
+        if answer["parsing_error"] is not None or answer["parsed"] is None:
+            reason = answer["parsing_error"] or "the model gave none"
+            raise RunFailed(f"node {self.name!r} got no structured output: {reason}")
+        return [answer["raw"]], answer["parsed"]
+
+    async def _run_agent(
+        self, model: BaseChatModel, turns: list[BaseMessage], config: RunnableConfig
+    ) -> tuple[list[BaseMessage], Any]:
+        from langchain.agents import create_agent
+
+        system = None if self.system_prompt is None else str(self.system_prompt)
+        agent = create_agent(
+            model, self.tools, system_prompt=system, response_format=self.response_format
+        )
+        final = await agent.ainvoke({"messages": turns}, config)  # type: ignore[call-overload]
+        return final["messages"][len(turns) :], final.get("structured_response")
+
+
+@lru_cache(maxsize=64)
+def _chat_model(name: str) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    return init_chat_model(name)
+
+
+def _as_json(structured: Any) -> Any:
+    """Structured output as JSON: graph state holds no classes."""
+    return structured.model_dump(mode="json") if isinstance(structured, BaseModel) else structured
+
+
+def _as_texts(given: Any) -> Any:
+    """Messages as given, with their texts in place of the prompts that templates brought."""
+    if isinstance(given, TextTensor):
+        return given.text
+    if isinstance(given, BaseMessage):
+        text = _as_texts(given.content)
+        return given if text is given.content else given.model_copy(update={"content": text})
+    if isinstance(given, dict):
+        return {key: _as_texts(item) for key, item in given.items()}
+    if isinstance(given, tuple):
+        return tuple(_as_texts(item) for item in given)
+    return [_as_texts(item) for item in given] if isinstance(given, list) else given
