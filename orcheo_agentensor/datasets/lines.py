@@ -103,7 +103,7 @@ class _YamlReader:
         found = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             if is_cases:
-                self.case_lines.append(event.start_mark.line + 1)
+                self.case_lines.append(_line(event))
             found.append(self.value(event, depth + 1))
         return found
 
@@ -139,7 +139,11 @@ class _YamlReader:
         return text
 
     def error(self, event: Any, rule: str) -> DatasetError:
-        return DatasetError(f"{self.name}:{event.start_mark.line + 1}: {rule}", rule=rule)
+        return DatasetError(f"{self.name}:{_line(event)}: {rule}", rule=rule)
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
 def _skip(text: str, at: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ class BoundEvaluator:
                 while inspect.isawaitable(value):
                     value = await value
             return adapter.read(self.name, value)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return [failure(self.name, "exception", _told(error))]  # its own, not ours
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
             if limit.expired() and isinstance(error, TimeoutError):
                 return [failure(self.name, "timeout", f"took longer than {timeout:g} s")]
@@ -233,8 +238,6 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
 
 
 def _rebound(bound: BoundEvaluator, spec: Mapping[str, Any]) -> BoundEvaluator:
-    from dataclasses import replace
-
     name = bound.name if spec.get("name") is None else _name(spec["name"])
     return replace(bound, name=name, weight=_weight(spec.get("weight", bound.weight)))
 

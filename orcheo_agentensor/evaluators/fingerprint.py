@@ -12,6 +12,7 @@ from typing import Any
 from orcheo_agentensor.json_values import content_hash
 
 _DEEPEST = 5
+_DEEPEST_STATE = 2
 
 
 def fingerprint(subject: Any, **facts: Any) -> str:
@@ -50,7 +51,10 @@ def _stable(value: Any, depth: int) -> Any:
         return {"class": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
     if inspect.ismodule(value):
         return {"module": value.__name__}
-    return {"type": _type_name(value), "source": _source(type(value)), **_state(value, depth)}
+    if hasattr(value, "_llm_type"):
+        return {"model": _type_name(value), "name": _model_name(value)}
+    facts = {"type": _type_name(value), "source": _source(type(value))}
+    return facts if depth > _DEEPEST_STATE else {**facts, "state": _state(value, depth)}
 
 
 def _function(function: Any, depth: int) -> dict[str, Any]:
@@ -69,13 +73,19 @@ def _function(function: Any, depth: int) -> dict[str, Any]:
     }
 
 
-def _state(value: Any, depth: int) -> dict[str, Any]:
+def _state(value: Any, depth: int) -> Any:
+    """The public attributes of an object."""
     try:
         attributes = vars(value)
     except TypeError:
-        return {}
-    public = {key: item for key, item in attributes.items() if not key.startswith("_")}
-    return {"state": _stable(public, depth)}
+        return None
+    return _stable({k: v for k, v in attributes.items() if not k.startswith("_")}, depth)
+
+
+def _model_name(model: Any) -> str | None:
+    """The name a chat model goes by at its provider."""
+    names = (getattr(model, key, None) for key in ("model_name", "model", "deployment_name"))
+    return next((name for name in names if isinstance(name, str)), None)
 
 
 def _source(thing: Any) -> str:
