@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from orcheo_agentensor.errors import BadInput, shorten
 
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=True
-).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_encode = _encoder.encode
+_REFUSED = re.compile("[\x00\ud800-\udfff]")
 
 decode = json.loads
 
@@ -37,7 +38,7 @@ def clean_text(text: str | None) -> str | None:
     """`text` without NUL and lone surrogates."""
     if text is None or ("\x00" not in text and _sound(text)):
         return text
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    return _REFUSED.sub("\ufffd", text)
 
 
 def _sound(text: str) -> bool:

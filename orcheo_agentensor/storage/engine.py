@@ -8,6 +8,7 @@ leaves nothing half done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -71,7 +72,11 @@ class Database:
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(*args)` in a worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor(), work, *args)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        # By hand, because `run_in_executor` costs three times as much.
+        self._executor().submit(_run, loop, outcome, work, args)
+        return await outcome
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that only reads."""
@@ -184,6 +189,32 @@ class Database:
         return engine
 
 
+def _run(
+    loop: asyncio.AbstractEventLoop,
+    outcome: asyncio.Future[T],
+    work: Callable[..., T],
+    args: tuple[Any, ...],
+) -> None:
+    try:
+        result = work(*args)
+    except BaseException as error:  # noqa: BLE001 - it is handed to the caller
+        settle, value = _fail, error
+    else:
+        settle, value = _succeed, result  # type: ignore[assignment]
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+        loop.call_soon_threadsafe(settle, outcome, value)
+
+
+def _succeed(outcome: asyncio.Future[T], result: T) -> None:
+    if not outcome.done():
+        outcome.set_result(result)
+
+
+def _fail(outcome: asyncio.Future[Any], error: BaseException) -> None:
+    if not outcome.done():
+        outcome.set_exception(error)
+
+
 class _Translated:
     """Turns database errors into `StoreError`s that show no password and no values."""
 
@@ -226,6 +257,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA wal_autocheckpoint=4000")  # 16 MB: fewer syncs while cases pour in
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 

@@ -84,7 +84,7 @@ class Runs:
         )
 
     async def update(
-        self, run_id: str, *, lease: Lease | None = None, **fields: Any
+        self, run_id: str, /, *, lease: Lease | None = None, **fields: Any
     ) -> RunRecord:
         """Change fields of a run; with `lease`, only while that lease holds."""
         unknown = sorted(set(fields) - _CHANGEABLE)

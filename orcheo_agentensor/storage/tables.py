@@ -271,6 +271,7 @@ scores = Table(
     PrimaryKeyConstraint(
         "run_id", "rollout_key", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
     ),
+    sqlite_with_rowid=False,  # small rows, always found by their key
 )
 
 calls = Table(

@@ -175,6 +175,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "run_id", "rollout_key", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
         ),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "agentensor_workflows",
