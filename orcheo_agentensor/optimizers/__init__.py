@@ -1,0 +1,39 @@
+"""Optimizers: strategies that decide what to try next."""
+
+from orcheo_agentensor.optimizers.base import (
+    ComponentRequest,
+    Edit,
+    FeedbackRecord,
+    Optimizer,
+    ProposalRequest,
+    Proposer,
+    SearchSpace,
+    Trial,
+    TrialOutcome,
+    derive_seed,
+)
+from orcheo_agentensor.optimizers.random_search import RandomSearch
+from orcheo_agentensor.optimizers.registry import (
+    resolve_model,
+    resolve_optimizer,
+    resolve_proposer,
+)
+from orcheo_agentensor.optimizers.textgrad import TextGrad
+
+__all__ = [
+    "ComponentRequest",
+    "Edit",
+    "FeedbackRecord",
+    "Optimizer",
+    "ProposalRequest",
+    "Proposer",
+    "RandomSearch",
+    "SearchSpace",
+    "TextGrad",
+    "Trial",
+    "TrialOutcome",
+    "derive_seed",
+    "resolve_model",
+    "resolve_optimizer",
+    "resolve_proposer",
+]

@@ -1,0 +1,108 @@
+"""Evaluation and prompt optimisation for LangGraph workflows, as LangGraph subgraphs.
+
+Everything public comes from here; each name is imported when it is first used, so that importing
+the package costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.config import RunConfig, register_callback
+    from orcheo_agentensor.datasets import Case, Dataset
+    from orcheo_agentensor.errors import AgentensorError, BadInput
+    from orcheo_agentensor.evaluation import (
+        CaseResult,
+        EvaluationJob,
+        EvaluationReport,
+        Limits,
+        aevaluate,
+        create_evaluation_graph,
+        evaluate,
+        evaluation_node,
+    )
+    from orcheo_agentensor.evaluators.context import EvaluatorContext
+    from orcheo_agentensor.evaluators.result import (
+        EvaluationResult,
+        EvaluatorFailure,
+        TargetFailure,
+    )
+    from orcheo_agentensor.optimizers import RandomSearch, TextGrad
+    from orcheo_agentensor.settings import Settings
+    from orcheo_agentensor.storage import ConfigCheckpoint, Store
+    from orcheo_agentensor.tape import get_prompt
+    from orcheo_agentensor.tensor import TextTensor
+    from orcheo_agentensor.training import (
+        Budget,
+        Deadline,
+        Decision,
+        MaxEpochs,
+        MaxSteps,
+        Patience,
+        TargetScore,
+        TrainingJob,
+        TrainingResult,
+        atrain,
+        create_training_graph,
+        train,
+        training_node,
+    )
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "config": ("RunConfig", "register_callback"),
+    "datasets": ("Case", "Dataset"),
+    "errors": ("AgentensorError", "BadInput"),
+    "evaluation": (
+        "CaseResult",
+        "EvaluationJob",
+        "EvaluationReport",
+        "Limits",
+        "aevaluate",
+        "create_evaluation_graph",
+        "evaluate",
+        "evaluation_node",
+    ),
+    "evaluators.context": ("EvaluatorContext",),
+    "evaluators.result": ("EvaluationResult", "EvaluatorFailure", "TargetFailure"),
+    "optimizers": ("RandomSearch", "TextGrad"),
+    "settings": ("Settings",),
+    "storage": ("ConfigCheckpoint", "Store"),
+    "tape": ("get_prompt",),
+    "tensor": ("TextTensor",),
+    "training": (
+        "Budget",
+        "Deadline",
+        "Decision",
+        "MaxEpochs",
+        "MaxSteps",
+        "Patience",
+        "TargetScore",
+        "TrainingJob",
+        "TrainingResult",
+        "atrain",
+        "create_training_graph",
+        "train",
+        "training_node",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - spelled out by the table above
+    *sorted(_MODULE_OF),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

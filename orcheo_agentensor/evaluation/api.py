@@ -1,0 +1,138 @@
+"""`aevaluate` and `evaluate`: the evaluation subgraph as a function call."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, split_live
+from orcheo_agentensor.evaluation.graph import create_evaluation_graph
+from orcheo_agentensor.evaluation.job import Limits
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.runner import outcome_of
+from orcheo_agentensor.evaluators.result import TargetFailure
+from orcheo_agentensor.events import EventWriter, discard
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tensor import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.usage import NOTHING, Usage
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import CaseRow, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """What an evaluation found.
+
+    `status` is `finished`, or `missed_threshold` where fewer cases than `min_coverage` could be
+    scored; `summary` is as in `docs/evaluators.md`; `cases` has every case in dataset order.
+    """
+
+    run_id: str
+    status: str
+    summary: dict[str, Any]
+    usage: Usage
+    cases: tuple[CaseResult, ...]
+
+    @property
+    def objective(self) -> float | None:
+        """The weighted mean over all evaluators."""
+        found: float | None = self.summary["objective"]
+        return found
+
+
+async def aevaluate(
+    target: Any,
+    *,
+    dataset: Any,
+    evaluators: Sequence[Any],
+    prompts: PromptsLike | None = None,
+    config: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    min_coverage: float = 1.0,
+    store: Store | str | None = None,
+    run_id: str | None = None,
+    workflow_id: str | None = None,
+    reuse: str | None = None,
+    settings: Settings | None = None,
+    on_event: EventWriter = discard,
+) -> EvaluationReport:
+    """Evaluate `target` on `dataset` with `evaluators`.
+
+    `target` is a LangGraph graph, a Runnable, a function `(inputs, config) -> output` or a
+    "module:attribute" string; `dataset` a `Dataset`, a list of cases or a path; `store` a `Store`,
+    a database URL, or None for memory. Submitting a `run_id` again resumes that run and runs
+    nothing twice. `on_event` hears of the progress.
+
+    Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
+    raises nothing: it is counted in the summary and explained in `cases`.
+    """
+    from orcheo_agentensor.storage import Store
+
+    opened = store if isinstance(store, Store) else Store.from_url(store)
+    try:
+        plain, live = split_live(
+            target=target, dataset=dataset, evaluators=_listed(evaluators), config=config
+        )
+        job = {
+            **plain,
+            "prompts": prompts_to_json(as_prompts(prompts)) or None,
+            "limits": (limits or Limits()).model_dump(),
+            "min_coverage": min_coverage,
+            "workflow_id": workflow_id,
+            "reuse": reuse,
+        }
+        graph = create_evaluation_graph(**live, store=opened, settings=settings)
+        run_id = run_id or uuid.uuid4().hex
+        found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
+        require_result(found, run_id)
+        return await read_report(opened, run_id, found)
+    finally:
+        if opened is not store:
+            await opened.close()
+
+
+def evaluate(target: Any, **arguments: Any) -> EvaluationReport:
+    """`aevaluate` for sync code; takes the same arguments."""
+    return run_sync(aevaluate(target, **arguments))
+
+
+async def read_report(store: Store, run_id: str, found: Mapping[str, Any]) -> EvaluationReport:
+    """The report of a finished evaluation from the store and the graph's output."""
+    record = await store.runs.get(run_id)
+    _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
+    rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
+    by_id = {row.rollout.case_id: case_result(row) for row in rows}
+    return EvaluationReport(
+        run_id=run_id,
+        status=found["status"],
+        summary=found["summary"],
+        usage=Usage.from_json(found["usage"]),
+        cases=tuple(by_id[case["id"]] for case in cases if case["id"] in by_id),
+    )
+
+
+def case_result(row: CaseRow) -> CaseResult:
+    """A stored case as the `CaseResult` it was."""
+    rollout = row.rollout
+    failure = rollout.failure
+    return CaseResult(
+        case_id=rollout.case_id,
+        output=rollout.output,
+        outcomes=tuple(outcome_of(score) for score in row.scores),
+        target_failure=None
+        if failure is None
+        else TargetFailure(
+            kind=failure["kind"], reason=failure["reason"], attempts=rollout.attempts
+        ),
+        latency_ms=rollout.latency_ms,
+        usage=sum((score.usage for score in row.scores), rollout.usage or NOTHING),
+        tape=rollout.tape,
+        replayed=True,
+    )
+
+
+def _listed(evaluators: Any) -> list[Any]:
+    return list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]

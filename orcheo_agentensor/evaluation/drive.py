@@ -1,0 +1,115 @@
+"""Running a built graph from start or resume to its end, for the doors that are not LangGraph's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from langgraph.errors import GraphDrained
+from langgraph.graph import StateGraph
+from langgraph.types import Command
+
+from orcheo_agentensor.errors import RunFailed
+from orcheo_agentensor.evaluation.runner import Draining
+from orcheo_agentensor.events import EventWriter, discard
+
+if TYPE_CHECKING:
+    from langgraph.runtime import RunControl
+
+    from orcheo_agentensor.storage import Store
+
+T = TypeVar("T")
+
+INTERRUPTED = "interrupted"
+AWAITING_APPROVAL = "awaiting_approval"
+
+
+async def drive(
+    graph: StateGraph[Any, Any, Any, Any],
+    job: Mapping[str, Any] | None,
+    *,
+    store: Store,
+    run_id: str,
+    on_event: EventWriter = discard,
+    control: RunControl | None = None,
+    answer: Any = None,
+) -> dict[str, Any]:
+    """Run `job`, or go on with the run where `job` is None, and return the graph's last state.
+
+    LangGraph's checkpoints are kept beside `store` on the thread named `run_id`. A job whose run
+    id is known goes on from what the store holds. `answer` resumes a run that waits for approval.
+    A run that pauses has the status `awaiting_approval` and its `request`; one stopped through
+    `control` has the status `interrupted`.
+    """
+    async with store.checkpointer() as saver:
+        compiled = graph.compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": run_id}}
+        given: Any = None
+        if answer is not None:
+            given = Command(resume=answer)
+        elif job is not None:
+            given = {**job, "run_id": run_id}
+        elif not (await compiled.aget_state(config)).next:
+            given = await stored_job(store, run_id)
+        try:
+            async for event in compiled.astream(
+                given, config, stream_mode="custom", durability="async", control=control
+            ):
+                on_event(event)
+        except (Draining, GraphDrained):
+            return {"run_id": run_id, "status": INTERRUPTED}
+        snapshot = await compiled.aget_state(config)
+        found = dict(snapshot.values)
+        if snapshot.interrupts:
+            found |= {"status": AWAITING_APPROVAL, "request": snapshot.interrupts[0].value}
+        return found
+
+
+async def stored_job(store: Store, run_id: str) -> dict[str, Any]:
+    """A run's job as its record holds it, to be submitted again. Raises `NotFound`."""
+    record = await store.runs.get(run_id)
+    return {
+        **record.job["job"],
+        "run_id": run_id,
+        "dataset": {"id": record.dataset_id, "version": record.dataset_version},
+    }
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Job fields that are plain data, and those that only this process has.
+
+    Plain ones go into the job, so that the run can be resumed from its record alone.
+    """
+    plain, live = {}, {}
+    for name, value in parts.items():
+        if value is None:
+            continue
+        (plain if _is_plain(value) else live)[name] = value
+    return plain, live
+
+
+def _is_plain(value: Any) -> bool:
+    if value is None or isinstance(value, str | int | float | bool):
+        return True
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    return isinstance(value, list) and all(_is_plain(entry) for entry in value)
+
+
+def require_result(found: Mapping[str, Any], run_id: str) -> None:
+    """Raise `RunFailed` for a run that was stopped before it had a result."""
+    if found.get("status") == INTERRUPTED:
+        raise RunFailed(f"run {run_id!r} was interrupted; run it again with run_id={run_id!r}")

@@ -1,0 +1,174 @@
+"""The evaluation subgraph: START -> prepare -> run_cases -> summarize -> END."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, StreamWriter
+
+from orcheo_agentensor.evaluation.job import EvaluationJob
+from orcheo_agentensor.evaluation.progress import CaseProgress
+from orcheo_agentensor.evaluation.results import CaseResult, summarize
+from orcheo_agentensor.evaluation.runner import Candidate
+from orcheo_agentensor.evaluation.workbench import Given, Session, Workbench
+from orcheo_agentensor.settings import Settings
+
+RESULT_KEYS = ("status", "summary", "usage")
+
+
+class EvaluationOutput(TypedDict, total=False):
+    """What an evaluation gives back; everything larger is in the side store under `run_id`."""
+
+    run_id: str
+    status: str
+    summary: dict[str, Any]
+    usage: dict[str, Any]
+
+
+class EvaluationState(EvaluationOutput, total=False):
+    """The job's fields until `prepare` has stored them, then only ids and numbers."""
+
+    target: Any
+    workflow_id: str | None
+    dataset: Any
+    evaluators: Any
+    prompts: Any
+    config: Any
+    limits: Any
+    min_coverage: float
+    reuse: str | None
+
+
+def create_evaluation_graph(
+    target: Any = None,
+    *,
+    dataset: Any = None,
+    evaluators: Sequence[Any] | None = None,
+    prompts: Any = None,
+    config: Any = None,
+    store: Any = None,
+    settings: Settings | None = None,
+    new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> StateGraph[EvaluationState, None, EvaluationJob, EvaluationOutput]:
+    """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
+
+    Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `store` is a
+    `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
+    stream. The output is an `EvaluationOutput`.
+    """
+    from orcheo_agentensor.storage import Store
+
+    settings = settings or Settings()
+    bench = Workbench(
+        EvaluationJob,
+        mode="evaluate",
+        given=Given(
+            target=target, dataset=dataset, evaluators=evaluators, prompts=prompts, config=config
+        ),
+        store=store if isinstance(store, Store) else Store.from_url(store),
+        settings=settings,
+        new_run_id=new_run_id,
+    )
+
+    async def prepare(state: EvaluationState, writer: StreamWriter) -> Command[str]:
+        """Check the job, store its dataset, make the run record."""
+        prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
+        run = prepared.run
+        update: dict[str, Any] = {key: None for key in EvaluationJob.model_fields}
+        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
+        update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
+        if run.status == "finished" and run.result is not None:
+            bench.forget(run.run_id)
+            return Command(update=update | run.result, goto=END)
+        return Command(update=update | {"status": "running"}, goto="run_cases")
+
+    async def run_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
+        """Run every case through the target and the evaluators; all results go to the ledger."""
+        async with bench.open(state["run_id"], write=writer, draining=draining()) as session:
+            await store_status(session, "running")
+            cases = session.prepared.dataset.cases
+            session.events.emit(
+                "run_started",
+                mode="evaluate",
+                workflow_id=session.prepared.run.workflow_id,
+                target=session.prepared.target.name,
+                cases=len(cases),
+                evaluators=[e.name for e in session.prepared.evaluators],
+                bindings={e.name: e.binding for e in session.prepared.evaluators},
+            )
+            progress = CaseProgress(session.events, session.runner.weights, total=len(cases))
+            await session.runner.run(
+                cases,
+                Candidate.of(session.prepared.prompts),
+                phase="evaluation",
+                on_case=progress.case_finished,
+            )
+        return {"status": "running"}
+
+    async def summarize_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
+        """Add up what the ledger holds and end the run."""
+        async with bench.open(state["run_id"], write=writer) as session:
+            prepared = session.prepared
+            results = await session.runner.run(
+                prepared.dataset.cases, Candidate.of(prepared.prompts), phase="evaluation"
+            )
+            summary = await summary_of(session, results)
+            enough = summary["coverage"] >= prepared.job.min_coverage
+            usage = (await session.ledger.usage()).to_json()
+            result = {
+                "status": "finished" if enough else "missed_threshold",
+                "summary": summary,
+                "usage": usage,
+            }
+            session.events.emit("evaluation_summary", summary=summary)
+            await session.store.runs.update(
+                state["run_id"],
+                lease=session.lease,
+                status="finished",
+                result=result,
+                usage=usage,
+                ended_at=session.store.clock(),
+            )
+            session.events.emit("run_finished", status=result["status"])
+        bench.forget(state["run_id"])
+        return result
+
+    graph = StateGraph(
+        EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput
+    )
+    graph.add_node("prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState)
+    graph.add_node("run_cases", run_cases)
+    graph.add_node("summarize", summarize_cases)
+    graph.add_edge(START, "prepare")
+    graph.add_edge("run_cases", "summarize")
+    graph.add_edge("summarize", END)
+    return graph
+
+
+async def summary_of(session: Session[Any], results: Sequence[CaseResult]) -> dict[str, Any]:
+    """`summarize` off the loop: it may import scipy."""
+    return await asyncio.to_thread(
+        summarize,
+        results,
+        weights=session.runner.weights,
+        case_sla_ms=session.prepared.job.limits.case_sla_ms,
+    )
+
+
+async def store_status(session: Session[Any], status: str) -> None:
+    """Note that the run is at work (again)."""
+    await session.store.runs.update(
+        session.prepared.run.run_id, lease=session.lease, status=status, error=None, ended_at=None
+    )
+
+
+def draining() -> Callable[[], bool]:
+    """Whether a graceful stop of the graph run was asked for, to be looked at between cases."""
+    from langgraph.runtime import get_runtime
+
+    runtime = get_runtime()
+    return lambda: runtime.drain_requested

@@ -1,0 +1,120 @@
+"""`EvaluationJob`: one model for the job file, the graph's input and the server's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orcheo_agentensor.errors import ConfigError, shorten
+
+IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
+
+
+class Limits(BaseModel):
+    """How hard a run may push: concurrency, time and retries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Limits")
+
+    concurrency: int = Field(
+        10, ge=1, le=1_000, description="Most cases of this run in flight at once."
+    )
+    case_timeout: float = Field(
+        120.0, gt=0, le=86_400, description="Seconds one execution of the target may take."
+    )
+    retries: int = Field(
+        2, ge=0, le=10, description="Further attempts after a passing trouble (timeout, HTTP 5xx)."
+    )
+    case_sla_ms: float | None = Field(
+        None, gt=0, description="Cases slower than this many milliseconds are counted."
+    )
+
+
+class Job(BaseModel):
+    """What evaluation and training jobs have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    target: str | dict[str, Any] | None = Field(
+        None,
+        title="Target",
+        description='The workflow under test: "module:attribute", or {"entrypoint", "output"}.',
+    )
+    workflow_id: str | None = Field(
+        None,
+        title="Workflow",
+        pattern=IDENTIFIER,
+        description="Under which id versions are stored; the target's name when left out.",
+    )
+    run_id: str | None = Field(
+        None,
+        title="Run",
+        pattern=IDENTIFIER,
+        description="Submitting a run id again resumes that run; a new one is made when left out.",
+    )
+    dataset: str | dict[str, Any] | list[Any] | None = Field(
+        None,
+        title="Dataset",
+        description="A path, a list of cases, or {path | cases | id+version, split, splits}.",
+    )
+    evaluators: list[str | dict[str, Any]] | None = Field(
+        None,
+        title="Evaluators",
+        description='Built-in names, "module:attribute" strings, or {"type" | "entrypoint", …}.',
+    )
+    prompts: dict[str, str | dict[str, Any]] | None = Field(
+        None, title="Prompts", description="Prompt name to text, or to a TextTensor in JSON form."
+    )
+    config: dict[str, Any] | None = Field(
+        None, title="Config", description="The RunnableConfig the target runs with."
+    )
+    limits: Limits = Field(default_factory=lambda: Limits(), title="Limits")
+    min_coverage: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        title="Least coverage",
+        description="Share of cases that must be scored for the run to count.",
+    )
+    reuse: str | None = Field(
+        None,
+        title="Reuse",
+        pattern=IDENTIFIER,
+        description="A run whose recorded rollouts may be used instead of running them again.",
+    )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Validate outside data; raises `ConfigError` that lists every problem."""
+        return parse_model(cls, data, where="job")
+
+
+class EvaluationJob(Job):
+    """Evaluate a workflow on a dataset."""
+
+    model_config = ConfigDict(title="Evaluation job")
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
+    """Validate `data` as `model`; a `ConfigError` names every field, value and rule broken."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors(include_url=False):
+            rule = entry["msg"][0].lower() + entry["msg"][1:]
+            if entry["type"] == "extra_forbidden":
+                rule = f"is not a known field; known: {', '.join(sorted(model.model_fields))}"
+            problems.append(
+                {
+                    "field": ".".join([where, *map(str, entry["loc"])]),
+                    "value": shorten(entry.get("input")),
+                    "rule": rule,
+                }
+            )
+        text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
+        raise ConfigError(text, problems=problems) from None

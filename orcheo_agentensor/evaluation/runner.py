@@ -1,0 +1,433 @@
+"""Runs cases through a target and its evaluators: bounded, recorded, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import tenacity
+
+from orcheo_agentensor.config import LiveCallbacks, RunConfig
+from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BadInput, BudgetExhausted, EntrypointNotFound
+from orcheo_agentensor.evaluation.job import Limits
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluators import BoundEvaluator
+from orcheo_agentensor.evaluators.context import EvaluatorContext
+from orcheo_agentensor.evaluators.result import (
+    EvaluationResult,
+    EvaluatorFailure,
+    Outcome,
+    TargetFailure,
+    failure_to_json,
+)
+from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.storage import RolloutRow, ScoreRow
+from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.targets import Target
+from orcheo_agentensor.targets.output import to_json_output
+from orcheo_agentensor.tensor import TextTensor, prompts_to_json
+from orcheo_agentensor.usage import NOTHING, Usage, record_usage
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Ledger
+
+
+class Meter(Protocol):
+    """What the runner asks before it spends; see `training.budget`."""
+
+    def reserve_rollout(self) -> None:
+        """Reserve one execution of the target; raises `BudgetExhausted`."""
+
+    def spent(self, usage: Usage) -> None:
+        """Settle what an execution or a scoring really took."""
+
+
+class Unmetered:
+    """No budget: an evaluation runs what it was asked to run."""
+
+    def reserve_rollout(self) -> None:
+        """Always granted."""
+
+    def spent(self, usage: Usage) -> None:
+        """Nothing to settle."""
+
+
+FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
+
+
+class Draining(Exception):  # noqa: N818 - a signal, not an error
+    """A graceful stop was asked for; no further case is begun."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete prompt set and its hash over names and texts."""
+
+    prompts: Mapping[str, TextTensor]
+    hash: str
+
+    @classmethod
+    def of(cls, prompts: Mapping[str, TextTensor]) -> Candidate:
+        """The candidate of these prompts."""
+        return cls(
+            prompts=dict(prompts),
+            hash=content_hash({name: tensor.text for name, tensor in prompts.items()}),
+        )
+
+
+CaseListener = Callable[[CaseResult], None]
+
+
+class Runner:
+    """Executes rollouts for one run and scores them.
+
+    Every rollout and every score is handed to the ledger as it returns, and a case counts as in
+    flight until both are committed; at most `limits.concurrency` cases are in flight over all
+    concurrent calls of `run`.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Target,
+        evaluators: Sequence[BoundEvaluator],
+        ledger: Ledger,
+        limits: Limits,
+        config: RunConfig,
+        process_slots: asyncio.Semaphore,
+        callbacks: LiveCallbacks = None,
+        meter: Meter | None = None,
+        taped: bool = False,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.target = target
+        self.evaluators = tuple(evaluators)
+        self.weights = {evaluator.name: evaluator.weight for evaluator in evaluators}
+        self.meter: Meter = meter or Unmetered()
+        self._ledger = ledger
+        self._limits = limits
+        self._config = config
+        self._config_hash = content_hash(
+            {k: v for k, v in config.to_json().items() if k not in ("prompts", "run_id")}
+        )
+        self._callbacks = callbacks
+        self._process_slots = process_slots
+        self._in_flight = asyncio.Semaphore(limits.concurrency)
+        self._taped = taped
+        self._draining = draining
+        self._running: dict[str, asyncio.Lock] = {}
+
+    async def run(
+        self,
+        cases: Sequence[Case],
+        candidate: Candidate,
+        *,
+        phase: str,
+        on_case: CaseListener | None = None,
+    ) -> list[CaseResult]:
+        """Score `cases` under `candidate`; results come back in the order of `cases`.
+
+        `phase` names the purpose in the ledger; `on_case` hears of each case as it finishes.
+        Raises `BudgetExhausted` or `Draining` after the cases already begun are finished.
+        """
+        await self._ledger.load(candidate.hash)
+        config = self._runnable_config(candidate)
+        results: list[CaseResult | None] = [None] * len(cases)
+        pending = iter(enumerate(cases))
+        stopped: list[Exception] = []
+
+        async def work() -> None:
+            for index, case in pending:
+                try:
+                    result = await self._case(case, candidate, config, phase)
+                except (BudgetExhausted, Draining) as stop:
+                    stopped.append(stop)
+                if stopped:
+                    return
+                results[index] = result
+                if on_case is not None:
+                    on_case(result)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._limits.concurrency, len(cases))):
+                    group.create_task(work())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        if stopped:
+            raise stopped[0]
+        return [result for result in results if result is not None]
+
+    def rollout_key(self, case: Case, candidate: Candidate, *, replicate: int = 0) -> str:
+        """The content key of a rollout within its run."""
+        return content_hash(
+            [
+                self.target.fingerprint,
+                self._config_hash,
+                candidate.hash,
+                case.id,
+                case.content_hash,
+                replicate,
+            ]
+        )
+
+    def _runnable_config(self, candidate: Candidate) -> dict[str, Any]:
+        config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
+        if candidate.prompts:
+            configurable = dict(config.get("configurable") or {})
+            configurable["prompts"] = prompts_to_json(candidate.prompts)
+            config["configurable"] = configurable
+        return config
+
+    async def _case(
+        self, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+    ) -> CaseResult:
+        key = self.rollout_key(case, candidate)
+        async with self._in_flight, self._only_one(key):
+            row = self._ledger.rollout(key)
+            live = row is None
+            waiting: list[asyncio.Future[None]] = []
+            if row is None:
+                row = await self._rollout(key, case, candidate, config, phase)
+                waiting.append(self._ledger.put_rollout(row))
+            elif row.reused:
+                waiting.append(self._ledger.put_rollout(row))
+            outcomes: tuple[Outcome, ...] = ()
+            usage = row.usage
+            if row.failure is None:
+                context = _context(case, row)
+                scoring = [
+                    self._score(evaluator, key, context, waiting) for evaluator in self.evaluators
+                ]
+                # A gather makes a task each, which a single instant evaluator need not pay for.
+                scored = await asyncio.gather(*scoring) if len(scoring) > 1 else [
+                    await only for only in scoring
+                ]
+                for found, cost, fresh in scored:
+                    outcomes += found
+                    usage = usage + cost
+                    live = live or fresh
+            for future in waiting:
+                await future
+        return CaseResult(
+            case_id=case.id,
+            output=row.output,
+            outcomes=outcomes,
+            target_failure=_failure(row),
+            latency_ms=row.latency_ms,
+            usage=usage,
+            tape=row.tape,
+            replayed=not live,
+        )
+
+    @asynccontextmanager
+    async def _only_one(self, key: str) -> AsyncIterator[None]:
+        """Two callers that want the same rollout at once: the second waits and replays."""
+        lock = self._running.get(key)
+        if lock is None:
+            lock = self._running[key] = asyncio.Lock()
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._running.pop(key, None)
+
+    async def _rollout(
+        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+    ) -> RolloutRow:
+        made = [await self._attempt(key, case.inputs, config)]
+        if made[0].transient and self._limits.retries:
+
+            async def again() -> _Attempt:
+                made.append(await self._attempt(key, case.inputs, config))
+                return made[-1]
+
+            await asyncio.sleep(FIRST_BACKOFF)
+            await tenacity.AsyncRetrying(
+                stop=tenacity.stop_after_attempt(self._limits.retries),
+                wait=tenacity.wait_exponential_jitter(initial=2 * FIRST_BACKOFF, max=20.0),
+                retry=tenacity.retry_if_result(lambda attempt: attempt.transient),
+                retry_error_callback=lambda _state: None,
+            )(again)
+        attempt, attempts = made[-1], len(made)
+        usage = sum((one.usage for one in made), NOTHING)
+        self.meter.spent(usage)
+        return RolloutRow(
+            key=key,
+            case_id=case.id,
+            candidate_hash=candidate.hash,
+            replicate=0,
+            phase=phase,
+            output=attempt.output,
+            tape=attempt.tape,
+            usage=usage,
+            latency_ms=attempt.latency_ms,
+            attempts=attempts,
+            failure=attempt.failure,
+        )
+
+    async def _attempt(self, key: str, inputs: Any, config: dict[str, Any]) -> _Attempt:
+        async with self._process_slots:
+            if self._draining():
+                raise Draining
+            self.meter.reserve_rollout()
+            return await self._execute(key, inputs, config)
+
+    async def _execute(self, key: str, inputs: Any, config: dict[str, Any]) -> _Attempt:
+        output, tape, failure, transient = None, None, None, False
+        with record_usage() as usage:
+            started = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._limits.case_timeout) as deadline:
+                    if self._taped:
+                        with record_tape(self.target.edges) as recorded:
+                            raw = await self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
+                        tape = recorded.to_json()
+                    else:
+                        raw = await self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
+                latency = time.perf_counter() - started
+                output = to_json_output(raw)
+            except TimeoutError as error:
+                latency = time.perf_counter() - started
+                transient = True
+                expired = deadline.expired()
+                reason = (
+                    f"no answer within {self._limits.case_timeout:g} s"
+                    if expired
+                    else _reason(error)
+                )
+                failure = {"kind": "timeout" if expired else "exception", "reason": reason}
+            except (BadInput, EntrypointNotFound) as error:
+                latency = time.perf_counter() - started
+                kind = "not_json" if "output" in error.message else "exception"
+                failure = {"kind": kind, "reason": error.message}
+            except Exception as error:  # noqa: BLE001 - any trouble of the target is its failure
+                latency = time.perf_counter() - started
+                transient = _is_transient(error)
+                failure = {"kind": "exception", "reason": _reason(error)}
+        return _Attempt(
+            output=output,
+            tape=tape,
+            failure=failure,
+            transient=transient,
+            latency_ms=latency * 1000.0,
+            usage=usage.total + Usage(rollouts=1),
+        )
+
+    async def _score(
+        self,
+        evaluator: BoundEvaluator,
+        key: str,
+        context: EvaluatorContext,
+        waiting: list[asyncio.Future[None]],
+    ) -> tuple[tuple[Outcome, ...], Usage, bool]:
+        rows = self._ledger.score(key, evaluator.fingerprint)
+        fresh = rows is None
+        if rows is None:
+            outcomes, usage = await evaluator.score(context, timeout=self._limits.case_timeout)
+            self.meter.spent(usage)
+            rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
+        if fresh or rows[0].reused:
+            waiting.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
+        spent = sum((row.usage for row in rows), NOTHING)
+        return tuple(outcome_of(row) for row in rows), spent, fresh
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    output: Any
+    tape: dict[str, Any] | None
+    failure: dict[str, Any] | None
+    transient: bool
+    latency_ms: float
+    usage: Usage
+
+
+def score_rows(
+    key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
+) -> list[ScoreRow]:
+    """Outcomes as ledger rows; the usage of the one call goes on the first."""
+    return [
+        ScoreRow(
+            rollout_key=key,
+            evaluator_fingerprint=fingerprint,
+            name=outcome.name,
+            usage=NOTHING if position else usage,
+            **(
+                {"failure": failure_to_json(outcome)}
+                if isinstance(outcome, EvaluatorFailure)
+                else {
+                    "score": outcome.score,
+                    "passed": outcome.passed,
+                    "reason": outcome.reason,
+                    "label": outcome.label,
+                }
+            ),
+        )
+        for position, outcome in enumerate(outcomes)
+    ]
+
+
+def outcome_of(row: ScoreRow) -> Outcome:
+    """The inverse of `score_rows` for one row."""
+    if row.failure is not None:
+        return EvaluatorFailure(
+            name=row.name, kind=row.failure["kind"], reason=row.failure["reason"]
+        )
+    return EvaluationResult(
+        name=row.name, score=row.score, passed=row.passed, reason=row.reason, label=row.label
+    )
+
+
+def _context(case: Case, row: RolloutRow) -> EvaluatorContext:
+    return EvaluatorContext(
+        case_id=case.id,
+        inputs=case.inputs,
+        output=row.output,
+        expected_output=case.expected_output,
+        metadata=case.metadata,
+        latency_ms=row.latency_ms,
+        usage=row.usage,
+        tape=row.tape,
+    )
+
+
+def _failure(row: RolloutRow) -> TargetFailure | None:
+    if row.failure is None:
+        return None
+    return TargetFailure(
+        kind=row.failure["kind"], reason=row.failure["reason"], attempts=row.attempts
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_transient(error: Exception) -> bool:
+    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
+
+    Other exceptions say something about the workflow and the case, and would come again.
+    """
+    status = getattr(error, "status_code", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status in (408, 409, 425, 429) or status >= 500
+    if isinstance(error, ConnectionError):
+        return True
+    return any(
+        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
+        and base.__name__ == "TransportError"
+        for base in type(error).__mro__
+    )
+
+
+__all__ = ["NOTHING", "Candidate", "Draining", "Meter", "Runner", "Unmetered"]

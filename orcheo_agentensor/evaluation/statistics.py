@@ -1,0 +1,116 @@
+"""Means, intervals and paired tests. Everything here may import scipy, so call it off the loop."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+PERMUTATIONS = 9_999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean with its standard error and 95 % interval; `se` and the interval need two values."""
+
+    mean: float
+    se: float | None
+    ci95: tuple[float, float] | None
+
+
+def describe(values: Sequence[float]) -> Mean:
+    """Mean, standard error and interval of a non-empty sample.
+
+    Values that are all 0 or 1 get the Wilson score interval (Wilson, 1927), which stays inside
+    [0, 1] and does not collapse when all agree; others get Student's t interval.
+    """
+    from scipy import stats
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Mean(mean=mean, se=None, ci95=None)
+    se = statistics.stdev(values) / math.sqrt(n)
+    if all(value in (0.0, 1.0) for value in values):
+        interval = stats.binomtest(round(math.fsum(values)), n).proportion_ci(
+            confidence_level=CONFIDENCE, method="wilson"
+        )
+        return Mean(mean=mean, se=se, ci95=(float(interval.low), float(interval.high)))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * se
+    return Mean(mean=mean, se=se, ci95=(mean - half, mean + half))
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The `share` quantile by linear interpolation; None of an empty sample."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * share
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """The gain of one config over another on the same cases.
+
+    `p_value` is two-sided, from a sign-flip permutation test; `ci95` is the bootstrap (BCa)
+    interval of the mean difference, or the point itself where all differences are equal.
+    """
+
+    n: int
+    gain: float
+    ci95: tuple[float, float] | None
+    p_value: float
+
+
+def paired_difference(
+    baseline: Sequence[float], best: Sequence[float], *, seed: int
+) -> PairedDifference:
+    """Compare paired scores; `baseline[i]` and `best[i]` belong to the same case.
+
+    Under the null hypothesis the sign of each difference is a coin flip (Fisher's permutation
+    test). All 2^n sign patterns are tried when they are few, otherwise `PERMUTATIONS` random ones
+    drawn from `seed`.
+    """
+    import numpy as np
+    from scipy import stats
+
+    differences = np.asarray(best, dtype=float) - np.asarray(baseline, dtype=float)
+    n = int(differences.size)
+    if n == 0:
+        return PairedDifference(n=0, gain=0.0, ci95=None, p_value=1.0)
+    gain = math.fsum(differences.tolist()) / n
+    if not differences.any():
+        return PairedDifference(n=n, gain=0.0, ci95=(0.0, 0.0), p_value=1.0)
+    if n < 2:
+        return PairedDifference(n=n, gain=gain, ci95=None, p_value=1.0)
+    moved = differences[differences != 0.0]
+    if moved.size == 1:
+        p_value = 1.0
+    else:
+        test = stats.permutation_test(
+            (moved,),
+            lambda sample, axis: np.mean(sample, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=PERMUTATIONS,
+            rng=np.random.default_rng(seed),
+        )
+        p_value = float(test.pvalue)
+    if np.ptp(differences) == 0.0:
+        return PairedDifference(n=n, gain=gain, ci95=(gain, gain), p_value=p_value)
+    interval = stats.bootstrap(
+        (differences,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=PERMUTATIONS,
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return PairedDifference(
+        n=n, gain=gain, ci95=(float(interval.low), float(interval.high)), p_value=p_value
+    )

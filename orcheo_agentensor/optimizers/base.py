@@ -1,0 +1,163 @@
+"""The ask/tell protocol between an optimizer and the training graph.
+
+An optimizer is pure: `ask` says which trials to make, the training graph makes them, `tell` turns
+their outcomes into the next state. The state is plain JSON, so that a killed run goes on exactly
+where it was. Randomness comes from `derive_seed`, never from a shared generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+State: TypeAlias = dict[str, Any]
+
+Purpose: TypeAlias = Literal["rewrite", "paraphrase"]
+TrialStatus: TypeAlias = Literal[
+    "accepted", "worse_on_minibatch", "worse_on_validation", "refused", "nothing_to_learn"
+]
+
+
+def derive_seed(seed: int, step: int, purpose: str) -> int:
+    """A seed for one purpose at one step; the same arguments always give the same number."""
+    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackRecord:
+    """What one case taught about one prompt.
+
+    `score` is the case's objective (None when the target failed); `feedback` says in words what
+    was wrong; `trace` has the runs of the nodes that read the prompt (`node`, `inputs`, `output`).
+    """
+
+    case_id: str
+    inputs: Any
+    output: Any
+    expected_output: Any
+    score: float | None
+    feedback: str
+    trace: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A past proposal for one prompt and what came of it; scores are minibatch means."""
+
+    text: str
+    accepted: bool
+    before: float | None
+    after: float | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRequest:
+    """One prompt to rewrite, with all a proposer may use."""
+
+    name: str
+    text: str
+    feedback: tuple[FeedbackRecord, ...]
+    siblings: Mapping[str, str]
+    history: tuple[Edit, ...]
+    max_chars: int
+    placeholders: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalRequest:
+    """What a proposer is asked for: new texts for `components`.
+
+    `seed` is the only randomness a proposer may use; it differs from request to request.
+    """
+
+    components: tuple[ComponentRequest, ...]
+    seed: int
+    purpose: Purpose = "rewrite"
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as content: the key under which its answer is recorded."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Anything that turns a `ProposalRequest` into new texts, by component name."""
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+        """New texts for the components of `request`; one left out stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What an optimizer is told at the start.
+
+    `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
+    the hash of the candidate the search starts from with its validation `objective`.
+    """
+
+    components: tuple[str, ...]
+    case_ids: tuple[str, ...]
+    baseline: str
+    objective: float | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One attempt to improve `parent`: learn from `case_ids`, propose, test.
+
+    With `gated`, the child must first beat its parent on those same cases before it is validated.
+    `components` are the prompts that may be rewritten; of these, only the blamed ones are.
+    """
+
+    parent: str
+    case_ids: tuple[str, ...]
+    components: tuple[str, ...]
+    seed: int
+    purpose: Purpose = "rewrite"
+    gated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """What came of a trial.
+
+    `child` and `prompts` are set once a proposal passed the guards; `case_scores` are the
+    objectives of the child (of the parent, where there is no child) on the trial's cases;
+    `validation` is the child's objective on all validation cases, where it was measured.
+    """
+
+    status: TrialStatus
+    parent: str
+    child: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    parent_score: float | None = None
+    child_score: float | None = None
+    validation: float | None = None
+    case_scores: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """A search strategy. Third parties add theirs by entry point `orcheo_agentensor.optimizers`."""
+
+    name: str
+
+    def start(self, space: SearchSpace) -> State:
+        """The state before the first step."""
+        ...
+
+    def ask(self, state: State) -> Sequence[Trial]:
+        """The trials of the next step; none ends the search."""
+        ...
+
+    def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
+        """The state after a step; `outcomes` come in the order of the trials asked for."""
+        ...

@@ -1,0 +1,112 @@
+"""Finding optimizers by name, and making one from a job's `optimizer` field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from orcheo_agentensor.entrypoints import load_entrypoint
+from orcheo_agentensor.errors import BadInput, EntrypointNotFound, MissingExtra, shorten
+from orcheo_agentensor.evaluation.job import parse_model
+from orcheo_agentensor.optimizers.base import Optimizer, Proposer
+from orcheo_agentensor.optimizers.random_search import RandomSearch
+from orcheo_agentensor.optimizers.textgrad import TextGrad
+from orcheo_agentensor.settings import Settings
+
+GROUP = "orcheo_agentensor.optimizers"
+DEFAULT = "textgrad"
+_BUNDLED: dict[str, Any] = {"textgrad": TextGrad, "random_search": RandomSearch}
+
+
+def resolve_optimizer(spec: Any, *, settings: Settings) -> Optimizer:
+    """The optimizer that `spec` names or is.
+
+    `spec` is None (the default one), a name, `{"name": …, **options}`, or an `Optimizer`.
+    Raises `BadInput` for an unknown name and `ConfigError` for an unknown or bad option.
+    """
+    if spec is None:
+        spec = DEFAULT
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, Mapping):
+        if isinstance(spec, Optimizer):
+            return spec
+        raise BadInput(
+            field="optimizer", value=spec, rule="must be a name, {name, …options} or an Optimizer"
+        )
+    options = dict(spec)
+    factory = _factory(options.get("name", DEFAULT))
+    if isinstance(factory, type) and hasattr(factory, "model_validate"):
+        found = parse_model(factory, options, where="optimizer")
+    else:
+        options.pop("name", None)
+        found = factory(**options)
+    if not isinstance(found, Optimizer):
+        raise BadInput(
+            field="optimizer.name", value=options.get("name"), rule="must name an Optimizer"
+        )
+    return found
+
+
+def _factory(name: Any) -> Any:
+    if name in _BUNDLED:
+        return _BUNDLED[name]
+    others = {point.name: point for point in entry_points(group=GROUP)}
+    if name in others:
+        try:
+            return others[name].load()
+        except ImportError as error:
+            raise EntrypointNotFound(f"optimizer {name!r} does not import: {error}") from None
+    known = ", ".join(sorted({*_BUNDLED, *others}))
+    raise BadInput(field="optimizer.name", value=name, rule=f"is not known; known: {known}")
+
+
+def resolve_model(spec: Any, *, field: str) -> Any:
+    """A chat model from its name the LangChain way, or as it is."""
+    if not isinstance(spec, str):
+        return spec
+    from langchain.chat_models import init_chat_model
+
+    try:
+        return init_chat_model(spec)
+    except ImportError as error:
+        provider = spec.split(":", 1)[0]
+        raise MissingExtra(str(error.name or provider), extra=provider) from None
+    except Exception as error:
+        raise BadInput(
+            f"{field}: {shorten(spec)} is not a usable chat model: {error}",
+            field=field,
+            value=spec,
+            rule="must name a chat model",
+        ) from None
+
+
+def resolve_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
+    """The proposer of an optimizer: its own, else a chat model's.
+
+    Looked for in this order: the option `proposer` (an object or "module:attribute"), the option
+    `model`, `AGENTENSOR_MODEL`. Raises `BadInput` when there is none.
+    """
+    from orcheo_agentensor.optimizers.proposer import LLMProposer
+
+    spec = getattr(optimizer, "proposer", None)
+    if isinstance(spec, str):
+        spec = load_entrypoint(spec, settings=settings, what="proposer")
+    if isinstance(spec, type):
+        spec = spec()
+    if spec is not None:
+        if not isinstance(spec, Proposer):
+            raise BadInput(
+                field="optimizer.proposer", value=spec, rule="must have async propose(request)"
+            )
+        return spec
+    model = getattr(optimizer, "model", None) or settings.model
+    if model is None:
+        raise BadInput(
+            f"optimizer: {optimizer.name!r} has nobody to propose with; give it model= (or set "
+            "AGENTENSOR_MODEL), or proposer=",
+            field="optimizer.model",
+            rule="must be given",
+        )
+    return LLMProposer(resolve_model(model, field="optimizer.model"))

@@ -1,0 +1,93 @@
+"""Turning whatever a target returns into plain JSON.
+
+Evaluators, the ledger and a replay after a resume all see this one form, so a live rollout and a
+stored one cannot be scored differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.json_values import check_json
+
+_ROLES = {"human": "user", "ai": "assistant"}
+
+
+def message_to_json(message: BaseMessage) -> dict[str, Any]:
+    """A LangChain message in the role/content form that evaluators are written for."""
+    data: dict[str, Any] = {
+        "role": _ROLES.get(message.type, message.type),
+        "content": message.content,
+    }
+    if message.name:
+        data["name"] = message.name
+    if isinstance(message, AIMessage) and message.tool_calls:
+        data["tool_calls"] = [
+            {"id": call["id"], "name": call["name"], "args": call["args"]}
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        data["tool_call_id"] = message.tool_call_id
+    return data
+
+
+def _convert(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, BaseMessage):
+        return message_to_json(value)
+    if isinstance(value, Mapping):
+        return {
+            key if isinstance(key, str) else str(key): _convert(entry)
+            for key, entry in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_convert(entry) for entry in value]
+    return to_jsonable_python(value)
+
+
+def to_json_output(value: Any) -> Any:
+    """`value` as JSON: messages, pydantic models, dataclasses, tuples and dates are converted.
+
+    Raises `BadInput` naming the place when something in it has no JSON form (a live object, NaN,
+    a NUL character).
+    """
+    try:
+        converted = _convert(value)
+    except (PydanticSerializationError, RecursionError) as error:
+        raise BadInput(
+            f"output: {error}; return JSON values, or name the part to keep with target.output"
+        ) from None
+    check_json(converted, field="output")
+    return converted
+
+
+def pick(value: Any, path: str) -> Any:
+    """The part of a JSON value at a dotted path, e.g. `messages.-1.content`.
+
+    Raises `BadInput` naming what is there instead.
+    """
+    here = value
+    for part in path.split("."):
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+        elif isinstance(here, list) and part.lstrip("-").isdigit() and _holds(here, int(part)):
+            here = here[int(part)]
+        else:
+            there = ", ".join(map(str, here)) if isinstance(here, Mapping) else type(here).__name__
+            raise BadInput(
+                f"target.output: {path!r} is not in the output at {part!r} (there: {there})",
+                field="target.output",
+                value=path,
+                rule="must lead to a value of the output",
+            )
+    return here
+
+
+def _holds(items: list[Any], index: int) -> bool:
+    return -len(items) <= index < len(items)

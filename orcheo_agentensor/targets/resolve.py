@@ -1,0 +1,90 @@
+"""From what a caller names as `target` to a `Target`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from orcheo_agentensor.entrypoints import load_entrypoint
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.base import CallableTarget, RunnableTarget, Target, compiled
+from orcheo_agentensor.targets.output import pick, to_json_output
+
+_FORMS = (
+    'a LangGraph graph, a Runnable, a function (inputs, config), "module:attribute", '
+    'or {"entrypoint": "module:attribute", "output": "path"}'
+)
+
+
+@dataclass(frozen=True)
+class PickedTarget:
+    """A target of whose output only the part at `output` counts."""
+
+    inner: Target
+    output: str
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.inner.fingerprint}#{self.output}"
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        return self.inner.edges
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Run the inner target and pick."""
+        result = await self.inner.run(inputs, config, rollout_id=rollout_id)
+        return pick(to_json_output(result), self.output)
+
+
+def resolve_target(spec: Any, *, settings: Settings) -> Target:
+    """The target that `spec` names or is.
+
+    `spec` is one of: a compiled or uncompiled LangGraph graph, any `Runnable` (a `RemoteGraph`
+    too), an async or sync function `(inputs, config) -> output`, a `"module:attribute"` string, or
+    a mapping with `entrypoint` and, to keep a part of the output, `output` (a dotted path). A
+    no-argument factory that returns a graph is called.
+
+    Raises `BadInput`, `EntrypointNotAllowed` or `EntrypointNotFound`.
+    """
+    if isinstance(spec, str):
+        return _from_object(_called(load_entrypoint(spec, settings=settings, what="target")), spec)
+    if isinstance(spec, Mapping):
+        unknown = set(spec) - {"entrypoint", "output"}
+        if unknown or not isinstance(spec.get("entrypoint"), str):
+            raise BadInput(field="target", value=dict(spec), rule=f"must be {_FORMS}")
+        inner = resolve_target(spec["entrypoint"], settings=settings)
+        output = spec.get("output")
+        return PickedTarget(inner=inner, output=str(output)) if output else inner
+    return _from_object(spec, None)
+
+
+def _called(found: Any) -> Any:
+    """A graph factory is called; a plain target function is left alone."""
+    import inspect
+
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        return found()
+    return found
+
+
+def _from_object(value: Any, name: str | None) -> Target:
+    from langgraph.graph import StateGraph
+
+    if isinstance(value, StateGraph):
+        return RunnableTarget.of(compiled(value), name=name)
+    if isinstance(value, Runnable):
+        return RunnableTarget.of(value, name=name)
+    if isinstance(value, Target):
+        return value
+    if callable(value):
+        return CallableTarget.of(value, name=name)
+    raise BadInput(field="target", value=value, rule=f"must be {_FORMS}")

@@ -1,0 +1,59 @@
+"""When a child replaces its parent: paired, on the same cases, and never by failing more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from orcheo_agentensor.evaluation.results import CaseResult
+
+EPSILON = 1e-12
+
+
+def paired_sums(
+    parent: Sequence[CaseResult], child: Sequence[CaseResult], weights: Mapping[str, float]
+) -> tuple[float, float, int]:
+    """Sums of the objectives of parent and child over the cases that both have, and their count."""
+    pairs = [
+        (before, after)
+        for one, other in zip(parent, child, strict=True)
+        if (before := one.objective(weights)) is not None
+        and (after := other.objective(weights)) is not None
+    ]
+    return (
+        math.fsum(before for before, _ in pairs),
+        math.fsum(after for _, after in pairs),
+        len(pairs),
+    )
+
+
+def reasons_against(
+    parent: Sequence[CaseResult],
+    child: Sequence[CaseResult],
+    *,
+    weights: Mapping[str, float],
+    strictly: bool,
+) -> list[str]:
+    """Why `child` may not replace `parent`, both measured on the same cases; empty when it may.
+
+    With `strictly` the child must be better, otherwise at least as good. A child that fails on
+    more cases than its parent is refused whatever it scores on the others.
+    """
+    reasons = []
+    failed_before = sum(not result.ok for result in parent)
+    failed_after = sum(not result.ok for result in child)
+    if failed_after > failed_before:
+        reasons.append(f"fails on {failed_after} cases, its parent on {failed_before}")
+    before, after, pairs = paired_sums(parent, child, weights)
+    if pairs == 0:
+        # The parent may have crashed on every case that the child now scores.
+        if failed_after >= failed_before:
+            reasons.append("no case was scored under both")
+        return reasons
+    enough = after > before + EPSILON if strictly else after >= before - EPSILON
+    if not enough and not (strictly and failed_after < failed_before and after >= before - EPSILON):
+        reasons.append(
+            f"scores {after / pairs:.4f} where its parent scores {before / pairs:.4f}"
+            f" on {pairs} cases"
+        )
+    return reasons

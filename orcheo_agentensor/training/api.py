@@ -1,0 +1,167 @@
+"""`atrain` and `train`: the training subgraph as a function call."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from orcheo_agentensor.evaluation import Limits, evaluation_node
+from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, split_live
+from orcheo_agentensor.evaluation.node import HostNode, MapInput, MapOutput
+from orcheo_agentensor.events import EventWriter, discard
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tensor import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.training.budget import Budget
+from orcheo_agentensor.training.graph import create_training_graph
+from orcheo_agentensor.training.stop import StopCondition
+from orcheo_agentensor.usage import Usage
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import ConfigCheckpoint, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """`promoted`, `kept`, `rejected` or `awaiting_approval`, with the reasons.
+
+    `target_gain` tells whether the mean rose by the ten percent aimed for; `stopped` why the
+    search ended.
+    """
+
+    status: str
+    reasons: tuple[str, ...]
+    stopped: str | None
+    target_gain: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a training found.
+
+    `best` and `baseline` are stored versions with their validation metrics (`best` is `baseline`
+    where nothing was better); `checkpoints` all versions of the run, oldest first; `holdout` the
+    paired comparison on cases the search never saw, None where the dataset has none.
+    """
+
+    run_id: str
+    status: str
+    best: ConfigCheckpoint
+    baseline: ConfigCheckpoint
+    checkpoints: tuple[ConfigCheckpoint, ...]
+    holdout: dict[str, Any] | None
+    summary: dict[str, Any]
+    decision: Decision
+    usage: Usage
+
+
+async def atrain(
+    target: Any,
+    *,
+    prompts: PromptsLike,
+    dataset: Any,
+    evaluators: Sequence[Any],
+    optimizer: Any = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+    stop: Sequence[StopCondition] = (),
+    checkpoint_every: int = 1,
+    promote: Literal["auto", "ask", "never"] = "never",
+    config: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    min_coverage: float = 1.0,
+    seed: int = 0,
+    workflow_id: str | None = None,
+    run_id: str | None = None,
+    reuse: str | None = None,
+    store: Store | str | None = None,
+    settings: Settings | None = None,
+    on_event: EventWriter = discard,
+    answer: Any = None,
+) -> TrainingResult:
+    """Train the `prompts` of `target` on `dataset`; frozen ones stay as they are, to the byte.
+
+    The splits `train`, `validation` and `holdout` of the dataset are used: the search learns from
+    the first, chooses on the second, and proves the gain on the third. Submitting a `run_id` again
+    resumes that run and repeats no recorded call. With `promote="ask"` the result has the status
+    `awaiting_approval`; call again with the same `run_id` and `answer={"approve": True, "actor":
+    …, "reason": …}`.
+
+    Raises `BadInput` for a job that cannot run (a budget that is too small among others),
+    `RunFailed` for one that broke and can be resumed.
+    """
+    from orcheo_agentensor.storage import Store
+
+    opened = store if isinstance(store, Store) else Store.from_url(store)
+    try:
+        listed = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+        plain, live = split_live(
+            target=target, dataset=dataset, evaluators=listed, config=config, optimizer=optimizer
+        )
+        job: dict[str, Any] = {
+            **plain,
+            "prompts": prompts_to_json(as_prompts(prompts)),
+            "budget": budget.model_dump() if isinstance(budget, Budget) else budget,
+            "stop": [condition.model_dump() for condition in stop],
+            "checkpoint_every": checkpoint_every,
+            "promote": promote,
+            "limits": (limits or Limits()).model_dump(),
+            "min_coverage": min_coverage,
+            "seed": seed,
+            "workflow_id": workflow_id,
+            "reuse": reuse,
+        }
+        graph = create_training_graph(**live, store=opened, settings=settings)
+        run_id = run_id or uuid.uuid4().hex
+        found = await drive(
+            graph, job, store=opened, run_id=run_id, on_event=on_event, answer=answer
+        )
+        require_result(found, run_id)
+        return await read_result(opened, run_id, found)
+    finally:
+        if opened is not store:
+            await opened.close()
+
+
+def train(target: Any, **arguments: Any) -> TrainingResult:
+    """`atrain` for sync code; takes the same arguments."""
+    return run_sync(atrain(target, **arguments))
+
+
+async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> TrainingResult:
+    """The result of a training from the store and the graph's last state."""
+    record = await store.runs.get(run_id)
+    workflow_id = record.workflow_id
+    versions = await store.checkpoints.list(workflow_id, run_id=run_id, limit=None)
+    by_version = {version.config_version: version for version in versions}
+    best = by_version[found["best"]["config_version"]]
+    request = found.get("request") or {}
+    decision = found.get("decision") or {
+        "status": found["status"],
+        "reasons": request.get("reasons", []),
+        "stopped": None,
+        "target_gain": {},
+    }
+    return TrainingResult(
+        run_id=run_id,
+        status=found["status"],
+        best=best,
+        baseline=by_version[found["baseline"]["config_version"]],
+        checkpoints=tuple(sorted(versions, key=lambda version: version.config_version)),
+        holdout=found.get("holdout"),
+        summary=found.get("summary") or best.metrics,
+        decision=Decision(
+            status=decision["status"],
+            reasons=tuple(decision["reasons"]),
+            stopped=decision["stopped"],
+            target_gain=decision["target_gain"],
+        ),
+        usage=await store.runs.usage(run_id),
+    )
+
+
+def training_node(
+    graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
+) -> HostNode:
+    """A host node for a training graph; see `evaluation_node`."""
+    return evaluation_node(graph, map_input=map_input, map_output=map_output)

@@ -1,0 +1,91 @@
+"""The budget: reserved before spending, never overshot, and exact over resumes."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
+from orcheo_agentensor.usage import NOTHING, Usage
+
+
+class Budget(BaseModel):
+    """What a training run may spend, its holdout measurement included.
+
+    `rollouts` are executions of the target, `calls` model calls (of the target, of judges and of
+    the proposer), `tokens` input and output tokens, `cost` US dollars. None means no limit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Budget")
+
+    rollouts: int | None = Field(None, ge=0, description="Most executions of the target.")
+    calls: int | None = Field(None, ge=0, description="Most model calls.")
+    tokens: int | None = Field(None, ge=0, description="Most tokens, in and out.")
+    cost: float | None = Field(None, ge=0, description="Most US dollars.")
+
+
+def default_budget(*, train: int, validation: int, holdout: int, minibatch: int) -> Budget:
+    """A budget computed from the split sizes, for jobs that give none.
+
+    Enough for the baseline, twenty tries of which about one in two reaches validation, and the
+    holdout measurement of two candidates.
+    """
+    batch = min(minibatch, train)
+    return Budget(rollouts=2 * holdout + validation + 20 * (2 * batch) + 10 * validation)
+
+
+class BudgetMeter:
+    """Keeps what is spent and reserved.
+
+    `reserved` rollouts are set aside from the start for the holdout measurement; the search cannot
+    touch them until `release`. `spent` starts at what the ledger says an earlier process of the
+    same run has spent.
+    """
+
+    def __init__(self, budget: Budget, *, spent: Usage = NOTHING, reserved: int = 0) -> None:
+        self.budget = budget
+        self.usage = spent
+        self._reserved = reserved
+        self._in_flight = 0
+
+    def release(self) -> None:
+        """The search is over: what was set aside may be used."""
+        self._reserved = 0
+
+    def reserve_rollout(self) -> None:
+        """Reserve one execution of the target; raises `BudgetExhausted`."""
+        self._check_others()
+        limit = self.budget.rollouts
+        if limit is not None and self.usage.rollouts + self._in_flight + self._reserved >= limit:
+            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
+        self._in_flight += 1
+
+    def reserve_call(self) -> None:
+        """Ask before a proposer's or critic's call; raises `BudgetExhausted`."""
+        self._check_others()
+
+    def spent(self, usage: Usage) -> None:
+        """Settle what really was used; executions leave the reservation."""
+        self._in_flight = max(0, self._in_flight - usage.rollouts)
+        self.usage = self.usage + usage
+
+    def _check_others(self) -> None:
+        budget, usage = self.budget, self.usage
+        if budget.calls is not None and usage.calls >= budget.calls:
+            raise BudgetExhausted(f"the budget of {budget.calls} model calls is spent")
+        if budget.tokens is not None and usage.tokens >= budget.tokens:
+            raise BudgetExhausted(f"the budget of {budget.tokens} tokens is spent")
+        if budget.cost is not None and (usage.cost or 0.0) >= budget.cost:
+            raise BudgetExhausted(f"the budget of ${budget.cost:g} is spent")
+
+
+def check_budget(budget: Budget, *, validation: int, holdout: int) -> None:
+    """Raise `BudgetTooSmall` when the fixed part of the job does not fit the budget."""
+    fixed = validation + 2 * holdout
+    if budget.rollouts is not None and budget.rollouts < fixed:
+        raise BudgetTooSmall(
+            f"budget.rollouts: {budget.rollouts} is too small: the baseline on {validation} "
+            f"validation cases and the holdout measurement (2 x {holdout}) alone take {fixed}",
+            field="budget.rollouts",
+            value=budget.rollouts,
+            rule=f"must be at least {fixed}",
+        )

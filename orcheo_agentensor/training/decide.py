@@ -1,0 +1,100 @@
+"""The end of a training run: promote, keep, reject, or ask."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from orcheo_agentensor.errors import AliasConflict
+from orcheo_agentensor.training.guardrail import target_gain, verdict
+from orcheo_agentensor.training.trial import Training
+
+PRODUCTION = "production"
+
+
+def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """A unified diff of two prompt sets, prompt by prompt; empty when they are the same."""
+    parts = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name, ""), after.get(name, "")
+        if old != new:
+            parts.extend(
+                difflib.unified_diff(
+                    old.splitlines(), new.splitlines(), f"{name} (before)", f"{name} (after)", lineterm=""
+                )
+            )
+    return "\n".join(parts)
+
+
+def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
+    """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
+    memory, job = training.memory, training.session.prepared.job
+    status, reasons = verdict(
+        changed=memory.best != memory.baseline, holdout=holdout, min_coverage=job.min_coverage
+    )
+    coverage = 1 - memory.failures / len(training.plan.validation)
+    if status == "eligible" and coverage < job.min_coverage:
+        return "rejected", [f"coverage: {coverage:.3f} of validation is below {job.min_coverage:.3f}"]
+    return status, reasons
+
+
+def gain(training: Training, baseline: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    """The +10 % target on the mean that the search worked on."""
+    return {"split": "validation", **target_gain(baseline["objective"], best["objective"])}
+
+
+def approval_request(
+    training: Training,
+    reasons: list[str],
+    holdout: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What a person is shown before they approve: the diff and the numbers."""
+    memory = training.memory
+    texts = [
+        {name: tensor.text for name, tensor in training.pool[which].prompts.items()}
+        for which in (memory.baseline, memory.best)
+    ]
+    return {
+        "type": "approval",
+        "question": f"Promote version {memory.versions[memory.best]} to {PRODUCTION!r}?",
+        "run_id": training.session.prepared.run.run_id,
+        "workflow_id": training.session.prepared.run.workflow_id,
+        "version": memory.versions[memory.best],
+        "alias": PRODUCTION,
+        "reasons": reasons,
+        "holdout": holdout,
+        "diff": prompt_diff(*texts),
+        "answer_with": {"approve": True, "actor": "who", "reason": "why"},
+    }
+
+
+def read_answer(answer: Any) -> tuple[bool, str, str]:
+    """Approved?, by whom, why: from `True`, "approve" or `{"approve", "actor", "reason"}`.
+
+    Anything that is not plainly a yes is a no.
+    """
+    if isinstance(answer, Mapping):
+        return (
+            answer.get("approve") is True,
+            str(answer.get("actor") or "unknown"),
+            str(answer.get("reason") or ""),
+        )
+    return answer is True or answer == "approve", "unknown", ""
+
+
+async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:
+    """Move `production` to the best version, if nobody has moved it meanwhile."""
+    session, memory = training.session, training.memory
+    workflow_id = session.prepared.run.workflow_id
+    version = memory.versions[memory.best]
+    current = await session.store.aliases.resolve(workflow_id, PRODUCTION)
+    if current == version:
+        return "promoted", [f"{PRODUCTION!r} points to version {version}"]
+    try:
+        await session.store.aliases.move(
+            workflow_id, PRODUCTION, to=version, expect=current, actor=actor, reason=reason
+        )
+    except AliasConflict as conflict:
+        return "kept", [conflict.message]
+    return "promoted", [f"{PRODUCTION!r} moved from {current or 'nothing'} to version {version}"]

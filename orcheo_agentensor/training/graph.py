@@ -1,0 +1,302 @@
+"""The training subgraph:
+START -> prepare -> baseline -> step <-> checkpoint -> holdout -> decide -> END."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, StreamWriter, interrupt
+
+from orcheo_agentensor.evaluation.graph import draining, store_status
+from orcheo_agentensor.evaluation.workbench import Given, Workbench
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.training import decide as deciding
+from orcheo_agentensor.training import steps
+from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.job import TrainingJob
+from orcheo_agentensor.training.memory import Memory, Pool, load_memory
+from orcheo_agentensor.training.plan import make_plan
+from orcheo_agentensor.training.trial import Training
+
+
+class TrainingOutput(TypedDict, total=False):
+    """What a training gives back; everything larger is in the side store under `run_id`."""
+
+    run_id: str
+    status: str
+    summary: dict[str, Any]
+    best: dict[str, Any]
+    baseline: dict[str, Any]
+    holdout: dict[str, Any] | None
+    decision: dict[str, Any]
+    usage: dict[str, Any]
+
+
+class TrainingState(TrainingOutput, total=False):
+    """The job's fields until `prepare` has stored them, then only prompts, numbers and ids.
+
+    `prompts` holds the best prompts so far as `TextTensor`s in JSON form.
+    """
+
+    target: Any
+    workflow_id: str | None
+    dataset: Any
+    evaluators: Any
+    prompts: Any
+    config: Any
+    limits: Any
+    min_coverage: float
+    reuse: str | None
+    optimizer: Any
+    budget: Any
+    stop: Any
+    checkpoint_every: int
+    promote: str
+    seed: int
+    step: int
+    epoch: int
+    objective: float | None
+    checkpoint_due: bool
+    stopped: str | None
+
+
+def create_training_graph(
+    target: Any = None,
+    *,
+    dataset: Any = None,
+    evaluators: Sequence[Any] | None = None,
+    prompts: Any = None,
+    config: Any = None,
+    optimizer: Any = None,
+    store: Any = None,
+    settings: Settings | None = None,
+    new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> StateGraph[TrainingState, None, TrainingJob, TrainingOutput]:
+    """The training subgraph, uncompiled: compile it, or add it to a host with `training_node`.
+
+    Its input is a `TrainingJob`; whatever is given here, the job may leave out. `store` is a
+    `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
+    stream. The output is a `TrainingOutput`. With `promote: ask` the graph pauses by `interrupt()`
+    before it ends; compile it with a checkpointer for that.
+    """
+    from orcheo_agentensor.storage import Store
+
+    settings = settings or Settings()
+    bench = Workbench(
+        TrainingJob,
+        mode="train",
+        given=Given(
+            target=target,
+            dataset=dataset,
+            evaluators=evaluators,
+            prompts=prompts,
+            config=config,
+            optimizer=optimizer,
+        ),
+        store=store if isinstance(store, Store) else Store.from_url(store),
+        settings=settings,
+        new_run_id=new_run_id,
+        extra=lambda job, cases, tensors: make_plan(
+            job, cases, tensors, optimizer=optimizer, settings=settings
+        ),
+    )
+    pools: dict[str, Pool] = {}
+
+    @asynccontextmanager
+    async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
+        meters: list[BudgetMeter] = []
+
+        async def meter(ledger: Any) -> BudgetMeter:
+            plan = (await bench.recall(run_id)).extra
+            meters.append(
+                BudgetMeter(
+                    plan.budget, spent=await ledger.usage(), reserved=2 * len(plan.holdout)
+                )
+            )
+            return meters[0]
+
+        async with bench.open(
+            run_id, write=writer, taped=True, meter=meter, draining=draining()
+        ) as session:
+            pool = pools.get(run_id)
+            if pool is None:
+                pool = await Pool(session.prepared.prompts).load(session.store, run_id)
+                pools[run_id] = pool
+            memory = await load_memory(session.store, run_id)
+            yield Training(
+                session=session,
+                plan=session.prepared.extra,
+                meter=meters[0],
+                memory=memory or Memory(),
+                pool=pool,
+            )
+
+    async def prepare(state: TrainingState) -> Command[str]:
+        """Check the job, store its dataset, make the run record."""
+        prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
+        run = prepared.run
+        update: dict[str, Any] = {key: None for key in TrainingJob.model_fields}
+        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
+        update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
+        if run.status == "finished" and run.result is not None:
+            bench.forget(run.run_id)
+            return Command(update=update | run.result, goto=END)
+        return Command(update=update | {"status": "running"}, goto="baseline")
+
+    async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+        """Validate the prompts the job starts from."""
+        async with opened(state["run_id"], writer) as training:
+            await store_status(training.session, "running")
+            _announce(training)
+            if not training.memory.baseline:
+                training.memory = await steps.measure_baseline(training)
+            return _mirror(training)
+
+    async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+        """One optimizer step; after a resume, whatever the stored memory says comes next."""
+        async with opened(state["run_id"], writer) as training:
+            await store_status(training.session, "running")
+            if not training.memory.due and training.memory.stopped is None:
+                await steps.take_step(training)
+            return _mirror(training)
+
+    async def checkpoint(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+        """Store what is due as versions."""
+        async with opened(state["run_id"], writer) as training:
+            await steps.store_versions(training)
+            return _mirror(training)
+
+    async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+        """Measure baseline and best on cases the search never saw."""
+        async with opened(state["run_id"], writer) as training:
+            await store_status(training.session, "running")
+            memory = training.memory
+            return {
+                "holdout": await steps.measure_holdout(training),
+                "baseline": await steps.version_record(training, memory.baseline),
+                "best": await steps.version_record(training, memory.best),
+            }
+
+    async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+        """Promote, keep or reject the best version, or ask a person; end the run."""
+        run_id, found = state["run_id"], state.get("holdout")
+        async with opened(run_id, writer) as training:
+            job, store = training.session.prepared.job, training.session.store
+            status, reasons = deciding.judge(training, found)
+            actor, why = f"run {run_id}", "; ".join(reasons)
+            if job.promote == "ask" and status != "rejected" and state["best"] != state["baseline"]:
+                await store.runs.update(run_id, lease=training.session.lease, status="paused")
+                request = deciding.approval_request(training, reasons, found)
+                training.session.events.emit(
+                    "decision", status="awaiting_approval", reasons=reasons
+                )
+                approved, actor, why = deciding.read_answer(interrupt(request))
+                reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
+                status = "eligible" if approved else "kept"
+            elif status == "eligible" and job.promote != "auto":
+                status = "kept"
+                reasons = [*reasons, f"promotion is {job.promote!r}: promote it by hand"]
+            if status == "eligible":
+                status, moved = await deciding.promote(training, actor=actor, reason=why)
+                reasons = [*reasons, *moved]
+            decision = {
+                "status": status,
+                "reasons": reasons,
+                "stopped": training.memory.stopped,
+                "target_gain": deciding.gain(training, state["baseline"], state["best"]),
+            }
+            result = await _finish(training, state, decision)
+        bench.forget(run_id)
+        pools.pop(run_id, None)
+        return result
+
+    graph = StateGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
+    graph.add_node(
+        "prepare", prepare, destinations=("baseline", END), input_schema=TrainingState
+    )
+    graph.add_node("baseline", baseline)
+    graph.add_node("step", step)
+    graph.add_node("checkpoint", checkpoint)
+    graph.add_node("holdout", holdout)
+    graph.add_node("decide", decide)
+    graph.add_edge(START, "prepare")
+    for node in ("baseline", "step", "checkpoint"):
+        graph.add_conditional_edges(node, _next, ["step", "checkpoint", "holdout"])
+    graph.add_edge("holdout", "decide")
+    graph.add_edge("decide", END)
+    return graph
+
+
+def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
+    if state.get("checkpoint_due"):
+        return "checkpoint"
+    return "holdout" if state.get("stopped") else "step"
+
+
+def _mirror(training: Training) -> dict[str, Any]:
+    """What the graph's state shows of the memory."""
+    memory = training.memory
+    best = training.pool[memory.best]
+    return {
+        "prompts": {name: tensor.to_json() for name, tensor in best.prompts.items()},
+        "step": memory.step,
+        "epoch": memory.epoch,
+        "objective": memory.objective,
+        "checkpoint_due": bool(memory.due),
+        "stopped": memory.stopped,
+    }
+
+
+def _announce(training: Training) -> None:
+    plan, prepared = training.plan, training.session.prepared
+    training.session.events.emit(
+        "run_started",
+        mode="train",
+        workflow_id=prepared.run.workflow_id,
+        target=prepared.target.name,
+        optimizer=plan.optimizer.name,
+        prompts=list(plan.trainable),
+        evaluators=[evaluator.name for evaluator in prepared.evaluators],
+        bindings={evaluator.name: evaluator.binding for evaluator in prepared.evaluators},
+        splits={
+            "train": len(plan.train),
+            "validation": len(plan.validation),
+            "holdout": len(plan.holdout),
+            "left_out": plan.left_out,
+        },
+        budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
+    )
+
+
+async def _finish(
+    training: Training, state: TrainingState, decision: dict[str, Any]
+) -> dict[str, Any]:
+    session = training.session
+    memory = training.memory
+    summary = await steps.validate(training, training.pool[memory.best])
+    usage = (await session.ledger.usage()).to_json()
+    enough = summary["coverage"] >= session.prepared.job.min_coverage
+    result: dict[str, Any] = {
+        "status": "finished" if enough else "missed_threshold",
+        "summary": summary,
+        "baseline": state["baseline"],
+        "best": state["best"],
+        "holdout": state.get("holdout"),
+        "decision": decision,
+        "usage": usage,
+    }
+    session.events.emit("decision", **decision)
+    await session.store.runs.update(
+        state["run_id"],
+        lease=session.lease,
+        status="finished",
+        result=result,
+        usage=usage,
+        ended_at=session.store.clock(),
+    )
+    session.events.emit("run_finished", status=result["status"], decision=decision["status"])
+    return result
