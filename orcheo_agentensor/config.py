@@ -7,7 +7,7 @@ request say, in that order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, TypeAlias, cast
 from uuid import UUID
@@ -16,41 +16,26 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field
 
+from orcheo_agentensor.config_callbacks import (
+    LiveCallbacks,
+    join_callbacks,
+    named_callbacks,
+    register_callback,
+    registered_callbacks,
+)
 from orcheo_agentensor.config_rules import (
     ALIAS,
     NAME,
-    NAME_RULE,
     config_error,
     config_problems,
     read_prompts,
 )
-from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.json_values import MAX_DEPTH
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import TextTensor, prompts_to_json
 
-LiveCallbacks: TypeAlias = list[BaseCallbackHandler] | BaseCallbackManager | None
-CallbackFactory: TypeAlias = Callable[[], BaseCallbackHandler]
 _Limit: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
-
-_callback_factories: dict[str, CallbackFactory] = {}
-
-
-def register_callback(name: str, factory: CallbackFactory) -> None:
-    """Let configs name a callback: `{"callbacks": [name]}` adds `factory()` to the run.
-
-    Only names registered here are accepted from outside the process. Registering a name again
-    replaces its factory.
-    """
-    if not NAME.fullmatch(name):
-        raise ConfigError(field="callback name", value=name, rule=NAME_RULE)
-    _callback_factories[name] = factory
-
-
-def registered_callbacks() -> list[str]:
-    """The names that configs may use in `callbacks`, sorted."""
-    return sorted(_callback_factories)
 
 
 class RunConfig(BaseModel):
@@ -112,20 +97,20 @@ class RunConfig(BaseModel):
         """A config of a caller in this process, and its live callbacks apart.
 
         The same rules as in `parse`, except: `callbacks` may hold live handlers or be a callback
-        manager, prompts may be `TextTensor`s, ids may be `UUID`s, and `__*` and `checkpoint_*` keys
-        of `configurable` are left out instead of refused (see `runtime_configurable`).
+        manager, prompts may be `TextTensor`s, ids may be `UUID`s, and LangGraph's own keys of
+        `configurable` are left out instead of refused (see `runtime_configurable`).
         """
+        live: LiveCallbacks = []
         if isinstance(obj, RunConfig):
-            return obj, None
+            return obj, live
         if not isinstance(obj, Mapping):
-            return cls.parse(obj, field=field), None
+            return cls.parse(obj, field=field), live
         plain = dict(obj)
-        live: LiveCallbacks = None
         callbacks = plain.pop("callbacks", None)
         if isinstance(callbacks, BaseCallbackManager):
             live = callbacks
         elif isinstance(callbacks, list | tuple):
-            live = [item for item in callbacks if isinstance(item, BaseCallbackHandler)] or None
+            live = [item for item in callbacks if isinstance(item, BaseCallbackHandler)]
             plain["callbacks"] = [
                 item for item in callbacks if not isinstance(item, BaseCallbackHandler)
             ]
@@ -162,17 +147,17 @@ class RunConfig(BaseModel):
         }
         return self.model_copy(update=capped)
 
-    def to_runnable(self, callbacks: LiveCallbacks = None) -> RunnableConfig:
+    def to_runnable(self, callbacks: LiveCallbacks = ()) -> RunnableConfig:
         """As LangGraph takes it: prompts in `configurable.prompts`, callbacks as live objects.
 
         Holds only what is set, so that an empty config changes nothing.
         """
         plain = self._to_plain()
-        live = _live(self.callbacks, callbacks)
         if self.run_id is not None:
             plain["run_id"] = self.run_id
         plain.pop("callbacks", None)
-        if live is not None:
+        live = join_callbacks(named_callbacks(self.callbacks), callbacks)
+        if not isinstance(live, Sequence) or live:
             plain["callbacks"] = live
         return cast("RunnableConfig", plain)
 
@@ -226,9 +211,9 @@ def resolve_config(
 
 
 def runtime_configurable(obj: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `__*` and `checkpoint_*` keys of `configurable`: LangGraph's own, for a trusted caller.
+    """The keys of `configurable` that are LangGraph's own: `__*`, `checkpoint_*`, `langgraph_*`.
 
-    They steer time travel and nesting, and travel beside the validated config.
+    From a trusted caller they steer time travel and nesting, and travel beside the config.
     """
     configurable = (obj or {}).get("configurable")
     if not isinstance(configurable, Mapping):
@@ -306,7 +291,7 @@ def _united(items: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_runtime_key(key: object) -> bool:
-    return isinstance(key, str) and key.startswith(("__", "checkpoint_"))
+    return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
 
 
 def _copy(value: Any) -> Any:
@@ -334,14 +319,14 @@ def _as_json(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _live(names: Sequence[str], callbacks: LiveCallbacks) -> LiveCallbacks:
-    unknown = [name for name in names if name not in _callback_factories]
-    if unknown:
-        raise ConfigError(field="callbacks", value=unknown[0], rule="is not a registered callback")
-    named = [_callback_factories[name]() for name in names]
-    if isinstance(callbacks, BaseCallbackManager):
-        manager = callbacks.copy()
-        for handler in named:
-            manager.add_handler(handler, inherit=True)
-        return manager
-    return [*named, *(callbacks or [])] or None
+__all__ = [
+    "LiveCallbacks",
+    "RunConfig",
+    "config_schema",
+    "join_callbacks",
+    "merge_configs",
+    "register_callback",
+    "registered_callbacks",
+    "resolve_config",
+    "runtime_configurable",
+]

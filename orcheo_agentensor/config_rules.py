@@ -33,7 +33,9 @@ CONFIG_KEYS = (
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 """What a prompt or a registered callback may be called."""
 
-ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+ALIAS = re.compile(r"(?!\d+$)[a-z0-9_-]{1,64}")
+"""What an alias of a stored version may be called."""
+
 NAME_RULE = "must be letters, digits, '_', '.' and '-', starting with a letter or '_'"
 
 Problem: TypeAlias = tuple[str, Any, str]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 
-from orcheo_agentensor import config as config_module
+from orcheo_agentensor import config_callbacks
 from orcheo_agentensor.config import (
     RunConfig,
     config_schema,
@@ -35,12 +35,12 @@ class Audit(BaseCallbackHandler):
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[None]:
-    before = dict(config_module._callback_factories)
+    before = dict(config_callbacks._factories)
     register_callback("audit", Audit)
     register_callback("trace", Audit)
     yield
-    config_module._callback_factories.clear()
-    config_module._callback_factories.update(before)
+    config_callbacks._factories.clear()
+    config_callbacks._factories.update(before)
 
 
 def problems(obj: Any) -> dict[str, str]:
@@ -323,7 +323,7 @@ def test_what_is_stored_reads_back_as_the_same_config(config: RunConfig) -> None
 def test_a_trusted_reading_of_the_runnable_form_is_the_same_config(config: RunConfig) -> None:
     again, live = RunConfig.trusted(config.to_runnable())
     assert again == config.model_copy(update={"callbacks": ()})
-    assert len(live or []) == len(config.callbacks)
+    assert len(live) == len(config.callbacks)  # type: ignore[arg-type]
 
 
 @given(parsed_configs)
@@ -512,25 +512,30 @@ def test_a_trusted_caller_may_use_tensors_uuids_and_keys_of_the_runtime() -> Non
             "thread_id": UUID(RUN_ID),
             "checkpoint_id": "c",
             "__pregel_x": object(),
+            "langgraph_auth_user": object(),
             "prompts": {"b": TextTensor("y")},
         },
     }
     config, live = RunConfig.trusted(given_)
-    assert live is None
+    assert live == []
     assert config.run_id == UUID(RUN_ID)
     assert config.configurable == {"thread_id": RUN_ID}
     assert config.prompts == {
         "a": TextTensor(text="x", requires_grad=False),
         "b": TextTensor("y"),
     }
-    assert runtime_configurable(given_).keys() == {"checkpoint_id", "__pregel_x"}
+    assert runtime_configurable(given_).keys() == {
+        "checkpoint_id",
+        "__pregel_x",
+        "langgraph_auth_user",
+    }
     assert runtime_configurable(None) == {}
     assert runtime_configurable({"configurable": 5}) == {}
 
 
 @pytest.mark.parametrize("obj", [None, {}, RunConfig()])
 def test_nothing_from_a_trusted_caller_is_the_empty_config(obj: Any) -> None:
-    assert RunConfig.trusted(obj) == (RunConfig(), None)
+    assert RunConfig.trusted(obj) == (RunConfig(), [])
 
 
 @pytest.mark.parametrize(
