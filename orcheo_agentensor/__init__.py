@@ -52,6 +52,47 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "AgentensorError",
+    "BadInput",
+    "Budget",
+    "Case",
+    "CaseResult",
+    "ConfigCheckpoint",
+    "Dataset",
+    "Deadline",
+    "Decision",
+    "EvaluationJob",
+    "EvaluationReport",
+    "EvaluationResult",
+    "EvaluatorContext",
+    "EvaluatorFailure",
+    "Limits",
+    "MaxEpochs",
+    "MaxSteps",
+    "Patience",
+    "RandomSearch",
+    "RunConfig",
+    "Settings",
+    "Store",
+    "TargetFailure",
+    "TargetScore",
+    "TextGrad",
+    "TextTensor",
+    "TrainingJob",
+    "TrainingResult",
+    "aevaluate",
+    "atrain",
+    "create_evaluation_graph",
+    "create_training_graph",
+    "evaluate",
+    "evaluation_node",
+    "get_prompt",
+    "register_callback",
+    "train",
+    "training_node",
+]
+
 _WHERE = {
     "config": ("RunConfig", "register_callback"),
     "datasets": ("Case", "Dataset"),
@@ -90,10 +131,6 @@ _WHERE = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-
-__all__ = [  # noqa: PLE0604 - spelled out by the table above
-    *sorted(_MODULE_OF),
-]
 
 
 def __getattr__(name: str) -> Any:

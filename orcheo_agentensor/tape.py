@@ -31,7 +31,7 @@ TARGET_NODE = "target"
 
 @dataclass
 class NodeRun:
-    """One execution of one node. `step` is LangGraph's superstep; `path` the enclosing runs' ids."""
+    """One execution of one node: `step` is LangGraph's superstep, `path` the enclosing runs."""
 
     id: str
     node: str

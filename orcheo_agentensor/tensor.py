@@ -44,9 +44,7 @@ class TextTensor(BaseModel):
 
     def with_text(self, text: str) -> TextTensor:
         """The same tensor (flags and metadata) with another text and no gradients."""
-        return TextTensor(
-            text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata)
-        )
+        return TextTensor(text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata))
 
     def backward(self, feedback: str) -> None:
         """Collect one piece of feedback; a frozen tensor collects none."""

@@ -109,8 +109,11 @@ class UsageRecorder(BaseCallbackHandler):
         tokens = message.usage_metadata if isinstance(message, AIMessage) else None
         into = tokens["input_tokens"] if tokens else 0
         out = tokens["output_tokens"] if tokens else 0
-        self.add(Usage(calls=1, input_tokens=into, output_tokens=out,
-                       cost=self._cost(message, into, out)))
+        self.add(
+            Usage(
+                calls=1, input_tokens=into, output_tokens=out, cost=self._cost(message, into, out)
+            )
+        )
 
     def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
         """A call that failed was a call all the same."""

@@ -93,7 +93,8 @@ def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Plain ones go into the job, so that the run can be resumed from its record alone.
     """
-    plain, live = {}, {}
+    plain: dict[str, Any] = {}
+    live: dict[str, Any] = {}
     for name, value in parts.items():
         if value is None:
             continue

@@ -78,7 +78,7 @@ def create_evaluation_graph(
         """Check the job, store its dataset, make the run record."""
         prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
         run = prepared.run
-        update: dict[str, Any] = {key: None for key in EvaluationJob.model_fields}
+        update: dict[str, Any] = dict.fromkeys(EvaluationJob.model_fields)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:
@@ -137,10 +137,10 @@ def create_evaluation_graph(
         bench.forget(state["run_id"])
         return result
 
-    graph = StateGraph(
-        EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput
+    graph = StateGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
+    graph.add_node(
+        "prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState
     )
-    graph.add_node("prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState)
     graph.add_node("run_cases", run_cases)
     graph.add_node("summarize", summarize_cases)
     graph.add_edge(START, "prepare")

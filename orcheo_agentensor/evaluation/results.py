@@ -103,9 +103,7 @@ def summarize(
     """
     names = sorted({outcome.name for result in results for outcome in result.outcomes})
     evaluators = {name: _one_evaluator(name, results) for name in names}
-    means = {
-        name: entry["mean"] for name, entry in evaluators.items() if entry["mean"] is not None
-    }
+    means = {name: entry["mean"] for name, entry in evaluators.items() if entry["mean"] is not None}
     n_ok = sum(result.ok for result in results)
     n_target_failed = sum(result.target_failure is not None for result in results)
     latencies = [r.latency_ms for r in results if r.target_failure is None]
@@ -139,7 +137,7 @@ def _one_evaluator(name: str, results: Sequence[CaseResult]) -> dict[str, Any]:
                 failed += 1
     scores = [outcome.score for outcome in given if outcome.score is not None]
     verdicts = [
-        outcome.passed if outcome.passed is not None else outcome.score >= 1.0
+        outcome.passed if outcome.passed is not None else (outcome.score or 0.0) >= 1.0
         for outcome in given
         if outcome.passed is not None or outcome.score is not None
     ]

@@ -60,7 +60,7 @@ class Unmetered:
 FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
 
 
-class Draining(Exception):  # noqa: N818 - a signal, not an error
+class Draining(Exception):
     """A graceful stop was asked for; no further case is begun."""
 
 
@@ -100,7 +100,7 @@ class Runner:
         limits: Limits,
         config: RunConfig,
         process_slots: asyncio.Semaphore,
-        callbacks: LiveCallbacks = None,
+        callbacks: LiveCallbacks = (),
         meter: Meter | None = None,
         taped: bool = False,
         draining: Callable[[], bool] = lambda: False,
@@ -205,9 +205,11 @@ class Runner:
                     self._score(evaluator, key, context, waiting) for evaluator in self.evaluators
                 ]
                 # A gather makes a task each, which a single instant evaluator need not pay for.
-                scored = await asyncio.gather(*scoring) if len(scoring) > 1 else [
-                    await only for only in scoring
-                ]
+                scored = (
+                    await asyncio.gather(*scoring)
+                    if len(scoring) > 1
+                    else [await only for only in scoring]
+                )
                 for found, cost, fresh in scored:
                     outcomes += found
                     usage = usage + cost

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orcheo_agentensor.config import RunConfig, merge_configs, resolve_config
+from orcheo_agentensor.config import LiveCallbacks, RunConfig, merge_configs, resolve_config
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError
 from orcheo_agentensor.evaluation.concurrency import process_slots
@@ -63,7 +63,7 @@ class Prepared(Generic[JobT]):
     evaluators: tuple[BoundEvaluator, ...]
     config: RunConfig
     job_config: RunConfig
-    callbacks: Any
+    callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
     base: int | None
     extra: Any = None

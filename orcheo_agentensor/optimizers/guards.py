@@ -97,5 +97,7 @@ def _long_lines(text: str, cap: int) -> list[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         labelled = _LABELLED_LINE.match(line)
         if labelled and (count := len(labelled["words"].split())) > cap:
-            reasons.append(f"line {number} has {count} words after its label, over the cap of {cap}")
+            reasons.append(
+                f"line {number} has {count} words after its label, over the cap of {cap}"
+            )
     return reasons

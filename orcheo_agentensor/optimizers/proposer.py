@@ -66,7 +66,9 @@ class LLMProposer:
             raise ProposalRefused("the reply was truncated by the model's length limit")
         reply = found["parsed"]
         if not isinstance(reply, _Reply):
-            raise ProposalRefused(f"the reply does not have the form asked for: {found['parsing_error']}")
+            raise ProposalRefused(
+                f"the reply does not have the form asked for: {found['parsing_error']}"
+            )
         return {entry.name: entry.text for entry in reply.prompts}
 
 

@@ -36,6 +36,7 @@ def resolve_optimizer(spec: Any, *, settings: Settings) -> Optimizer:
             field="optimizer", value=spec, rule="must be a name, {name, …options} or an Optimizer"
         )
     options = dict(spec)
+    found: Any
     factory = _factory(options.get("name", DEFAULT))
     if isinstance(factory, type) and hasattr(factory, "model_validate"):
         found = parse_model(factory, options, where="optimizer")
@@ -73,7 +74,7 @@ def resolve_model(spec: Any, *, field: str) -> Any:
     except ImportError as error:
         provider = spec.split(":", 1)[0]
         raise MissingExtra(str(error.name or provider), extra=provider) from None
-    except Exception as error:
+    except (ValueError, TypeError, OSError) as error:
         raise BadInput(
             f"{field}: {shorten(spec)} is not a usable chat model: {error}",
             field=field,

@@ -55,7 +55,7 @@ class CallableTarget:
     @classmethod
     def of(cls, function: Callable[..., Any], *, name: str | None = None) -> CallableTarget:
         """Wrap `function`; raises `BadInput` when it cannot be called with one or two values."""
-        shown = name or getattr(function, "__name__", type(function).__name__)
+        shown = name or str(getattr(function, "__name__", type(function).__name__))
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError):
@@ -71,7 +71,9 @@ class CallableTarget:
                 value=shown,
                 rule="must take (inputs) or (inputs, config)",
             )
-        takes_config = len(required) == 2 or (len(positional) > 1 and positional[1].name == "config")
+        takes_config = len(required) == 2 or (
+            len(positional) > 1 and positional[1].name == "config"
+        )
         call = getattr(function, "__call__", function)  # noqa: B004 - its code is inspected
         return cls(
             function=function,
@@ -131,11 +133,13 @@ class RunnableTarget:
         configurable = dict(config.get("configurable") or {})
         kwargs: dict[str, Any] = {}
         if self.context_fields is not None:
-            kwargs["context"] = {k: configurable[k] for k in self.context_fields if k in configurable}
+            kwargs["context"] = {
+                k: configurable[k] for k in self.context_fields if k in configurable
+            }
         if self.has_saver:
             configurable.setdefault("thread_id", rollout_id)
             config = {**config, "configurable": configurable}
-        token = var_child_runnable_config.set(None)  # type: ignore[arg-type]
+        token = var_child_runnable_config.set(None)
         try:
             output = await self.runnable.ainvoke(inputs, config, **kwargs)
         finally:

@@ -40,13 +40,13 @@ def case_feedback(case: Case, result: CaseResult) -> str:
         if not isinstance(outcome, EvaluationResult):
             continue
         shown = outcome.label if outcome.score is None else f"{outcome.score:g}"
-        lines.append(f"{outcome.name}: {shown}" + (f" ({outcome.reason})" if outcome.reason else ""))
+        lines.append(
+            f"{outcome.name}: {shown}" + (f" ({outcome.reason})" if outcome.reason else "")
+        )
     return "\n".join(lines)
 
 
-async def blame(
-    tape: Tape, feedback: str, *, critic: EdgeCritic | None = None
-) -> dict[str, Blame]:
+async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) -> dict[str, Blame]:
     """Prompt name -> blame, for every prompt that some node run on the tape read."""
     found: dict[str, Blame] = {}
     incoming: dict[str, list[str]] = {run.id: [] for run in tape.runs.values()}
@@ -69,7 +69,10 @@ async def blame(
             for parent in tape.parents(run):
                 edges.append((run, f"node {parent.node!r}", incoming[parent.id].append))
         said = await asyncio.gather(
-            *(_along(critic, run, upstream, _unique(incoming[run.id])) for run, upstream, _ in edges)
+            *(
+                _along(critic, run, upstream, _unique(incoming[run.id]))
+                for run, upstream, _ in edges
+            )
         )
         for (_run, _upstream, hand_on), text in zip(edges, said, strict=True):
             hand_on(text)

@@ -15,13 +15,17 @@ PRODUCTION = "production"
 
 def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """A unified diff of two prompt sets, prompt by prompt; empty when they are the same."""
-    parts = []
+    parts: list[str] = []
     for name in sorted({*before, *after}):
         old, new = before.get(name, ""), after.get(name, "")
         if old != new:
             parts.extend(
                 difflib.unified_diff(
-                    old.splitlines(), new.splitlines(), f"{name} (before)", f"{name} (after)", lineterm=""
+                    old.splitlines(),
+                    new.splitlines(),
+                    f"{name} (before)",
+                    f"{name} (after)",
+                    lineterm="",
                 )
             )
     return "\n".join(parts)
@@ -35,7 +39,9 @@ def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list
     )
     coverage = 1 - memory.failures / len(training.plan.validation)
     if status == "eligible" and coverage < job.min_coverage:
-        return "rejected", [f"coverage: {coverage:.3f} of validation is below {job.min_coverage:.3f}"]
+        return "rejected", [
+            f"coverage: {coverage:.3f} of validation is below {job.min_coverage:.3f}"
+        ]
     return status, reasons
 
 

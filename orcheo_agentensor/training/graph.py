@@ -113,9 +113,7 @@ def create_training_graph(
         async def meter(ledger: Any) -> BudgetMeter:
             plan = (await bench.recall(run_id)).extra
             meters.append(
-                BudgetMeter(
-                    plan.budget, spent=await ledger.usage(), reserved=2 * len(plan.holdout)
-                )
+                BudgetMeter(plan.budget, spent=await ledger.usage(), reserved=2 * len(plan.holdout))
             )
             return meters[0]
 
@@ -139,7 +137,7 @@ def create_training_graph(
         """Check the job, store its dataset, make the run record."""
         prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
         run = prepared.run
-        update: dict[str, Any] = {key: None for key in TrainingJob.model_fields}
+        update: dict[str, Any] = dict.fromkeys(TrainingJob.model_fields)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:
@@ -215,9 +213,7 @@ def create_training_graph(
         return result
 
     graph = StateGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
-    graph.add_node(
-        "prepare", prepare, destinations=("baseline", END), input_schema=TrainingState
-    )
+    graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)
     graph.add_node("checkpoint", checkpoint)

@@ -98,7 +98,8 @@ def verdict(
             f" (p = {holdout['p_value']:.4f}, alpha = {ALPHA:g})"
         ]
     return "eligible", [
-        f"holdout gain {holdout['gain']:+.4f} on {holdout['n']} cases, p = {holdout['p_value']:.4f}",
+        f"holdout gain {holdout['gain']:+.4f} on {holdout['n']} cases"
+        f" (p = {holdout['p_value']:.4f})",
         "every evaluator and the p95 latency are within the guardrail",
     ]
 

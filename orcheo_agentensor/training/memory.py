@@ -96,7 +96,8 @@ class Pool:
         """The run's prompt set with these texts; flags and metadata stay as the job gave them."""
         return Candidate.of(
             {
-                name: tensor if texts.get(name, tensor.text) == tensor.text
+                name: tensor
+                if texts.get(name, tensor.text) == tensor.text
                 else tensor.with_text(texts[name])
                 for name, tensor in self._frame.items()
             }
@@ -108,8 +109,8 @@ class Pool:
 
     def parent(self, candidate_hash: str) -> str | None:
         """The candidate that `candidate_hash` was made from."""
-        parents = self._parents.get(candidate_hash) or [None]
-        return parents[0]
+        parents = self._parents.get(candidate_hash)
+        return parents[0] if parents else None
 
     async def save(
         self,

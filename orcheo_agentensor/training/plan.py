@@ -84,9 +84,7 @@ def make_plan(
         holdout=holdout,
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
         trainable=trainable,
-        texts=CaseTexts(
-            value for case in dataset for value in (case.inputs, case.expected_output)
-        ),
+        texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
     )
     described = {
         "optimizer": describe(chosen),

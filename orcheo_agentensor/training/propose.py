@@ -42,8 +42,7 @@ def proposal_request(
                 siblings={other: t.text for other, t in parent.items() if other != name},
                 history=memory.history(name, newest=momentum),
                 max_chars=int(
-                    initial[name].metadata.get("max_chars")
-                    or default_max_chars(initial[name].text)
+                    initial[name].metadata.get("max_chars") or default_max_chars(initial[name].text)
                 ),
                 placeholders=placeholders(initial[name].text),
                 metadata=dict(initial[name].metadata),
@@ -76,9 +75,7 @@ async def propose(
             return {"refused": error.message}
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
-        return {
-            "texts": {str(k): v if isinstance(v, str) else None for k, v in texts.items()}
-        }
+        return {"texts": {str(k): v if isinstance(v, str) else None for k, v in texts.items()}}
 
     key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
     answer = await recorded_call(

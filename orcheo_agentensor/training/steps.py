@@ -290,4 +290,3 @@ async def version_record(training: Training, candidate_hash: str) -> dict[str, A
         "scores": {name: entry["mean"] for name, entry in summary["evaluators"].items()},
         "prompts": prompts_to_json(candidate.prompts),
     }
-

@@ -136,16 +136,12 @@ async def _test(
         outcome["case_scores"] = _scores(after, training.weights)
         against = reasons_against(before, after, weights=training.weights, strictly=True)
         if against:
-            return TrialOutcome(
-                status="worse_on_minibatch", reason="; ".join(against), **outcome
-            )
+            return TrialOutcome(status="worse_on_minibatch", reason="; ".join(against), **outcome)
     validation = training.plan.validation
     held = await training.measure(validation, parent, phase="validation")
     reached = await training.measure(validation, child, phase="validation")
     outcome["validation"] = _mean(_scores(reached, training.weights).values())
-    against = reasons_against(
-        held, reached, weights=training.weights, strictly=not trial.gated
-    )
+    against = reasons_against(held, reached, weights=training.weights, strictly=not trial.gated)
     if against:
         return TrialOutcome(status="worse_on_validation", reason="; ".join(against), **outcome)
     return TrialOutcome(status="accepted", **outcome)
