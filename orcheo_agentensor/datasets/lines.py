@@ -18,8 +18,8 @@ _DECODER = json.JSONDecoder()
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INT = re.compile(r"-?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -50,7 +50,7 @@ def json_case_lines(text: str) -> Iterator[int]:
 def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
     """A YAML document as JSON values, and the line on which each of its cases begins.
 
-    Plain scalars are read by the JSON rules of YAML 1.2: `no`, `12:30` and `2024-01-31` are text.
+    Plain scalars are read by the rules of JSON: `no`, `007`, `12:30` and `2024-01-31` are text.
     Tags and aliases are refused, so a small file cannot unfold into a huge one.
     """
     reader = _YamlReader(text, name)
