@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter
+from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.job import EvaluationJob
 from orcheo_agentensor.evaluation.progress import CaseProgress

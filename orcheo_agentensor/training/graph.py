@@ -6,10 +6,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
+from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
 from orcheo_agentensor.evaluation.workbench import Given, Workbench
