@@ -1,0 +1,82 @@
+# Every target makes what it needs; only make and Python 3.11 or newer have to be there.
+#
+#   make demo    train the bundled workflow, offline
+#   make test    lint, types, layers and every test, embedded PostgreSQL included
+#   make serve   the LangGraph dev server on PORT (2024)
+#   make bench   side by side with other evaluation libraries
+#   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
+#   make clean   remove what the others made
+
+PYTHON ?= python3
+PORT ?= 2024
+UPGRADE ?=
+
+VENV := .venv
+BENCH := .venv-bench
+LOCK := .venv-lock
+PIP := -m pip --disable-pip-version-check install --quiet
+
+export PYTHONUNBUFFERED := 1
+export LANGGRAPH_CLI_NO_ANALYTICS := 1
+export LANGGRAPH_NO_VERSION_CHECK := true
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test serve bench lint lock clean
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.runtime
+	@$(VENV)/bin/agentensor demo
+
+serve: $(VENV)/.server
+	@$(VENV)/bin/langgraph dev --no-browser --no-reload --n-jobs-per-worker 10 --port $(PORT)
+
+lint: $(VENV)/.dev
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+test: lint
+	@$(VENV)/bin/python -m pytest
+
+bench: $(BENCH)/.bench
+	@$(BENCH)/bin/python -m benchmarks.evaluation
+
+clean:
+	rm -rf $(VENV) $(BENCH) $(LOCK) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache dist build
+
+# One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
+# on top of a smaller one. A stamp file says that a set is there.
+
+$(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing requirements/$*.txt into $(VENV)"
+	@$(VENV)/bin/python $(PIP) --require-hashes --requirement requirements/$*.txt
+	@$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BENCH)/.bench: requirements/bench.txt pyproject.toml | $(BENCH)/bin/python
+	@echo "Installing requirements/bench.txt into $(BENCH)"
+	@$(BENCH)/bin/python $(PIP) --require-hashes --requirement requirements/bench.txt
+	@$(BENCH)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/bin/python $(BENCH)/bin/python $(LOCK)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(@:/bin/python=)
+
+COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+  --no-annotate --no-header --no-emit-index-url $(UPGRADE) pyproject.toml requirements/build.in
+
+lock: $(LOCK)/bin/python
+	@$(LOCK)/bin/python $(PIP) uv
+	$(COMPILE) --group dev --extra postgres --extra server --extra openai -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt --extra openai -o requirements/runtime.txt
+	$(COMPILE) -c requirements/dev.txt --extra postgres --extra server --extra openai \
+	  -o requirements/server.txt
+	$(COMPILE) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt

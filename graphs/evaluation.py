@@ -1,0 +1,8 @@
+"""The evaluation graph, for the LangGraph server."""
+
+from orcheo_agentensor import Settings, create_evaluation_graph
+
+settings = Settings()
+graph = create_evaluation_graph(store=settings.database_url, settings=settings).compile(
+    name="evaluation"
+)

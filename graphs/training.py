@@ -1,0 +1,8 @@
+"""The training graph, for the LangGraph server."""
+
+from orcheo_agentensor import Settings, create_training_graph
+
+settings = Settings()
+graph = create_training_graph(store=settings.database_url, settings=settings).compile(
+    name="training"
+)
