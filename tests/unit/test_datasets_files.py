@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,5 @@ def test_a_whole_csv_cell_that_is_a_json_object_is_read_as_one(tmp_path: Path) -
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_any_bytes_are_read_or_refused_and_nothing_else(tmp_path: Path, content: bytes) -> None:
     for suffix in ("jsonl", "json", "yaml", "csv"):
-        try:
-            Dataset.load(write(tmp_path, f"t.{suffix}", content))
-        except DatasetError as error:
-            assert error.message.startswith("t.")
+        with suppress(DatasetError):
+            assert len(Dataset.load(write(tmp_path, f"t.{suffix}", content))) > 0

@@ -38,7 +38,7 @@ class ExactMatch(Comparing):
         if expected is MISSING:
             return self.no_expected(ctx)
         found = self.part(ctx)
-        if isinstance(expected, dict) and isinstance(found, dict):
+        if expected and isinstance(expected, dict) and isinstance(found, dict):
             for key, value in expected.items():
                 if key not in found or not self._equal(value, found[key]):
                     return self.falls_short(f"{key}: {differs(value, pick(found, (key,)))}")
