@@ -153,6 +153,11 @@ async def test_reads_of_prompts_are_taped_for_the_node_that_reads() -> None:
     assert {run.node: run.prompts for run in tape.runs.values()} == {"one": ["tone"], "two": []}
 
 
+def test_a_workflow_can_tell_its_schemas() -> None:
+    graph = workflow(Say(name="n", text="x")).compile()
+    assert set(graph.get_input_jsonschema()["properties"]) == set(State.__annotations__)
+
+
 def test_a_misspelt_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="txt"):
         Say(name="n", txt="x")  # type: ignore[call-arg]

@@ -1,0 +1,317 @@
+"""`configure`: a workflow whose runs get a validated, merged and recorded config."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_executor_for_config
+from langchain_core.runnables.utils import gather_with_concurrency
+
+from orcheo_agentensor.config import (
+    RunConfig,
+    join_callbacks,
+    merge_configs,
+    resolve_config,
+    runtime_configurable,
+)
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.base import compiled
+from orcheo_agentensor.targets.run_log import Plan, RunLog, wait_for
+
+if TYPE_CHECKING:
+    from langchain_core.runnables.graph import Graph
+    from langgraph.graph import StateGraph
+
+    from orcheo_agentensor.storage import Store
+
+
+def configure(
+    graph: StateGraph[Any, Any, Any, Any] | Runnable[Any, Any],
+    *,
+    workflow_id: str,
+    defaults: Mapping[str, Any] | RunConfig | None = None,
+    store: Store | str | None = None,
+    settings: Settings | None = None,
+) -> Configured:
+    """`graph`, with a config that is checked, merged and recorded before each run.
+
+    The config of a call goes over the version it asks for (`configurable.agentensor.use`, an alias
+    or a number in `store`), which goes over the defaults kept in the store, which go over
+    `defaults`; then limits are capped by `settings`. With a `store` (or the URL of one) every run
+    leaves a record of mode "run". Other than that a call does what the graph does, and without any
+    config exactly what the bare graph does.
+
+    `graph` may be uncompiled; it is then compiled once, without a checkpointer. Callers are in this
+    process and trusted: they may pass live callbacks, which reach every node and are never stored.
+    Raises `ConfigError` for bad `defaults` here, and for a bad config at the call.
+    """
+    return Configured(
+        compiled(graph),
+        workflow_id=workflow_id,
+        defaults=defaults,
+        store=store,
+        settings=settings or Settings(),
+    )
+
+
+class Configured(Runnable[Any, Any]):
+    """What `configure` returns: a `Runnable` that runs `graph`; see there.
+
+    Anything that is not about running (`get_state`, `update_state`, `checkpointer`, …) is the
+    graph's own.
+    """
+
+    def __init__(
+        self,
+        graph: Runnable[Any, Any],
+        *,
+        workflow_id: str,
+        defaults: Mapping[str, Any] | RunConfig | None,
+        store: Store | str | None,
+        settings: Settings,
+    ) -> None:
+        self.graph = graph
+        self.workflow_id = workflow_id
+        self._defaults, live = RunConfig.trusted(defaults, field="defaults")
+        self._callbacks = list(live if isinstance(live, Sequence) else live.handlers)
+        self._settings = settings
+        self._log = None if store is None else RunLog(_opened(store), workflow_id, graph)
+        if self._log is None:
+            self._refuse_use(self._defaults, "defaults")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "graph":  # an object that is being copied has none yet
+            raise AttributeError(name)
+        return getattr(self.graph, name)
+
+    # -- Running -------------------------------------------------------------------------------
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the graph's `invoke`."""
+        if self._log is None:
+            return self.graph.invoke(input, self._plan(config).runnable, **kwargs)
+        with self._log.recorded(wait_for(self._stored_plan(config, self._log))) as runnable:
+            return self.graph.invoke(input, runnable, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the graph's `ainvoke`."""
+        if self._log is None:
+            return await self.graph.ainvoke(input, self._plan(config).runnable, **kwargs)
+        async with self._log.arecorded(await self._stored_plan(config, self._log)) as runnable:
+            return await self.graph.ainvoke(input, runnable, **kwargs)
+
+    def stream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """As the graph's `stream`."""
+        if self._log is None:
+            yield from self.graph.stream(input, self._plan(config).runnable, **kwargs)
+            return
+        with self._log.recorded(wait_for(self._stored_plan(config, self._log))) as runnable:
+            chunks = cast("Any", self.graph.stream(input, runnable, **kwargs))
+            with closing(chunks):
+                yield from chunks
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As the graph's `astream`."""
+        async with aclosing(self._astream(self.graph.astream, input, config, kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def astream_events(  # type: ignore[override]
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As the graph's `astream_events` (versions "v1" and "v2")."""
+        events = self._astream(self.graph.astream_events, input, config, kwargs)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As the graph's `batch`."""
+        configs = _one_each(config, len(inputs))
+        plans = [self._plan(one, recorded=self._log is not None) for one in configs]
+        if self._log is None or not inputs:
+            return self.graph.batch(
+                inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
+            )
+
+        def call(input: Any, config: RunnableConfig | None) -> Any:
+            try:
+                return self.invoke(input, config, **kwargs)
+            except Exception as error:
+                if return_exceptions:
+                    return error
+                raise
+
+        with get_executor_for_config(plans[0].runnable) as executor:
+            return list(executor.map(call, inputs, configs))
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As the graph's `abatch`."""
+        configs = _one_each(config, len(inputs))
+        plans = [self._plan(one, recorded=self._log is not None) for one in configs]
+        if self._log is None or not inputs:
+            return await self.graph.abatch(
+                inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
+            )
+
+        async def call(input: Any, config: RunnableConfig | None) -> Any:
+            try:
+                return await self.ainvoke(input, config, **kwargs)
+            except Exception as error:
+                if return_exceptions:
+                    return error
+                raise
+
+        most = plans[0].config.max_concurrency
+        return await gather_with_concurrency(most, *map(call, inputs, configs))
+
+    async def _astream(
+        self,
+        stream: Callable[..., Any],
+        input: Any,
+        config: RunnableConfig | None,
+        kwargs: dict[str, Any],
+    ) -> AsyncGenerator[Any]:
+        if self._log is None:
+            async with aclosing(stream(input, self._plan(config).runnable, **kwargs)) as parts:
+                async for part in parts:
+                    yield part
+            return
+        plan = await self._stored_plan(config, self._log)
+        async with (
+            self._log.arecorded(plan) as runnable,
+            aclosing(stream(input, runnable, **kwargs)) as parts,
+        ):
+            async for part in parts:
+                yield part
+
+    # -- The config ----------------------------------------------------------------------------
+
+    async def _stored_plan(self, config: RunnableConfig | None, log: RunLog) -> Plan:
+        """The plan of a run over what the store has: defaults, and the version asked for."""
+        request, _ = RunConfig.trusted(config)
+        record = await log.store.workflows.get(self.workflow_id)
+        stored = RunConfig.parse(record.default_config if record else None, field="defaults")
+        use = merge_configs(self._defaults, stored, request).use
+        if use is None:
+            return self._plan(config, recorded=True, stored=stored)
+        version = await log.store.checkpoints.get(self.workflow_id, use)
+        return self._plan(
+            config,
+            recorded=True,
+            stored=stored,
+            checkpoint=RunConfig.parse(version.runnable_config, field="checkpoint"),
+            base=version.config_version,
+        )
+
+    def _plan(
+        self,
+        config: RunnableConfig | None,
+        *,
+        recorded: bool = False,
+        stored: RunConfig | None = None,
+        checkpoint: RunConfig | None = None,
+        base: int | None = None,
+    ) -> Plan:
+        request, live = RunConfig.trusted(config)
+        if not recorded:
+            self._refuse_use(request, "config")
+        workflow = merge_configs(self._defaults, stored or RunConfig())
+        merged = resolve_config(
+            request, checkpoint=checkpoint, workflow=workflow, settings=self._settings
+        )
+        runnable = merged.to_runnable(join_callbacks(self._callbacks, live))
+        runtime = runtime_configurable(config)
+        if runtime:
+            runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
+        # Nothing to say: the graph then gets the very config it was called with, or none.
+        return Plan(runnable=runnable or config, config=merged, base=base)
+
+    @staticmethod
+    def _refuse_use(config: RunConfig, field: str) -> None:
+        if config.use is not None:
+            raise ConfigError(
+                field=f"{field}.configurable.agentensor.use",
+                value=config.use,
+                rule="names a stored version, but the workflow was configured without a store",
+            )
+
+    # -- What a Runnable says about itself -------------------------------------------------------
+
+    def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
+        """The graph's name."""
+        return self.graph.get_name(suffix, name=name)
+
+    def get_graph(self, config: RunnableConfig | None = None, **kwargs: Any) -> Graph:
+        """The graph's drawing."""
+        return self.graph.get_graph(config, **kwargs)
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
+        """The graph's input schema."""
+        return self.graph.get_input_schema(config)
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The graph's input schema as JSON Schema."""
+        return self.graph.get_input_jsonschema(config)
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> Any:
+        """The graph's output schema."""
+        return self.graph.get_output_schema(config)
+
+    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The graph's output schema as JSON Schema."""
+        return self.graph.get_output_jsonschema(config)
+
+
+def _opened(store: Store | str) -> Store:
+    from orcheo_agentensor.storage import Store
+
+    return Store.from_url(store) if isinstance(store, str) else store
+
+
+def _one_each(
+    config: RunnableConfig | Sequence[RunnableConfig] | None, count: int
+) -> list[RunnableConfig | None]:
+    """A config for each input; a run id belongs to the first run alone."""
+    if isinstance(config, Sequence):
+        if len(config) != count:
+            raise ConfigError(
+                f"config: there are {len(config)} configs for {count} inputs",
+                field="config",
+                value=len(config),
+                rule="must be one config, or one for each input",
+            )
+        return list(config)
+    later = config
+    if isinstance(config, Mapping) and "run_id" in config:
+        later = cast("RunnableConfig", {k: v for k, v in config.items() if k != "run_id"})
+    return [config if index == 0 else later for index in range(count)]
+
+
+def _runnables(plans: Sequence[Plan]) -> list[RunnableConfig] | None:
+    runnables = [plan.runnable for plan in plans]
+    if all(runnable is None for runnable in runnables):
+        return None
+    return [runnable or RunnableConfig() for runnable in runnables]

@@ -1,0 +1,577 @@
+from __future__ import annotations
+
+import asyncio
+import operator
+import threading
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command, Send, interrupt
+from typing_extensions import TypedDict
+
+from orcheo_agentensor.config import RunConfig
+from orcheo_agentensor.errors import ConfigError, NotFound, StoreError
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage import RunRecord, Store
+from orcheo_agentensor.tape import get_prompt
+from orcheo_agentensor.targets.configured import Configured, configure
+from orcheo_agentensor.tensor import TextTensor
+
+SETTINGS = Settings(max_recursion_limit=100, max_target_concurrency=8)
+
+
+class Number(TypedDict, total=False):
+    """A state of one number."""
+
+    n: int
+
+
+class Numbers(Number, total=False):
+    """A state of numbers."""
+
+    seen: Annotated[list[int], operator.add]
+
+
+class Spy:
+    """Nodes that note the config they are given."""
+
+    def __init__(self) -> None:
+        self.configs: dict[str, list[RunnableConfig]] = {}
+        self.active = self.most_active = 0
+        self._lock = threading.Lock()
+
+    def note(self, name: str, config: RunnableConfig) -> None:
+        with self._lock:
+            self.configs.setdefault(name, []).append(config)
+
+    def graph(self) -> StateGraph[Any, Any, Any, Any]:
+        """plain -> nested graph -> three Send tasks."""
+
+        def plain(state: Numbers, config: RunnableConfig) -> Numbers:
+            self.note("plain", config)
+            return {"n": state["n"] + 1}
+
+        def inner(state: Numbers, config: RunnableConfig) -> Numbers:
+            self.note("inner", config)
+            return {"n": state["n"] * 2}
+
+        async def sent(state: Numbers, config: RunnableConfig) -> Numbers:
+            self.note("sent", config)
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
+            await asyncio.sleep(0.005)
+            self.active -= 1
+            return {"seen": [state["n"]]}
+
+        nested = StateGraph(Numbers)
+        nested.add_node("inner", inner)
+        nested.add_edge(START, "inner")
+        graph = StateGraph(Numbers)
+        graph.add_node("plain", plain)
+        graph.add_node("nested", nested.compile())
+        graph.add_node("sent", sent)
+        graph.add_edge(START, "plain")
+        graph.add_edge("plain", "nested")
+        graph.add_conditional_edges(
+            "nested", lambda state: [Send("sent", {"n": state["n"] + i}) for i in range(6)]
+        )
+        return graph
+
+
+def counting(**compile_options: Any) -> Any:
+    """A sync graph that adds what `configurable.by` says; negative numbers are an error."""
+
+    def add(state: Number, config: RunnableConfig) -> Number:
+        if state["n"] < 0:
+            raise ValueError("negative")
+        return {"n": state["n"] + config["configurable"].get("by", 1)}
+
+    def double(state: Number) -> Number:
+        return {"n": state["n"] * 2}
+
+    graph = StateGraph(Number)
+    graph.add_node("add", add)
+    graph.add_node("double", double)
+    graph.add_edge(START, "add")
+    graph.add_edge("add", "double")
+    return graph.compile(**compile_options)
+
+
+def asking(**compile_options: Any) -> Any:
+    """A graph that pauses to ask a person."""
+
+    def ask(state: Number) -> Number:
+        return {"n": state["n"] + interrupt("how many?")}
+
+    graph = StateGraph(Number)
+    graph.add_node("ask", ask)
+    graph.add_edge(START, "ask")
+    return graph.compile(**compile_options)
+
+
+def configured(graph: Any, **options: Any) -> Configured:
+    return configure(graph, workflow_id="w", settings=SETTINGS, **options)
+
+
+async def runs_of(store: Store) -> list[RunRecord]:
+    return await store.runs.list(workflow_id="w")
+
+
+# -- Without any config ----------------------------------------------------------------------------
+
+
+def comparable(config: RunnableConfig) -> dict[str, Any]:
+    """A config as a node sees it, without what differs between any two runs."""
+    own = {"langgraph_checkpoint_ns", "checkpoint_ns"}
+    metadata = {k: v for k, v in config["metadata"].items() if k not in own}
+    return {
+        **{k: v for k, v in config.items() if k not in ("callbacks", "configurable", "metadata")},
+        "metadata": metadata,
+        "configurable": sorted(config["configurable"]),
+        "handlers": [type(h) for h in config["callbacks"].handlers],  # type: ignore[union-attr]
+    }
+
+
+@pytest.mark.parametrize("config", [None, {}])
+@pytest.mark.parametrize("with_store", [False, True])
+async def test_without_a_config_nodes_see_what_they_see_in_the_bare_graph(
+    config: Any, with_store: bool
+) -> None:
+    bare, ours = Spy(), Spy()
+    expected = await bare.graph().compile().ainvoke({"n": 1}, config)
+    store = Store.from_url(None) if with_store else None
+    assert await configured(ours.graph(), store=store).ainvoke({"n": 1}, config) == expected
+    assert bare.configs.keys() == ours.configs.keys()
+    for name, seen in bare.configs.items():
+        assert [comparable(c) for c in ours.configs[name]] == [comparable(c) for c in seen]
+
+
+# -- The config reaches everything -----------------------------------------------------------------
+
+
+async def test_the_config_reaches_every_node_nested_graph_and_send_task() -> None:
+    spy = Spy()
+    run_id = uuid4()
+    await configured(spy.graph()).ainvoke(
+        {"n": 1},
+        {
+            "tags": ["a", "b", "a"],
+            "metadata": {"team": "support"},
+            "configurable": {"tone": "kind"},
+            "prompts": {"answer": "Be brief."},  # type: ignore[typeddict-unknown-key]
+            "recursion_limit": 40,
+            "max_concurrency": 2,
+            "run_name": "nightly",
+            "run_id": run_id,
+        },
+    )
+    assert {name: len(seen) for name, seen in spy.configs.items()} == {
+        "plain": 1,
+        "inner": 1,
+        "sent": 6,
+    }
+    for config in [config for seen in spy.configs.values() for config in seen]:
+        assert config["tags"][:2] == ["a", "b"]
+        assert config["metadata"]["team"] == "support"
+        assert config["configurable"]["tone"] == "kind"
+        assert config["configurable"]["prompts"] == {"answer": TextTensor("Be brief.").to_json()}
+        assert config["recursion_limit"] == 40
+        assert config["max_concurrency"] == 2
+        assert config.get("run_name") != "nightly"  # LangGraph does not hand it down
+    assert spy.most_active == 2
+
+
+async def test_live_callbacks_reach_every_node_and_are_not_stored() -> None:
+    class Listener(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.nodes: list[str] = []
+
+        def on_chain_start(self, *args: Any, metadata: Any = None, **kwargs: Any) -> None:
+            self.nodes.append((metadata or {}).get("langgraph_node", "root"))
+
+    by_default, by_request, store = Listener(), Listener(), Store.from_url(None)
+    graph = configured(Spy().graph(), defaults={"callbacks": [by_default]}, store=store)
+    await graph.ainvoke({"n": 1}, {"callbacks": [by_request], "tags": ["t"]})
+    assert {"root", "plain", "nested", "inner", "sent"} <= set(by_request.nodes)
+    assert by_default.nodes == by_request.nodes
+    (run,) = await runs_of(store)
+    assert run.config == {"tags": ["t"]}
+
+
+def test_prompts_of_the_run_are_read_with_get_prompt() -> None:
+    graph = StateGraph(dict)
+    graph.add_node("n", lambda _: {"text": get_prompt("answer")})
+    graph.add_edge(START, "n")
+    ours = configured(graph, defaults={"prompts": {"answer": "default"}})
+    assert ours.invoke({})["text"] == "default"
+    request: Any = {"prompts": {"answer": TextTensor("request")}}
+    assert ours.invoke({}, request)["text"] == "request"
+
+
+async def test_concurrent_runs_do_not_see_each_others_config() -> None:
+    ours = configured(counting(), defaults={"configurable": {"by": 0}})
+    outs = await asyncio.gather(
+        *(ours.ainvoke({"n": 0}, {"configurable": {"by": by}}) for by in range(50))
+    )
+    assert [out["n"] for out in outs] == [2 * by for by in range(50)]
+
+
+def test_a_node_that_changes_its_config_does_not_change_the_next_run() -> None:
+    def spoil(state: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        before = list(config["configurable"]["list"])
+        config["configurable"]["list"].append("spoilt")
+        return {"list": before}
+
+    graph = StateGraph(dict)
+    graph.add_node("spoil", spoil)
+    graph.add_edge(START, "spoil")
+    ours = configured(graph, defaults={"configurable": {"list": ["clean"]}})
+    for _ in range(2):
+        assert ours.invoke({})["list"] == ["clean"]
+
+
+# -- Merging and checking --------------------------------------------------------------------------
+
+
+async def test_request_over_version_over_stored_defaults_over_defaults_then_caps() -> None:
+    store = Store.from_url(None)
+    await store.workflows.set_defaults(
+        "w", {"configurable": {"b": "stored", "c": "stored", "d": "stored"}}, actor="me"
+    )
+    version = await store.checkpoints.save(
+        workflow_id="w",
+        runnable_config=RunConfig.parse(
+            {"configurable": {"c": "version", "d": "version"}, "prompts": {"p": "trained"}}
+        ).to_json(),
+        metrics={},
+    )
+    await store.aliases.move("w", "production", to=version.config_version, actor="me", reason="")
+    spy = Spy()
+    ours = configured(
+        spy.graph(),
+        defaults={"configurable": dict.fromkeys("abcd", "default"), "prompts": {"p": "default"}},
+        store=store,
+    )
+    request: Any = {
+        "configurable": {"d": "request", "agentensor": {"use": "production"}},
+        "recursion_limit": 5_000,
+    }
+    await ours.ainvoke({"n": 1}, request)
+    (config,) = spy.configs["plain"]
+    assert {k: config["configurable"][k] for k in "abcd"} == {
+        "a": "default",
+        "b": "stored",
+        "c": "version",
+        "d": "request",
+    }
+    assert config["configurable"]["prompts"]["p"]["text"] == "trained"
+    assert config["recursion_limit"] == 100
+    (run,) = await runs_of(store)
+    assert run.refs == {"base_version": 1}
+    assert run.config["configurable"]["c"] == "version"
+
+
+async def test_a_default_may_name_the_version_to_use_and_a_request_another() -> None:
+    store = Store.from_url(None)
+    for by in (10, 20):
+        await store.checkpoints.save(
+            workflow_id="w", runnable_config={"configurable": {"by": by}}, metrics={}
+        )
+    ours = configured(
+        counting(), defaults={"configurable": {"agentensor": {"use": 1}}}, store=store
+    )
+    assert (await ours.ainvoke({"n": 0}))["n"] == 20
+    request: Any = {"configurable": {"agentensor": {"use": "latest"}}}
+    assert (await ours.ainvoke({"n": 0}, request))["n"] == 40
+    with pytest.raises(NotFound):
+        await ours.ainvoke({"n": 0}, {"configurable": {"agentensor": {"use": "nope"}}})
+
+
+def test_asking_for_a_version_needs_a_store() -> None:
+    use: Any = {"configurable": {"agentensor": {"use": "production"}}}
+    with pytest.raises(ConfigError, match="without a store"):
+        configured(counting()).invoke({"n": 1}, use)
+    with pytest.raises(ConfigError, match=r"defaults\.configurable\.agentensor\.use"):
+        configured(counting(), defaults=use)
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+async def test_a_bad_config_is_refused_before_anything_runs(with_store: bool) -> None:
+    spy, store = Spy(), Store.from_url(None) if with_store else None
+    ours = configured(spy.graph(), store=store)
+    bad: Any = {"max_concurrency": "a", "tagz": []}
+
+    with pytest.raises(ConfigError) as caught:
+        await ours.ainvoke({"n": 1}, bad)
+    assert {p["field"] for p in caught.value.problems} == {"config.max_concurrency", "config.tagz"}
+    with pytest.raises(ConfigError):
+        ours.invoke({"n": 1}, bad)
+    with pytest.raises(ConfigError):
+        list(ours.stream({"n": 1}, bad))
+    with pytest.raises(ConfigError):
+        [chunk async for chunk in ours.astream({"n": 1}, bad)]
+    with pytest.raises(ConfigError):
+        [event async for event in ours.astream_events({"n": 1}, bad, version="v2")]
+    with pytest.raises(ConfigError):
+        ours.batch([{"n": 1}, {"n": 2}], [{}, bad])
+    with pytest.raises(ConfigError):
+        await ours.abatch([{"n": 1}], bad, return_exceptions=True)
+    assert spy.configs == {}
+    assert store is None or await runs_of(store) == []
+
+
+def test_bad_defaults_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"defaults\.tagz"):
+        configured(counting(), defaults={"tagz": []})
+
+
+# -- Otherwise it is the graph ---------------------------------------------------------------------
+
+CONFIG: Any = {"configurable": {"by": 5}, "tags": ["t"]}
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stream_mode": "values"},
+        {"stream_mode": ["updates", "values"], "subgraphs": True},
+        {"stream_mode": "updates", "version": "v2"},
+    ],
+)
+async def test_outputs_and_streams_are_those_of_the_graph(
+    options: dict[str, Any], with_store: bool
+) -> None:
+    bare = counting()
+    ours = configured(counting(), store=Store.from_url(None) if with_store else None)
+    inputs = {"n": 1}
+    assert ours.invoke(inputs, CONFIG) == bare.invoke(inputs, CONFIG) == {"n": 12}
+    assert await ours.ainvoke(inputs, CONFIG) == {"n": 12}
+    expected = list(bare.stream(inputs, CONFIG, **options))
+    assert list(ours.stream(inputs, CONFIG, **options)) == expected
+    assert [chunk async for chunk in ours.astream(inputs, CONFIG, **options)] == expected
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+async def test_events_are_those_of_the_graph(with_store: bool) -> None:
+    async def names(runnable: Any) -> list[tuple[str, str]]:
+        events = runnable.astream_events({"n": 1}, CONFIG, version="v2")
+        return [(event["event"], event["name"]) async for event in events]
+
+    ours = configured(counting(), store=Store.from_url(None) if with_store else None)
+    assert await names(ours) == await names(counting())
+
+
+@pytest.mark.filterwarnings("ignore:Provided run_id")
+@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize(
+    "config", [None, CONFIG, [CONFIG, {}, {"configurable": {"by": 0}}], {"run_id": uuid4()}]
+)
+async def test_batches_are_those_of_the_graph(config: Any, with_store: bool) -> None:
+    bare = counting()
+    store = Store.from_url(None) if with_store else None
+    ours = configured(counting(), store=store)
+    inputs = [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert ours.batch(inputs, config) == bare.batch(inputs, config)
+    assert await ours.abatch(inputs, config) == await bare.abatch(inputs, config)
+    assert ours.batch([]) == await ours.abatch([]) == []
+    mixed = await ours.abatch([{"n": 1}, {"n": -1}], return_exceptions=True)
+    assert mixed[0] == {"n": 4}
+    assert isinstance(mixed[1], ValueError)
+    assert [type(out) for out in ours.batch([{"n": -1}], return_exceptions=True)] == [ValueError]
+    with pytest.raises(ValueError, match="negative"):
+        ours.batch([{"n": 1}, {"n": -1}])
+    with pytest.raises(ValueError, match="negative"):
+        await ours.abatch([{"n": 1}, {"n": -1}])
+    if store is not None:
+        statuses = [run.status for run in await runs_of(store)]
+        assert len(statuses) == 13
+        assert statuses.count("failed") == 4
+
+
+def test_a_batch_wants_one_config_or_one_for_each_input() -> None:
+    with pytest.raises(ConfigError, match="2 configs for 1 inputs"):
+        configured(counting()).batch([{"n": 1}], [{}, {}])
+
+
+async def test_exceptions_are_those_of_the_graph() -> None:
+    ours = configured(counting(), defaults={"tags": ["t"]})
+    with pytest.raises(ValueError, match="negative"):
+        ours.invoke({"n": -1})
+    with pytest.raises(ValueError, match="negative"):
+        await ours.ainvoke({"n": -1})
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+async def test_interrupts_and_resuming_work_as_in_the_graph(with_store: bool) -> None:
+    store = Store.from_url(None) if with_store else None
+    ours = configured(
+        asking(checkpointer=InMemorySaver()), defaults={"metadata": {"m": 1}}, store=store
+    )
+    config: Any = {"configurable": {"thread_id": "t"}}
+    paused = await ours.ainvoke({"n": 1}, config)
+    assert paused["__interrupt__"][0].value == "how many?"
+    assert (await ours.aget_state(config)).next == ("ask",)
+    assert await ours.ainvoke(Command(resume=4), config) == {"n": 5}
+    if store is not None:
+        assert [run.status for run in await runs_of(store)] == ["finished", "paused"]
+        assert {run.thread_id for run in await runs_of(store)} == {"t"}
+
+
+@pytest.mark.parametrize("mode", ["values", "updates", "custom"])
+def test_a_pause_is_noticed_whatever_is_streamed(mode: str) -> None:
+    store = Store.from_url(None)
+    ours = configured(asking(checkpointer=InMemorySaver()), store=store)
+    config: Any = {"configurable": {"thread_id": "t"}}
+    list(ours.stream({"n": 1}, config, stream_mode=mode))
+    assert [run.status for run in asyncio.run(runs_of(store))] == ["paused"]
+    list(ours.stream(Command(resume=1), config, stream_mode=mode))
+    assert [run.status for run in asyncio.run(runs_of(store))] == ["finished", "paused"]
+
+
+def test_a_trusted_caller_can_travel_in_time() -> None:
+    ours = configured(counting(checkpointer=InMemorySaver()), defaults={"tags": ["t"]})
+    thread: Any = {"configurable": {"thread_id": UUID(int=1)}}
+    assert ours.invoke({"n": 1}, thread) == {"n": 4}
+    before_double = next(s for s in ours.get_state_history(thread) if s.next == ("double",))
+    forked = ours.update_state(before_double.config, {"n": 10})
+    assert ours.invoke(None, forked) == {"n": 20}
+
+
+async def test_it_can_be_a_node_of_a_host_graph() -> None:
+    spy, store = Spy(), Store.from_url(None)
+    inner = configured(spy.graph(), defaults={"metadata": {"inner": True}}, store=store)
+    host = StateGraph(Numbers)
+    host.add_node("inner", inner)
+    host.add_edge(START, "inner")
+    saver = InMemorySaver()
+    config: Any = {"configurable": {"thread_id": "t", "tone": "kind"}, "tags": ["host"]}
+    out = await host.compile(checkpointer=saver).ainvoke({"n": 1, "seen": []}, config)
+    assert sorted(out["seen"]) == [4, 5, 6, 7, 8, 9]
+    (seen,) = spy.configs["plain"]
+    assert seen["metadata"]["inner"] is True
+    assert seen["configurable"]["tone"] == "kind"
+    assert "host" in seen["tags"]
+    assert seen["metadata"]["langgraph_checkpoint_ns"].startswith("inner:")
+    assert [run.status for run in await runs_of(store)] == ["finished"]
+
+
+async def test_an_interrupt_inside_a_host_graph_pauses_and_resumes_the_host() -> None:
+    store = Store.from_url(None)
+    host = StateGraph(Numbers)
+    host.add_node("inner", configured(asking(), defaults={"tags": ["t"]}, store=store))
+    host.add_edge(START, "inner")
+    graph = host.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    assert "__interrupt__" in await graph.ainvoke({"n": 1}, config)
+    assert (await graph.ainvoke(Command(resume=2), config))["n"] == 3
+    assert [run.status for run in await runs_of(store)] == ["finished", "paused"]
+
+
+def test_what_is_not_about_running_is_the_graphs_own() -> None:
+    graph = counting(checkpointer=InMemorySaver(), name="counter")
+    ours = configured(graph)
+    assert ours.checkpointer is graph.checkpointer
+    assert ours.get_name() == ours.name == "counter"
+    assert ours.get_graph().to_json() == graph.get_graph().to_json()
+    assert ours.get_input_jsonschema() == graph.get_input_jsonschema()
+    assert ours.get_output_jsonschema() == graph.get_output_jsonschema()
+    with pytest.raises(AttributeError):
+        ours.no_such_thing  # noqa: B018
+
+
+def test_it_composes_as_any_runnable() -> None:
+    ours = configured(counting(), defaults={"configurable": {"by": 3}})
+    assert (ours | (lambda out: out["n"])).invoke({"n": 1}) == 8
+    assert ours.with_config({"configurable": {"by": 4}}).invoke({"n": 1}) == {"n": 10}
+
+
+def test_an_uncompiled_graph_is_compiled_once() -> None:
+    ours = configured(Spy().graph())
+    assert type(ours.graph).__name__ == "CompiledStateGraph"
+
+
+# -- Records ---------------------------------------------------------------------------------------
+
+
+async def test_a_finished_run_is_recorded_with_its_config() -> None:
+    store = Store.from_url(None)
+    run_id = uuid4()
+    config: Any = {"configurable": {"by": 2, "api_key": "hush"}, "tags": ["t"], "run_id": run_id}
+    await configured(counting(), store=store).ainvoke({"n": 1}, config)
+    (run,) = await runs_of(store)
+    assert (run.mode, run.status, run.error) == ("run", "finished", None)
+    assert run.config == {
+        "tags": ["t"],
+        "configurable": {"by": 2, "api_key": "[redacted]"},
+        "run_id": str(run_id),
+    }
+    assert run.refs == {"trace_id": str(run_id)}
+    assert run.ended_at is not None
+
+
+async def test_a_failed_run_is_recorded_with_its_error_and_no_secret() -> None:
+    def fail(state: Any) -> Any:
+        raise ConnectionError("postgresql://me:hush@host is down")
+
+    graph = StateGraph(dict)
+    graph.add_node("fail", fail)
+    graph.add_edge(START, "fail")
+    store = Store.from_url(None)
+    with pytest.raises(ConnectionError):
+        await configured(graph, store=store).ainvoke({})
+    (run,) = await runs_of(store)
+    assert run.status == "failed"
+    assert run.error == "ConnectionError('postgresql://me:[redacted]@host is down')"
+
+
+async def test_a_stream_left_early_and_a_cancelled_run_are_interrupted() -> None:
+    store = Store.from_url(None)
+    ours = configured(counting(), store=store)
+    async for _ in (stream := ours.astream({"n": 1})):
+        break
+    await stream.aclose()  # type: ignore[attr-defined]
+    chunks = ours.stream({"n": 1})
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+
+    async def slow(state: Any) -> Any:
+        await asyncio.sleep(60)
+
+    graph = StateGraph(dict)
+    graph.add_node("slow", slow)
+    graph.add_edge(START, "slow")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(configured(graph, store=store).ainvoke({}), 0.1)
+    assert [run.status for run in await runs_of(store)] == ["interrupted"] * 3
+
+
+async def test_sync_calls_are_recorded_inside_a_running_loop_too() -> None:
+    store = Store.from_url(None)
+    assert configured(counting(), store=store).invoke({"n": 1}) == {"n": 4}
+    assert [run.status for run in await runs_of(store)] == ["finished"]
+
+
+def test_a_store_may_be_named_by_its_url(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    configured(counting(), store=url).invoke({"n": 1})
+    assert len(asyncio.run(runs_of(Store.from_url(url)))) == 1
+
+
+async def test_a_run_outlives_trouble_with_its_record(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store.from_url(None)
+
+    async def update(*args: Any, **kwargs: Any) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(store.runs, "update", update)
+    assert await configured(counting(), store=store).ainvoke({"n": 1}) == {"n": 4}
+    assert "could not be stored: disk full" in caplog.text
