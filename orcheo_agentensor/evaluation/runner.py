@@ -13,7 +13,7 @@ import tenacity
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BadInput, BudgetExhausted, EntrypointNotFound
+from orcheo_agentensor.errors import BadInput, BudgetExhausted, PromptNotFound, TemplateError
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluators import BoundEvaluator
@@ -253,7 +253,7 @@ class Runner:
             await asyncio.sleep(FIRST_BACKOFF)
             await tenacity.AsyncRetrying(
                 stop=tenacity.stop_after_attempt(self._limits.retries),
-                wait=tenacity.wait_exponential_jitter(initial=2 * FIRST_BACKOFF, max=20.0),
+                wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_BACKOFF, max=20.0),
                 retry=tenacity.retry_if_result(lambda attempt: attempt.transient),
                 retry_error_callback=lambda _state: None,
             )(again)
@@ -305,7 +305,16 @@ class Runner:
                     else _reason(error)
                 )
                 failure = {"kind": "timeout" if expired else "exception", "reason": reason}
-            except (BadInput, EntrypointNotFound) as error:
+            except asyncio.CancelledError as error:
+                latency = time.perf_counter() - started
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                failure = {"kind": "exception", "reason": _reason(error)}  # the target's own doing
+            except (PromptNotFound, TemplateError):
+                # Not the case's trouble but the job's: every other case would fail like this.
+                raise
+            except BadInput as error:
                 latency = time.perf_counter() - started
                 kind = "not_json" if "output" in error.message else "exception"
                 failure = {"kind": kind, "reason": error.message}

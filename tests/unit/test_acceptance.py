@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluators.result import EvaluationResult, TargetFailure
+from orcheo_agentensor.training.acceptance import reasons_against
+from orcheo_agentensor.training.guardrail import guardrail_breaches, verdict
+
+WEIGHTS = {"e": 1.0}
+
+
+def case(score: float | None) -> CaseResult:
+    if score is None:
+        return CaseResult(case_id="c", target_failure=TargetFailure(kind="exception", reason="x"))
+    return CaseResult(case_id="c", outcomes=(EvaluationResult(name="e", score=score),))
+
+
+maybe = st.one_of(st.none(), st.sampled_from([0.0, 0.5, 1.0]))
+pairs = st.lists(st.tuples(maybe, maybe), min_size=1, max_size=12)
+
+
+@given(pairs, st.booleans())
+def test_a_child_that_fails_more_than_its_parent_is_never_accepted(
+    scores: list[tuple[float | None, float | None]], strictly: bool
+) -> None:
+    parent, child = [case(a) for a, _ in scores], [case(b) for _, b in scores]
+    accepted = not reasons_against(parent, child, weights=WEIGHTS, strictly=strictly)
+    failed = sum(not c.ok for c in child) - sum(not c.ok for c in parent)
+    assert not (accepted and failed > 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])),
+                min_size=1, max_size=12))
+def test_acceptance_is_the_paired_sum(scores: list[tuple[float, float]]) -> None:
+    parent, child = [case(a) for a, _ in scores], [case(b) for _, b in scores]
+    before, after = sum(a for a, _ in scores), sum(b for _, b in scores)
+    assert (not reasons_against(parent, child, weights=WEIGHTS, strictly=True)) == (after > before)
+    assert (not reasons_against(parent, child, weights=WEIGHTS, strictly=False)) == (
+        after >= before
+    )
+
+
+@given(pairs)
+def test_nothing_is_strictly_better_than_itself(
+    scores: list[tuple[float | None, float | None]],
+) -> None:
+    same = [case(a) for a, _ in scores]
+    assert reasons_against(same, same, weights=WEIGHTS, strictly=True)
+
+
+def summary(mean: float | None, *, p95: float = 10.0, failed: int = 0) -> dict[str, Any]:
+    return {
+        "evaluators": {"e": {"mean": mean}},
+        "latency_ms": {"p50": 5.0, "p95": p95},
+        "n_target_failed": failed,
+        "n_evaluator_failed": 0,
+        "coverage": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "broken"),
+    [
+        (0.50, 0.49, False),
+        (0.50, 0.48, True),
+        (0.0, -0.01, False),
+        (0.0, -0.03, True),
+        (-0.5, -0.51, False),
+        (0.5, None, True),
+        (None, None, False),
+    ],
+)
+def test_guardrail_is_two_percent_or_two_hundredths(
+    before: float | None, after: float | None, broken: bool
+) -> None:
+    assert bool(guardrail_breaches(summary(before), summary(after))) == broken
+
+
+def test_guardrail_knows_latency_and_failures() -> None:
+    assert guardrail_breaches(summary(0.5), summary(0.9, p95=62.5)) == []
+    assert "latency" in guardrail_breaches(summary(0.5), summary(0.9, p95=62.6))[0]
+    assert "failures" in guardrail_breaches(summary(0.5), summary(0.9, failed=1))[0]
+
+
+def test_verdict_names_what_decided() -> None:
+    held = {
+        "baseline": summary(0.5),
+        "best": summary(0.9),
+        "gain": 0.4,
+        "p_value": 0.001,
+        "n": 40,
+        "ci95": [0.3, 0.5],
+    }
+    assert verdict(changed=False, holdout=held, min_coverage=1.0)[0] == "kept"
+    assert "unproved" in verdict(changed=True, holdout=None, min_coverage=1.0)[1][0]
+    assert verdict(changed=True, holdout=held, min_coverage=1.0)[0] == "eligible"
+    noise = {**held, "p_value": 0.05}
+    status, reasons = verdict(changed=True, holdout=noise, min_coverage=1.0)
+    assert status == "kept"
+    assert "not significant" in reasons[0]
+    worse = {**held, "best": summary(0.1)}
+    assert verdict(changed=True, holdout=worse, min_coverage=1.0)[0] == "rejected"

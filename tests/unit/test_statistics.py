@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orcheo_agentensor.evaluation.statistics import describe, paired_difference, percentile
+
+scores = st.floats(0, 1, allow_nan=False)
+
+
+@given(st.lists(scores, min_size=2, max_size=40))
+def test_interval_holds_the_mean_and_the_error_is_the_textbook_one(values: list[float]) -> None:
+    found = describe(values)
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    assert found.se == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)))
+    assert found.ci95 is not None
+    assert found.ci95[0] - 1e-9 <= found.mean <= found.ci95[1] + 1e-9
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=60))
+def test_interval_of_a_share_stays_between_zero_and_one_and_never_collapses(
+    values: list[float],
+) -> None:
+    low, high = describe(values).ci95 or (0.0, 0.0)
+    assert -1e-12 <= low < high <= 1 + 1e-12
+
+
+def test_one_value_has_a_mean_and_no_interval() -> None:
+    found = describe([0.5])
+    assert (found.mean, found.se, found.ci95) == (0.5, None, None)
+
+
+@given(st.lists(scores, min_size=1, max_size=50), st.floats(0, 1))
+def test_percentile_is_within_the_sample_and_rises_with_its_share(
+    values: list[float], share: float
+) -> None:
+    found = percentile(values, share)
+    assert found is not None
+    assert min(values) <= found <= max(values)
+    assert found <= (percentile(values, 1.0) or 0.0)
+
+
+def test_percentile_of_nothing_is_unknown() -> None:
+    assert percentile([], 0.5) is None
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=12))
+def test_no_difference_is_never_significant(values: list[float]) -> None:
+    found = paired_difference(values, values, seed=0)
+    assert (found.gain, found.p_value) == (0.0, 1.0)
+
+
+def test_paired_test_gives_the_exact_permutation_value_for_few_cases() -> None:
+    # Eight gains of one: only the all-plus and the all-minus pattern are as extreme.
+    found = paired_difference([0.0] * 8, [1.0] * 8, seed=0)
+    assert found.p_value == pytest.approx(2 / 2**8)
+    assert found.gain == 1.0
+
+
+def test_the_same_seed_gives_the_same_answer_and_sides_mirror() -> None:
+    before = [0.0, 1.0] * 20
+    after = [1.0, 1.0] * 18 + [0.0, 1.0, 0.0, 0.0]
+    one = paired_difference(before, after, seed=3)
+    assert one == paired_difference(before, after, seed=3)
+    other = paired_difference(after, before, seed=3)
+    assert other.gain == pytest.approx(-one.gain)
+    assert other.p_value == pytest.approx(one.p_value, abs=0.02)
+
+
+def test_null_runs_are_rarely_significant() -> None:
+    import random
+
+    coin = random.Random(7)
+    hits = 0
+    for trial in range(200):
+        before = [float(coin.random() < 0.6) for _ in range(40)]
+        after = [float(coin.random() < 0.6) for _ in range(40)]
+        hits += paired_difference(before, after, seed=trial).p_value < 0.05
+    assert hits / 200 <= 0.09
