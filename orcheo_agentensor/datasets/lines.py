@@ -82,15 +82,15 @@ class _YamlReader:
         next(self.events)  # the document ends
         event = next(self.events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise self.error(event, "a second document is not supported in a dataset")
+            raise self.error(event, "a second document is not supported")
         return value
 
     def value(self, event: Any, depth: int, *, is_cases: bool = False) -> Any:
         """The value that begins at `event`; `is_cases` for what may be the list of cases."""
         if isinstance(event, yaml.AliasEvent):
-            raise self.error(event, "an alias (*) is not supported in a dataset")
+            raise self.error(event, "an alias (*) is not supported")
         if event.tag not in (None, "!"):
-            raise self.error(event, f"the tag {event.tag} is not supported in a dataset")
+            raise self.error(event, f"the tag {event.tag} is not supported")
         if isinstance(event, yaml.ScalarEvent):
             return self.scalar(event)
         if depth > MAX_DEPTH + 3:  # the file's own levels: document, cases, case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +11,7 @@ from langgraph.errors import GraphDrained
 from langgraph.graph import StateGraph
 from langgraph.types import Command
 
-from orcheo_agentensor.errors import RunFailed
+from orcheo_agentensor.errors import NotFound, RunFailed
 from orcheo_agentensor.evaluation.runner import Draining
 from orcheo_agentensor.events import EventWriter, discard
 
@@ -58,6 +59,9 @@ async def drive(
             ):
                 on_event(event)
         except (Draining, GraphDrained):
+            with contextlib.suppress(NotFound):  # stopped before it had a record
+                if (await store.runs.get(run_id)).status == "running":  # between two nodes
+                    await store.runs.update(run_id, status=INTERRUPTED)
             return {"run_id": run_id, "status": INTERRUPTED}
         snapshot = await compiled.aget_state(config)
         found = dict(snapshot.values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -108,7 +108,8 @@ def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
         for entry in error.errors(include_url=False):
             rule = entry["msg"][0].lower() + entry["msg"][1:]
             if entry["type"] == "extra_forbidden":
-                rule = f"is not a known field; known: {', '.join(sorted(model.model_fields))}"
+                known = _known_fields(model, entry["loc"][:-1])
+                rule = "is not a known field" + (f"; known: {', '.join(known)}" if known else "")
             problems.append(
                 {
                     "field": ".".join([where, *map(str, entry["loc"])]),
@@ -118,3 +119,15 @@ def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
             )
         text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
         raise ConfigError(text, problems=problems) from None
+
+
+def _known_fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The fields of the model nested at `path`; none where that is not a plain one."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        nested = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if len(nested) != 1:
+            return []
+        model = nested[0]
+    return sorted(model.model_fields)

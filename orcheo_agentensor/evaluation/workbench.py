@@ -115,19 +115,24 @@ class Workbench(Generic[JobT]):
         self._prepared: dict[str, Prepared[JobT]] = {}
         self.store = store
 
+    async def check(self, data: Mapping[str, Any]) -> Prepared[JobT]:
+        """Check and resolve a job; the store is read where the job refers to it, not written.
+
+        Raises `BadInput` and its kinds.
+        """
+        job = self._job_model.parse(
+            {key: value for key, value in data.items() if value is not None}
+        )
+        return await self._resolve(job, await self._dataset(job))
+
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
         """Check and resolve a job, store its dataset and create its run record.
 
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
-        job = self._job_model.parse(
-            {key: value for key, value in data.items() if value is not None}
-        )
-        await self.store.open()
-        dataset = await self._dataset(job)
-        prepared = await self._resolve(job, dataset)
+        prepared = await self.check(data)
         record = await self.store.runs.create(prepared.run)
-        await self._save_dataset(dataset)
+        await self._save_dataset(prepared.dataset)
         prepared = Prepared(**{**vars(prepared), "run": record})
         self._prepared[record.run_id] = prepared
         return prepared
@@ -256,7 +261,7 @@ class Workbench(Generic[JobT]):
             **described,
         }
         plain = job.model_dump(
-            mode="json", exclude={"run_id", "dataset", "limits"}, exclude_defaults=True
+            mode="json", exclude={"run_id", "dataset"}, exclude_none=True
         )
         record = RunRecord(
             run_id=job.run_id or self._new_run_id(),
@@ -266,7 +271,6 @@ class Workbench(Generic[JobT]):
                 "job": {
                     **redact(plain),
                     "workflow_id": workflow_id,
-                    "limits": job.limits.model_dump(exclude_defaults=True),
                 },
                 "live": self._live_parts(job),
                 "redacted": REDACTED in str(redact(plain)) and redact(plain) != plain,
