@@ -135,9 +135,7 @@ async def test_concurrency_is_bounded_and_used() -> None:
         running -= 1
         return {"double": 2 * inputs["n"]}
 
-    await aevaluate(
-        target, dataset=CASES, evaluators=["exact_match"], limits=Limits(concurrency=3)
-    )
+    await aevaluate(target, dataset=CASES, evaluators=["exact_match"], limits=Limits(concurrency=3))
     assert most == 3
 
 

@@ -34,8 +34,13 @@ def test_a_child_that_fails_more_than_its_parent_is_never_accepted(
     assert not (accepted and failed > 0)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])),
-                min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_acceptance_is_the_paired_sum(scores: list[tuple[float, float]]) -> None:
     parent, child = [case(a) for a, _ in scores], [case(b) for _, b in scores]
     before, after = sum(a for a, _ in scores), sum(b for _, b in scores)

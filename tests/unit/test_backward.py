@@ -96,9 +96,11 @@ async def test_nested_subgraphs_loops_sends_and_jumps_are_followed() -> None:
     outer.add_edge("after", "loop")
     outer.add_conditional_edges(
         "loop",
-        lambda state: "loop"
-        if state["text"].count("<e>") < 3
-        else [Send("worker", {"text": []}), Send("worker", {"text": []})],
+        lambda state: (
+            "loop"
+            if state["text"].count("<e>") < 3
+            else [Send("worker", {"text": []}), Send("worker", {"text": []})]
+        ),
         ["loop", "worker"],
     )
     tape = await taped(outer.compile())

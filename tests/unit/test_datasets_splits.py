@@ -84,7 +84,8 @@ def test_a_case_more_moves_few_others() -> None:
 
 def test_splits_made_are_part_of_the_version() -> None:
     dataset = cases([0] * 10)
-    assert dataset.with_splits(THIRDS).version != dataset.version
+    before = dataset.version
+    assert dataset.with_splits(THIRDS).version != before
     assert dataset.with_splits(THIRDS).with_splits({"all": 1}).splits() == {"all": 10}
 
 
@@ -95,7 +96,7 @@ def test_splits_made_are_part_of_the_version() -> None:
         ({"train": 0.5, "holdout": 0.4}, None, "must sum to 1"),
         ({"train": 1.5, "holdout": -0.5}, None, "must be a number from 0 to 1"),
         ({"train": True}, None, "must be a number from 0 to 1"),
-        ({" ": 1}, None, "is not the name of a split"),
+        ({" ": 1}, None, "must be 1 to 64 printable characters"),
         (THIRDS, "queue", "must begin with inputs, expected_output or metadata"),
         (THIRDS, "metadata.language", "is not there in case 'c0'"),
     ],

@@ -22,8 +22,10 @@ from orcheo_agentensor.evaluators import (
     bind_evaluator,
     bind_evaluators,
 )
+from orcheo_agentensor.evaluators.values import private_context
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.testing.models import RuleChatModel
+from orcheo_agentensor.usage import Usage
 
 CTX = EvaluatorContext(
     case_id="c", inputs={"q": [1]}, output={"a": [1]}, expected_output={"a": [1]}
@@ -365,3 +367,20 @@ async def test_a_bound_evaluator_shows_how_it_will_be_called() -> None:
     assert isinstance(bound, BoundEvaluator)
     assert bound.binding == "langsmith: quality(outputs, inputs), in a thread"
     assert bind_evaluator(ExactMatch(), settings=SETTINGS).binding == "builtin: exact_match, inline"
+
+
+def test_a_private_context_is_equal_in_every_field() -> None:
+    full = EvaluatorContext(
+        case_id="c",
+        inputs={"q": [1]},
+        output=[{"a": 1}],
+        expected_output={"x": None},
+        metadata={"m": [1]},
+        latency_ms=1.5,
+        usage=Usage(calls=1),
+        tape={"nodes": []},
+    )
+    copied = private_context(full)
+    assert copied == full
+    assert copied.inputs is not full.inputs
+    assert copied.tape is not full.tape

@@ -1,0 +1,458 @@
+"""The training subgraph through its public doors, on a task of rules to be found.
+
+Case `i` needs rule `R{i % 4}`; rules 0 and 2 belong to the prompt `plan`, 1 and 3 to `write`. A
+case scores when its prompt names its rule, and the feedback says which rule was missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypedDict
+
+import pytest
+from langgraph.graph import START, StateGraph
+
+from orcheo_agentensor import (
+    BadInput,
+    Budget,
+    Deadline,
+    Limits,
+    MaxEpochs,
+    MaxSteps,
+    Patience,
+    RandomSearch,
+    RunConfig,
+    Store,
+    TargetScore,
+    TextGrad,
+    TextTensor,
+    TrainingResult,
+    aevaluate,
+    atrain,
+    get_prompt,
+    train,
+)
+from orcheo_agentensor.errors import BudgetTooSmall, RunFailed
+from orcheo_agentensor.optimizers import ProposalRequest
+
+OWNER = ("plan", "write")
+SPLITS = ("train", "validation", "holdout")
+CASES = [
+    {
+        "id": f"{split}-{i}",
+        "split": split,
+        "inputs": {"rule": f"R{i % 4}", "owner": OWNER[i % 2]},
+        "expected_output": {"done": True},
+    }
+    for split in SPLITS
+    for i in range(12)
+]
+PROMPTS: dict[str, Any] = {
+    "plan": "Plan.",
+    "write": "Write.",
+    "policy": TextTensor("Frozen:\tkeep  this. \n", requires_grad=False),
+    "unread": "Nobody reads me.",
+}
+
+
+class State(TypedDict, total=False):
+    rule: str
+    owner: str
+    plan: str
+    done: bool
+
+
+async def no_hook() -> None:
+    """Nothing happens."""
+
+
+def workflow(hook: Any = no_hook) -> Any:
+    async def planner(state: State) -> dict[str, Any]:
+        await hook()
+        return {"plan": get_prompt("plan") + get_prompt("policy")}
+
+    async def writer(state: State) -> dict[str, Any]:
+        texts = {"plan": state["plan"], "write": get_prompt("write")}
+        return {"done": state["rule"] in texts[state["owner"]].split()}
+
+    graph = StateGraph(State)
+    graph.add_node("planner", planner)
+    graph.add_node("writer", writer)
+    graph.add_edge(START, "planner")
+    graph.add_edge("planner", "writer")
+    return graph
+
+
+def done(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    comment = f"needs {inputs['rule']} in {inputs['owner']}"
+    return {"key": "done", "score": float(outputs["done"]), "comment": comment}
+
+
+class Teacher:
+    """A perfect proposer: appends the rules that the feedback names."""
+
+    def __init__(self) -> None:
+        self.requests: list[ProposalRequest] = []
+
+    async def propose(self, request: ProposalRequest) -> dict[str, str]:
+        self.requests.append(request)
+        texts = {}
+        for component in request.components:
+            wanted = {
+                record.inputs["rule"]
+                for record in component.feedback
+                if record.score == 0 and f"in {component.name}" in record.feedback
+            }
+            if wanted:
+                texts[component.name] = " ".join([component.text, *sorted(wanted)])
+        return texts
+
+
+class Spoiler:
+    """Proposes texts that are never any better."""
+
+    async def propose(self, request: ProposalRequest) -> dict[str, str]:
+        return {c.name: f"{c.text} noise {request.seed}" for c in request.components}
+
+
+async def trained(proposer: Any = None, hook: Any = no_hook, **changes: Any) -> TrainingResult:
+    job: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "dataset": CASES,
+        "evaluators": [done],
+        "optimizer": TextGrad(minibatch=4, proposer=proposer or Teacher()),
+        "stop": [TargetScore(1.0)],
+    }
+    return await atrain(workflow(hook), **{**job, **changes})
+
+
+async def test_training_finds_the_rules_and_proves_it_on_holdout() -> None:
+    teacher = Teacher()
+    result = await trained(teacher, promote="auto")
+    assert result.status == "finished"
+    assert result.baseline.metrics["objective"] == 0.0
+    assert result.best.metrics["objective"] == 1.0
+    assert result.holdout is not None
+    assert result.holdout["gain"] == 1.0
+    assert result.decision.status == "promoted"
+    assert result.decision.target_gain["met"]
+    assert set(result.best.prompts["plan"].text.split()) >= {"R0", "R2"}
+    asked = {c.name for request in teacher.requests for c in request.components}
+    assert asked == {"plan", "write"}  # neither the frozen prompt nor the one nobody reads
+    first = teacher.requests[0].components[0]
+    assert set(first.siblings) == set(PROMPTS) - {first.name}
+
+
+async def test_a_frozen_prompt_stays_the_same_to_the_byte() -> None:
+    result = await trained()
+    for version in result.checkpoints:
+        assert version.prompts["policy"].text == PROMPTS["policy"].text
+        assert version.prompts["policy"].requires_grad is False
+        assert version.prompts["unread"].text == PROMPTS["unread"]
+
+
+def test_the_sync_twin_trains_as_well() -> None:
+    result = train(
+        workflow(),
+        prompts=PROMPTS,
+        dataset=CASES,
+        evaluators=[done],
+        optimizer=TextGrad(minibatch=4, proposer=Teacher()),
+        stop=[TargetScore(1.0)],
+    )
+    assert result.best.metrics["objective"] == 1.0
+
+
+async def test_the_same_job_gives_the_same_versions_on_every_store(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        there = await trained(store=store, workflow_id="w", seed=5)
+    memory = await trained(workflow_id="w", seed=5)
+    assert versions_of(there) == versions_of(memory)
+    assert there.holdout is not None
+    assert memory.holdout is not None
+    assert there.holdout["gain"] == memory.holdout["gain"]
+    other = await trained(workflow_id="w", seed=6)
+    assert [v.prompts for v in other.checkpoints] != [v.prompts for v in there.checkpoints]
+
+
+def versions_of(result: TrainingResult) -> list[Any]:
+    return [
+        (
+            version.config_version,
+            version.runnable_config,
+            version.parent_version,
+            {k: v for k, v in version.metrics.items() if k != "latency_ms"},
+        )
+        for version in result.checkpoints
+    ]
+
+
+async def test_evaluating_a_stored_version_gives_its_stored_metrics(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        result = await trained(store=store, workflow_id="w")
+        for version in result.checkpoints:
+            report = await aevaluate(
+                workflow(),
+                dataset={"cases": CASES, "split": "validation"},
+                evaluators=[done],
+                config={"configurable": {"agentensor": {"use": version.config_version}}},
+                workflow_id="w",
+                store=store,
+            )
+            skipped = {"latency_ms"}
+            assert {k: v for k, v in report.summary.items() if k not in skipped} == {
+                k: v for k, v in version.metrics.items() if k not in skipped
+            }
+        assert await store.aliases.resolve("w", "best") == result.best.config_version
+        assert await store.aliases.resolve("w", "latest") == len(result.checkpoints)
+        assert await store.aliases.resolve("w", "production") is None
+
+
+async def test_a_worse_or_equal_rewrite_is_never_kept() -> None:
+    result = await trained(Spoiler(), stop=[MaxSteps(5)])
+    assert result.best == result.baseline
+    assert len(result.checkpoints) == 1
+    assert result.decision.status == "kept"
+    assert "no candidate was better" in result.decision.reasons[0]
+
+
+async def test_a_proposer_of_rubbish_is_refused_and_the_search_ends() -> None:
+    class Rubbish:
+        async def propose(self, request: ProposalRequest) -> Any:
+            kinds = [{}, {"plan": ""}, {"plan": 3}, {"other": "x"}, "text", {"plan": "{lost}"}]
+            return kinds[request.seed % len(kinds)]
+
+    events: list[dict[str, Any]] = []
+    result = await trained(Rubbish(), stop=[], on_event=events.append)
+    assert result.best == result.baseline
+    assert result.decision.stopped == "no new candidate in 13 steps"
+    assert {e["status"] for e in events if e["type"] == "proposal_rejected"} == {"refused"}
+
+
+async def test_a_proposer_that_breaks_fails_the_run_which_can_be_resumed(tmp_path: Any) -> None:
+    class Broken(Teacher):
+        broken = True
+
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            if self.broken:
+                raise ConnectionError("no route")
+            return await super().propose(request)
+
+    proposer = Broken()
+    options: dict[str, Any] = {"run_id": "r", "store": f"sqlite:///{tmp_path}/a.db"}
+    with pytest.raises(RunFailed, match="the proposer failed: ConnectionError: no route"):
+        await trained(proposer, **options)
+    proposer.broken = False
+    assert (await trained(proposer, **options)).best.metrics["objective"] == 1.0
+
+
+async def test_memorising_is_rejected_by_the_guardrail() -> None:
+    async def target(inputs: dict[str, Any]) -> dict[str, Any]:
+        known = inputs["rule"] in get_prompt("plan")
+        return {"done": known if inputs["split"] != "holdout" else "R" not in get_prompt("plan")}
+
+    cases = [
+        {**case, "inputs": {**case["inputs"], "owner": "plan", "split": case["split"]}}  # type: ignore[dict-item]
+        for case in CASES
+    ]
+    result = await atrain(
+        target,
+        prompts={"plan": "Plan."},
+        dataset=cases,
+        evaluators=[done],
+        optimizer=TextGrad(minibatch=4, proposer=Teacher()),
+        stop=[TargetScore(1.0)],
+        promote="auto",
+    )
+    assert result.best.metrics["objective"] == 1.0
+    assert result.decision.status == "rejected"
+    assert "-2 % guardrail" in result.decision.reasons[0]
+
+
+async def test_without_a_holdout_nothing_is_promoted_by_itself() -> None:
+    cases = [case for case in CASES if case["split"] != "holdout"]
+    result = await trained(dataset=cases, promote="auto")
+    assert result.holdout is None
+    assert result.decision.status == "kept"
+    assert "unproved" in result.decision.reasons[0]
+
+
+async def test_a_dataset_without_splits_is_trained_and_validated_on_itself() -> None:
+    cases = [{k: v for k, v in case.items() if k != "split"} for case in CASES[:12]]
+    result = await trained(dataset=cases)
+    assert result.best.metrics["cases"] == 12
+    assert result.best.metrics["objective"] == 1.0
+
+
+@pytest.mark.parametrize("answer", [{"approve": True, "actor": "ann", "reason": "ok"}, False])
+async def test_a_person_is_asked_and_decides(answer: Any, tmp_path: Any) -> None:
+    options: dict[str, Any] = {
+        "promote": "ask",
+        "run_id": "r",
+        "workflow_id": "w",
+        "store": f"sqlite:///{tmp_path}/a.db",
+    }
+    waiting = await trained(**options)
+    assert waiting.status == "awaiting_approval"
+    result = await trained(**options, answer=answer)
+    approved = isinstance(answer, dict)
+    assert result.decision.status == ("promoted" if approved else "kept")
+    async with Store.from_url(options["store"]) as store:
+        production = await store.aliases.resolve("w", "production")
+        assert production == (result.best.config_version if approved else None)
+        if approved:
+            (move,) = await store.aliases.log("w", "production")
+            assert (move.actor, move.reason) == ("ann", "ok")
+
+
+@pytest.mark.parametrize("extra", [0, 1, 5, 17])
+async def test_a_budget_is_never_overshot_and_the_holdout_is_inside_it(extra: int) -> None:
+    fixed = 12 + 2 * 12
+    result = await trained(budget=Budget(rollouts=fixed + extra), promote="auto")
+    assert result.usage.rollouts <= fixed + extra
+    assert result.holdout is not None
+    assert result.holdout["n"] == 12
+    assert "budget" in (result.decision.stopped or "")
+
+
+@pytest.mark.parametrize("rollouts", [0, 1, 35])
+async def test_a_budget_too_small_is_said_at_the_start_with_what_it_takes(rollouts: int) -> None:
+    with pytest.raises(BudgetTooSmall, match="36"):
+        await trained(budget=Budget(rollouts=rollouts))
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (MaxSteps(2), "2 steps done"),
+        (MaxSteps(0), "0 steps done"),
+        (MaxEpochs(2), "2 epochs done"),
+        (Patience(3), "no new best in 3 steps"),
+        (Deadline(1e-9), "1e-09 s have passed"),
+    ],
+)
+async def test_stop_conditions_end_the_search(stop: Any, said: str) -> None:
+    result = await trained(Spoiler(), stop=[stop])
+    assert result.decision.stopped == said
+
+
+async def test_crashing_does_not_pay() -> None:
+    async def target(inputs: dict[str, Any]) -> dict[str, Any]:
+        # The lure makes half of the cases crash and the others right.
+        if "lure" in get_prompt("plan"):
+            if inputs["rule"] in ("R0", "R1"):
+                raise ValueError("crash")
+            return {"done": True}
+        return {"done": inputs["rule"] in ("R0", "R1")}
+
+    class Lure:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            return {"plan": f"lure {request.seed}"}
+
+    result = await atrain(
+        target,
+        prompts={"plan": "Plan."},
+        dataset=CASES,
+        evaluators=[done],
+        optimizer=TextGrad(minibatch=4, proposer=Lure()),
+        stop=[MaxSteps(4)],
+        promote="auto",
+    )
+    assert result.best == result.baseline
+
+
+async def test_random_search_tries_independent_paraphrases_of_the_baseline() -> None:
+    class Guess:
+        parents: set[str] = set()
+
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            assert request.purpose == "paraphrase"
+            self.parents.update(c.text for c in request.components)
+            rules = [f"R{k}" for k in range(4) if request.seed >> k & 1]
+            return {c.name: " ".join([c.text, *rules]) for c in request.components}
+
+    guess = Guess()
+    result = await trained(
+        optimizer=RandomSearch(minibatch=4, parallel=3, proposer=guess), stop=[MaxSteps(4)]
+    )
+    assert guess.parents == {"Plan.", "Write.", "Nobody reads me."} - {"Nobody reads me."}
+    assert result.best.metrics["objective"] > 0
+
+
+async def test_a_run_killed_at_any_step_ends_as_an_uninterrupted_one(tmp_path: Any) -> None:
+    whole = await trained(workflow_id="w", run_id="r", store=f"sqlite:///{tmp_path}/whole.db")
+    for kill_at in range(1, whole.usage.rollouts, 7):
+        calls = 0
+        stuck = asyncio.Event()
+
+        async def hook(kill_at: int = kill_at, stuck: asyncio.Event = stuck) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                stuck.set()
+                await asyncio.Event().wait()
+
+        options: dict[str, Any] = {
+            "workflow_id": "w",
+            "run_id": "r",
+            "store": f"sqlite:///{tmp_path}/{kill_at}.db",
+            "hook": hook,
+        }
+        task = asyncio.ensure_future(trained(**options))
+        await stuck.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        resumed = await trained(**options)
+        assert versions_of(resumed) == versions_of(whole)
+        assert resumed.usage.rollouts == whole.usage.rollouts
+        assert calls <= whole.usage.rollouts + Limits().concurrency  # only what was in flight
+
+
+async def test_versions_hold_what_the_job_set_and_no_secret(tmp_path: Any) -> None:
+    result = await trained(
+        config={
+            "tags": ["nightly"],
+            "configurable": {"tone": "dry", "api_key": "sk-abcdefghij1234567890"},
+        }
+    )
+    config = result.best.runnable_config
+    assert config["tags"] == ["nightly"]
+    assert set(config["configurable"]) == {"tone", "prompts"}
+    RunConfig.parse(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": {}}, "prompts"),
+        ({"prompts": {"policy": PROMPTS["policy"]}}, "frozen"),
+        ({"optimizer": "gradient_descent"}, "textgrad"),
+        ({"optimizer": {"name": "textgrad", "minibatch": 0}}, "minibatch"),
+        ({"optimizer": {"name": "textgrad", "speed": 1}}, "speed"),
+        ({"optimizer": None}, "nobody to propose"),
+        ({"dataset": [{**CASES[0], "split": "holdout"}]}, "train"),
+        ({"seed": -1}, "seed"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"promote": "always"}, "promote"),
+        ({"limits": Limits(), "budget": {"rolouts": 3}}, "rolouts"),
+    ],
+)
+async def test_bad_jobs_are_refused_before_anything_runs(
+    change: dict[str, Any], message: str
+) -> None:
+    async with Store.from_url(None) as store:
+        with pytest.raises(BadInput, match=message):
+            await trained(**change, store=store)
+        assert await store.runs.list() == []
+
+
+async def test_checkpoints_come_at_each_new_best_and_at_intervals() -> None:
+    events: list[dict[str, Any]] = []
+    result = await trained(on_event=events.append, checkpoint_every=100)
+    saved = [(e["version"], e["reason"]) for e in events if e["type"] == "checkpoint_saved"]
+    assert saved[0] == (1, "baseline")
+    assert {reason for _, reason in saved[1:]} == {"new best"}
+    objectives = [version.metrics["objective"] for version in result.checkpoints]
+    assert objectives == sorted(objectives)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
