@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +43,12 @@ class Case(BaseModel):
         """SHA-256 over every field."""
         return content_hash(self.to_json())
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, changed by `update`; it does not keep the hash of the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("content_hash", None)
+        return copied
+
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON; `Case.model_validate` reads it back."""
         return {name: getattr(self, name) for name in FIELDS}
@@ -79,7 +85,7 @@ def _checked(data: Any) -> dict[str, Any]:
     if not isinstance(case["metadata"], dict):
         raise DatasetError(field="metadata", value=case["metadata"], rule="must be an object")
     if case.get("split") is not None:
-        _check_name("split", case["split"], MAX_SPLIT)
+        check_name("split", case["split"], MAX_SPLIT)
     case["id"] = _case_id(case)
     return case
 
@@ -91,11 +97,12 @@ def _case_id(case: dict[str, Any]) -> str:
         return f"case-{content_hash(content)[:10]}"
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
-    _check_name("id", given, MAX_ID)
+    check_name("id", given, MAX_ID)
     return str(given)
 
 
-def _check_name(field: str, value: Any, longest: int) -> None:
+def check_name(field: str, value: Any, longest: int) -> None:
+    """Raise `DatasetError` unless `value` can be the name of a case or of a split."""
     if not isinstance(value, str):
         raise DatasetError(field=field, value=value, rule="must be text")
     if not value.isprintable() or value != value.strip() or not 1 <= len(value) <= longest:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import floor, isclose
 from typing import Any
 
-from orcheo_agentensor.datasets.case import Case
+from orcheo_agentensor.datasets.case import MAX_SPLIT, Case, check_name
 from orcheo_agentensor.errors import DatasetError
 from orcheo_agentensor.json_values import canonical_json
 
@@ -64,8 +64,7 @@ def _exact_shares(proportions: Mapping[str, float]) -> dict[str, Fraction]:
     if not proportions:
         raise DatasetError(field="splits", value={}, rule="must name at least one split")
     for name, share in proportions.items():
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(field="splits", value=name, rule="is not the name of a split")
+        check_name("splits", name, MAX_SPLIT)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise DatasetError(
                 field=f"splits.{name}", value=share, rule="must be a number from 0 to 1"

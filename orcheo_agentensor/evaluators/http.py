@@ -48,7 +48,7 @@ class HTTPEvaluator(Builtin):
         return url
 
     def with_settings(self, settings: Settings) -> HTTPEvaluator:
-        """With the operator's hosts allowed too; refused when its own host is not."""
+        """Itself; refused unless its host is allowed, here or by the operator."""
         allowed = {host.lower() for host in (*self.allowed_hosts, *settings.allowed_hosts)}
         parts = urlsplit(self.url)
         host = (parts.hostname or "").lower()
@@ -60,7 +60,7 @@ class HTTPEvaluator(Builtin):
                 value=host,
                 rule="must be an allowed host",
             )
-        return self.changed(allowed_hosts=tuple(sorted(allowed)))
+        return self
 
     async def evaluate(self, ctx: EvaluatorContext) -> Any:
         """Ask the service about one rollout."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, Final
 
 from orcheo_agentensor.evaluators.context import EvaluatorContext
@@ -27,12 +26,14 @@ def private_copy(value: Any) -> Any:
 
 def private_context(ctx: EvaluatorContext) -> EvaluatorContext:
     """A context whose values an evaluator may change without anyone else noticing."""
-    return replace(
-        ctx,
+    return EvaluatorContext(  # not `replace`, which takes four times as long
+        case_id=ctx.case_id,
         inputs=private_copy(ctx.inputs),
         output=private_copy(ctx.output),
         expected_output=private_copy(ctx.expected_output),
         metadata=private_copy(ctx.metadata),
+        latency_ms=ctx.latency_ms,
+        usage=ctx.usage,
         tape=private_copy(ctx.tape),
     )
 
