@@ -259,7 +259,7 @@ async def test_a_missing_prompt_ends_the_run_with_one_clear_message() -> None:
     async def target(inputs: Any) -> str:
         return get_prompt("absent")
 
-    with pytest.raises(PromptNotFound, match="'absent' is not in config.prompts"):
+    with pytest.raises(PromptNotFound, match="'absent' is not in"):
         await aevaluate(target, dataset=CASES, evaluators=["exact_match"], prompts={"p": "x"})
 
 

@@ -362,20 +362,19 @@ async def test_crashing_does_not_pay() -> None:
 
 
 async def test_random_search_tries_independent_paraphrases_of_the_baseline() -> None:
-    class Guess:
-        parents: set[str] = set()
+    parents: set[str] = set()
 
+    class Guess:
         async def propose(self, request: ProposalRequest) -> dict[str, str]:
             assert request.purpose == "paraphrase"
-            self.parents.update(c.text for c in request.components)
+            parents.update(c.text for c in request.components)
             rules = [f"R{k}" for k in range(4) if request.seed >> k & 1]
             return {c.name: " ".join([c.text, *rules]) for c in request.components}
 
-    guess = Guess()
     result = await trained(
-        optimizer=RandomSearch(minibatch=4, parallel=3, proposer=guess), stop=[MaxSteps(4)]
+        optimizer=RandomSearch(minibatch=4, parallel=3, proposer=Guess()), stop=[MaxSteps(4)]
     )
-    assert guess.parents == {"Plan.", "Write.", "Nobody reads me."} - {"Nobody reads me."}
+    assert parents == {"Plan.", "Write."}
     assert result.best.metrics["objective"] > 0
 
 
