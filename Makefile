@@ -14,7 +14,7 @@ UPGRADE ?=
 VENV := .venv
 BENCH := .venv-bench
 LOCK := .venv-lock
-PIP := -m pip --disable-pip-version-check install --quiet
+PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 export PYTHONUNBUFFERED := 1
 export LANGGRAPH_CLI_NO_ANALYTICS := 1

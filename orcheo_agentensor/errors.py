@@ -38,8 +38,11 @@ def shorten(value: object, limit: int = _SHOWN) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-class AgentensorError(Exception):
-    """Something in orcheo-agentensor went wrong."""
+class AgentensorError(RuntimeError):
+    """Something in orcheo-agentensor went wrong.
+
+    A `RuntimeError`, because a LangGraph server shows clients the messages of built-in kinds alone.
+    """
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or type(self).__name__).strip())

@@ -114,10 +114,13 @@ class Runs:
 
         Raises `RunAlreadyActive` while somebody else holds it and may be alive.
         """
-        holder = owner or leases.process_owner()
         return await self._context.db.write(
             lambda connection: leases.take(
-                connection, run_id, owner=holder, ttl=ttl, now=self._context.clock()
+                connection,
+                run_id,
+                owner=owner or leases.process_owner(),  # in the worker thread: it reads a file
+                ttl=ttl,
+                now=self._context.clock(),
             ),
             lock=f"run:{run_id}",
         )
