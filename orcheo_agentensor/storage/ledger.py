@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class Ledger:
         self._scores: dict[tuple[str, str], list[ScoreRow]] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, asyncio.Task[None]] = {}
-        self._group = _Group()
+        self._group = self._writing = _Group()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -94,10 +94,10 @@ class Ledger:
         """Start the writer and the heartbeat that keeps the lease."""
         if not self._tasks:
             self._connection = await self._db.call(self._db.hold_connection)
-            self._tasks = [
-                asyncio.create_task(self._write(), name=f"ledger {self.run_id}"),
-                asyncio.create_task(self._beat(), name=f"heartbeat {self.run_id}"),
-            ]
+            writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
+            writer.add_done_callback(self._ended)
+            heartbeat = asyncio.create_task(self._beat(), name=f"heartbeat {self.run_id}")
+            self._tasks = [writer, heartbeat]
 
     async def stop(self) -> None:
         """Commit what waits and end the writer. Does not give the lease back."""
@@ -110,8 +110,7 @@ class Ledger:
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeat
-            with contextlib.suppress(Exception):  # those who waited have it
-                await writer
+            await asyncio.wait([writer])  # its error is with those who waited
         finally:
             await self._db.call(self._db.drop_connection, self._connection)
 
@@ -150,14 +149,20 @@ class Ledger:
         return self._calls.setdefault(key, found[1])
 
     def put_rollout(self, row: RolloutRow) -> Committed:
-        """Record a rollout; the future is done when it is committed. A known key stays as it is."""
+        """Record a rollout; the future is done when it is committed. A known key stays as it is.
+
+        Rollouts are counted by `attempts`, whatever `usage.rollouts` says.
+        """
         values = self._sql.rollout_values(self.run_id, row)
         waiting = self._enqueue()
         self._group.rollouts.append(values)
         there = self._rollouts.get(row.key)
         if there is None or there.reused:
-            own = replace(row, reused=False, usage=NOTHING) if row.reused else row
-            self._rollouts[row.key] = own
+            if row.reused:
+                row = replace(row, reused=False, usage=NOTHING)
+            elif row.usage.rollouts != row.attempts:
+                row = replace(row, usage=replace(row.usage, rollouts=row.attempts))
+            self._rollouts[row.key] = row
         return waiting
 
     def put_scores(
@@ -206,37 +211,33 @@ class Ledger:
         return waiting
 
     async def _write(self) -> None:
-        try:
-            while True:
-                if not self._group.waiting:
-                    if self._stopping:
-                        return
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                group, self._group = self._group, _Group()
-                try:
-                    await self._db.call(self._commit, group)
-                except BaseException as error:
-                    self._fail(error, group.waiting)
-                    raise
-                for waiting in group.waiting:
-                    if not waiting.done():
-                        waiting.set_result(None)
-        except BaseException as error:
-            self._fail(error, self._group.waiting)
-            raise
+        while not self._stopping or self._group.waiting:
+            if not self._group.waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._writing, self._group = self._group, _Group()
+            await self._db.call(self._commit, self._writing)
+            for waiting in self._writing.waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
-    def _fail(self, error: BaseException, waiting: Iterable[Committed]) -> None:
+    def _ended(self, writer: asyncio.Task[None]) -> None:
+        """Tell everybody who waits why the writer ended, if not by `stop`."""
+        error: BaseException | None
+        if writer.cancelled():
+            error = StoreError(f"the ledger of run {self.run_id!r} was cancelled")
+        else:
+            error = writer.exception()
+        if error is None:
+            return
         if not isinstance(error, AgentensorError):
-            cause = "it was cancelled" if isinstance(error, asyncio.CancelledError) else error
-            error = StoreError(f"the ledger of run {self.run_id!r} cannot be written: {cause}")
-        if self._error is None:
-            self._error = error
-        for future in waiting:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever no longer waits need not be told
+            error = StoreError(f"the ledger of run {self.run_id!r} cannot be written: {error}")
+        self._error = error
+        for waiting in (*self._writing.waiting, *self._group.waiting):
+            if not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # whoever no longer waits need not be told
 
     async def _beat(self) -> None:
         while True:

@@ -147,7 +147,7 @@ class RolloutRow:
     """One rollout as the ledger keeps it.
 
     `reused` marks a row found in the run named by `reuse=`. Putting such a row writes a copy that
-    costs nothing; a row put without it counts `attempts` rollouts and its `usage`.
+    costs nothing; any other row counts its `usage`, with `attempts` as the number of rollouts.
     """
 
     key: str

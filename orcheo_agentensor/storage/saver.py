@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import MissingExtra, StoreError
+from orcheo_agentensor.storage.urls import redacted_url
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 SCHEMA = "langgraph"
+_CONNECT_TIMEOUT = 10.0
 _SETUP_LOCK = 0x6167656E74736C67
 
 
@@ -45,7 +48,7 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     getattr(opening, "_thread", opening).daemon = True
     try:
         connection = await opening
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the checkpoints at {path}: {error}") from error
     try:
         saver = AsyncSqliteSaver(connection, serde=serializer())
@@ -64,7 +67,7 @@ async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
             raise MissingExtra(module, extra="postgres")
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
     from psycopg.rows import dict_row
-    from psycopg_pool import AsyncConnectionPool
+    from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
     async def configure(connection: Any) -> None:
         await connection.execute(f"SET search_path TO {SCHEMA}")
@@ -77,6 +80,11 @@ async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         configure=configure,
         kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
     )
+    try:
+        await pool.open(wait=True, timeout=_CONNECT_TIMEOUT)
+    except PoolTimeout as error:
+        await pool.close()
+        raise StoreError(f"cannot open the checkpoints at {redacted_url(url)}: {error}") from None
     async with pool:
         await _setup(pool, AsyncPostgresSaver)
         yield AsyncPostgresSaver(pool, serde=serializer())

@@ -1,0 +1,170 @@
+"""The schema: created, upgraded, downgraded, and refused where it is of another release."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew
+from orcheo_agentensor.storage import Store, migrate
+from orcheo_agentensor.storage.engine import Database
+from orcheo_agentensor.storage.tables import VERSION_TABLE, metadata
+from orcheo_agentensor.storage.urls import parse_store_url
+from orcheo_agentensor.testing.store_conformance import (
+    leased_run,
+    new_version,
+    rollout,
+    score,
+)
+from orcheo_agentensor.usage import Usage
+
+
+async def on_engine(url: str, work: Callable[[sa.Engine], Any]) -> Any:
+    """Call `work` with an engine on the database, whatever its schema."""
+    database = Database(parse_store_url(url))
+    try:
+        return await database.call(lambda: work(database.engine(check_schema=False)))
+    finally:
+        await database.close()
+
+
+def stamp(revision: str) -> Callable[[sa.Engine], None]:
+    """Pretend that the database is of another revision."""
+
+    def work(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
+
+    return work
+
+
+def schema_of(engine: sa.Engine) -> dict[str, Any]:
+    """Everything the database tells about our tables."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            rows = connection.execute(
+                sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+            )
+            found = {name: "".join(sql.split()) for name, sql in rows}
+            found.pop(VERSION_TABLE, None)
+            found.pop(f"{VERSION_TABLE}_pkc", None)
+        else:
+            found = {}
+            for query in (
+                "SELECT table_name || '.' || column_name, data_type || ' ' || is_nullable || "
+                "coalesce(column_default, '') || ordinal_position FROM "
+                "information_schema.columns WHERE table_schema = 'public'",
+                "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+                "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+                "WHERE connamespace = 'public'::regnamespace",
+            ):
+                found |= {
+                    f"{query[:20]} {name}": value
+                    for name, value in connection.execute(sa.text(query))
+                }
+        return {"objects": found, "tables": sorted(sa.inspect(connection).get_table_names())}
+
+
+async def fill(store: Store) -> None:
+    """Put a row in every table."""
+    lease = await leased_run(store)
+    await new_version(store)
+    await store.aliases.move("support", "production", to=1, actor="a", reason="r")
+    await store.workflows.set_defaults("support", {"tags": []}, actor="a")
+    await store.datasets.save("d", "v", metadata={}, counts={}, cases=[{"id": "c"}])
+    await store.training.save_candidate("run-1", "c", prompts={}, parents=[], status="new")
+    await store.training.save_state("run-1", 1, {})
+    async with store.ledger("run-1", lease=lease) as ledger:
+        ledger.put_rollout(rollout())
+        ledger.put_scores("rollout-0", "e", [score()])
+        await ledger.put_call("k", "judge", {}, Usage())
+    queries = [sa.select(sa.func.count()).select_from(table) for table in metadata.sorted_tables]
+    counts = await store._context.db.read(lambda c: [c.scalar(query) for query in queries])
+    assert all(counts), "a table is empty"
+
+
+async def test_a_fresh_database_is_brought_to_the_head(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        assert await store.schema_revision() == migrate.HEAD
+
+
+async def test_asking_for_the_revision_creates_nothing(store_url: str) -> None:
+    store = Store.from_url(store_url)
+    assert await store.schema_revision() is None
+    assert (await on_engine(store_url, schema_of))["tables"] == []
+    await store.close()
+
+
+async def test_the_schema_equals_the_replayed_migrations(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        created = await on_engine(store_url, schema_of)
+        await store.downgrade("base")
+        await store.upgrade()
+        assert await on_engine(store_url, schema_of) == created
+
+
+async def test_downgrade_and_upgrade_with_data(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        await fill(store)
+        await store.upgrade()
+        assert (await store.checkpoints.get("support", "production")).config_version == 1
+        await store.downgrade("base")
+        tables = (await on_engine(store_url, schema_of))["tables"]
+        assert set(tables) <= {VERSION_TABLE}
+    async with Store.from_url(store_url) as store:
+        await fill(store)
+
+
+async def test_a_newer_database_is_refused(store_url: str) -> None:
+    async with Store.from_url(store_url):
+        pass
+    await on_engine(store_url, stamp("9999"))
+    store = Store.from_url(store_url)
+    with pytest.raises(StoreTooNew, match="9999"):
+        await store.open()
+    with pytest.raises(StoreTooNew, match="9999"):
+        await store.upgrade()
+    await store.close()
+
+
+async def test_an_older_database_waits_for_an_upgrade(store_url: str) -> None:
+    async with Store.from_url(store_url):
+        pass
+    await on_engine(store_url, stamp("0000"))
+    store = Store.from_url(store_url)
+    with pytest.raises(StoreOutdated, match="agentensor db upgrade"):
+        await store.runs.list()
+    await store.close()
+
+
+async def test_an_unknown_revision_is_refused(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        with pytest.raises(StoreError, match="nonsense"):
+            await store.downgrade("nonsense")
+        await on_engine(store_url, stamp("nonsense"))
+        with pytest.raises(StoreError, match="nonsense"):
+            await Store.from_url(store_url).open()
+
+
+async def test_many_stores_may_open_a_fresh_database_at_once(store_url: str) -> None:
+    stores = [Store.from_url(store_url) for _ in range(6)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await asyncio.gather(*(store.runs.list() for store in stores))
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+def test_the_head_is_the_newest_migration() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", "orcheo_agentensor.storage:migrations")
+    script = ScriptDirectory.from_config(config)
+    assert script.get_heads() == [migrate.HEAD]
+    revisions = [revision.revision for revision in script.walk_revisions()]
+    assert sorted(revisions, reverse=True) == revisions
+    assert all(revision.isdigit() and len(revision) == 4 for revision in revisions)
