@@ -1,0 +1,109 @@
+"""Exit codes, and what a user reads when something goes wrong: one message, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, ParamSpec
+
+import typer
+
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    AliasConflict,
+    BadInput,
+    NotFound,
+    StoreError,
+    shorten,
+)
+
+P = ParamSpec("P")
+
+DEBUG = "AGENTENSOR_DEBUG"
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    THRESHOLD = 1
+    BAD_INPUT = 2
+    FAILED = 3
+    INTERRUPTED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 fine, 1 a threshold was missed, 2 bad input, 3 the run failed, "
+    "130 interrupted and resumable."
+)
+
+
+class ThresholdMissed(AgentensorError):
+    """What was asked for is held back, because numbers speak against it."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code for an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, ThresholdMissed):
+        return ExitCode.THRESHOLD
+    if isinstance(error, BadInput | NotFound | StoreError | AliasConflict):
+        return ExitCode.BAD_INPUT
+    return ExitCode.FAILED
+
+
+def message_of(error: BaseException) -> str:
+    """What a user reads about an error."""
+    if isinstance(error, AgentensorError):
+        return error.message
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted before anything was begun"
+    return (
+        f"internal error: {type(error).__name__}: {error} "
+        f"(set {DEBUG}=1 to see where it comes from)"
+    )
+
+
+def error_json(error: BaseException) -> dict[str, Any]:
+    """An error as `--json` prints it."""
+    found: dict[str, Any] = {"type": type(error).__name__, "message": message_of(error)}
+    if isinstance(error, BadInput) and error.field is not None:
+        found |= {"field": error.field, "value": shorten(error.value), "rule": error.rule}
+    if problems := getattr(error, "problems", None):
+        found["problems"] = problems
+    return found
+
+
+def report_error(error: BaseException, *, as_json: bool) -> ExitCode:
+    """Tell the user about an error on stderr (and on stdout with `--json`); gives the exit code."""
+    from orcheo_agentensor.cli.output import print_json, say
+
+    code = exit_code(error)
+    if os.environ.get(DEBUG, "") not in ("", "0"):
+        say("".join(traceback.format_exception(error)).rstrip())
+    say(f"error: {message_of(error)}", style="red")
+    if as_json:
+        print_json({"error": error_json(error), "exit_code": int(code)})
+    return code
+
+
+def handled(command: Callable[P, int]) -> Callable[P, None]:
+    """A command whose errors become messages, and whose return value becomes the exit code."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("as_json", False))
+        try:
+            code = command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told to the user
+            code = report_error(error, as_json=as_json)
+        if code:
+            raise typer.Exit(int(code))
+
+    return wrapper

@@ -1,0 +1,205 @@
+"""`agentensor runs`: what was run, where it stands, what came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from orcheo_agentensor.cli import options
+from orcheo_agentensor.cli.errors import EXIT_CODES, ExitCode, handled
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import CaseRow, RunRecord, Store
+
+app = typer.Typer(help="Look at runs.", no_args_is_help=True)
+
+
+@app.command("list", epilog=EXIT_CODES)
+@handled
+def list_runs(
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW", help="Only runs of this workflow.")
+    ] = None,
+    mode: Annotated[
+        Literal["run", "evaluate", "train"] | None, typer.Option(help="Only runs of this kind.")
+    ] = None,
+    status: Annotated[
+        Literal["running", "finished", "failed", "interrupted", "paused"] | None,
+        typer.Option(help="Only runs that stand there."),
+    ] = None,
+    limit: options.Limit = 20,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """List runs, newest first."""
+    from orcheo_agentensor.cli.output import number, print_json, show, show_table, when
+    from orcheo_agentensor.cli.stores import read_from
+
+    async def work(opened: Store) -> list[RunRecord]:
+        return await opened.runs.list(workflow_id=workflow, mode=mode, status=status, limit=limit)
+
+    found = read_from(store, work)
+    if as_json:
+        print_json({"runs": [_brief(run) for run in found]})
+        return ExitCode.OK
+    if not found:
+        show("no runs")
+        return ExitCode.OK
+    rows = [
+        (
+            run.run_id,
+            run.mode,
+            run.workflow_id,
+            run.status,
+            number(_objective(run)),
+            when(run.started_at),
+        )
+        for run in found
+    ]
+    show_table(("run", "mode", "workflow", "status", ">objective", "started"), rows)
+    return ExitCode.OK
+
+
+@app.command("show", epilog=EXIT_CODES)
+@handled
+def show_run(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    cases: Annotated[bool, typer.Option("--cases", help="Show each case.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Show each case that failed.")] = False,
+    limit: options.Limit = 100,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Show a run: its job, its result, and its cases where asked for."""
+    from orcheo_agentensor.cli.output import print_json
+    from orcheo_agentensor.cli.stores import read_from
+
+    async def work(opened: Store) -> tuple[RunRecord, list[CaseRow], dict[str, Any]]:
+        run = await opened.runs.get(run_id)
+        rows: list[CaseRow] = []
+        if cases or failed:
+            rows = await opened.runs.case_rows(run_id, failed=failed or None, limit=limit)
+        return run, rows, (await opened.runs.usage(run_id)).to_json()
+
+    run, rows, usage = read_from(store, work)
+    if as_json:
+        document = {**run.model_dump(mode="json"), "usage": usage}
+        if cases or failed:
+            document["cases"] = [_case(row) for row in rows]
+        print_json(document)
+        return ExitCode.OK
+    _show(run, usage)
+    if cases or failed:
+        _show_cases(rows, limit)
+    return ExitCode.OK
+
+
+def _show(run: RunRecord, usage: dict[str, Any]) -> None:
+    from orcheo_agentensor.cli import reports
+    from orcheo_agentensor.cli.output import money, show, when
+
+    show(f"run        {run.run_id}")
+    show(f"mode       {run.mode} of workflow {run.workflow_id!r}")
+    show(f"status     {run.status}{f': {run.error}' if run.error else ''}")
+    show(f"time       {when(run.started_at)} to {when(run.ended_at)}")
+    if run.dataset_id:
+        show(f"dataset    {run.dataset_id} {(run.dataset_version or '')[:12]}")
+    if run.mode == "train":
+        show(f"seed       {run.seed}")
+    show(
+        f"spent      {usage['rollouts']} rollouts, {usage['calls']} model calls, "
+        f"{usage['tokens']} tokens, {money(usage['cost'])}"
+    )
+    result = run.result or {}
+    if summary := result.get("summary"):
+        reports.show_evaluators(summary)
+        reports.show_measures(summary)
+    if decision := result.get("decision"):
+        reports.show_gain(result.get("holdout"))
+        show(f"decision   {decision['status']}")
+        for reason in decision["reasons"]:
+            show(f"  - {reason}")
+    if run.status in ("running", "interrupted", "failed", "paused") and run.mode != "run":
+        show(f"to go on   agentensor resume {run.run_id}")
+
+
+def _show_cases(rows: list[CaseRow], limit: int) -> None:
+    from orcheo_agentensor.cli.output import number, show, show_table
+
+    lines = []
+    for row in rows:
+        told = [row.rollout.failure["reason"]] if row.rollout.failure else []
+        told += [
+            f"{s.name}: {s.failure['reason'] if s.failure else s.reason}"
+            for s in row.scores
+            if s.failure or s.reason
+        ]
+        scores = ", ".join(
+            f"{s.name} {'failed' if s.failure else number(s.score)}" for s in row.scores
+        )
+        latency = f"{row.rollout.latency_ms:.0f}"
+        lines.append(
+            (
+                row.rollout.case_id,
+                row.rollout.phase,
+                row.rollout.candidate_hash[:8],
+                scores,
+                latency,
+                "; ".join(told),
+            )
+        )
+    show_table(("case", "phase", "prompts", "scores", ">ms", "reasons"), lines)
+    if len(rows) == limit:
+        show(f"the first {limit}; more with --limit")
+
+
+def _case(row: CaseRow) -> dict[str, Any]:
+    rollout = row.rollout
+    return {
+        "case_id": rollout.case_id,
+        "phase": rollout.phase,
+        "candidate": rollout.candidate_hash,
+        "output": rollout.output,
+        "failure": rollout.failure,
+        "attempts": rollout.attempts,
+        "latency_ms": rollout.latency_ms,
+        "usage": rollout.usage.to_json(),
+        "scores": [
+            {
+                "name": score.name,
+                "score": score.score,
+                "passed": score.passed,
+                "reason": score.reason,
+                "label": score.label,
+                "failure": score.failure,
+            }
+            for score in row.scores
+        ],
+    }
+
+
+def _objective(run: RunRecord) -> float | None:
+    found: float | None = ((run.result or {}).get("summary") or {}).get("objective")
+    return found
+
+
+def _brief(run: RunRecord) -> dict[str, Any]:
+    keys = {
+        "run_id",
+        "workflow_id",
+        "mode",
+        "status",
+        "error",
+        "seed",
+        "dataset_id",
+        "dataset_version",
+        "started_at",
+        "ended_at",
+    }
+    decision = (run.result or {}).get("decision") or {}
+    return {
+        **run.model_dump(mode="json", include=keys),
+        "objective": _objective(run),
+        "decision": decision.get("status"),
+    }
