@@ -14,7 +14,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orcheo_agentensor.config_callbacks import (
     LiveCallbacks,
@@ -26,6 +26,7 @@ from orcheo_agentensor.config_callbacks import (
 from orcheo_agentensor.config_rules import (
     ALIAS,
     NAME,
+    NAME_RULE,
     config_error,
     config_problems,
     read_prompts,
@@ -56,6 +57,18 @@ class RunConfig(BaseModel):
     max_concurrency: _Limit | None = None
     callbacks: tuple[str, ...] = ()
     prompts: dict[str, TextTensor] = Field(default_factory=dict)
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_names(cls, prompts: dict[str, TextTensor]) -> dict[str, TextTensor]:
+        wrong = [
+            (f"prompts.{name}", name, f"is not a prompt name: it {NAME_RULE}")
+            for name in prompts
+            if not NAME.fullmatch(name)
+        ]
+        if wrong:
+            raise config_error(wrong, "prompts")
+        return prompts
 
     @classmethod
     def parse(
@@ -236,7 +249,8 @@ def config_schema() -> dict[str, Any]:
     properties = schema["properties"]
     properties["prompts"] = prompts
     properties["configurable"]["properties"] = {"prompts": prompts, "agentensor": reserved}
-    properties["callbacks"]["items"] = {"type": "string", "enum": registered_callbacks()}
+    names = registered_callbacks()
+    properties["callbacks"] |= {"items": {"enum": names}} if names else {"maxItems": 0}
     return schema
 
 

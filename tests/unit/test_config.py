@@ -8,7 +8,7 @@ from uuid import UUID
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 
@@ -189,6 +189,18 @@ def test_a_broken_rule_is_reported_at_its_path(obj: Any, field: str, rule: str) 
     assert rule in found[f"config.{field}"]
 
 
+def test_prompt_names_are_checked_however_a_config_is_made() -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.a b: 'a b' is not a prompt name"):
+        RunConfig(prompts={"a b": TextTensor("x")})
+
+
+def test_the_schema_is_sound_without_registered_callbacks() -> None:
+    config_callbacks._factories.clear()
+    jsonschema.validate({"callbacks": []}, config_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"callbacks": ["audit"]}, config_schema())
+
+
 def test_all_problems_are_reported_at_once_in_one_text() -> None:
     with pytest.raises(ConfigError) as caught:
         RunConfig.parse({"tags": 5, "metadat": {}, "run_id": "x"}, field="job.config")
@@ -341,6 +353,7 @@ def test_merging_is_associative(low: RunConfig, mid: RunConfig, high: RunConfig)
     assert high.merged_over(low, mid) == at_once
 
 
+@settings(max_examples=30)  # building the schema is slow
 @given(configs)
 def test_what_parses_keeps_to_the_schema(obj: dict[str, Any]) -> None:
     _with_callbacks(obj)
