@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel
+
 from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, split_live
 from orcheo_agentensor.evaluation.node import HostNode, MapInput, MapOutput
@@ -64,7 +66,7 @@ async def atrain(
     evaluators: Sequence[Any],
     optimizer: Any = None,
     budget: Budget | Mapping[str, Any] | None = None,
-    stop: Sequence[StopCondition] = (),
+    stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     config: Mapping[str, Any] | None = None,
@@ -102,7 +104,7 @@ async def atrain(
             **plain,
             "prompts": prompts_to_json(as_prompts(prompts)),
             "budget": budget.model_dump() if isinstance(budget, Budget) else budget,
-            "stop": [condition.model_dump() for condition in stop],
+            "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
             "promote": promote,
             "limits": (limits or Limits()).model_dump(),
@@ -121,6 +123,11 @@ async def atrain(
     finally:
         if opened is not store:
             await opened.close()
+
+
+def _plain_stops(stop: Any) -> list[Any]:
+    conditions = [stop] if isinstance(stop, BaseModel | Mapping) else list(stop)
+    return [one.model_dump() if isinstance(one, BaseModel) else one for one in conditions]
 
 
 def train(target: Any, **arguments: Any) -> TrainingResult:

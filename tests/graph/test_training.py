@@ -329,6 +329,7 @@ async def test_a_budget_too_small_is_said_at_the_start_with_what_it_takes(rollou
         (MaxEpochs(2), "2 epochs done"),
         (Patience(3), "no new best in 3 steps"),
         (Deadline(1e-9), "1e-09 s have passed"),
+        ({"type": "max_steps", "steps": 1}, "1 steps done"),
     ],
 )
 async def test_stop_conditions_end_the_search(stop: Any, said: str) -> None:
@@ -433,6 +434,7 @@ async def test_versions_hold_what_the_job_set_and_no_secret(tmp_path: Any) -> No
         ({"dataset": [{**CASES[0], "split": "holdout"}]}, "train"),
         ({"seed": -1}, "seed"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"stop": [{"type": "boredom"}]}, "boredom"),
         ({"promote": "always"}, "promote"),
         ({"limits": Limits(), "budget": {"rolouts": 3}}, "rolouts"),
     ],
