@@ -1,0 +1,81 @@
+"""The support-triage workflow: one agent routes a customer's message, another writes the reply."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from orcheo_agentensor.demo.model import LexicalChatModel
+from orcheo_agentensor.demo.prompts import seed_prompts
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tape import get_prompt
+
+DEFAULTS = seed_prompts()
+
+
+class Ticket(TypedDict):
+    """What comes in."""
+
+    ticket: str
+
+
+class Answer(TypedDict):
+    """What goes out: the queue the message goes to, and the first reply."""
+
+    queue: str
+    reply: str
+
+
+class TriageState(Ticket, Answer):
+    """The workflow's state."""
+
+
+def demo_model(settings: Settings | None = None) -> BaseChatModel:
+    """The chat model of both agents: `AGENTENSOR_MODEL`, or the simulated one where it is unset."""
+    name = (settings or Settings()).model
+    return _real_model(name) if name else LexicalChatModel()
+
+
+@lru_cache(maxsize=8)
+def _real_model(name: str) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    return init_chat_model(name)
+
+
+def create_support_triage() -> StateGraph[TriageState, None, Ticket, Answer]:
+    """The workflow as an uncompiled graph, with `demo_model()` for both agents."""
+    return support_triage(demo_model())
+
+
+def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket, Answer]:
+    """The workflow as an uncompiled graph, with `chat` for both agents.
+
+    It reads the prompts `triage`, `reply` and `policy`; one that the run does not bring is taken
+    from the seed prompts. The policy is the reply agent's reading matter, not its instructions.
+    """
+
+    async def triage(state: TriageState, config: RunnableConfig) -> dict[str, str]:
+        prompt = get_prompt("triage", config, default=DEFAULTS["triage"])
+        said = await chat.ainvoke([SystemMessage(prompt), HumanMessage(state["ticket"])])
+        return {"queue": said.text.strip().strip("\"'.`")}
+
+    async def reply(state: TriageState, config: RunnableConfig) -> dict[str, str]:
+        prompt = get_prompt("reply", config, default=DEFAULTS["reply"])
+        policy = get_prompt("policy", config, default=DEFAULTS["policy"])
+        task = f"{policy}\nTeam: {state['queue']}\nMessage: {state['ticket']}"
+        said = await chat.ainvoke([SystemMessage(prompt), HumanMessage(task)])
+        return {"reply": said.text.strip()}
+
+    graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Answer)
+    graph.add_node("triage", triage)
+    graph.add_node("reply", reply)
+    graph.add_edge(START, "triage")
+    graph.add_edge("triage", "reply")
+    graph.add_edge("reply", END)
+    return graph
