@@ -1,0 +1,1 @@
+"""Measurements of this project beside other libraries; never part of the package."""

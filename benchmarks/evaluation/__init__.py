@@ -1,0 +1,1 @@
+"""What an evaluation costs. Run `python -m benchmarks.evaluation`, or `make bench`."""
