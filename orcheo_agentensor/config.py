@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import islice
 from typing import Annotated, Any, TypeAlias, cast
 from uuid import UUID
 
@@ -25,13 +26,14 @@ from orcheo_agentensor.config_callbacks import (
 )
 from orcheo_agentensor.config_rules import (
     ALIAS,
+    MAX_PROBLEMS,
     NAME,
     NAME_RULE,
     config_error,
     config_problems,
     read_prompts,
 )
-from orcheo_agentensor.json_values import MAX_DEPTH
+from orcheo_agentensor.json_values import MAX_DEPTH, TOO_LARGE
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import TextTensor, prompts_to_json
@@ -81,9 +83,12 @@ class RunConfig(BaseModel):
         """
         if obj is None:
             return cls()
-        problems = list(config_problems(obj, field=field, callbacks=registered_callbacks()))
-        prompts, prompt_problems = read_prompts(obj, field) if isinstance(obj, dict) else ({}, [])
-        problems += prompt_problems
+        found = config_problems(obj, field=field, callbacks=registered_callbacks())
+        problems = list(islice(found, MAX_PROBLEMS + 1))
+        prompts: dict[str, TextTensor] = {}
+        if isinstance(obj, dict) and not any(rule in TOO_LARGE for _, _, rule in problems):
+            prompts, wrong = read_prompts(obj, field)
+            problems += wrong
         if problems:
             raise config_error(problems, field)
         given = {key: value for key, value in obj.items() if value is not None}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from orcheo_agentensor.errors import ConfigError, shorten
-from orcheo_agentensor.json_values import MAX_DEPTH, TOO_LARGE, json_problems, json_size
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    TOO_LARGE,
+    Trail,
+    dotted,
+    json_problems,
+    json_size,
+)
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.tensor import TextTensor, as_tensor
 
@@ -18,6 +26,8 @@ MAX_BYTES = 1024 * 1024
 
 MAX_PROBLEMS = 100
 """Most problems listed in one error."""
+
+_LONGEST_PATH = 200
 
 CONFIG_KEYS = (
     "tags",
@@ -72,16 +82,18 @@ def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iter
     if not isinstance(obj, dict):
         yield field, obj, "must be an object"
         return
-    json_wrong = list(json_problems(obj, field=field))
+    json_wrong = list(islice(json_problems(obj, field=field), MAX_PROBLEMS))
     yield from json_wrong
     if any(rule in TOO_LARGE for _, _, rule in json_wrong):
         return
     if not json_wrong and (size := json_size(obj)) > MAX_BYTES:
         yield field, f"<{size:,} bytes>", f"is larger than {MAX_BYTES:,} bytes"
+        return
     for key in obj:
         if isinstance(key, str) and key not in CONFIG_KEYS:
             yield f"{field}.{key}", key, _unknown_rule(key, CONFIG_KEYS, "key of a config")
-    yield from _reserved_keys(obj, field, 0)
+    for trail in _reserved_keys(obj, None, 0):
+        yield dotted(field, trail), trail[1] if trail else None, "is a reserved key"
     for key in ("tags", "callbacks"):
         yield from _text_list(obj.get(key), f"{field}.{key}")
     yield from _unknown_callbacks(obj.get("callbacks"), f"{field}.callbacks", callbacks)
@@ -100,15 +112,24 @@ def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iter
         yield from _configurable(obj["configurable"], f"{field}.configurable")
 
 
-def config_error(problems: list[Problem], field: str) -> ConfigError:
+def config_error(problems: Iterable[Problem], field: str) -> ConfigError:
     """One error that lists `problems`, the last word on each path, without the secrets in them."""
-    problems = list({path: (path, value, rule) for path, value, rule in problems}.values())
-    shown = [(path, _shown(path, value), rule) for path, value, rule in problems[:MAX_PROBLEMS]]
+    found = list(islice(problems, MAX_PROBLEMS + 1))
+    more = len(found) > MAX_PROBLEMS
+    unique = list({path: (path, value, rule) for path, value, rule in found}.values())
+    shown = [
+        (
+            path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…",
+            _shown(path, value),
+            rule,
+        )
+        for path, value, rule in unique[:MAX_PROBLEMS]
+    ]
     lines = [f"{path}: {shorten(value)} {rule}" for path, value, rule in shown]
     message = lines[0]
-    if len(problems) > 1:
-        more = "" if len(problems) == len(shown) else f"\n  and {len(problems) - len(shown)} more"
-        message = f"{len(problems)} problems in {field}:\n  " + "\n  ".join(lines) + more
+    if len(lines) > 1:
+        count = f"more than {MAX_PROBLEMS}" if more else len(lines)
+        message = f"{count} problems in {field}:\n  " + "\n  ".join(lines)
     first_path, first_value, first_rule = shown[0]
     return ConfigError(
         message,
@@ -146,16 +167,16 @@ def _unknown_rule(key: str, known: Collection[str], what: str) -> str:
     return f"is not a {what}{hint}; known: {', '.join(known)}"
 
 
-def _reserved_keys(value: Any, path: str, depth: int) -> Iterator[Problem]:
+def _reserved_keys(value: Any, trail: Trail, depth: int) -> Iterator[Trail]:
     if depth > MAX_DEPTH or not isinstance(value, dict | list):
         return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         if key == "lc" or (isinstance(key, str) and key.startswith("__")):
             if depth > 0:  # an unknown key at the top is reported as that
-                yield f"{path}.{key}", key, "is a reserved key"
+                yield trail, key
         else:
-            yield from _reserved_keys(item, f"{path}.{key}", depth + 1)
+            yield from _reserved_keys(item, (trail, key), depth + 1)
 
 
 def _text_list(value: Any, path: str) -> Iterator[Problem]:

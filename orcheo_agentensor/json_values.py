@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 from orcheo_agentensor.errors import ConfigError
 
@@ -19,6 +19,9 @@ MAX_DEPTH = 32
 
 MAX_VALUES = 1_000_000
 """Most values in one JSON value: stops what a few shared references can blow up to."""
+
+Trail: TypeAlias = tuple["Trail", str | int] | None
+"""The keys that led to a place, the last one first; cheap to carry, written out on demand."""
 
 MAX_INT = 2**63 - 1
 MIN_INT = -(2**63)
@@ -61,7 +64,22 @@ def check_json(value: Any, *, field: str) -> None:
 
 def json_problems(value: Any, *, field: str) -> Iterator[tuple[str, Any, str]]:
     """Every place in `value` that breaks a rule of `check_json`: (dotted path, value, rule)."""
-    yield from _problems(value, field, 0, _Budget())
+    for trail, found, rule in _problems(value, None, 0, _Budget()):
+        yield dotted(field, trail), found, rule
+
+
+def dotted(field: str, trail: Trail) -> str:
+    """The dotted path of the place that `trail` leads to from `field`."""
+    parts = []
+    while trail is not None:
+        trail, key = trail
+        parts.append(str(key))
+    return ".".join([field, *reversed(parts)])
+
+
+_canonical = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
 
 
 def canonical_json(value: Any) -> str:
@@ -70,13 +88,10 @@ def canonical_json(value: Any) -> str:
     For hashing and comparing. `1.0` is written `1`, as databases that keep numbers rather than
     their spelling give it back.
     """
-    return json.dumps(
-        _plain_numbers(value),
-        ensure_ascii=False,
-        allow_nan=False,
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    text = _canonical(value)
+    if ".0" in text or "e+" in text:  # nothing else can be a whole number written as a float
+        return _canonical(_plain_numbers(value))
+    return text
 
 
 def content_hash(value: Any) -> str:
@@ -113,28 +128,30 @@ def _accepts(value: Any, depth: int, budget: _Budget) -> bool:
     return True
 
 
-def _problems(value: Any, path: str, depth: int, budget: _Budget) -> Iterator[tuple[str, Any, str]]:
+def _problems(
+    value: Any, trail: Trail, depth: int, budget: _Budget
+) -> Iterator[tuple[Trail, Any, str]]:
     rule = _scalar_rule(value)
     if rule is not None:
-        yield path, value, rule
+        yield trail, value, rule
     if not isinstance(value, dict | list):
         return
     shown = f"<{type(value).__name__} of {len(value)}>"  # its repr may be of any size
     if depth == MAX_DEPTH:
-        yield path, shown, _DEEP
+        yield trail, shown, _DEEP
         return
     budget.left -= len(value)
     if budget.left < 0:
-        yield path, shown, _MANY
+        yield trail, shown, _MANY
         return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         if isinstance(value, dict):
             rule = _text_rule(key) if isinstance(key, str) else _KEY
             if rule is not None:
-                yield path, key, rule if rule is _KEY else f"is a key that {rule}"
+                yield trail, key, rule if rule is _KEY else f"is a key that {rule}"
                 continue
-        yield from _problems(item, f"{path}.{key}", depth + 1, budget)
+        yield from _problems(item, (trail, key), depth + 1, budget)
         if budget.left < 0:
             return
 

@@ -47,11 +47,13 @@ _KEY_OWNERS = {
     "storage",
     "subscription",
 }
+_LONGEST_NAME = 200
 _HTTP_NAMES = frozenset({"auth", "proxyauthorization", "setcookie"})
 
-# What keys of well-known services look like; each needs a length no word of prose has.
+# What keys of well-known services look like; each needs a length no word of prose has. All
+# patterns here take time linear in the text, whatever the text.
 _KEYS = (
-    r"\bsk-(?=[\w-]*\d)[A-Za-z0-9_-]{16,}",
+    r"\bsk-(?=[\w-]{0,64}\d)[A-Za-z0-9_-]{16,}",
     r"\b(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{10,}",
     r"\blsv2_(?:pt|sk)_[A-Za-z0-9_]{16,}",
     r"\bgh[pousr]_[A-Za-z0-9]{20,}",
@@ -61,14 +63,14 @@ _KEYS = (
     r"\bxox[abposr]-[A-Za-z0-9-]{10,}",
     r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     r"\bAIza[A-Za-z0-9_-]{30,}",
-    r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
 )
 _KEY_TEXT = re.compile("|".join(_KEYS))
 _SCHEME_TEXT = re.compile(
     r"\b(Bearer|Basic)(\s+)(?=[A-Za-z0-9._~+/=-]*[\d=._+/])[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE
 )
-_URL_PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@]*):[^\s/?#]*@")
+_URL_PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s/?#:@]*):[^\s/?#]*@")
 _QUERY_SECRET = re.compile(r"([?&;]([A-Za-z0-9_.-]+)=)([^&#;\s\"']+)")
 
 
@@ -96,12 +98,16 @@ def holds_secret(text: str) -> bool:
     return _KEY_TEXT.search(text) is not None
 
 
-@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether `name` looks like the name of a secret: `api_key`, `accessToken`, `Set-Cookie`…
 
     Counts such as `max_tokens` or `token_count` do not.
     """
+    return _is_secret_name(name[-_LONGEST_NAME:])
+
+
+@lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
     words = [word.lower() for word in _WORDS.findall(name)]
     if not words:
         return False

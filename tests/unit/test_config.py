@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -224,7 +225,31 @@ def test_a_flood_of_problems_is_cut() -> None:
     with pytest.raises(ConfigError) as caught:
         RunConfig.parse({"tags": [1] * 5_000})
     assert len(caught.value.problems) == 100
-    assert str(caught.value).endswith("and 4900 more")
+    assert str(caught.value).startswith("more than 100 problems in config:")
+
+
+def hostile() -> Iterator[Any]:
+    bomb: Any = "x"
+    for _ in range(30):
+        bomb = [bomb, bomb]
+    yield {"metadata": bomb}
+    yield {"prompts": {"a": {"text": bomb}}}
+    yield {"tags": bomb}
+    yield {"k" * 500_000: dict.fromkeys(map(str, range(50_000)))}
+    yield {"metadata": {"k" * 400_000: [math.nan] * 100_000}}
+    yield {f"k{i}": i for i in range(100_000)}
+    yield {"prompts": {f"k {i}": i for i in range(50_000)}}
+    yield {"callbacks": ["x"] * 200_000}
+
+
+@pytest.mark.parametrize("obj", list(hostile()))
+def test_hostile_input_is_refused_without_much_work(obj: Any) -> None:
+    started = time.perf_counter()
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.parse(obj)
+    assert time.perf_counter() - started < 10
+    assert len(caught.value.problems) <= 100
+    assert len(str(caught.value)) < 100_000
 
 
 def test_a_config_of_more_than_a_mebibyte_is_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -124,3 +125,15 @@ values = st.recursive(
 @given(values)
 def test_redacting_twice_changes_nothing_more(value: Any) -> None:
     assert redact(redact(value)) == redact(value)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["sk-", "eyJ-", "a", "a-", "a://", "://a:", "Bearer ", "?a", "ghp_", "-----BEGIN A", "A"],
+)
+def test_no_text_takes_long(unit: str) -> None:
+    text = unit * (200_000 // len(unit)) + "://=" + unit
+    started = time.perf_counter()
+    redact({text: text})
+    holds_secret(text)
+    assert time.perf_counter() - started < 2
