@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,13 +35,40 @@ _WRITE = "agentensor_write"
 _WORKERS = 8
 
 
+class HeldConnection:
+    """A driver's connection that is never used by two threads at once.
+
+    Whoever waited for a transaction may be cancelled while the thread still works on it; closing
+    the connection under its hands would crash the process.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Any]:
+        """The connection, for one transaction."""
+        with self._lock:
+            if self._connection is None:
+                raise StoreError("the store was closed")
+            yield self._connection
+
+    def close(self) -> None:
+        """Give the connection back to its pool."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+
 class _Handles:
     """What must be let go of when the database is closed or forgotten."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.executor: ThreadPoolExecutor | None = None
-        self.held: set[Any] = set()
+        self.held: set[HeldConnection] = set()
 
     def release(self) -> None:
         held, self.held = self.held, set()
@@ -110,17 +137,16 @@ class Database:
                 self._ready = True
             return self._handles.engine
 
-    def hold_connection(self) -> Any:
-        """A DBAPI connection outside the pool's care, until `drop_connection`. Blocks."""
-        connection = self.engine().raw_connection()
-        self._handles.held.add(connection)
-        return connection
+    def hold_connection(self) -> HeldConnection:
+        """A connection for one user, until `drop_connection`. Blocks."""
+        held = HeldConnection(self.engine().raw_connection())
+        self._handles.held.add(held)
+        return held
 
-    def drop_connection(self, connection: Any) -> None:
-        """Give a held connection back. Blocks."""
-        if connection in self._handles.held:
-            self._handles.held.discard(connection)
-            connection.close()
+    def drop_connection(self, held: HeldConnection) -> None:
+        """Give a held connection back, when its last transaction is over. Blocks."""
+        self._handles.held.discard(held)
+        held.close()
 
     def _transaction(
         self, work: Callable[[Connection], T], write: bool, lock: str | None

@@ -75,13 +75,11 @@ class Ledger:
         self._stopping = False
         self._error: BaseException | None = None
         self._connection: Any = None
-        self._statements = (
-            ledger_rows.fence_sql(postgres=db.postgres),
-            *(
-                ledger_rows.insert_sql(table, postgres=db.postgres)
-                for table in (tables.rollouts, tables.scores, tables.calls)
-            ),
-        )
+        self._fence = ledger_rows.fence_sql(postgres=db.postgres)
+        self._inserts = [
+            ledger_rows.insert_sql(table, postgres=db.postgres)
+            for table in (tables.rollouts, tables.scores, tables.calls)
+        ]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -248,40 +246,35 @@ class Ledger:
                 await self.flush()
 
     def _commit(self, group: _Group) -> None:
-        connection, postgres = self._connection, self._db.postgres
-        fence, *inserts = self._statements
-        sequence = self.event_seq() if self.event_seq is not None else 0
-        cursor = connection.cursor()
-        try:
-            if not postgres:
-                cursor.execute("BEGIN IMMEDIATE")
-            expires = self._clock().timestamp() + self.lease.ttl
-            cursor.execute(
-                fence,
-                (
-                    expires,
-                    sequence,
-                    sequence,
-                    self.run_id,
-                    self.lease.token,
-                    self.lease.owner,
-                ),
-            )
-            if cursor.rowcount != 1:
-                from orcheo_agentensor.storage.lease import lost
+        with self._connection.use() as connection:
+            cursor = connection.cursor()
+            try:
+                if not self._db.postgres:
+                    cursor.execute("BEGIN IMMEDIATE")
+                self._renew(cursor)
+                for sql, values in zip(
+                    self._inserts, (group.rollouts, group.scores, group.calls), strict=True
+                ):
+                    if values:
+                        cursor.executemany(sql, values)
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+            finally:
+                cursor.close()
 
-                raise lost(self.lease)
-            for sql, values in zip(
-                inserts, (group.rollouts, group.scores, group.calls), strict=True
-            ):
-                if values:
-                    cursor.executemany(sql, values)
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
-        finally:
-            cursor.close()
+    def _renew(self, cursor: Any) -> None:
+        from orcheo_agentensor.storage.lease import lost
+
+        lease = self.lease
+        sequence = self.event_seq() if self.event_seq is not None else 0
+        expires = self._clock().timestamp() + lease.ttl
+        cursor.execute(
+            self._fence, (expires, sequence, sequence, self.run_id, lease.token, lease.owner)
+        )
+        if cursor.rowcount != 1:
+            raise lost(lease)
 
     async def _load(self, candidate_hash: str) -> None:
         def read(connection: Any) -> tuple[list[RolloutRow], list[ScoreRow]]:
