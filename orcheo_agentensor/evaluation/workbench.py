@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig, merge_configs, resolve_config
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError
+from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, LeaseLost
 from orcheo_agentensor.evaluation.concurrency import process_slots
 from orcheo_agentensor.evaluation.job import Job
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
@@ -182,11 +182,12 @@ class Workbench(Generic[JobT]):
         `interrupted`, to be resumed. Raises `RunAlreadyActive` while another process works on it.
         """
         prepared = await self.recall(run_id)
-        lease = await self.store.runs.acquire(run_id)
+        lease = await self._acquire(run_id)
         events = EventSink(run_id, write, start=lease.event_seq)
         ledger = self.store.ledger(
             run_id, lease=lease, reuse=prepared.job.reuse, event_seq=lambda: events.seq
         )
+        ending: dict[str, Any] = {}
         try:
             await ledger.start()
             found: Meter | None = await meter(ledger) if meter else None
@@ -210,23 +211,56 @@ class Workbench(Generic[JobT]):
                 ),
             )
         except (Draining, asyncio.CancelledError):
-            await self._note(run_id, status="interrupted", error=None)
+            ending |= {"status": "interrupted", "error": None}
             raise
         except Exception as error:
             if not _is_pause(error):
                 text = error.message if isinstance(error, AgentensorError) else repr(error)
-                await self._note(run_id, status="failed", error=text)
+                ending |= {"status": "failed", "error": text}
                 events.emit("run_failed", error=text, kind=type(error).__name__)
             raise
         finally:
-            with contextlib.suppress(AgentensorError):  # whoever had rows waiting was told
-                if events.seq > lease.event_seq:
-                    await ledger.flush()
+            closing = asyncio.create_task(self._close(lease, ledger, events, ending))
+            cancelled: asyncio.CancelledError | None = None
+            while not closing.done():  # whatever happens: a lease left behind locks the run
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as again:
+                    cancelled = again
+                    ending.setdefault("status", "interrupted")
+            if cancelled is not None:
+                raise cancelled
+            closing.result()
+
+    async def _acquire(self, run_id: str) -> Lease:
+        """Take the lease; one that arrives after a cancellation is given back at once."""
+        taking = asyncio.create_task(self.store.runs.acquire(run_id))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with contextlib.suppress(AgentensorError):
+                await self.store.runs.release(await taking)
+            raise
+
+    async def _close(
+        self, lease: Lease, ledger: Ledger, events: EventSink, ending: Mapping[str, Any]
+    ) -> None:
+        """Commit what waits, note how a run ended that did not end well, give the lease back."""
+        with contextlib.suppress(AgentensorError):  # whoever had rows waiting was told
+            if events.seq > lease.event_seq:
+                await ledger.flush()
+        try:
             await ledger.stop()
+            if ending:
+                await self._note(lease, ending)
+        finally:
             await self.store.runs.release(lease)
 
-    async def _note(self, run_id: str, **fields: Any) -> None:
-        await self.store.runs.update(run_id, **fields)
+    async def _note(self, lease: Lease, ending: Mapping[str, Any]) -> None:
+        ended = {"finished"} if ending["status"] == "failed" else {"finished", "paused"}
+        if (await self.store.runs.get(lease.run_id)).status not in ended:
+            with contextlib.suppress(LeaseLost):  # it is for the new holder to say
+                await self.store.runs.update(lease.run_id, lease=lease, **ending)
 
     # -- resolving ---------------------------------------------------------------------------
 

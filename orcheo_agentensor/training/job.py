@@ -37,4 +37,6 @@ class TrainingJob(Job):
         title="Promotion",
         description="auto: promote what is proved; ask: pause for a person; never: only store.",
     )
-    seed: int = Field(0, title="Seed", ge=0, le=2**53)
+    seed: int = Field(
+        0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
+    )
