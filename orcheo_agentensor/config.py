@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Annotated, Any, TypeAlias, cast
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -33,7 +32,8 @@ from orcheo_agentensor.config_rules import (
     config_problems,
     read_prompts,
 )
-from orcheo_agentensor.json_values import MAX_DEPTH, TOO_LARGE
+from orcheo_agentensor.config_trusted import runtime_configurable, split_trusted
+from orcheo_agentensor.json_values import TOO_LARGE
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import TextTensor, prompts_to_json
@@ -118,33 +118,11 @@ class RunConfig(BaseModel):
         manager, prompts may be `TextTensor`s, ids may be `UUID`s, and LangGraph's own keys of
         `configurable` are left out instead of refused (see `runtime_configurable`).
         """
-        live: LiveCallbacks = []
         if isinstance(obj, RunConfig):
-            return obj, live
+            return obj, []
         if not isinstance(obj, Mapping):
-            return cls.parse(obj, field=field), live
-        plain = dict(obj)
-        callbacks = plain.pop("callbacks", None)
-        if isinstance(callbacks, BaseCallbackManager):
-            live = callbacks
-        elif isinstance(callbacks, list | tuple):
-            live = [item for item in callbacks if isinstance(item, BaseCallbackHandler)]
-            plain["callbacks"] = [
-                item for item in callbacks if not isinstance(item, BaseCallbackHandler)
-            ]
-        elif callbacks is not None:
-            plain["callbacks"] = callbacks
-        limit = plain.get("recursion_limit")
-        if isinstance(limit, int) and type(limit) not in (int, bool):
-            del plain["recursion_limit"]  # LangGraph's marker for "nobody has set one"
-        configurable = plain.get("configurable")
-        if isinstance(configurable, Mapping):
-            plain["configurable"] = {
-                key: value for key, value in configurable.items() if not _is_runtime_key(key)
-            }
-        for key in ("tags", "run_id", "prompts", "configurable", "metadata"):
-            if key in plain:
-                plain[key] = _as_json(plain[key])
+            return cls.parse(obj, field=field), []
+        plain, live = split_trusted(obj)
         return cls.parse(plain, field=field), live
 
     @property
@@ -228,17 +206,6 @@ def resolve_config(
     return merged if settings is None else merged.clamp(settings)
 
 
-def runtime_configurable(obj: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keys of `configurable` that are LangGraph's own: `__*`, `checkpoint_*`, `langgraph_*`.
-
-    From a trusted caller they steer time travel and nesting, and travel beside the config.
-    """
-    configurable = (obj or {}).get("configurable")
-    if not isinstance(configurable, Mapping):
-        return {}
-    return {key: value for key, value in configurable.items() if _is_runtime_key(key)}
-
-
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a config as `RunConfig.parse` takes it."""
     schema = RunConfig.model_json_schema()
@@ -309,32 +276,12 @@ def _united(items: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _is_runtime_key(key: object) -> bool:
-    return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
-
-
 def _copy(value: Any) -> Any:
     """A deep copy of a JSON value: what a node does to its config stays with that run."""
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_copy(item) for item in value]
-    return value
-
-
-def _as_json(value: Any, depth: int = 0) -> Any:
-    """What in-process callers write naturally, as JSON values; the rest is left to `parse`."""
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, TextTensor):
-        written = value.to_json()
-        return {k: v for k, v in written.items() if k == "type" or k in value.model_fields_set}
-    if depth > MAX_DEPTH:
-        return value
-    if isinstance(value, Mapping):
-        return {key: _as_json(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_as_json(item, depth + 1) for item in value]
     return value
 
 
