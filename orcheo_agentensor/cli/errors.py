@@ -58,6 +58,10 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def message_of(error: BaseException) -> str:
     """What a user reads about an error."""
+    problems: list[dict[str, Any]] = getattr(error, "problems", [])
+    if len(problems) > 1 and isinstance(error, AgentensorError) and "\n" not in error.message:
+        lines = [f"{entry['field']}: {entry['value']} {entry['rule']}" for entry in problems]
+        return "\n  ".join([f"{len(problems)} problems:", *lines])
     if isinstance(error, AgentensorError):
         return error.message
     if isinstance(error, KeyboardInterrupt):

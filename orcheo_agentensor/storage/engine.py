@@ -117,6 +117,15 @@ class Database:
         """
         return await self.call(self._transaction, work, True, lock)
 
+    async def on_any_schema(self, work: Callable[[Engine], T]) -> T:
+        """Run `work` on the engine, whatever the schema of the database is."""
+
+        def run() -> T:
+            with self._translated("open"):
+                return work(self.engine(check_schema=False))
+
+        return await self.call(run)
+
     async def open(self) -> None:
         """Connect, and bring a fresh database to the current schema."""
         await self.call(self.engine)

@@ -163,24 +163,22 @@ class Store:
         """The revision of the database's schema; None for a fresh database."""
         from orcheo_agentensor.storage import migrate
 
-        return await self._context.db.call(
-            lambda: migrate.current(self._context.db.engine(check_schema=False))
-        )
+        return await self._context.db.on_any_schema(migrate.current)
 
     async def upgrade(self, revision: str = "head") -> None:
         """Run the migrations up to `revision`."""
         from orcheo_agentensor.storage import migrate
 
-        await self._context.db.call(
-            lambda: migrate.upgrade(self._context.db.engine(check_schema=False), revision)
+        await self._context.db.on_any_schema(
+            lambda engine: migrate.upgrade(engine, revision)
         )
 
     async def downgrade(self, revision: str) -> None:
         """Run the migrations down to `revision`; `base` removes every table with its data."""
         from orcheo_agentensor.storage import migrate
 
-        await self._context.db.call(
-            lambda: migrate.downgrade(self._context.db.engine(check_schema=False), revision)
+        await self._context.db.on_any_schema(
+            lambda engine: migrate.downgrade(engine, revision)
         )
 
     @cached_property
