@@ -46,10 +46,13 @@ if TYPE_CHECKING:
         EvaluatorFailure,
         TargetFailure,
     )
+    from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
+    from orcheo_agentensor.nodes.middleware import TrainablePrompt
     from orcheo_agentensor.optimizers import RandomSearch, TextGrad
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
+    from orcheo_agentensor.targets.configured import configure
     from orcheo_agentensor.tensor import TextTensor
     from orcheo_agentensor.training import (
         Budget,
@@ -70,7 +73,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentNode",
     "AgentensorError",
+    "AgentensorNode",
     "BadInput",
     "Budget",
     "Case",
@@ -106,15 +111,18 @@ __all__ = [
     "StringSimilarity",
     "TargetFailure",
     "TargetScore",
+    "TaskNode",
     "TextGrad",
     "TextTensor",
     "ToolCallMatch",
+    "TrainablePrompt",
     "TrainingJob",
     "TrainingResult",
     "TrajectoryMatch",
     "aevaluate",
     "atrain",
     "bind_evaluator",
+    "configure",
     "create_evaluation_graph",
     "create_training_graph",
     "evaluate",
@@ -158,10 +166,13 @@ _WHERE = {
     ),
     "evaluators.context": ("EvaluatorContext",),
     "evaluators.result": ("EvaluationResult", "EvaluatorFailure", "TargetFailure"),
+    "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
+    "nodes.middleware": ("TrainablePrompt",),
     "optimizers": ("RandomSearch", "TextGrad"),
     "settings": ("Settings",),
     "storage": ("ConfigCheckpoint", "Store"),
     "tape": ("get_prompt",),
+    "targets.configured": ("configure",),
     "tensor": ("TextTensor",),
     "training": (
         "Budget",

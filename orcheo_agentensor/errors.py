@@ -27,14 +27,21 @@ The docstring of a class is its message where none is given.
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any
 
 _SHOWN = 120
 
 
+_brief = Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 2 * _SHOWN
+_brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 8
+_brief.maxlevel = 4
+
+
 def shorten(value: object, limit: int = _SHOWN) -> str:
-    """`repr(value)`, cut to `limit` characters, for use in messages."""
-    text = repr(value)
+    """`repr(value)`, cut to `limit` characters, for use in messages; bounded work for any value."""
+    text = _brief.repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -273,9 +273,8 @@ class Workbench(Generic[JobT]):
         live, callbacks = RunConfig.trusted(self._given.config)
         job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
         workflow, stored, base = await self._stored_configs(workflow_id, job_config)
-        prompts_over = RunConfig(
-            prompts={**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
-        )
+        named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
+        prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
         request = merge_configs(job_config, prompts_over)
         config = resolve_config(
             request, checkpoint=stored, workflow=workflow, settings=self._settings

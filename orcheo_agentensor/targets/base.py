@@ -116,16 +116,19 @@ class RunnableTarget:
         """Wrap `runnable`, reading the graph's edges and context schema where it is a graph."""
         from langgraph.pregel import Pregel
 
+        from orcheo_agentensor.targets.configured import Configured
+
         shown = name or runnable.get_name()
-        if not isinstance(runnable, Pregel):
+        graph = runnable.graph if isinstance(runnable, Configured) else runnable
+        if not isinstance(graph, Pregel):
             return cls(runnable=runnable, name=shown, fingerprint=shown)
         return cls(
             runnable=runnable,
             name=shown,
             fingerprint=shown,
-            edges=_edges(runnable),
-            context_fields=_fields(getattr(runnable, "context_schema", None)),
-            has_saver=bool(runnable.checkpointer),
+            edges=_edges(graph),
+            context_fields=_fields(getattr(graph, "context_schema", None)),
+            has_saver=bool(graph.checkpointer),
         )
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
