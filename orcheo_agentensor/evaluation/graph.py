@@ -12,6 +12,7 @@ from langgraph.types import Command, StreamWriter
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.job import EvaluationJob
+from orcheo_agentensor.evaluation.job_graph import JobGraph
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.results import CaseResult, summarize
 from orcheo_agentensor.evaluation.runner import Candidate
@@ -138,7 +139,7 @@ def create_evaluation_graph(
         bench.forget(state["run_id"])
         return result
 
-    graph = StateGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
+    graph = JobGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
     graph.add_node(
         "prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from orcheo_agentensor.evaluation.job_graph import refuse_unknown
 from orcheo_agentensor.targets.base import compiled
 
 MapInput = Callable[[Any], Mapping[str, Any]]
@@ -27,6 +28,7 @@ def subgraph_node(
     async def node(state: Any) -> Any:
         given = _as_mapping(state)
         job = map_input(state) if map_input else {k: v for k, v in given.items() if k in fields}
+        refuse_unknown(job, fields)
         result = await inner.ainvoke(dict(job))
         return map_output(result) if map_output else result
 

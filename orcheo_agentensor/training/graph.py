@@ -13,6 +13,7 @@ from langgraph.types import Command, StreamWriter, interrupt
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
+from orcheo_agentensor.evaluation.job_graph import JobGraph
 from orcheo_agentensor.evaluation.workbench import Given, Workbench
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training import decide as deciding
@@ -213,7 +214,7 @@ def create_training_graph(
         pools.pop(run_id, None)
         return result
 
-    graph = StateGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
+    graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
     graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)

@@ -29,6 +29,7 @@ from orcheo_agentensor import (
     get_prompt,
     training_node,
 )
+from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.optimizers import ProposalRequest
 
 KINDS = ("refund", "card", "login", "transfer")
@@ -359,6 +360,24 @@ async def test_a_reader_who_leaves_ends_the_run_in_good_order(
     assert (finished.run_id, finished.status) == (train.run_id, "finished")
     total = sum([(await store.runs.usage(run.run_id)).rollouts for run in await store.runs.list()])
     assert total <= len(ran) <= total + 10  # at most the rollouts in flight were run again
+
+
+@pytest.mark.parametrize("make", [create_evaluation_graph, create_training_graph])
+async def test_a_key_that_no_job_has_is_refused_not_dropped(make: Any) -> None:
+    graph = make(clerk, dataset=CASES, evaluators=["exact_match"]).compile()
+    told = r"^job\.datasett, job\.stops: no such field; known: .*dataset, evaluators"
+    with pytest.raises(ConfigError, match=told):
+        await graph.ainvoke({"datasett": [], "stops": []})
+
+    class State(TypedDict, total=False):
+        unrelated: int
+        status: str
+
+    host = StateGraph(State)
+    host.add_node("inner", evaluation_node(graph, map_input=lambda _state: {"limit": 1}))
+    host.add_edge(START, "inner")
+    with pytest.raises(ConfigError, match=r"^job\.limit: no such field"):
+        await host.compile().ainvoke({"unrelated": 1})
 
 
 @pytest.mark.parametrize("make", [create_evaluation_graph, create_training_graph])
