@@ -54,7 +54,7 @@ class Teacher:
         for component in request.components:
             wrong = [r for r in component.feedback if (r.score or 0.0) < 1.0]
             missing = sorted({r.inputs["word"] for r in wrong} - set(component.text.split()))
-            texts[component.name] = " ".join([component.text, *missing[:1]])
+            texts[component.name] = " ".join(sorted({*component.text.split(), *missing[:1]}))
         return texts
 
 

@@ -1,0 +1,202 @@
+"""Runs that are killed or stopped go on where they were, and repeat nothing that was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Project, evaluation_job, make_project, steady, training_job, wait_until
+
+from orcheo_agentensor.storage import Store
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "shopflow")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return make_project(tmp_path / "first")
+
+
+def recorded(project: Project, run_id: str) -> list[tuple[str, str]]:
+    """Case and prompt set of every rollout in the ledger."""
+
+    async def read() -> list[tuple[str, str]]:
+        async with Store.from_url(f"sqlite:///{project.database}") as store:
+            rows = await store.runs.case_rows(run_id, limit=None)
+            return [(row.rollout.case_id, row.rollout.candidate_hash) for row in rows]
+
+    return asyncio.run(read())
+
+
+def versions(project: Project, workflow_id: str = "shop") -> list[Any]:
+    """Every version with what does not depend on time or on the run's id."""
+    listed = project.ok("checkpoints", "list", workflow_id)["versions"]
+    numbers = sorted(version["config_version"] for version in listed)
+    return [steady(project.ok("checkpoints", "show", workflow_id, str(n))) for n in numbers]
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_training_resumes_and_repeats_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 40
+    held = {"SHOPFLOW_GATE": str(project.folder / "never"), "SHOPFLOW_FREE": str(free)}
+    process = project.start("train", "train.yaml", "--run-id", "t", "--quiet", **held)
+    try:
+        wait_until(lambda: len(project.executions()) > free, "the middle of the training")
+        wait_until(lambda: len(recorded(project, "t")) >= free, "its rollouts to be recorded")
+    finally:
+        stop(process)
+    before = recorded(project, "t")
+    started = len(project.executions())
+    assert started - 4 <= len(before) <= started
+    monkeypatch.chdir(project.folder)
+    assert project.ok("runs", "list")["runs"][0]["status"] == "running"
+
+    monkeypatch.chdir("/")  # the modules are found where the job file was
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    project.store = f"sqlite:///{project.database}"
+    found = project.ok("resume", "t")
+    assert found["status"] == "finished"
+    assert found["best"]["objective"] == 1.0
+    after = recorded(project, "t")
+    assert len(set(after)) == len(after) == found["usage"]["rollouts"]
+    assert set(before) <= set(after)
+    # What was in flight when the process died may run once more; what was recorded may not.
+    twice = [pair for pair, times in Counter(project.executions()).items() if times > 1]
+    assert len(twice) <= 4
+    assert len(project.executions()) - len(after) == started - len(before)
+
+    other = make_project(project.folder.parent / "second")
+    monkeypatch.chdir(other.folder)
+    whole = other.ok("train", "train.yaml", "--run-id", "t")
+    assert versions(project) == versions(other)
+    assert steady(whole) == steady(found)
+
+
+def test_the_same_job_gives_the_same_versions_on_postgresql(
+    project: Project, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    here = project.ok("train", "train.yaml", "--run-id", "same")
+    there = Project(project.folder, store=postgres_database)
+    assert there.ok("runs", "list")["runs"] == []
+    found = there.ok("train", "train.yaml", "--run-id", "same")
+    assert steady(found) == steady(here)
+    assert versions(there) == versions(project)
+    assert there.ok("checkpoints", "promote", "shop", "best")["to_version"] == 4
+    assert there.ok("db", "current")["revision"] == project.ok("db", "current")["revision"]
+    assert there.ok("resume", "same") == found
+
+
+def test_the_first_signal_lets_cases_in_flight_finish(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = project.folder / "gate"
+    process = project.start("evaluate", "evaluate.yaml", "--run-id", "e", SHOPFLOW_GATE=str(gate))
+    try:
+        wait_until(lambda: len(project.executions()) == 4, "four cases in flight")
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: "stopping" in project.said(), "the signal to be heard")
+        gate.touch()
+        assert process.wait(60) == 130
+    finally:
+        stop(process)
+    assert "agentensor resume e" in project.said()
+    assert "Traceback" not in project.said()
+    assert len(recorded(project, "e")) == len(project.executions()) == 4
+    monkeypatch.chdir(project.folder)
+    assert project.ok("runs", "show", "e")["status"] == "interrupted"
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    found = project.ok("resume", "e", "--min-score", "0.5")
+    assert found["summary"]["objective"] == 0.5
+    assert len(project.executions()) == 36
+
+
+def test_the_second_signal_cancels(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"SHOPFLOW_GATE": str(project.folder / "never"), "SHOPFLOW_FREE": "20"}
+    process = project.start("train", "train.yaml", "--run-id", "t", "--json", **held)
+    try:
+        wait_until(lambda: len(project.executions()) >= 22, "the middle of the training")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in project.said(), "the first signal to be heard")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    finally:
+        stop(process)
+    document = json.loads((project.folder / "stdout").read_text())
+    assert document == {
+        "run_id": "t",
+        "status": "interrupted",
+        "resume": "agentensor resume t",
+        "exit_code": 130,
+    }
+    monkeypatch.chdir(project.folder)
+    assert project.ok("runs", "show", "t")["status"] == "interrupted"
+    assert project.ok("resume", "t")["best"]["objective"] == 1.0
+
+
+def test_a_run_at_work_is_not_taken_over(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"SHOPFLOW_GATE": str(project.folder / "never")}
+    process = project.start("evaluate", "evaluate.yaml", "--run-id", "e", **held)
+    try:
+        wait_until(lambda: len(project.executions()) == 4, "the run to be at work")
+        monkeypatch.chdir(project.folder)
+        assert "being worked on" in project.refused("resume", "e", code=3)
+        assert "being worked on" in project.refused(
+            "evaluate", "evaluate.yaml", "--run-id", "e", code=3
+        )
+    finally:
+        stop(process)
+
+
+def test_a_run_started_in_process_says_where_to_resume_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orcheo_agentensor import evaluate
+
+    monkeypatch.chdir(project.folder)
+    evaluate(
+        lambda inputs: inputs,
+        dataset=[{"id": "a", "inputs": 1, "expected_output": 1}],
+        evaluators=["exact_match"],
+        store=f"sqlite:///{project.database}",
+        run_id="live",
+    )
+    assert "started in process with its own target" in project.refused("resume", "live")
+
+
+def test_a_job_with_secrets_is_resumed_by_submitting_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    config = {"configurable": {"api_key": "sk-abcdefghijklmnop1234567890"}}
+    project.write("secret.yaml", evaluation_job(config=config))
+    result = project.call("evaluate", "secret.yaml", "--run-id", "s", "--json")
+    assert result.exit_code == 0, result.output
+    assert "sk-abc" not in result.output
+    assert "sk-abc" not in json.dumps(project.ok("runs", "show", "s"))
+    assert "had secrets in its job" in project.refused("resume", "s")
+    assert project.ok("evaluate", "secret.yaml", "--run-id", "s")["status"] == "finished"
+
+
+def test_another_seed_is_another_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.folder)
+    project.write("short.yaml", training_job(stop=[{"type": "max_steps", "steps": 0}]))
+    project.ok("train", "short.yaml", "--run-id", "t")
+    assert "another job" in project.refused("train", "short.yaml", "--run-id", "t", "--seed", "5")
+    message = project.refused("train", "short.yaml", "--run-id", "t", "--seed", "5", "--dry-run")
+    assert "another job" in message
