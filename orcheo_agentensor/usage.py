@@ -39,6 +39,10 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
         known = self.cost is not None and other.cost is not None
         return Usage(
             rollouts=self.rollouts + other.rollouts,

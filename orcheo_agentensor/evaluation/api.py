@@ -11,12 +11,11 @@ from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, 
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import outcome_of
-from orcheo_agentensor.evaluators.result import TargetFailure
+from orcheo_agentensor.evaluation.rows import case_result, outcome_of
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import PromptsLike, as_prompts, prompts_to_json
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, Store
@@ -104,7 +103,7 @@ async def read_report(store: Store, run_id: str, found: Mapping[str, Any]) -> Ev
     record = await store.runs.get(run_id)
     _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
     rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
-    by_id = {row.rollout.case_id: case_result(row) for row in rows}
+    by_id = {row.rollout.case_id: stored_case(row) for row in rows}
     return EvaluationReport(
         run_id=run_id,
         status=found["status"],
@@ -114,24 +113,10 @@ async def read_report(store: Store, run_id: str, found: Mapping[str, Any]) -> Ev
     )
 
 
-def case_result(row: CaseRow) -> CaseResult:
+def stored_case(row: CaseRow) -> CaseResult:
     """A stored case as the `CaseResult` it was."""
-    rollout = row.rollout
-    failure = rollout.failure
-    return CaseResult(
-        case_id=rollout.case_id,
-        output=rollout.output,
-        outcomes=tuple(outcome_of(score) for score in row.scores),
-        target_failure=None
-        if failure is None
-        else TargetFailure(
-            kind=failure["kind"], reason=failure["reason"], attempts=rollout.attempts
-        ),
-        latency_ms=rollout.latency_ms,
-        usage=sum((score.usage for score in row.scores), rollout.usage or NOTHING),
-        tape=rollout.tape,
-        replayed=True,
-    )
+    usage = sum((score.usage for score in row.scores), row.rollout.usage)
+    return case_result(row.rollout, map(outcome_of, row.scores), usage, replayed=True)
 
 
 def _listed(evaluators: Any) -> list[Any]:

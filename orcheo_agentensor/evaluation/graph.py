@@ -76,6 +76,8 @@ def create_evaluation_graph(
         new_run_id=new_run_id,
     )
 
+    measured: dict[str, list[CaseResult]] = {}
+
     async def prepare(state: EvaluationState, writer: StreamWriter) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
         prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
@@ -103,7 +105,7 @@ def create_evaluation_graph(
                 bindings={e.name: e.binding for e in session.prepared.evaluators},
             )
             progress = CaseProgress(session.events, session.runner.weights, total=len(cases))
-            await session.runner.run(
+            measured[state["run_id"]] = await session.runner.run(
                 cases,
                 Candidate.of(session.prepared.prompts),
                 phase="evaluation",
@@ -112,12 +114,14 @@ def create_evaluation_graph(
         return {"status": "running"}
 
     async def summarize_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
-        """Add up what the ledger holds and end the run."""
+        """Add up the results, from the ledger after a resume, and end the run."""
         async with bench.open(state["run_id"], write=writer) as session:
             prepared = session.prepared
-            results = await session.runner.run(
-                prepared.dataset.cases, Candidate.of(prepared.prompts), phase="evaluation"
-            )
+            results = measured.pop(state["run_id"], None)
+            if results is None:  # this process has not run the cases
+                results = await session.runner.run(
+                    prepared.dataset.cases, Candidate.of(prepared.prompts), phase="evaluation"
+                )
             summary = await summary_of(session, results)
             enough = summary["coverage"] >= prepared.job.min_coverage
             usage = (await session.ledger.usage()).to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ class CaseResult:
     @property
     def ok(self) -> bool:
         """Whether the target and every evaluator did their part."""
-        return self.target_failure is None and not self.failures
+        return self.target_failure is None and all(
+            isinstance(outcome, EvaluationResult) for outcome in self.outcomes
+        )
 
     def objective(self, weights: Mapping[str, float]) -> float | None:
         """The weighted mean of this case's scores; None unless it was scored completely."""
@@ -83,10 +86,11 @@ def weight_of(name: str, weights: Mapping[str, float]) -> float:
 
 def weighted_mean(scores: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
     """The objective: the mean of the scores by weight. None when nothing has weight."""
-    total = math.fsum(weight_of(name, weights) for name in scores)
+    shares = [weight_of(name, weights) for name in scores]
+    total = math.fsum(shares)
     if total <= 0:
         return None
-    return math.fsum(score * weight_of(name, weights) for name, score in scores.items()) / total
+    return math.fsum(map(operator.mul, scores.values(), shares)) / total
 
 
 def summarize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
@@ -16,17 +16,12 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput, BudgetExhausted, PromptNotFound, TemplateError
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.rows import case_result, context_of, outcome_of, score_rows
 from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.context import EvaluatorContext
-from orcheo_agentensor.evaluators.result import (
-    EvaluationResult,
-    EvaluatorFailure,
-    Outcome,
-    TargetFailure,
-    failure_to_json,
-)
-from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.storage import RolloutRow, ScoreRow
+from orcheo_agentensor.evaluators.result import Outcome
+from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output
@@ -57,6 +52,7 @@ class Unmetered:
         """Nothing to settle."""
 
 
+YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
 
 
@@ -120,7 +116,7 @@ class Runner:
         self._in_flight = asyncio.Semaphore(limits.concurrency)
         self._taped = taped
         self._draining = draining
-        self._running: dict[str, asyncio.Lock] = {}
+        self._running: dict[str, asyncio.Event] = {}
 
     async def run(
         self,
@@ -137,14 +133,27 @@ class Runner:
         """
         await self._ledger.load(candidate.hash)
         config = self._runnable_config(candidate)
-        results: list[CaseResult | None] = [None] * len(cases)
-        pending = iter(enumerate(cases))
+        key_of = self._keys(candidate)
+        results: dict[int, CaseResult] = {}
+        missing: list[tuple[int, str, Case]] = []
+        for index, case in enumerate(cases):
+            key = key_of(case)
+            replayed = self._replay(key)
+            if replayed is None:
+                missing.append((index, key, case))
+            else:
+                results[index] = replayed
+                if on_case is not None:
+                    on_case(replayed)
+            if index % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        pending = iter(missing)
         stopped: list[Exception] = []
 
         async def work() -> None:
-            for index, case in pending:
+            for index, key, case in pending:
                 try:
-                    result = await self._case(case, candidate, config, phase)
+                    result = await self._case(key, case, candidate, config, phase)
                 except (BudgetExhausted, Draining) as stop:
                     stopped.append(stop)
                 if stopped:
@@ -155,26 +164,26 @@ class Runner:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._limits.concurrency, len(cases))):
+                for _ in range(min(self._limits.concurrency, len(missing))):
                     group.create_task(work())
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         if stopped:
             raise stopped[0]
-        return [result for result in results if result is not None]
+        return [results[index] for index in range(len(cases))]
 
-    def rollout_key(self, case: Case, candidate: Candidate, *, replicate: int = 0) -> str:
-        """The content key of a rollout within its run."""
-        return content_hash(
-            [
-                self.target.fingerprint,
-                self._config_hash,
-                candidate.hash,
-                case.id,
-                case.content_hash,
-                replicate,
-            ]
+    def _keys(self, candidate: Candidate) -> Callable[[Case], str]:
+        """The content keys of rollouts within their run; what they share is hashed once."""
+        shared = hashlib.sha256(
+            canonical_json([self.target.fingerprint, self._config_hash, candidate.hash]).encode()
         )
+
+        def key_of(case: Case) -> str:
+            digest = shared.copy()
+            digest.update(case.content_hash.encode())
+            return digest.hexdigest()
+
+        return key_of
 
     def _runnable_config(self, candidate: Candidate) -> dict[str, Any]:
         config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
@@ -184,61 +193,63 @@ class Runner:
             config["configurable"] = configurable
         return config
 
-    async def _case(
-        self, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
-    ) -> CaseResult:
-        key = self.rollout_key(case, candidate)
-        async with self._in_flight, self._only_one(key):
-            row = self._ledger.rollout(key)
-            live = row is None
-            waiting: list[asyncio.Future[None]] = []
-            if row is None:
-                row = await self._rollout(key, case, candidate, config, phase)
-                waiting.append(self._ledger.put_rollout(row))
-            elif row.reused:
-                waiting.append(self._ledger.put_rollout(row))
-            outcomes: tuple[Outcome, ...] = ()
-            usage = row.usage
-            if row.failure is None:
-                context = _context(case, row)
-                scoring = [
-                    self._score(evaluator, key, context, waiting) for evaluator in self.evaluators
-                ]
-                # A gather makes a task each, which a single instant evaluator need not pay for.
-                scored = (
-                    await asyncio.gather(*scoring)
-                    if len(scoring) > 1
-                    else [await only for only in scoring]
-                )
-                for found, cost, fresh in scored:
-                    outcomes += found
-                    usage = usage + cost
-                    live = live or fresh
-            for future in waiting:
-                await future
-        return CaseResult(
-            case_id=case.id,
-            output=row.output,
-            outcomes=outcomes,
-            target_failure=_failure(row),
-            latency_ms=row.latency_ms,
-            usage=usage,
-            tape=row.tape,
-            replayed=not live,
-        )
+    def _replay(self, key: str) -> CaseResult | None:
+        """The result of a case of which every row is committed in this run; None for others."""
+        row = self._ledger.rollout(key)
+        if row is None or row.reused or key in self._running:
+            return None
+        outcomes: list[Outcome] = []
+        usage = row.usage
+        if row.failure is None:
+            for evaluator in self.evaluators:
+                rows = self._ledger.score(key, evaluator.fingerprint)
+                if rows is None or rows[0].reused:
+                    return None
+                outcomes += map(outcome_of, rows)
+                usage = sum((score.usage for score in rows), usage)
+        return case_result(row, outcomes, usage, replayed=True)
 
-    @asynccontextmanager
-    async def _only_one(self, key: str) -> AsyncIterator[None]:
-        """Two callers that want the same rollout at once: the second waits and replays."""
-        lock = self._running.get(key)
-        if lock is None:
-            lock = self._running[key] = asyncio.Lock()
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._running.pop(key, None)
+    async def _case(
+        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+    ) -> CaseResult:
+        async with self._in_flight:
+            while key in self._running:  # two callers want it at once: the second replays
+                await self._running[key].wait()
+            done = self._running[key] = asyncio.Event()
+            try:
+                return await self._recorded(key, case, candidate, config, phase)
+            finally:
+                del self._running[key]
+                done.set()
+
+    async def _recorded(
+        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+    ) -> CaseResult:
+        """Run and score what the ledger lacks; returns when every row is committed."""
+        row = self._ledger.rollout(key)
+        live = row is None
+        committed: list[asyncio.Future[None]] = []
+        if row is None:
+            row = await self._rollout(key, case, candidate, config, phase)
+            committed.append(self._ledger.put_rollout(row))
+        elif row.reused:
+            committed.append(self._ledger.put_rollout(replace(row, phase=phase)))
+        outcomes: list[Outcome] = []
+        usage = row.usage
+        if row.failure is None:
+            context = context_of(case, row)
+            scoring = [
+                self._score(evaluator, key, context, committed) for evaluator in self.evaluators
+            ]
+            # A gather makes a task each, which a single instant evaluator need not pay for.
+            scored = [await scoring[0]] if len(scoring) == 1 else await asyncio.gather(*scoring)
+            for found, cost, fresh in scored:
+                outcomes += found
+                usage = usage + cost
+                live = live or fresh
+        if committed:
+            await committed[-1]  # groups commit in order, so all others are committed too
+        return case_result(row, outcomes, usage, replayed=not live)
 
     async def _rollout(
         self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
@@ -257,20 +268,19 @@ class Runner:
                 retry=tenacity.retry_if_result(lambda attempt: attempt.transient),
                 retry_error_callback=lambda _state: None,
             )(again)
-        attempt, attempts = made[-1], len(made)
+        attempt = made[-1]
         usage = sum((one.usage for one in made), NOTHING)
         self.meter.spent(usage)
         return RolloutRow(
             key=key,
             case_id=case.id,
             candidate_hash=candidate.hash,
-            replicate=0,
             phase=phase,
             output=attempt.output,
             tape=attempt.tape,
             usage=usage,
             latency_ms=attempt.latency_ms,
-            attempts=attempts,
+            attempts=len(made),
             failure=attempt.failure,
         )
 
@@ -336,18 +346,20 @@ class Runner:
         evaluator: BoundEvaluator,
         key: str,
         context: EvaluatorContext,
-        waiting: list[asyncio.Future[None]],
-    ) -> tuple[tuple[Outcome, ...], Usage, bool]:
+        committed: list[asyncio.Future[None]],
+    ) -> tuple[Sequence[Outcome], Usage, bool]:
+        """The outcomes, what they cost, and whether the evaluator was called for them."""
         rows = self._ledger.score(key, evaluator.fingerprint)
-        fresh = rows is None
         if rows is None:
             outcomes, usage = await evaluator.score(context, timeout=self._limits.case_timeout)
             self.meter.spent(usage)
             rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
-        if fresh or rows[0].reused:
-            waiting.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
+            committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
+            return outcomes, usage, True
         spent = sum((row.usage for row in rows), NOTHING)
-        return tuple(outcome_of(row) for row in rows), spent, fresh
+        if rows[0].reused:
+            committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
+        return [outcome_of(row) for row in rows], spent, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,63 +370,6 @@ class _Attempt:
     transient: bool
     latency_ms: float
     usage: Usage
-
-
-def score_rows(
-    key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
-) -> list[ScoreRow]:
-    """Outcomes as ledger rows; the usage of the one call goes on the first."""
-    return [
-        ScoreRow(
-            rollout_key=key,
-            evaluator_fingerprint=fingerprint,
-            name=outcome.name,
-            usage=NOTHING if position else usage,
-            **(
-                {"failure": failure_to_json(outcome)}
-                if isinstance(outcome, EvaluatorFailure)
-                else {
-                    "score": outcome.score,
-                    "passed": outcome.passed,
-                    "reason": outcome.reason,
-                    "label": outcome.label,
-                }
-            ),
-        )
-        for position, outcome in enumerate(outcomes)
-    ]
-
-
-def outcome_of(row: ScoreRow) -> Outcome:
-    """The inverse of `score_rows` for one row."""
-    if row.failure is not None:
-        return EvaluatorFailure(
-            name=row.name, kind=row.failure["kind"], reason=row.failure["reason"]
-        )
-    return EvaluationResult(
-        name=row.name, score=row.score, passed=row.passed, reason=row.reason, label=row.label
-    )
-
-
-def _context(case: Case, row: RolloutRow) -> EvaluatorContext:
-    return EvaluatorContext(
-        case_id=case.id,
-        inputs=case.inputs,
-        output=row.output,
-        expected_output=case.expected_output,
-        metadata=case.metadata,
-        latency_ms=row.latency_ms,
-        usage=row.usage,
-        tape=row.tape,
-    )
-
-
-def _failure(row: RolloutRow) -> TargetFailure | None:
-    if row.failure is None:
-        return None
-    return TargetFailure(
-        kind=row.failure["kind"], reason=row.failure["reason"], attempts=row.attempts
-    )
 
 
 def _reason(error: BaseException) -> str:
