@@ -217,6 +217,7 @@ async def test_reuse_takes_recorded_rollouts_of_another_run() -> None:
         )
     assert len(calls) == len(CASES)
     assert again.usage.rollouts == 0
+    assert [case.case_id for case in again.cases] == [case["id"] for case in CASES]
     assert len(again.summary["evaluators"]) == 2
 
 
