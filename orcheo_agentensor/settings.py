@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     """Where the side store lives: `sqlite:///PATH` or `postgresql://…`."""
 
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
-    """Modules (and what is under them) that "module:attribute" strings may name; comma-separated."""
+    """Modules, with what is under them, that "module:attribute" may name; comma-separated."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts (or host:port) that HTTP evaluators of jobs may talk to; comma-separated."""

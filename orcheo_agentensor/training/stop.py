@@ -28,11 +28,7 @@ class Progress:
 class _Stop(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def __init__(self, value: Any = None, /, **data: Any) -> None:
-        """Accept the one setting as the only positional argument: `Patience(5)`."""
-        if value is not None:
-            setting = next(name for name in type(self).model_fields if name != "type")
-            data[setting] = value
+    def __init__(self, **data: Any) -> None:
         super().__init__(**data)
 
 
@@ -41,6 +37,10 @@ class TargetScore(_Stop):
 
     type: Literal["target_score"] = "target_score"
     score: float
+
+    def __init__(self, score: float, **data: Any) -> None:
+        """Take the one setting by position too: `TargetScore(0.9)`."""
+        super().__init__(score=score, **data)
 
     def reason(self, progress: Progress) -> str | None:
         """Why to stop now, or None."""
@@ -55,6 +55,10 @@ class Patience(_Stop):
     type: Literal["patience"] = "patience"
     steps: int = Field(ge=1)
 
+    def __init__(self, steps: int, **data: Any) -> None:
+        """Take the one setting by position too: `Patience(5)`."""
+        super().__init__(steps=steps, **data)
+
     def reason(self, progress: Progress) -> str | None:
         """Why to stop now, or None."""
         if progress.steps_since_best >= self.steps:
@@ -68,6 +72,10 @@ class Deadline(_Stop):
     type: Literal["deadline"] = "deadline"
     seconds: float = Field(gt=0)
 
+    def __init__(self, seconds: float, **data: Any) -> None:
+        """Take the one setting by position too: `Deadline(5)`."""
+        super().__init__(seconds=seconds, **data)
+
     def reason(self, progress: Progress) -> str | None:
         """Why to stop now, or None."""
         return f"{self.seconds:g} s have passed" if progress.elapsed >= self.seconds else None
@@ -79,6 +87,10 @@ class MaxSteps(_Stop):
     type: Literal["max_steps"] = "max_steps"
     steps: int = Field(ge=0)
 
+    def __init__(self, steps: int, **data: Any) -> None:
+        """Take the one setting by position too: `MaxSteps(5)`."""
+        super().__init__(steps=steps, **data)
+
     def reason(self, progress: Progress) -> str | None:
         """Why to stop now, or None."""
         return f"{self.steps} steps done" if progress.step >= self.steps else None
@@ -89,6 +101,10 @@ class MaxEpochs(_Stop):
 
     type: Literal["max_epochs"] = "max_epochs"
     epochs: int = Field(ge=0)
+
+    def __init__(self, epochs: int, **data: Any) -> None:
+        """Take the one setting by position too: `MaxEpochs(5)`."""
+        super().__init__(epochs=epochs, **data)
 
     def reason(self, progress: Progress) -> str | None:
         """Why to stop now, or None."""
