@@ -258,7 +258,10 @@ class Runner:
         if made[0].transient and self._limits.retries:
 
             async def again() -> _Attempt:
-                made.append(await self._attempt(key, case.inputs, config))
+                try:
+                    made.append(await self._attempt(key, case.inputs, config))
+                except BudgetExhausted:  # what the attempts so far came to is still recorded
+                    return replace(made[-1], transient=False)
                 return made[-1]
 
             await asyncio.sleep(FIRST_BACKOFF)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.errors import BadInput, RunFailed
+from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.tape import TARGET_NODE
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class CallableTarget:
             arguments = (inputs, config) if self.takes_config else (inputs,)
             if self.is_async:
                 return await self.function(*arguments)
-            result = await asyncio.to_thread(self.function, *arguments)
+            result = await run_in_thread(self.function, *arguments)
             return await result if inspect.isawaitable(result) else result
         finally:
             var_child_runnable_config.reset(token)
