@@ -55,7 +55,7 @@ def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
 
 def require_known(gates: Sequence[Gate], evaluators: Iterable[str]) -> None:
     """Refuse a gate on an evaluator that the job does not have."""
-    known = sorted(evaluators)
+    known = sorted({name.split(".", 1)[0] for name in evaluators})
     for gate in gates:
         if gate.name != OBJECTIVE and gate.name.split(".", 1)[0] not in known:
             raise BadInput(

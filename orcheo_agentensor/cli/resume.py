@@ -62,6 +62,10 @@ def resume(
                 rule="must be an evaluation or a training",
             )
         _require_paused(known, answer)
+        ending = Ending(mode=known.mode, as_json=as_json, store_url=store, gates=gates)
+        if known.status == "finished" and known.result is not None:
+            require_known(gates, known.result["summary"]["evaluators"])
+            return ending.report({**known.result, "run_id": run_id}, known)
         folders = [Path(known.refs[FOLDER])] if FOLDER in known.refs else []
         make_importable(*folders, Path.cwd())
         desk = Desk(mode=known.mode, store=opened, settings=settings)
@@ -76,7 +80,6 @@ def resume(
                 graph=desk.graph(prepared.dataset),
                 answer=answer,
             )
-            ending = Ending(mode=known.mode, as_json=as_json, store_url=store, gates=gates)
             return ending.report(found, await opened.runs.get(run_id))
 
     return run_main(main(), stopper)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig, merge_configs, resolve_config
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, LeaseLost
+from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, LeaseLost, RunMismatch
 from orcheo_agentensor.evaluation.concurrency import process_slots
 from orcheo_agentensor.evaluation.job import Job
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
@@ -141,7 +141,7 @@ class Workbench(Generic[JobT]):
         """The prepared run with this id, rebuilt from the store where this process has not it.
 
         Raises `NotFound` for an unknown run, `BadInput` where live objects or secrets the job was
-        started with are not at hand.
+        started with are not at hand, `RunMismatch` where the job has become another one.
         """
         if run_id in self._prepared:
             return self._prepared[run_id]
@@ -158,6 +158,15 @@ class Workbench(Generic[JobT]):
         job = self._job_model.parse(record.job["job"])
         dataset = await self._stored_dataset(record.dataset_id, record.dataset_version)
         prepared = await self._resolve(job, dataset)
+        if prepared.run.job_hash != record.job_hash:
+            raise RunMismatch(
+                f"run {run_id!r} cannot go on: its evaluators, or the defaults of workflow "
+                f"{record.workflow_id!r}, have changed since it was started; start a new run with "
+                f"reuse={run_id!r}, which takes over what still fits",
+                field="run_id",
+                value=run_id,
+                rule="must still be the same job",
+            )
         prepared = Prepared(**{**vars(prepared), "run": record})
         self._prepared[run_id] = prepared
         return prepared
@@ -273,6 +282,8 @@ class Workbench(Generic[JobT]):
         live, callbacks = RunConfig.trusted(self._given.config)
         job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
         workflow, stored, base = await self._stored_configs(workflow_id, job_config)
+        if base is not None:  # an alias may move before the run is resumed
+            job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base)))
         named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
         prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
         request = merge_configs(job_config, prompts_over)
@@ -296,6 +307,8 @@ class Workbench(Generic[JobT]):
         plain = job.model_dump(
             mode="json", exclude={"run_id", "dataset"}, exclude_none=True
         )
+        if base is not None:
+            plain["config"] = _pin(plain.get("config"), base)
         record = RunRecord(
             run_id=job.run_id or self._new_run_id(),
             workflow_id=workflow_id,
@@ -413,6 +426,12 @@ class Workbench(Generic[JobT]):
 def slug(name: str) -> str:
     """A workflow id from a target's name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.:_")[:128] or "workflow"
+
+
+def _pin(config: Mapping[str, Any] | None, version: int) -> dict[str, Any]:
+    """`config` asking for this version by number."""
+    configurable = (config or {}).get("configurable") or {}
+    return {**(config or {}), "configurable": {**configurable, "agentensor": {"use": version}}}
 
 
 def _is_pause(error: Exception) -> bool:

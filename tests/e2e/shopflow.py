@@ -24,7 +24,8 @@ async def answer(inputs: dict[str, Any], config: Any) -> dict[str, str]:
     number = _note(f"{inputs['id']}\t{words}")
     gate = os.environ.get("SHOPFLOW_GATE")
     if gate and number > int(os.environ.get("SHOPFLOW_FREE", "0")):
-        while not Path(gate).exists():
+        # A file, because the test that opens the gate is in another process.
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.01)
     if inputs["word"] == "crash":
         raise RuntimeError("crashed on purpose")

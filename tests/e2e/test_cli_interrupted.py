@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -35,11 +37,31 @@ def recorded(project: Project, run_id: str) -> list[tuple[str, str]]:
     return asyncio.run(read())
 
 
+def count_recorded(project: Project) -> int:
+    """How many rollouts are committed, whatever the run; cheap enough to poll."""
+    with contextlib.closing(sqlite3.connect(project.database)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM agentensor_rollouts").fetchone()
+    return int(count)
+
+
 def versions(project: Project, workflow_id: str = "shop") -> list[Any]:
     """Every version with what does not depend on time or on the run's id."""
     listed = project.ok("checkpoints", "list", workflow_id)["versions"]
     numbers = sorted(version["config_version"] for version in listed)
     return [steady(project.ok("checkpoints", "show", workflow_id, str(n))) for n in numbers]
+
+
+def unfinish(project: Project, run_id: str, **defaults: Any) -> None:
+    """Take a run back to where it was interrupted at its end; `defaults` become the workflow's."""
+
+    async def work() -> None:
+        async with Store.from_url(f"sqlite:///{project.database}") as store:
+            run = await store.runs.get(run_id)
+            await store.runs.update(run_id, status="interrupted", result=None, ended_at=None)
+            if defaults:
+                await store.workflows.set_defaults(run.workflow_id, defaults, actor="ann")
+
+    asyncio.run(work())
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -55,7 +77,7 @@ def test_a_killed_training_resumes_and_repeats_nothing(
     process = project.start("train", "train.yaml", "--run-id", "t", "--quiet", **held)
     try:
         wait_until(lambda: len(project.executions()) > free, "the middle of the training")
-        wait_until(lambda: len(recorded(project, "t")) >= free, "its rollouts to be recorded")
+        wait_until(lambda: count_recorded(project) >= free, "its rollouts to be recorded")
     finally:
         stop(process)
     before = recorded(project, "t")
@@ -107,6 +129,9 @@ def test_the_first_signal_lets_cases_in_flight_finish(
     process = project.start("evaluate", "evaluate.yaml", "--run-id", "e", SHOPFLOW_GATE=str(gate))
     try:
         wait_until(lambda: len(project.executions()) == 4, "four cases in flight")
+        monkeypatch.chdir(project.folder)
+        for again in (["resume", "e"], ["evaluate", "evaluate.yaml", "--run-id", "e"]):
+            assert "being worked on" in project.refused(*again, code=3)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "stopping" in project.said(), "the signal to be heard")
         gate.touch()
@@ -116,7 +141,6 @@ def test_the_first_signal_lets_cases_in_flight_finish(
     assert "agentensor resume e" in project.said()
     assert "Traceback" not in project.said()
     assert len(recorded(project, "e")) == len(project.executions()) == 4
-    monkeypatch.chdir(project.folder)
     assert project.ok("runs", "show", "e")["status"] == "interrupted"
     monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
     found = project.ok("resume", "e", "--min-score", "0.5")
@@ -147,22 +171,6 @@ def test_the_second_signal_cancels(project: Project, monkeypatch: pytest.MonkeyP
     assert project.ok("resume", "t")["best"]["objective"] == 1.0
 
 
-def test_a_run_at_work_is_not_taken_over(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = {"SHOPFLOW_GATE": str(project.folder / "never")}
-    process = project.start("evaluate", "evaluate.yaml", "--run-id", "e", **held)
-    try:
-        wait_until(lambda: len(project.executions()) == 4, "the run to be at work")
-        monkeypatch.chdir(project.folder)
-        assert "being worked on" in project.refused("resume", "e", code=3)
-        assert "being worked on" in project.refused(
-            "evaluate", "evaluate.yaml", "--run-id", "e", code=3
-        )
-    finally:
-        stop(process)
-
-
 def test_a_run_started_in_process_says_where_to_resume_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +184,7 @@ def test_a_run_started_in_process_says_where_to_resume_it(
         store=f"sqlite:///{project.database}",
         run_id="live",
     )
+    unfinish(project, "live")
     assert "started in process with its own target" in project.refused("resume", "live")
 
 
@@ -189,6 +198,7 @@ def test_a_job_with_secrets_is_resumed_by_submitting_it(
     assert result.exit_code == 0, result.output
     assert "sk-abc" not in result.output
     assert "sk-abc" not in json.dumps(project.ok("runs", "show", "s"))
+    unfinish(project, "s")
     assert "had secrets in its job" in project.refused("resume", "s")
     assert project.ok("evaluate", "secret.yaml", "--run-id", "s")["status"] == "finished"
 
@@ -200,3 +210,36 @@ def test_another_seed_is_another_job(project: Project, monkeypatch: pytest.Monke
     assert "another job" in project.refused("train", "short.yaml", "--run-id", "t", "--seed", "5")
     message = project.refused("train", "short.yaml", "--run-id", "t", "--seed", "5", "--dry-run")
     assert "another job" in message
+
+
+def test_an_alias_that_moves_leaves_a_run_on_its_version(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    project.ok("train", "train.yaml")
+    promote = ("checkpoints", "promote", "shop")
+    project.ok(*promote, "1")
+    job = ("evaluate", "train.yaml", "--checkpoint", "production", "--run-id", "e")
+    first = project.ok(*job)
+    assert first["summary"]["objective"] == 0.25
+    unfinish(project, "e")
+    project.ok(*promote, "4")
+    executed = len(project.executions())
+    again = project.ok("resume", "e")
+    assert again == first
+    assert len(project.executions()) == executed
+    assert "another job" in project.refused(*job)
+    started = project.ok("train", "train.yaml", "--checkpoint", "3", "--run-id", "more")
+    assert started["baseline"]["objective"] == 0.75
+
+
+def test_a_job_that_has_changed_under_a_run_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    found = project.ok("evaluate", "evaluate.yaml", "--run-id", "e")
+    unfinish(project, "e")
+    assert project.ok("resume", "e") == found
+    unfinish(project, "e", tags=["new"])
+    assert "have changed since it was started" in project.refused("resume", "e")

@@ -19,7 +19,7 @@ from orcheo_agentensor import RunConfig, __version__
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with one training (run `t`, workflow `shop`), shared: tests move only own aliases."""
+    """A project with one training (run `t`, workflow `shop`), for all tests."""
     project = make_project(tmp_path_factory.mktemp("trained"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.folder)
