@@ -134,9 +134,7 @@ async def _all(gauge: Gauge, finished: dict[str, float], plan: Plan) -> None:
                     )
 
 
-async def _evaluate(
-    gauge: Gauge, name: str, store: Store, settings: Settings, plan: Plan
-) -> Any:
+async def _evaluate(gauge: Gauge, name: str, store: Store, settings: Settings, plan: Plan) -> Any:
     return await aevaluate(
         gauge.target(name),
         dataset=sides.cases(plan.size(CASES)),

@@ -19,9 +19,7 @@ def run(plan: Plan) -> Result:
     seconds = interleave(
         {
             "ours": sides.ours(task, count=count, concurrency=CONCURRENCY),
-            "ours in memory": sides.ours(
-                task, count=count, concurrency=CONCURRENCY, durable=False
-            ),
+            "ours in memory": sides.ours(task, count=count, concurrency=CONCURRENCY, durable=False),
             "pydantic-evals": sides.pydantic_evals(task, count=count, concurrency=None),
             f"pydantic-evals, {CONCURRENCY} at once": sides.pydantic_evals(
                 task, count=count, concurrency=CONCURRENCY

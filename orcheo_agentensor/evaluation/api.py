@@ -83,11 +83,20 @@ async def aevaluate(
             "workflow_id": workflow_id,
             "reuse": reuse,
         }
-        graph = create_evaluation_graph(**live, store=opened, settings=settings)
+        measured: dict[str, Sequence[CaseResult]] = {}
+        graph = create_evaluation_graph(
+            **live, store=opened, settings=settings, on_results=measured.__setitem__
+        )
         run_id = run_id or uuid.uuid4().hex
         found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
         require_result(found, run_id)
-        return await read_report(opened, run_id, found)
+        return EvaluationReport(
+            run_id=run_id,
+            status=found["status"],
+            summary=found["summary"],
+            usage=Usage.from_json(found["usage"]),
+            cases=tuple(measured.get(run_id) or await stored_cases(opened, run_id)),
+        )
     finally:
         if opened is not store:
             await opened.close()
@@ -98,19 +107,13 @@ def evaluate(target: Any, **arguments: Any) -> EvaluationReport:
     return run_sync(aevaluate(target, **arguments))
 
 
-async def read_report(store: Store, run_id: str, found: Mapping[str, Any]) -> EvaluationReport:
-    """The report of a finished evaluation from the store and the graph's output."""
+async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
+    """The cases of a finished evaluation from the store, in dataset order."""
     record = await store.runs.get(run_id)
     _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
     rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
     by_id = {row.rollout.case_id: stored_case(row) for row in rows}
-    return EvaluationReport(
-        run_id=run_id,
-        status=found["status"],
-        summary=found["summary"],
-        usage=Usage.from_json(found["usage"]),
-        cases=tuple(by_id[case["id"]] for case in cases if case["id"] in by_id),
-    )
+    return [by_id[case["id"]] for case in cases if case["id"] in by_id]
 
 
 def stored_case(row: CaseRow) -> CaseResult:

@@ -95,14 +95,16 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
 def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Job fields that are plain data, and those that only this process has.
 
-    Plain ones go into the job, so that the run can be resumed from its record alone.
+    Plain ones go into the job, so that the run can be resumed from its record alone. Cases do
+    not: they are kept in the side store, and would only make the graph's checkpoints large.
     """
     plain: dict[str, Any] = {}
     live: dict[str, Any] = {}
     for name, value in parts.items():
         if value is None:
             continue
-        (plain if _is_plain(value) else live)[name] = value
+        travels = isinstance(value, str) if name == "dataset" else _is_plain(value)
+        (plain if travels else live)[name] = value
     return plain, live
 
 

@@ -55,12 +55,14 @@ def create_evaluation_graph(
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    on_results: Callable[[str, Sequence[CaseResult]], None] | None = None,
 ) -> StateGraph[EvaluationState, None, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
     Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `store` is a
     `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
-    stream. The output is an `EvaluationOutput`.
+    stream. The output is an `EvaluationOutput`. `on_results` is given the run id and all results
+    before they are added up, for callers in this process.
     """
     from orcheo_agentensor.storage import Store
 
@@ -122,6 +124,8 @@ def create_evaluation_graph(
                 results = await session.runner.run(
                     prepared.dataset.cases, Candidate.of(prepared.prompts), phase="evaluation"
                 )
+            if on_results is not None:
+                on_results(state["run_id"], results)
             summary = await summary_of(session, results)
             enough = summary["coverage"] >= prepared.job.min_coverage
             usage = (await session.ledger.usage()).to_json()

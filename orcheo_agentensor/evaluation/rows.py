@@ -22,7 +22,7 @@ def score_rows(
     key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
 ) -> list[ScoreRow]:
     """Outcomes as ledger rows; the usage of the one call goes on the first."""
-    rows = []
+    rows: list[ScoreRow] = []
     for outcome in outcomes:
         row = ScoreRow(
             rollout_key=key,

@@ -31,6 +31,8 @@ from orcheo_agentensor.storage.urls import StoreUrl
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 60_000
+WAL_PRAGMAS = ("PRAGMA synchronous=OFF", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
+"""Switch to WAL, or stay there; the switch itself need not wait for the disk."""
 _WRITE = "agentensor_write"
 _WORKERS = 8
 
@@ -290,8 +292,8 @@ def prepare_file(path: Path) -> None:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
+    for pragma in WAL_PRAGMAS:
+        cursor.execute(pragma)
     cursor.execute("PRAGMA wal_autocheckpoint=4000")  # 16 MB: fewer syncs while cases pour in
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()

@@ -76,7 +76,7 @@ def _create(connection: Connection) -> None:
     if found is not None:  # another process was faster
         check_revision(found)
         return
-    metadata.create_all(connection)
+    metadata.create_all(connection, checkfirst=False)
     connection.execute(
         text(
             f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "

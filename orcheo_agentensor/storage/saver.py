@@ -40,7 +40,7 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     import aiosqlite
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-    from orcheo_agentensor.storage.engine import prepare_file
+    from orcheo_agentensor.storage.engine import WAL_PRAGMAS, prepare_file
 
     await asyncio.to_thread(prepare_file, path)
     opening: Any = aiosqlite.connect(path, timeout=60)
@@ -51,9 +51,10 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the checkpoints at {path}: {error}") from error
     try:
+        for pragma in WAL_PRAGMAS:
+            await connection.execute(pragma)
         saver = AsyncSqliteSaver(connection, serde=serializer())
         await saver.setup()
-        await connection.execute("PRAGMA synchronous=NORMAL")
         yield saver
     finally:
         await connection.close()
