@@ -20,6 +20,8 @@ from orcheo_agentensor.storage.records import Lease
 from orcheo_agentensor.storage.tables import runs
 
 DEFAULT_TTL = 30.0
+BETWEEN_LEASES = 5.0
+"""Seconds in which a run between two leases counts as running: its graph goes from node to node."""
 
 
 def process_owner() -> str:
@@ -95,12 +97,17 @@ def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: da
     return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=row.event_seq)
 
 
-def give_back(connection: Connection, lease: Lease) -> None:
+def expires_when_free(now: datetime) -> float:
+    """What `lease_expires` of a run is that nobody holds: anyone may take it at once."""
+    return now.timestamp() + BETWEEN_LEASES
+
+
+def give_back(connection: Connection, lease: Lease, *, now: datetime) -> None:
     """End a lease; nothing happens where it is lost already."""
     connection.execute(
         update(runs)
         .where(runs.c.run_id == lease.run_id, runs.c.lease_token == lease.token)
-        .values(lease_owner=None, lease_expires=None)
+        .values(lease_owner=None, lease_expires=expires_when_free(now))
     )
 
 

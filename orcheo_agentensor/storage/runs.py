@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import Case, Connection, Row, Select, case, exists, func, insert, select, update
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
 from orcheo_agentensor.storage import lease as leases
@@ -17,7 +17,9 @@ from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord
 from orcheo_agentensor.storage.tables import rollouts, runs, scores
 from orcheo_agentensor.usage import Usage
 
-_SHOWN = [column for column in runs.c if not column.name.startswith("lease_")]
+_SHOWN = [
+    column for column in runs.c if column.name != "status" and not column.name.startswith("lease_")
+]
 _FIXED = {"run_id", "job_hash", "started_at"}
 _CHANGEABLE = set(RunRecord.model_fields) - _FIXED
 
@@ -35,9 +37,13 @@ class Runs:
         """
 
         def work(connection: Connection) -> RunRecord:
-            there = connection.execute(select(*_SHOWN).where(runs.c.run_id == run.run_id)).first()
+            query = self._select().where(runs.c.run_id == run.run_id)
+            there = connection.execute(query).first()
             if there is None:
-                connection.execute(insert(runs).values(**dict(run), lease_token=0))
+                expires = leases.expires_when_free(self._context.clock())
+                connection.execute(
+                    insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
+                )
                 return run
             if there.job_hash != run.job_hash:
                 raise RunMismatch(
@@ -54,7 +60,7 @@ class Runs:
 
     async def get(self, run_id: str) -> RunRecord:
         """The run with this id; `NotFound` lists the newest there are."""
-        return await self._context.db.read(lambda connection: _get(connection, run_id))
+        return await self._context.db.read(lambda connection: self._get(connection, run_id))
 
     async def list(
         self,
@@ -67,7 +73,7 @@ class Runs:
     ) -> builtins.list[RunRecord]:
         """Runs, newest first."""
         query = (
-            select(*_SHOWN)
+            self._select()
             .order_by(runs.c.started_at.desc(), runs.c.run_id)
             .limit(limit)
             .offset(offset)
@@ -75,7 +81,7 @@ class Runs:
         for column, wanted in (
             (runs.c.workflow_id, workflow_id),
             (runs.c.mode, mode),
-            (runs.c.status, status),
+            (self._status(), status),
         ):
             if wanted is not None:
                 query = query.where(column == wanted)
@@ -99,7 +105,7 @@ class Runs:
         def work(connection: Connection) -> RunRecord:
             if lease is not None:
                 leases.fence(connection, lease)
-            changed = RunRecord.model_validate({**dict(_get(connection, run_id)), **fields})
+            changed = RunRecord.model_validate({**dict(self._get(connection, run_id)), **fields})
             if fields:
                 values = {name: getattr(changed, name) for name in fields}
                 connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
@@ -128,7 +134,8 @@ class Runs:
     async def release(self, lease: Lease) -> None:
         """Give a lease back; harmless where it is lost already."""
         await self._context.db.write(
-            lambda connection: leases.give_back(connection, lease), lock=f"run:{lease.run_id}"
+            lambda connection: leases.give_back(connection, lease, now=self._context.clock()),
+            lock=f"run:{lease.run_id}",
         )
 
     async def usage(self, run_id: str) -> Usage:
@@ -184,15 +191,23 @@ class Runs:
 
         return await self._context.db.read(work)
 
+    def _get(self, connection: Connection, run_id: str) -> RunRecord:
+        found = connection.execute(self._select().where(runs.c.run_id == run_id)).first()
+        if found is None:
+            newest = connection.scalars(
+                select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(10)
+            )
+            raise NotFound(f"there is no run {run_id!r}; the newest runs: {listed([*newest])}")
+        return _record(found)
 
-def _get(connection: Connection, run_id: str) -> RunRecord:
-    found = connection.execute(select(*_SHOWN).where(runs.c.run_id == run_id)).first()
-    if found is None:
-        newest = connection.scalars(
-            select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(10)
-        )
-        raise NotFound(f"there is no run {run_id!r}; the newest runs: {listed([*newest])}")
-    return _record(found)
+    def _select(self) -> Select[Any]:
+        return select(*_SHOWN, self._status().label("status"))
+
+    def _status(self) -> Case[Any]:
+        """The status; a run that says it is running while nobody works on it was interrupted."""
+        left = func.coalesce(runs.c.lease_expires, 0.0) < self._context.clock().timestamp()
+        gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
+        return case((gone, "interrupted"), else_=runs.c.status)
 
 
 def _record(row: Row[Any]) -> RunRecord:

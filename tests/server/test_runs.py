@@ -245,7 +245,7 @@ BAD: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"prompts": {"skills": {"type": "TextTensor", "text": "x", "requires_grad": False}}},
         ["frozen"],
     ),
-    "budget": ("training", {"budget": {"rollouts": 3}}, ["budget.rollouts", "at least 88"]),
+    "budget": ("training", {"budget": {"rollouts": 3}}, ["budget.rollouts", "alone take 88"]),
     "optimizer": ("training", {"optimizer": "sgd"}, ["optimizer", "sgd", "textgrad"]),
     "stop": ("training", {"stop": [{"type": "tired"}]}, ["stop", "tired"]),
 }
