@@ -92,4 +92,4 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_fence_says_what_it_holds(page: Path) -> None:
     languages = {found["language"].strip() for found in FENCE.finditer(page.read_text("utf-8"))}
-    assert languages <= {"python", "py", "bash", "text", "json", "yaml", "ini", "diff"}
+    assert languages <= {"python", "py", "bash", "console", "text", "json", "yaml", "ini", "diff"}
