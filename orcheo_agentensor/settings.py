@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     """Hosts (or host:port) that HTTP evaluators of jobs may talk to; comma-separated."""
 
     model: str | None = None
-    """A chat model the LangChain way ("openai:gpt-5-mini"); without one only simulated models run."""
+    """A chat model the LangChain way ("openai:gpt-5-mini"); only simulated models run without."""
 
     max_concurrency: int = Field(default=64, ge=1, le=10_000)
     """Most rollouts in flight in this process, over all its runs."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.cli.output import print_json, show, show_table
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.evaluation.workbench import Prepared
+    from orcheo_agentensor.evaluation.resolve import Prepared
 
 
 def show_plan(prepared: Prepared[Any], *, as_json: bool) -> None:

@@ -61,7 +61,7 @@ def carry_out(
     as_json: bool,
 ) -> int:
     """Check a run job and run it; the output goes to stdout as JSON."""
-    from orcheo_agentensor.evaluation.workbench import slug
+    from orcheo_agentensor.evaluation.resolve import slug
     from orcheo_agentensor.storage import Store
 
     job = RunJob.parse(data)

@@ -15,7 +15,8 @@ from orcheo_agentensor.errors import AgentensorError, NotFound, RunFailed, RunMi
 if TYPE_CHECKING:
     from langgraph.graph import StateGraph
 
-    from orcheo_agentensor.evaluation.workbench import Prepared, Workbench
+    from orcheo_agentensor.evaluation.resolve import Prepared
+    from orcheo_agentensor.evaluation.workbench import Workbench
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import RunRecord, Store
 
@@ -36,7 +37,8 @@ class Desk:
     def workbench(self, store: Store | None = None) -> Workbench[Any]:
         """A workbench that checks jobs, by default against this desk's store."""
         from orcheo_agentensor.evaluation.job import EvaluationJob
-        from orcheo_agentensor.evaluation.workbench import Given, Workbench
+        from orcheo_agentensor.evaluation.resolve import Given
+        from orcheo_agentensor.evaluation.workbench import Workbench
         from orcheo_agentensor.training.job import TrainingJob
         from orcheo_agentensor.training.plan import make_plan
 

@@ -14,9 +14,10 @@ from typing_extensions import TypedDict
 from orcheo_agentensor.evaluation.job import EvaluationJob
 from orcheo_agentensor.evaluation.job_graph import JobGraph
 from orcheo_agentensor.evaluation.progress import CaseProgress
+from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.results import CaseResult, summarize
 from orcheo_agentensor.evaluation.runner import Candidate
-from orcheo_agentensor.evaluation.workbench import Given, Session, Workbench
+from orcheo_agentensor.evaluation.workbench import Session, Workbench
 from orcheo_agentensor.settings import Settings
 
 RESULT_KEYS = ("status", "summary", "usage")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +12,8 @@ import tenacity
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BadInput, BudgetExhausted, PromptNotFound, TemplateError
+from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.attempt import Attempt, execute
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.rows import case_result, context_of, outcome_of, score_rows
@@ -22,11 +22,9 @@ from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash
 from orcheo_agentensor.storage import RolloutRow
-from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.targets import Target
-from orcheo_agentensor.targets.output import to_json_output
 from orcheo_agentensor.tensor import TextTensor, prompts_to_json
-from orcheo_agentensor.usage import NOTHING, Usage, record_usage
+from orcheo_agentensor.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
@@ -257,7 +255,7 @@ class Runner:
         made = [await self._attempt(key, case.inputs, config)]
         if made[0].transient and self._limits.retries:
 
-            async def again() -> _Attempt:
+            async def again() -> Attempt:
                 try:
                     made.append(await self._attempt(key, case.inputs, config))
                 except BudgetExhausted:  # what the attempts so far came to is still recorded
@@ -287,62 +285,19 @@ class Runner:
             failure=attempt.failure,
         )
 
-    async def _attempt(self, key: str, inputs: Any, config: dict[str, Any]) -> _Attempt:
+    async def _attempt(self, key: str, inputs: Any, config: dict[str, Any]) -> Attempt:
         async with self._process_slots:
             if self._draining():
                 raise Draining
             self.meter.reserve_rollout()
-            return await self._execute(key, inputs, config)
-
-    async def _execute(self, key: str, inputs: Any, config: dict[str, Any]) -> _Attempt:
-        output, tape, failure, transient = None, None, None, False
-        with record_usage() as usage:
-            started = time.perf_counter()
-            try:
-                async with asyncio.timeout(self._limits.case_timeout) as deadline:
-                    if self._taped:
-                        with record_tape(self.target.edges) as recorded:
-                            raw = await self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
-                        tape = recorded.to_json()
-                    else:
-                        raw = await self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
-                latency = time.perf_counter() - started
-                output = to_json_output(raw)
-            except TimeoutError as error:
-                latency = time.perf_counter() - started
-                transient = True
-                expired = deadline.expired()
-                reason = (
-                    f"no answer within {self._limits.case_timeout:g} s"
-                    if expired
-                    else _reason(error)
-                )
-                failure = {"kind": "timeout" if expired else "exception", "reason": reason}
-            except asyncio.CancelledError as error:
-                latency = time.perf_counter() - started
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                failure = {"kind": "exception", "reason": _reason(error)}  # the target's own doing
-            except (PromptNotFound, TemplateError):
-                # Not the case's trouble but the job's: every other case would fail like this.
-                raise
-            except BadInput as error:
-                latency = time.perf_counter() - started
-                kind = "not_json" if "output" in error.message else "exception"
-                failure = {"kind": kind, "reason": error.message}
-            except Exception as error:  # noqa: BLE001 - any trouble of the target is its failure
-                latency = time.perf_counter() - started
-                transient = _is_transient(error)
-                failure = {"kind": "exception", "reason": _reason(error)}
-        return _Attempt(
-            output=output,
-            tape=tape,
-            failure=failure,
-            transient=transient,
-            latency_ms=latency * 1000.0,
-            usage=usage.total + Usage(rollouts=1),
-        )
+            return await execute(
+                self.target,
+                inputs,
+                config,
+                rollout_id=key,
+                timeout=self._limits.case_timeout,
+                taped=self._taped,
+            )
 
     async def _score(
         self,
@@ -363,40 +318,6 @@ class Runner:
         if rows[0].reused:
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
         return [outcome_of(row) for row in rows], spent, False
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    output: Any
-    tape: dict[str, Any] | None
-    failure: dict[str, Any] | None
-    transient: bool
-    latency_ms: float
-    usage: Usage
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _is_transient(error: Exception) -> bool:
-    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
-
-    Other exceptions say something about the workflow and the case, and would come again.
-    """
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int):
-        return status in (408, 409, 425, 429) or status >= 500
-    if isinstance(error, ConnectionError):
-        return True
-    return any(
-        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
-        and base.__name__ == "TransportError"
-        for base in type(error).__mro__
-    )
 
 
 __all__ = ["NOTHING", "Candidate", "Draining", "Meter", "Runner", "Unmetered"]

@@ -1,72 +1,30 @@
-"""From a job to everything a run needs, and back to it after a resume.
+"""The runs of one built graph: prepared, recalled after a resume, and opened for work.
 
 A graph is built once and serves many runs. Its `Workbench` turns a job into a `Prepared` run
-(checked, recorded in the store) and opens a `Session` on it, under the run's lease. After a resume
-in another process the same `Prepared` is rebuilt from the run record.
+(checked, then recorded in the store) and opens a `Session` on it, under the run's lease. After a
+resume in another process the same `Prepared` is rebuilt from the run record.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic
 
-from orcheo_agentensor.config import LiveCallbacks, RunConfig, merge_configs, resolve_config
-from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, LeaseLost, RunMismatch
+from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.errors import AgentensorError, BadInput, LeaseLost, RunMismatch
 from orcheo_agentensor.evaluation.concurrency import process_slots
-from orcheo_agentensor.evaluation.job import Job
+from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
-from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.events import EventSink, EventWriter
-from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets import Target, resolve_target
-from orcheo_agentensor.tensor import TextTensor, as_prompts, prompts_to_json
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store
+    from orcheo_agentensor.storage import Lease, Ledger, Store
     from orcheo_agentensor.storage.records import RunMode
-
-JobT = TypeVar("JobT", bound=Job)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """Live objects a graph was built with; a job may leave out what is here."""
-
-    target: Any = None
-    dataset: Any = None
-    evaluators: Sequence[Any] | None = None
-    prompts: Mapping[str, Any] | None = None
-    config: Mapping[str, Any] | None = None
-    optimizer: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared(Generic[JobT]):
-    """A job with everything resolved and checked, and its run record.
-
-    `config` is the merged one without its prompts, `job_config` what the job itself set; `base` is
-    the stored version the prompts started from, if any. `extra` is the training graph's.
-    """
-
-    run: RunRecord
-    job: JobT
-    target: Target
-    dataset: Dataset
-    evaluators: tuple[BoundEvaluator, ...]
-    config: RunConfig
-    job_config: RunConfig
-    callbacks: LiveCallbacks
-    prompts: dict[str, TextTensor]
-    base: int | None
-    extra: Any = None
 
 
 @dataclass(kw_only=True)
@@ -79,17 +37,6 @@ class Session(Generic[JobT]):
     ledger: Ledger
     events: EventSink
     runner: Runner
-
-
-Extra = Callable[[Any, Dataset, Mapping[str, TextTensor]], tuple[Any, dict[str, Any]]]
-"""Resolves what only training has; returns it with its JSON description for the job's identity."""
-
-
-def no_extra(
-    _job: Any, _dataset: Dataset, _prompts: Mapping[str, TextTensor]
-) -> tuple[None, dict[str, Any]]:
-    """For evaluations."""
-    return None, {}
 
 
 class Workbench(Generic[JobT]):
@@ -108,10 +55,15 @@ class Workbench(Generic[JobT]):
     ) -> None:
         self._job_model = job_model
         self._mode = mode
-        self._given = given
         self._settings = settings
-        self._new_run_id = new_run_id
-        self._extra = extra
+        self._resolver: Resolver[JobT] = Resolver(
+            mode=mode,
+            given=given,
+            store=store,
+            settings=settings,
+            new_run_id=new_run_id,
+            extra=extra,
+        )
         self._prepared: dict[str, Prepared[JobT]] = {}
         self.store = store
 
@@ -123,7 +75,7 @@ class Workbench(Generic[JobT]):
         job = self._job_model.parse(
             {key: value for key, value in data.items() if value is not None}
         )
-        return await self._resolve(job, await self._dataset(job))
+        return await self._resolver.resolve(job, await self._resolver.dataset(job))
 
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
         """Check and resolve a job, store its dataset and create its run record.
@@ -133,7 +85,7 @@ class Workbench(Generic[JobT]):
         prepared = await self.check(data)
         record = await self.store.runs.create(prepared.run)
         await self._save_dataset(prepared.dataset)
-        prepared = Prepared(**{**vars(prepared), "run": record})
+        prepared = replace(prepared, run=record)
         self._prepared[record.run_id] = prepared
         return prepared
 
@@ -154,10 +106,10 @@ class Workbench(Generic[JobT]):
                 value=run_id,
                 rule=f"must be of mode {self._mode!r}",
             )
-        self._require_complete(record)
+        self._resolver.require_complete(record)
         job = self._job_model.parse(record.job["job"])
-        dataset = await self._stored_dataset(record.dataset_id, record.dataset_version)
-        prepared = await self._resolve(job, dataset)
+        dataset = await self._resolver.stored_dataset(record.dataset_id, record.dataset_version)
+        prepared = await self._resolver.resolve(job, dataset)
         if prepared.run.job_hash != record.job_hash:
             raise RunMismatch(
                 f"run {run_id!r} cannot go on: its evaluators, or the defaults of workflow "
@@ -167,7 +119,7 @@ class Workbench(Generic[JobT]):
                 value=run_id,
                 rule="must still be the same job",
             )
-        prepared = Prepared(**{**vars(prepared), "run": record})
+        prepared = replace(prepared, run=record)
         self._prepared[run_id] = prepared
         return prepared
 
@@ -271,108 +223,6 @@ class Workbench(Generic[JobT]):
             with contextlib.suppress(LeaseLost):  # it is for the new holder to say
                 await self.store.runs.update(lease.run_id, lease=lease, **ending)
 
-    # -- resolving ---------------------------------------------------------------------------
-
-    async def _resolve(self, job: JobT, dataset: Dataset) -> Prepared[JobT]:
-        from orcheo_agentensor.storage import RunRecord
-
-        target = self._target(job)
-        workflow_id = job.workflow_id or slug(target.name)
-        evaluators = self._evaluators(job)
-        live, callbacks = RunConfig.trusted(self._given.config)
-        job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
-        workflow, stored, base = await self._stored_configs(workflow_id, job_config)
-        if base is not None:  # an alias may move before the run is resumed
-            job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base)))
-        named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
-        prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
-        request = merge_configs(job_config, prompts_over)
-        config = resolve_config(
-            request, checkpoint=stored, workflow=workflow, settings=self._settings
-        )
-        prompts = dict(config.prompts)
-        config = config.model_copy(update={"prompts": {}})
-        extra, described = self._extra(job, dataset, prompts)
-        evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])
-        identity = {
-            "mode": self._mode,
-            "target": target.fingerprint,
-            "dataset": [dataset.id, dataset.version],
-            "evaluators": evaluator_set,
-            "config": config.to_json(),
-            "prompts": prompts_to_json(prompts),
-            "min_coverage": job.min_coverage,
-            **described,
-        }
-        plain = job.model_dump(
-            mode="json", exclude={"run_id", "dataset"}, exclude_none=True
-        )
-        if base is not None:
-            plain["config"] = _pin(plain.get("config"), base)
-        record = RunRecord(
-            run_id=job.run_id or self._new_run_id(),
-            workflow_id=workflow_id,
-            mode=self._mode,
-            job={
-                "job": {
-                    **redact(plain),
-                    "workflow_id": workflow_id,
-                },
-                "live": self._live_parts(job),
-                "redacted": REDACTED in str(redact(plain)) and redact(plain) != plain,
-            },
-            job_hash=content_hash(identity),
-            config=merge_configs(config, RunConfig(prompts=prompts)).to_json(),
-            seed=getattr(job, "seed", 0),
-            dataset_id=dataset.id,
-            dataset_version=dataset.version,
-            evaluator_set=evaluator_set,
-            refs={"base_version": base} if base is not None else {},
-        )
-        return Prepared(
-            run=record,
-            job=job,
-            target=target,
-            dataset=dataset,
-            evaluators=tuple(evaluators),
-            config=config,
-            job_config=job_config,
-            callbacks=callbacks,
-            prompts=prompts,
-            base=base,
-            extra=extra,
-        )
-
-    def _target(self, job: JobT) -> Target:
-        spec = job.target if job.target is not None else self._given.target
-        if spec is None:
-            raise ConfigError(field="job.target", value=None, rule="must name the workflow to run")
-        return resolve_target(spec, settings=self._settings)
-
-    def _evaluators(self, job: JobT) -> list[BoundEvaluator]:
-        specs = job.evaluators if job.evaluators is not None else self._given.evaluators
-        if not specs:
-            raise ConfigError(
-                field="job.evaluators", value=specs, rule="must name at least one evaluator"
-            )
-        return bind_evaluators(list(specs), settings=self._settings)
-
-    async def _dataset(self, job: JobT) -> Dataset:
-        spec = job.dataset if job.dataset is not None else self._given.dataset
-        if spec is None:
-            raise ConfigError(field="job.dataset", value=None, rule="must name a dataset")
-        if isinstance(spec, Mapping):
-            parsed = DatasetSpec.parse(spec)
-            if parsed.is_stored:
-                return parsed.apply(await self._stored_dataset(parsed.id, parsed.version))
-        return await asyncio.to_thread(as_dataset, spec)
-
-    async def _stored_dataset(self, dataset_id: str | None, version: str | None) -> Dataset:
-        metadata, cases = await self.store.datasets.load(str(dataset_id), version)
-        return await asyncio.to_thread(
-            Dataset.from_cases, cases, id=str(dataset_id), metadata=metadata
-        )
-
     async def _save_dataset(self, dataset: Dataset) -> None:
         await self.store.datasets.save(
             dataset.id,
@@ -382,63 +232,9 @@ class Workbench(Generic[JobT]):
             cases=[case.to_json() for case in dataset.cases],
         )
 
-    async def _stored_configs(
-        self, workflow_id: str, request: RunConfig
-    ) -> tuple[RunConfig | None, RunConfig | None, int | None]:
-        """Workflow defaults, and the stored version that the request asks for by `use`."""
-        workflow = await self.store.workflows.get(workflow_id)
-        defaults = RunConfig.parse(workflow.default_config) if workflow else None
-        use = request.use if request.use is not None else (defaults.use if defaults else None)
-        if use is None:
-            return defaults, None, None
-        checkpoint = await self.store.checkpoints.get(workflow_id, use)
-        return defaults, RunConfig.parse(checkpoint.runnable_config), checkpoint.config_version
-
-    def _live_parts(self, job: JobT) -> list[str]:
-        """The job's parts that only this process has."""
-        parts = ("target", "evaluators", "prompts", "config", "optimizer")
-        return [
-            part
-            for part in parts
-            if getattr(job, part, None) is None and getattr(self._given, part) is not None
-        ]
-
-    def _require_complete(self, record: RunRecord) -> None:
-        missing = [part for part in record.job["live"] if getattr(self._given, part) is None]
-        if missing:
-            raise BadInput(
-                f"run {record.run_id!r} was started in process with its own {', '.join(missing)}; "
-                "resume it from there, with the same arguments and run_id",
-                field="run_id",
-                value=record.run_id,
-                rule="must be resumable from its record",
-            )
-        if record.job.get("redacted"):
-            raise BadInput(
-                f"run {record.run_id!r} had secrets in its job, which are not stored; resume it "
-                "by submitting the same job with the same run_id",
-                field="run_id",
-                value=record.run_id,
-                rule="must be resumable from its record",
-            )
-
-
-def slug(name: str) -> str:
-    """A workflow id from a target's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.:_")[:128] or "workflow"
-
-
-def _pin(config: Mapping[str, Any] | None, version: int) -> dict[str, Any]:
-    """`config` asking for this version by number."""
-    configurable = (config or {}).get("configurable") or {}
-    return {**(config or {}), "configurable": {**configurable, "agentensor": {"use": version}}}
-
 
 def _is_pause(error: Exception) -> bool:
     """LangGraph's own signal for `interrupt()`."""
     from langgraph.errors import GraphBubbleUp
 
     return isinstance(error, GraphBubbleUp)
-
-
-__all__ = ["Given", "Prepared", "Session", "Workbench", "slug"]

@@ -77,7 +77,7 @@ class Ledger:
         self._connection: Any = None
         self._fence = ledger_rows.fence_sql(postgres=db.postgres)
         self._inserts = [
-            ledger_rows.insert_sql(table, postgres=db.postgres)
+            ledger_rows.Insert(table, postgres=db.postgres)
             for table in (tables.rollouts, tables.scores, tables.calls)
         ]
 
@@ -252,11 +252,10 @@ class Ledger:
                 if not self._db.postgres:
                     cursor.execute("BEGIN IMMEDIATE")
                 self._renew(cursor)
-                for sql, values in zip(
+                for insert, rows in zip(
                     self._inserts, (group.rollouts, group.scores, group.calls), strict=True
                 ):
-                    if values:
-                        cursor.executemany(sql, values)
+                    insert.rows(cursor, rows)
                 connection.commit()
             except BaseException:
                 connection.rollback()

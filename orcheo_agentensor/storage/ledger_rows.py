@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, select, union_all
@@ -16,18 +17,41 @@ from orcheo_agentensor.usage import NOTHING, Usage
 ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
 _SCORE_COLUMNS = [column for column in scores.c if column.name != "run_id"]
 _CHUNK = 500
+_BATCHES = (32, 8, 1)
+"""Rows per statement on SQLite, which takes 999 values in the oldest builds."""
 
 
-def insert_sql(table: Table, *, postgres: bool) -> str:
-    """An insert that leaves an existing row alone, for `executemany` on the driver itself."""
-    names = ", ".join(column.name for column in table.c)
-    if postgres:
-        marks = ", ".join(
-            "%s::jsonb" if isinstance(column.type, Json) else "%s" for column in table.c
-        )
-    else:
-        marks = ", ".join("?" for _ in table.c)
-    return f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+class Insert:
+    """An insert on the driver itself that leaves an existing row alone."""
+
+    def __init__(self, table: Table, *, postgres: bool) -> None:
+        names = ", ".join(column.name for column in table.c)
+        if postgres:
+            marks = ", ".join(
+                "%s::jsonb" if isinstance(column.type, Json) else "%s" for column in table.c
+            )
+        else:
+            marks = ", ".join("?" for _ in table.c)
+        self._postgres = postgres
+        self._sql = {
+            size: f"INSERT INTO {table.name} ({names}) "
+            f"VALUES {', '.join([f'({marks})'] * size)} ON CONFLICT DO NOTHING"
+            for size in _BATCHES
+        }
+
+    def rows(self, cursor: Any, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert `rows`, in the order of the table's columns."""
+        if self._postgres:
+            if rows:
+                cursor.executemany(self._sql[1], rows)
+            return
+        # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
+        # slow to give it back: the fewer statements, the sooner the commit.
+        done = 0
+        for size in _BATCHES:
+            while len(rows) - done >= size:
+                cursor.execute(self._sql[size], [*chain(*rows[done : done + size])])
+                done += size
 
 
 def fence_sql(*, postgres: bool) -> str:

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
 from orcheo_agentensor.evaluation.job_graph import JobGraph
-from orcheo_agentensor.evaluation.workbench import Given, Workbench
+from orcheo_agentensor.evaluation.resolve import Given
+from orcheo_agentensor.evaluation.workbench import Workbench
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training import decide as deciding
 from orcheo_agentensor.training import steps

@@ -1,0 +1,109 @@
+"""One execution of a target: timed, counted, taped, and its trouble turned into a value."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
+from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.targets import Target
+from orcheo_agentensor.targets.output import to_json_output
+from orcheo_agentensor.usage import Usage, record_usage
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution: its output or failure. A `transient` failure is worth another attempt."""
+
+    output: Any
+    tape: dict[str, Any] | None
+    failure: dict[str, Any] | None
+    transient: bool
+    latency_ms: float
+    usage: Usage
+
+
+async def execute(
+    target: Target,
+    inputs: Any,
+    config: dict[str, Any],
+    *,
+    rollout_id: str,
+    timeout: float,
+    taped: bool,
+) -> Attempt:
+    """Run `target` once; whatever goes wrong in it comes back as the attempt's failure.
+
+    Raises `PromptNotFound` and `TemplateError`, which are the job's trouble and not the case's:
+    every other case would fail in the same way.
+    """
+    output, tape, failure, transient = None, None, None, False
+    with record_usage() as usage:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                if taped:
+                    with record_tape(target.edges) as recorded:
+                        raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
+                    tape = recorded.to_json()
+                else:
+                    raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
+            latency = time.perf_counter() - started
+            output = to_json_output(raw)
+        except TimeoutError as error:
+            latency = time.perf_counter() - started
+            transient = True
+            expired = deadline.expired()
+            reason = f"no answer within {timeout:g} s" if expired else _reason(error)
+            failure = {"kind": "timeout" if expired else "exception", "reason": reason}
+        except asyncio.CancelledError as error:
+            latency = time.perf_counter() - started
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = {"kind": "exception", "reason": _reason(error)}  # the target's own doing
+        except (PromptNotFound, TemplateError):
+            raise
+        except BadInput as error:
+            latency = time.perf_counter() - started
+            kind = "not_json" if "output" in error.message else "exception"
+            failure = {"kind": kind, "reason": error.message}
+        except Exception as error:  # noqa: BLE001 - any trouble of the target is its failure
+            latency = time.perf_counter() - started
+            transient = _is_transient(error)
+            failure = {"kind": "exception", "reason": _reason(error)}
+    return Attempt(
+        output=output,
+        tape=tape,
+        failure=failure,
+        transient=transient,
+        latency_ms=latency * 1000.0,
+        usage=usage.total + Usage(rollouts=1),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_transient(error: Exception) -> bool:
+    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
+
+    Other exceptions say something about the workflow and the case, and would come again.
+    """
+    status = getattr(error, "status_code", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status in (408, 409, 425, 429) or status >= 500
+    if isinstance(error, ConnectionError):
+        return True
+    return any(
+        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
+        and base.__name__ == "TransportError"
+        for base in type(error).__mro__
+    )
