@@ -50,14 +50,17 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         connection = await opening
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the checkpoints at {path}: {error}") from error
+    saver = AsyncSqliteSaver(connection, serde=serializer())
     try:
         for pragma in WAL_PRAGMAS:
             await connection.execute(pragma)
-        saver = AsyncSqliteSaver(connection, serde=serializer())
         await saver.setup()
         yield saver
     finally:
-        await connection.close()
+        # A run that was cancelled may be in the middle of a write: closing under it would leave
+        # its transaction open, and the file locked, for as long as its cursor lives.
+        async with saver.lock:
+            await connection.close()
 
 
 @asynccontextmanager
