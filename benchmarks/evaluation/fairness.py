@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.evaluation import sides
@@ -62,7 +63,7 @@ class Gauge:
         waits = []
         for run in {run for _, run in self.begun}:
             times = [t for t, r in self.begun if r == run]
-            waits.append(max(b - a for a, b in zip(times, times[1:], strict=False)))
+            waits.append(max(b - a for a, b in pairwise(times)))
         return max(waits)
 
 
