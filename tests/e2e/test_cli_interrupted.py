@@ -83,8 +83,6 @@ def test_a_killed_training_resumes_and_repeats_nothing(
     before = recorded(project, "t")
     started = len(project.executions())
     assert started - 4 <= len(before) <= started
-    monkeypatch.chdir(project.folder)
-    assert project.ok("runs", "list")["runs"][0]["status"] == "running"
 
     monkeypatch.chdir("/")  # the modules are found where the job file was
     monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
