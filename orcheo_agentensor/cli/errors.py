@@ -65,7 +65,7 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, AgentensorError):
         return error.message
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted before anything was begun"
+        return "interrupted"
     return (
         f"internal error: {type(error).__name__}: {error} "
         f"(set {DEBUG}=1 to see where it comes from)"
