@@ -76,6 +76,7 @@ class Usage:
 
 
 NOTHING = Usage()
+ONE_ROLLOUT = Usage(rollouts=1)
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +98,7 @@ def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
 class UsageRecorder(BaseCallbackHandler):
     """Adds up the model calls it is told of. Thread-safe; ask for `total` at the end."""
 
-    total: Usage = field(default_factory=Usage)
+    total: Usage = NOTHING
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     # Runs in the caller's own thread of control: a count must be complete when the call returns.

@@ -11,7 +11,7 @@ from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output
-from orcheo_agentensor.usage import Usage, record_usage
+from orcheo_agentensor.usage import ONE_ROLLOUT, Usage, record_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ async def execute(
         failure=failure,
         transient=transient,
         latency_ms=latency * 1000.0,
-        usage=usage.total + Usage(rollouts=1),
+        usage=usage.total + ONE_ROLLOUT,
     )
 
 

@@ -64,12 +64,15 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         """As printed by `runs show` and sent in `case_finished`, without the output."""
+        ok = self.ok
         data: dict[str, Any] = {
             "case_id": self.case_id,
-            "ok": self.ok,
+            "ok": ok,
             "scores": self.scores,
             "latency_ms": round(self.latency_ms, 3),
         }
+        if ok:
+            return data
         if self.target_failure is not None:
             data["target_failure"] = failure_to_json(self.target_failure)
         if self.failures:

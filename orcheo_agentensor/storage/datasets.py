@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from orcheo_agentensor.errors import NotFound
+from orcheo_agentensor.storage.codec import encode
 from orcheo_agentensor.storage.context import Context, listed
+from orcheo_agentensor.storage.ledger_rows import Insert
 from orcheo_agentensor.storage.records import DatasetRecord
 from orcheo_agentensor.storage.tables import cases, datasets
 
@@ -43,8 +45,7 @@ class Datasets:
             if there is not None:
                 return DatasetRecord.model_validate(dict(there))
             connection.execute(insert(datasets).values(**dict(record)))
-            if cases:
-                connection.execute(insert(_cases), _case_rows(dataset_id, version, cases))
+            _insert_cases(connection, dataset_id, version, cases)
             return record
 
         return await self._context.db.write(work, lock=f"dataset:{dataset_id}:{version}")
@@ -87,20 +88,24 @@ class Datasets:
 _cases = cases
 
 
-def _case_rows(
-    dataset_id: str, version: str, contents: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "dataset_id": dataset_id,
-            "version": version,
-            "position": position,
-            "case_id": str(content["id"]),
-            "split": content.get("split"),
-            "content": content,
-        }
-        for position, content in enumerate(contents)
-    ]
+def _insert_cases(
+    connection: Connection, dataset_id: str, version: str, contents: Sequence[dict[str, Any]]
+) -> None:
+    """In the order of the table's columns, by the driver itself: there may be very many."""
+    Insert(_cases, postgres=connection.dialect.name == "postgresql").rows(
+        connection.connection.cursor(),
+        [
+            (
+                dataset_id,
+                version,
+                position,
+                str(content["id"]),
+                content.get("split"),
+                encode(content),
+            )
+            for position, content in enumerate(contents)
+        ],
+    )
 
 
 def _one(dataset_id: str, version: str | None) -> Any:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.engine import Database
 
 Committed = asyncio.Future[None]
-
-GROUP = 1000
-"""Most puts in one transaction: while it commits, those who waited for the one before go on."""
 
 
 class _Group:
@@ -73,8 +69,7 @@ class Ledger:
         self._scores: dict[tuple[str, str], list[ScoreRow]] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, asyncio.Task[None]] = {}
-        self._groups: deque[_Group] = deque()
-        self._writing = _Group()
+        self._group = self._writing = _Group()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -158,7 +153,7 @@ class Ledger:
         """
         values = self._sql.rollout_values(self.run_id, row)
         waiting = self._enqueue()
-        self._groups[-1].rollouts.append(values)
+        self._group.rollouts.append(values)
         there = self._rollouts.get(row.key)
         if there is None or there.reused:
             if row.reused:
@@ -179,7 +174,7 @@ class Ledger:
             for row in rows
         ]
         waiting = self._enqueue()
-        self._groups[-1].scores.extend(values)
+        self._group.scores.extend(values)
         there = self._scores.get((rollout_key, evaluator_fingerprint))
         if there is None or there[0].reused:
             self._scores[rollout_key, evaluator_fingerprint] = [
@@ -191,7 +186,7 @@ class Ledger:
         """Record the response of a judge or proposer call, as `put_rollout` does."""
         values = self._sql.call_values(self.run_id, key, kind, response, usage)
         waiting = self._enqueue()
-        self._groups[-1].calls.append(values)
+        self._group.calls.append(values)
         self._calls.setdefault(key, response)
         return waiting
 
@@ -208,20 +203,18 @@ class Ledger:
             raise self._error
         if not self._tasks:
             raise StoreError("the ledger is not started, or it was stopped")
-        if not self._groups or len(self._groups[-1].waiting) >= GROUP:
-            self._groups.append(_Group())
         waiting: Committed = asyncio.get_running_loop().create_future()
-        self._groups[-1].waiting.append(waiting)
+        self._group.waiting.append(waiting)
         self._wake.set()
         return waiting
 
     async def _write(self) -> None:
-        while not self._stopping or self._groups:
-            if not self._groups:
+        while not self._stopping or self._group.waiting:
+            if not self._group.waiting:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self._writing = self._groups.popleft()
+            self._writing, self._group = self._group, _Group()
             await self._db.call(self._commit, self._writing)
             for waiting in self._writing.waiting:
                 if not waiting.done():
@@ -239,9 +232,7 @@ class Ledger:
         if not isinstance(error, AgentensorError):
             error = StoreError(f"the ledger of run {self.run_id!r} cannot be written: {error}")
         self._error = error
-        for waiting in chain.from_iterable(
-            group.waiting for group in (self._writing, *self._groups)
-        ):
+        for waiting in (*self._writing.waiting, *self._group.waiting):
             if not waiting.done():
                 waiting.set_exception(error)
                 waiting.exception()  # whoever no longer waits need not be told
