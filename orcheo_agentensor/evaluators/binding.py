@@ -25,8 +25,9 @@ from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.evaluators.returns import failure, read_result
 from orcheo_agentensor.evaluators.subject import Subject, is_async
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.usage import NOTHING, Usage, record_usage
+from orcheo_agentensor.usage import NOTHING, Usage
 
 
 @dataclass(frozen=True, kw_only=True)

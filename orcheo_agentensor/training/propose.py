@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.optimizers import ComponentRequest, FeedbackRecord, ProposalRequest, Trial
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
@@ -16,7 +17,6 @@ from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.memory import Memory
 from orcheo_agentensor.training.plan import Plan
-from orcheo_agentensor.usage import record_usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger

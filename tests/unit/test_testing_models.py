@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
+from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.testing.models import RuleChatModel, ScriptedChatModel
-from orcheo_agentensor.usage import record_usage
 
 
 class Answer(BaseModel):
