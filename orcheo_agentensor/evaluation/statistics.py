@@ -26,20 +26,25 @@ def describe(values: Sequence[float]) -> Mean:
     Values that are all 0 or 1 get the Wilson score interval (Wilson, 1927), which stays inside
     [0, 1] and does not collapse when all agree; others get Student's t interval.
     """
-    from scipy import stats
+    # scipy.stats would bring the same quantiles at four times the import time.
+    from scipy.special import ndtri, stdtrit
 
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
         return Mean(mean=mean, se=None, ci95=None)
     se = statistics.stdev(values) / math.sqrt(n)
+    upper = (1 + CONFIDENCE) / 2
     if all(value in (0.0, 1.0) for value in values):
-        interval = stats.binomtest(round(math.fsum(values)), n).proportion_ci(
-            confidence_level=CONFIDENCE, method="wilson"
-        )
-        return Mean(mean=mean, se=se, ci95=(float(interval.low), float(interval.high)))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * se
+        return Mean(mean=mean, se=se, ci95=_wilson(mean, n, float(ndtri(upper))))
+    half = float(stdtrit(n - 1, upper)) * se
     return Mean(mean=mean, se=se, ci95=(mean - half, mean + half))
+
+
+def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

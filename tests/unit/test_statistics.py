@@ -6,6 +6,7 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from orcheo_agentensor.evaluation.statistics import describe, paired_difference, percentile
 
@@ -27,6 +28,19 @@ def test_interval_of_a_share_stays_between_zero_and_one_and_never_collapses(
 ) -> None:
     low, high = describe(values).ci95 or (0.0, 0.0)
     assert -1e-12 <= low < high <= 1 + 1e-12
+
+
+@given(st.integers(0, 40), st.integers(2, 40))
+def test_intervals_are_those_of_scipy_stats(passed: int, n: int) -> None:
+    shares = [1.0] * min(passed, n) + [0.0] * max(0, n - passed)
+    wilson = stats.binomtest(min(passed, n), n).proportion_ci(method="wilson")
+    assert describe(shares).ci95 == pytest.approx((wilson.low, wilson.high))
+    spread = [share * 0.5 for share in shares] + [0.25]
+    expected = stats.t.interval(
+        0.95, n, loc=statistics.fmean(spread), scale=statistics.stdev(spread) / math.sqrt(n + 1)
+    )
+    if statistics.stdev(spread):
+        assert describe(spread).ci95 == pytest.approx(expected)
 
 
 def test_one_value_has_a_mean_and_no_interval() -> None:
