@@ -89,7 +89,8 @@ def report_error(error: BaseException, *, as_json: bool) -> ExitCode:
     code = exit_code(error)
     if os.environ.get(DEBUG, "") not in ("", "0"):
         say("".join(traceback.format_exception(error)).rstrip())
-    say(f"error: {message_of(error)}", style="red")
+    kind = f"{type(error).__name__}: " if isinstance(error, AgentensorError) else ""
+    say(f"error: {kind}{message_of(error)}", style="red")
     if as_json:
         print_json({"error": error_json(error), "exit_code": int(code)})
     return code
