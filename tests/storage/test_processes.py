@@ -151,7 +151,7 @@ def test_a_store_nobody_closed_ends_with_the_interpreter_and_in_silence(
     kind: str, tmp_path: Path
 ) -> None:
     url = str(tmp_path / "a.db") if kind == "file" else "memory"
-    forgetful = start(FORGETFUL, url, flags=("-X", "dev", "-W", "error::ResourceWarning"))
+    forgetful = start(FORGETFUL, url, flags=("-W", "error::ResourceWarning"))
     out, errors = forgetful.communicate(timeout=60)
     assert (forgetful.returncode, out, errors) == (0, "end\n", "")
 
