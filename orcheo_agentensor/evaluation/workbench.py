@@ -181,6 +181,8 @@ class Workbench(Generic[JobT]):
                 events.emit("run_failed", error=text, kind=type(error).__name__)
             raise
         finally:
+            if ending:
+                self.forget(run_id)
             closing = asyncio.create_task(self._close(lease, ledger, events, ending))
             cancelled: asyncio.CancelledError | None = None
             while not closing.done():  # whatever happens: a lease left behind locks the run

@@ -128,13 +128,17 @@ def create_training_graph(
                 pool = await Pool(session.prepared.prompts).load(session.store, run_id)
                 pools[run_id] = pool
             memory = await load_memory(session.store, run_id)
-            yield Training(
-                session=session,
-                plan=session.prepared.extra,
-                meter=meters[0],
-                memory=memory or Memory(),
-                pool=pool,
-            )
+            try:
+                yield Training(
+                    session=session,
+                    plan=session.prepared.extra,
+                    meter=meters[0],
+                    memory=memory or Memory(),
+                    pool=pool,
+                )
+            except BaseException:
+                pools.pop(run_id, None)
+                raise
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
