@@ -22,7 +22,8 @@ class TextTensor(BaseModel):
     `text` is the prompt; `requires_grad=False` freezes it: no optimizer will change a byte of it.
     `gradients` collects feedback during a backward pass; it is working state and is not part of
     the JSON form, of equality of configs, or of anything stored. `metadata` is free, except for
-    the constraints the proposal guards read: `max_chars`, `max_line_words`.
+    the constraints that the proposal guards read: `max_chars`, `max_line_words`, `must_keep`,
+    `never`.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)

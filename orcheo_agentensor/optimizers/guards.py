@@ -60,8 +60,9 @@ def _strings(value: Any) -> Iterator[str]:
 def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> list[str]:
     """Why `text` may not replace `component.text`; empty when it may.
 
-    A text equal to its parent is refused too: it is no proposal. `metadata.max_line_words` caps
-    the words after the colon of every `label: words` line.
+    A text equal to its parent is refused too: it is no proposal. The prompt's metadata may ask for
+    more: `max_line_words` caps the words after the colon of every `label: words` line, `must_keep`
+    lists texts that have to stay, `never` texts that may not come in (in any case of letters).
     """
     if not isinstance(text, str) or not text.strip():
         return ["empty"]
@@ -83,9 +84,20 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
     cap = component.metadata.get("max_line_words")
     if isinstance(cap, int):
         reasons.extend(_long_lines(text, cap))
+    for kept in _listed(component.metadata.get("must_keep")):
+        if kept not in text:
+            reasons.append(f"must keep {kept!r}")
+    for banned in _listed(component.metadata.get("never")):
+        if banned.casefold() in text.casefold():
+            reasons.append(f"must never say {banned!r}")
     if copied := cases.copied(text, parent=component.text):
         reasons.append(f"copies a case: {copied!r}")
     return reasons
+
+
+def _listed(value: Any) -> list[str]:
+    found = value if isinstance(value, list | tuple) else [value]
+    return [entry for entry in found if isinstance(entry, str)]
 
 
 def _has_surrogate(text: str) -> bool:

@@ -61,6 +61,15 @@ def test_the_word_cap_counts_the_words_after_a_label() -> None:
     assert "line 2 has 3 words" in reason
 
 
+def test_a_prompt_may_say_what_must_stay_and_what_may_not_come_in() -> None:
+    asked = component("Be kind.", metadata={"must_keep": ["kind"], "never": "refund"})
+    assert refusals(asked, "Be very kind.", cases=NO_CASES) == []
+    assert refusals(asked, "Be nice. No Refunds.", cases=NO_CASES) == [
+        "must keep 'kind'",
+        "must never say 'refund'",
+    ]
+
+
 @given(st.text(alphabet=string.ascii_letters + " ", min_size=60, max_size=120), st.integers(0, 20))
 def test_a_copied_stretch_is_found_wherever_it_stands(case: str, offset: int) -> None:
     stretch = " ".join(case.split())[offset : offset + COPY_LENGTH].strip()
