@@ -30,13 +30,20 @@ Committed = asyncio.Future[None]
 class _Group:
     """Rows that will be committed together, and who waits for them."""
 
-    __slots__ = ("calls", "rollouts", "scores", "waiting")
+    __slots__ = ("calls", "loop", "rollouts", "scores", "waiting")
 
     def __init__(self) -> None:
         self.rollouts: list[tuple[Any, ...]] = []
         self.scores: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
         self.waiting: list[Committed] = []
+        self.loop = asyncio.get_running_loop()
+
+    def settle(self) -> None:
+        """Tell who waits that the rows are committed."""
+        for waiting in self.waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
 
 class Ledger:
@@ -216,9 +223,6 @@ class Ledger:
                 continue
             self._writing, self._group = self._group, _Group()
             await self._db.call(self._commit, self._writing)
-            for waiting in self._writing.waiting:
-                if not waiting.done():
-                    waiting.set_result(None)
 
     def _ended(self, writer: asyncio.Task[None]) -> None:
         """Tell everybody who waits why the writer ended, if not by `stop`."""
@@ -257,6 +261,9 @@ class Ledger:
                 ):
                     insert.rows(cursor, rows)
                 connection.commit()
+                # From here, because those who wait hold up others: by way of the writer they
+                # would hear of it one turn of a busy loop later.
+                group.loop.call_soon_threadsafe(group.settle)
             except BaseException:
                 connection.rollback()
                 raise
