@@ -75,19 +75,19 @@ class Tape:
     def parents(self, run: NodeRun) -> list[NodeRun]:
         """The runs whose output `run` took in: the latest ones of its static predecessors.
 
-        Where the graph has no such edge (a `Command` jumped), the runs of the step before.
+        Where none of these has run (a `Command` jumped), and inside a nested graph, whose edges
+        are not known, the runs of the step before.
         """
         earlier = [r for r in self.runs.values() if r.path == run.path and r.step < run.step]
-        sources = {source for source, target in self.edges if target == run.node}
-        near = [r for r in earlier if r.node in sources] or earlier
+        edges = () if run.path else self.edges
+        sources = {source for source, target in edges if target == run.node}
+        near = [r for r in earlier if r.node in sources]
         if not near:
-            return []
+            last = max((r.step for r in earlier), default=0)
+            return [r for r in earlier if r.step == last]
         latest: dict[str, int] = {}
         for candidate in near:
             latest[candidate.node] = max(latest.get(candidate.node, -1), candidate.step)
-        if not sources:
-            last = max(latest.values())
-            return [r for r in near if r.step == last]
         return [r for r in near if r.step == latest[r.node]]
 
     def to_json(self) -> dict[str, Any]:

@@ -140,3 +140,19 @@ def test_a_missing_prompt_names_those_there_are() -> None:
     with pytest.raises(PromptNotFound, match=r"'zzz' is not in config.prompts \(there: a, b"):
         get_prompt("zzz", CONFIG)
     assert get_prompt("zzz", CONFIG, default="bare") == "bare"
+
+
+def test_parents_of_a_jump_target_are_the_runs_of_the_step_before() -> None:
+    tape = Tape(edges=[("__start__", "boss")])
+    for step, node in enumerate(["boss", "one", "boss", "two", "boss"]):
+        tape.run(f"{node}:{step}", node=node, step=step, path=())
+    assert [run.id for run in tape.parents(tape.runs["boss:4"])] == ["two:3"]
+    assert [run.id for run in tape.parents(tape.runs["two:3"])] == ["boss:2"]
+    assert tape.parents(tape.runs["boss:0"]) == []
+
+
+def test_edges_of_the_outer_graph_say_nothing_about_a_nested_one() -> None:
+    tape = Tape(edges=[("one", "three")])
+    for step, node in enumerate(["one", "two", "three"]):
+        tape.run(f"inner|{node}", node=node, step=step, path=("inner",))
+    assert [run.node for run in tape.parents(tape.runs["inner|three"])] == ["two"]
