@@ -185,6 +185,7 @@ class Runner:
 
     def _runnable_config(self, candidate: Candidate) -> dict[str, Any]:
         config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
+        config.pop("run_id", None)  # one id cannot name many rollouts
         if candidate.prompts:
             configurable = dict(config.get("configurable") or {})
             configurable["prompts"] = prompts_to_json(candidate.prompts)
@@ -252,7 +253,7 @@ class Runner:
     async def _rollout(
         self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
     ) -> RolloutRow:
-        made = [await self._attempt(key, case.inputs, config)]
+        made = [await self._attempt(key, case.inputs, config, first=True)]
         if made[0].transient and self._limits.retries:
 
             async def again() -> Attempt:
@@ -285,9 +286,11 @@ class Runner:
             failure=attempt.failure,
         )
 
-    async def _attempt(self, key: str, inputs: Any, config: dict[str, Any]) -> Attempt:
+    async def _attempt(
+        self, key: str, inputs: Any, config: dict[str, Any], *, first: bool = False
+    ) -> Attempt:
         async with self._process_slots:
-            if self._draining():
+            if first and self._draining():
                 raise Draining
             self.meter.reserve_rollout()
             return await execute(

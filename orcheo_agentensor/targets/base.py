@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -132,15 +133,18 @@ class RunnableTarget:
         )
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
-        """Invoke as a root run: nothing of the graph we run in leaks into the target."""
+        """Invoke as a root run: nothing of the graph we run in leaks into the target.
+
+        A graph with a checkpointer gets a thread of its own each time.
+        """
         configurable = dict(config.get("configurable") or {})
         kwargs: dict[str, Any] = {}
         if self.context_fields is not None:
             kwargs["context"] = {
                 k: configurable[k] for k in self.context_fields if k in configurable
             }
-        if self.has_saver:
-            configurable.setdefault("thread_id", rollout_id)
+        if self.has_saver:  # on a shared thread it would go on from another case or attempt
+            configurable["thread_id"] = f"{rollout_id}-{uuid.uuid4().hex[:12]}"
             config = {**config, "configurable": configurable}
         token = var_child_runnable_config.set(None)
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypedDict
+import operator
+import uuid
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import RunControl
 
 from orcheo_agentensor import (
     BadInput,
@@ -22,6 +25,7 @@ from orcheo_agentensor import (
     get_prompt,
 )
 from orcheo_agentensor.errors import PromptNotFound, RunMismatch
+from orcheo_agentensor.evaluation.drive import drive
 
 CASES = [
     {"id": f"c{i}", "inputs": {"n": i}, "expected_output": {"double": 2 * i}} for i in range(12)
@@ -331,3 +335,72 @@ async def test_a_target_with_its_own_checkpointer_and_context_runs_as_a_root_gra
         config={"configurable": {"tone": "kind"}},
     )
     assert report.objective == 1.0, report.cases
+
+
+async def test_each_attempt_has_a_thread_and_a_run_id_of_its_own() -> None:
+    roots: list[Any] = []
+    failed: list[str] = []
+
+    class Chat(TypedDict):
+        said: Annotated[list[str], operator.add]
+
+    class Listener(BaseCallbackHandler):
+        def on_chain_start(
+            self, serialized: Any, inputs: Any, *, run_id: Any, parent_run_id: Any = None, **_: Any
+        ) -> None:
+            if parent_run_id is None:
+                roots.append(run_id)
+
+    async def say(state: Chat) -> dict[str, list[str]]:
+        return {"said": ["hello"]}
+
+    async def break_once(state: Chat) -> None:
+        if not failed:
+            failed.append("once")
+            raise ConnectionError("lost")
+
+    graph = StateGraph(Chat)
+    graph.add_sequence([say, break_once])
+    graph.add_edge(START, "say")
+    report = await aevaluate(
+        graph.compile(checkpointer=InMemorySaver()),
+        dataset=[{"inputs": {"said": [name]}} for name in "ab"],
+        evaluators=[turns],
+        config={
+            "configurable": {"thread_id": "shared"},
+            "run_id": str(uuid.uuid4()),
+            "callbacks": [Listener()],
+        },
+    )
+    assert [case.scores["turns"] for case in report.cases] == [2.0, 2.0]
+    assert len(roots) == len(set(roots)) == 3
+
+
+def turns(outputs: dict[str, list[str]]) -> int:
+    return len(outputs["said"])
+
+
+async def test_a_drain_lets_a_case_that_began_use_its_retries() -> None:
+    control = RunControl()
+    calls: list[int] = []
+
+    async def target(inputs: int) -> int:
+        calls.append(inputs)
+        if len(calls) == 1:
+            control.request_drain()
+            raise ConnectionError("lost")
+        return inputs
+
+    async with Store.from_url(None) as store:
+        graph = create_evaluation_graph(
+            target, dataset=[{"inputs": n} for n in range(3)], evaluators=[one], store=store
+        )
+        job = {"limits": {"concurrency": 1}}
+        found = await drive(graph, job, store=store, run_id="r", control=control)
+        assert found["status"] == "interrupted"
+        assert calls == [0, 0]
+        assert (await store.runs.usage("r")).rollouts == 2
+
+
+def one(outputs: int) -> float:
+    return 1.0
