@@ -42,8 +42,8 @@ class Given:
 class Prepared(Generic[JobT]):
     """A job with everything resolved and checked, and its run record.
 
-    `config` is the merged one without its prompts, `job_config` what the job itself set; `base` is
-    the stored version the prompts started from, if any. `extra` is the training graph's.
+    `config` is the merged one without its prompts, `job_config` what the job itself set, over
+    `base`, the stored version the prompts started from, if any. `extra` is the training graph's.
     """
 
     run: RunRecord
@@ -146,7 +146,7 @@ class Resolver(Generic[JobT]):
             dataset=dataset,
             evaluators=tuple(evaluators),
             config=config,
-            job_config=job_config,
+            job_config=merge_configs(stored or RunConfig(), job_config),
             callbacks=callbacks,
             prompts=prompts,
             base=base,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate
+from orcheo_agentensor.evaluation.runner import Candidate, Draining
 from orcheo_agentensor.evaluation.workbench import Session
 from orcheo_agentensor.optimizers import Edit, FeedbackRecord, Trial, TrialOutcome
 from orcheo_agentensor.training.acceptance import paired_sums, reasons_against
@@ -58,16 +59,23 @@ class Training:
 
 
 async def run_trials(training: Training, trials: Sequence[Trial]) -> list[TrialOutcome]:
-    """All trials of a step at once; their outcomes in the order asked for."""
+    """All trials of a step at once; their outcomes in the order asked for.
+
+    When one cannot go on, the others end first: what they have begun is paid for and recorded.
+    """
     if len(trials) == 1:
         return [await run_trial(training, trials[0])]
     tasks = [asyncio.create_task(run_trial(training, trial)) for trial in trials]
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.wait(tasks)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [one for one in ended if isinstance(one, BaseException)]
+    for error in sorted(errors, key=lambda one: isinstance(one, BudgetExhausted | Draining)):
+        raise error
+    return [one for one in ended if isinstance(one, TrialOutcome)]
 
 
 async def run_trial(training: Training, trial: Trial) -> TrialOutcome:

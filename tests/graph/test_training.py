@@ -457,3 +457,57 @@ async def test_checkpoints_come_at_each_new_best_and_at_intervals() -> None:
     objectives = [version.metrics["objective"] for version in result.checkpoints]
     assert objectives == sorted(objectives)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_version_keeps_the_settings_of_the_version_it_was_trained_from() -> None:
+    store = Store.from_url(None)
+
+    async def target(inputs: dict[str, str], config: Any) -> dict[str, bool]:
+        styled = config["configurable"].get("style") == "plain"
+        return {"done": styled and inputs["rule"] in get_prompt(inputs["owner"]).split()}
+
+    common: dict[str, Any] = {"evaluators": [done], "store": store, "workflow_id": "styled"}
+    learn: dict[str, Any] = {"dataset": CASES, **common, "stop": [MaxSteps(1)]}
+    first = await atrain(
+        target,
+        prompts=PROMPTS,
+        config={"configurable": {"style": "plain"}},
+        optimizer=TextGrad(proposer=Teacher(), minibatch=2),
+        **learn,
+    )
+    use = {"configurable": {"agentensor": {"use": first.best.config_version}}}
+    second = await atrain(
+        target, prompts={}, config=use, optimizer=TextGrad(proposer=Teacher()), **learn
+    )
+    assert second.best.metrics["objective"] > first.best.metrics["objective"] > 0
+    again = await aevaluate(
+        target,
+        dataset=[case for case in CASES if case["split"] == "validation"],
+        config={"configurable": {"agentensor": {"use": second.best.config_version}}},
+        **common,
+    )
+    assert again.objective == second.best.metrics["objective"]
+
+
+async def test_parallel_trials_finish_what_they_began_when_the_budget_ends() -> None:
+    begun: list[int] = []
+
+    async def hook() -> None:
+        begun.append(1)
+        await asyncio.sleep(0.004 * (len(begun) % 3))
+
+    class Rewriter:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            return {c.name: f"{c.text} {request.seed}" for c in request.components}
+
+    result = await atrain(
+        workflow(hook),
+        prompts=PROMPTS,
+        dataset=CASES,
+        evaluators=[done],
+        optimizer=RandomSearch(proposer=Rewriter(), parallel=4),
+        budget=Budget(rollouts=110),
+        limits=Limits(concurrency=7),
+    )
+    assert result.decision.stopped == "the budget of 110 rollouts is spent"
+    assert len(begun) == result.usage.rollouts <= 110
