@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,28 @@ def store_url(directory: Path) -> str:
     return f"sqlite:///{directory / 'agentensor.db'}"
 
 
-def ours(task: Task, *, count: int, concurrency: int, durable: bool = True) -> Side:
-    """`aevaluate` with a listener, from plain cases to the report with every case in it."""
+def ours(
+    task: Any,
+    *,
+    count: int,
+    concurrency: int,
+    durable: bool = True,
+    running: list[float] | None = None,
+) -> Side:
+    """`aevaluate` with a listener, from plain cases to the report with every case in it.
+
+    `running` is given the seconds from the first event to that of the last case.
+    """
 
     async def sample(directory: Path) -> float:
         heard: list[Any] = []
+        times: list[float] = []
+
+        def hear(event: dict[str, Any]) -> None:
+            heard.append(event)
+            if event["type"] in ("run_started", "case_finished"):
+                times.append(time.perf_counter())
+
         given = cases(count)
         with Stopwatch() as watch:
             report = await aevaluate(
@@ -58,11 +76,13 @@ def ours(task: Task, *, count: int, concurrency: int, durable: bool = True) -> S
                 evaluators=["exact_match"],
                 limits=Limits(concurrency=concurrency),
                 store=store_url(directory) if durable else None,
-                on_event=heard.append,
+                on_event=hear,
             )
         finished = sum(event["type"] == "case_finished" for event in heard)
         assert finished == count == len(report.cases), (finished, count, len(report.cases))
         assert report.summary["objective"] == 1.0, report.summary
+        if running is not None:
+            running.append(times[-1] - times[0])
         return watch.seconds
 
     return sample

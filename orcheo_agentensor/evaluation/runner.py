@@ -14,6 +14,7 @@ from orcheo_agentensor.config import LiveCallbacks, RunConfig
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.attempt import Attempt, execute
+from orcheo_agentensor.evaluation.concurrency import Share
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.rows import case_result, context_of, outcome_of, score_rows
@@ -93,7 +94,7 @@ class Runner:
         ledger: Ledger,
         limits: Limits,
         config: RunConfig,
-        process_slots: asyncio.Semaphore,
+        process_slots: Share,
         callbacks: LiveCallbacks = (),
         meter: Meter | None = None,
         taped: bool = False,

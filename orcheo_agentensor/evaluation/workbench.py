@@ -165,7 +165,7 @@ class Workbench(Generic[JobT]):
                     limits=prepared.job.limits,
                     config=prepared.config,
                     callbacks=prepared.callbacks,
-                    process_slots=process_slots(self._settings.max_concurrency),
+                    process_slots=process_slots(self._settings.max_concurrency).share(),
                     meter=found,
                     taped=taped,
                     draining=draining,
