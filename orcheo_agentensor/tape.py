@@ -22,6 +22,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
 from orcheo_agentensor.errors import PromptNotFound
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.tensor import TextTensor, as_tensor
 
 MAX_TEXT = 2_000
@@ -111,12 +112,13 @@ class Tape:
 
 
 def brief(value: Any) -> str:
-    """Any node input or output as text of at most `MAX_TEXT` characters."""
+    """Any node input or output as text of at most `MAX_TEXT` characters, without its secrets."""
     if isinstance(value, str):
         text = value
     else:
-        text = json.dumps(value, default=_plain, ensure_ascii=False)
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+        text = json.dumps(redact(value), default=_plain, ensure_ascii=False)
+    shown: str = redact(text)
+    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
@@ -14,29 +14,41 @@ from orcheo_agentensor.evaluators.result import (
     TargetFailure,
     failure_to_json,
 )
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.storage import RolloutRow, ScoreRow
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.storage.codec import clean_text
+from orcheo_agentensor.usage import Usage
 
 
 def score_rows(
     key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
 ) -> list[ScoreRow]:
-    """Outcomes as ledger rows; the usage of the one call goes on the first."""
+    """Outcomes as ledger rows, just as the ledger gives them back after a resume: what is made of
+    a score, a proposal above all, must not depend on whether it was replayed.
+
+    The usage of the one call goes on the first.
+    """
     rows: list[ScoreRow] = []
     for outcome in outcomes:
         row = ScoreRow(
             rollout_key=key,
             evaluator_fingerprint=fingerprint,
-            name=outcome.name,
-            usage=NOTHING if rows else usage,
+            name=str(clean_text(outcome.name)),
         )
         if isinstance(outcome, EvaluatorFailure):
-            row.failure = failure_to_json(outcome)
+            row.failure = storable(failure_to_json(outcome))
         else:
             row.score, row.passed = outcome.score, outcome.passed
-            row.reason, row.label = outcome.reason, outcome.label
+            row.reason, row.label = clean_text(outcome.reason), clean_text(outcome.label)
         rows.append(row)
+    rows.sort(key=lambda row: row.name)
+    rows[0].usage = usage
     return rows
+
+
+def storable(failure: Mapping[str, str]) -> dict[str, str]:
+    """A failure without secrets, and without what a database refuses."""
+    return {key: redact(clean_text(text)) for key, text in failure.items()}
 
 
 def outcome_of(row: ScoreRow) -> Outcome:

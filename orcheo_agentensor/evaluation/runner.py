@@ -17,7 +17,13 @@ from orcheo_agentensor.evaluation.attempt import Attempt, execute
 from orcheo_agentensor.evaluation.concurrency import Share
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.rows import case_result, context_of, outcome_of, score_rows
+from orcheo_agentensor.evaluation.rows import (
+    case_result,
+    context_of,
+    outcome_of,
+    score_rows,
+    storable,
+)
 from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.result import Outcome
@@ -284,7 +290,7 @@ class Runner:
             usage=usage,
             latency_ms=attempt.latency_ms,
             attempts=len(made),
-            failure=attempt.failure,
+            failure=None if attempt.failure is None else storable(attempt.failure),
         )
 
     async def _attempt(
@@ -317,7 +323,7 @@ class Runner:
             self.meter.spent(usage)
             rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
-            return outcomes, usage, True
+            return [outcome_of(row) for row in rows], usage, True
         spent = sum((row.usage for row in rows), NOTHING)
         if rows[0].reused:
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))

@@ -20,6 +20,7 @@ from orcheo_agentensor.evaluation.concurrency import process_slots
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
 from orcheo_agentensor.events import EventSink, EventWriter
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Workbench(Generic[JobT]):
             raise
         except Exception as error:
             if not _is_pause(error):
-                text = error.message if isinstance(error, AgentensorError) else repr(error)
+                text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
                 ending |= {"status": "failed", "error": text}
                 events.emit("run_failed", error=text, kind=type(error).__name__)
             raise

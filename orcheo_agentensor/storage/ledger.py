@@ -305,4 +305,5 @@ class Ledger:
         for score in scores:
             groups[score.rollout_key, score.evaluator_fingerprint, score.reused].append(score)
         for (key, fingerprint, _), found in groups.items():
+            found.sort(key=lambda score: score.name)
             self._scores.setdefault((key, fingerprint), found)

@@ -404,3 +404,22 @@ async def test_a_drain_lets_a_case_that_began_use_its_retries() -> None:
 
 def one(outputs: int) -> float:
     return 1.0
+
+
+async def test_what_failures_say_is_kept_without_its_secrets() -> None:
+    key = "sk-abc123def456ghi789jkl0"
+    heard: list[Any] = []
+
+    def refuse(outputs: int) -> float:
+        raise ValueError(f"refused {key}")
+
+    async def target(inputs: int) -> int:
+        if inputs:
+            raise ValueError(f"refused {key}")
+        return inputs
+
+    dataset = [{"inputs": 0}, {"inputs": 1}]
+    report = await aevaluate(target, dataset=dataset, evaluators=[refuse], on_event=heard.append)
+    assert report.summary["n_target_failed"] == report.summary["n_evaluator_failed"] == 1
+    assert "refused [redacted]" in str(report.cases)
+    assert key not in str([report.cases, heard])
