@@ -107,7 +107,7 @@ def create_training_graph(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
     )
-    pools: dict[str, Pool] = {}
+    pools: dict[str, tuple[int, Pool | None]] = {}
 
     @asynccontextmanager
     async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
@@ -123,10 +123,10 @@ def create_training_graph(
         async with bench.open(
             run_id, write=writer, taped=True, meter=meter, draining=draining()
         ) as session:
-            pool = pools.get(run_id)
-            if pool is None:
+            token, pool = pools.get(run_id, (0, None))
+            if pool is None or session.lease.token != token + 1:  # somebody else was at work
                 pool = await Pool(session.prepared.prompts).load(session.store, run_id)
-                pools[run_id] = pool
+            pools[run_id] = session.lease.token, pool
             memory = await load_memory(session.store, run_id)
             try:
                 yield Training(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
 from orcheo_agentensor.json_values import content_hash
@@ -12,6 +13,7 @@ from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.optimizers import ComponentRequest, FeedbackRecord, ProposalRequest, Trial
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
+from orcheo_agentensor.storage.codec import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import BudgetMeter
@@ -75,6 +77,9 @@ async def propose(
             return {"refused": error.message}
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
+        if any(isinstance(v, str) and clean_text(v) != v for v in texts.values()):
+            # Stored with other characters in their place, it would pass after a resume.
+            return {"refused": "holds characters that cannot be stored"}
         return {"texts": {str(k): v if isinstance(v, str) else None for k, v in texts.items()}}
 
     key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
@@ -104,6 +109,9 @@ def _guarded(
     return changed, reasons
 
 
+_turns: WeakKeyDictionary[Ledger, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
 async def recorded_call(
     key: str,
     kind: str,
@@ -114,10 +122,29 @@ async def recorded_call(
     timeout: float,
     who: str,
 ) -> dict[str, Any]:
-    """The recorded answer under `key`, or a fresh one that is committed before it is used."""
-    known = await ledger.call(key)
-    if known is not None:
-        return known
+    """The recorded answer under `key`, or a fresh one that is committed before it is used.
+
+    Who wants the same answer meanwhile waits for that one.
+    """
+    async with _turns.setdefault(ledger, {}).setdefault(key, asyncio.Lock()):
+        known = await ledger.call(key)
+        if known is not None:
+            return known
+        return await _fresh_call(
+            key, kind, ask, ledger=ledger, meter=meter, timeout=timeout, who=who
+        )
+
+
+async def _fresh_call(
+    key: str,
+    kind: str,
+    ask: Callable[[], Any],
+    *,
+    ledger: Ledger,
+    meter: BudgetMeter,
+    timeout: float,
+    who: str,
+) -> dict[str, Any]:
     meter.reserve_call()
     with record_usage() as usage:
         try:

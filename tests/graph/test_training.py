@@ -7,10 +7,13 @@ case scores when its prompt names its rule, and the feedback says which rule was
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import RunControl
 
 from orcheo_agentensor import (
     BadInput,
@@ -29,11 +32,17 @@ from orcheo_agentensor import (
     TrainingResult,
     aevaluate,
     atrain,
+    create_training_graph,
     get_prompt,
     train,
 )
 from orcheo_agentensor.errors import BudgetTooSmall, RunFailed
+from orcheo_agentensor.evaluation.drive import drive
 from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.storage import RunRecord
+from orcheo_agentensor.storage.training_state import TrainingState
+from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.propose import recorded_call
 
 OWNER = ("plan", "write")
 SPLITS = ("train", "validation", "holdout")
@@ -511,3 +520,105 @@ async def test_parallel_trials_finish_what_they_began_when_the_budget_ends() -> 
     )
     assert result.decision.stopped == "the budget of 110 rollouts is spent"
     assert len(begun) == result.usage.rollouts <= 110
+
+
+async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsorted(inputs: dict[str, Any], outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**done(inputs, outputs), "key": key} for key in ("z\x00", "a")]
+
+    teacher = Teacher()
+    url = f"sqlite:///{tmp_path / 'db'}"
+    job: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "dataset": CASES,
+        "evaluators": [unsorted],
+        "optimizer": TextGrad(proposer=teacher),
+        "stop": [MaxSteps(1)],
+        "run_id": "r",
+    }
+    saving = TrainingState.save_state
+
+    async def killed(self: Any, run_id: str, step: int, *rest: Any, **more: Any) -> None:
+        if step == 1:
+            raise RuntimeError("killed")
+        await saving(self, run_id, step, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "save_state", killed)
+        async with Store.from_url(url) as store:
+            with pytest.raises(RuntimeError):
+                await atrain(workflow(), store=store, **job)
+    assert len(teacher.requests) == 1
+    async with Store.from_url(url) as store:
+        await atrain(workflow(), store=store, **job)
+    assert len(teacher.requests) == 1
+
+
+async def test_a_graph_goes_on_with_a_run_that_another_worked_on_meanwhile() -> None:
+    async with Store.from_url(None) as store:
+
+        def worker() -> Any:
+            return create_training_graph(
+                workflow(),
+                dataset=CASES,
+                evaluators=[done],
+                prompts=PROMPTS,
+                optimizer=TextGrad(proposer=Teacher(), minibatch=3),
+                store=store,
+            )
+
+        async def work(graph: Any, job: Any, *, until: int) -> Any:
+            control = RunControl()
+
+            def listen(event: Any) -> None:
+                if event["type"] == "training_progress" and event["step"] == until:
+                    control.request_drain()
+
+            return await drive(
+                graph, job, store=store, run_id="r", control=control, on_event=listen
+            )
+
+        first, second = worker(), worker()
+        await work(first, {"stop": [MaxSteps(6).model_dump()]}, until=1)
+        await work(second, None, until=4)
+        assert (await work(first, None, until=0))["status"] == "finished"
+
+
+async def test_the_same_call_made_twice_at_once_is_paid_once() -> None:
+    asked: list[int] = []
+
+    async def ask() -> dict[str, Any]:
+        asked.append(1)
+        await asyncio.sleep(0.01)
+        return {"text": str(len(asked))}
+
+    async with Store.from_url(None) as store:
+        run = RunRecord(run_id="r", workflow_id="w", mode="train", job_hash="x")
+        await store.runs.create(run)
+        async with store.ledger("r", lease=await store.runs.acquire("r")) as ledger:
+            meter = BudgetMeter(Budget())
+            call = partial(recorded_call, "key", "criticism", ask, ledger=ledger, meter=meter)
+            answers = await asyncio.gather(*(call(timeout=5, who="critic") for _ in range(3)))
+    assert answers == [{"text": "1"}] * 3
+
+
+async def test_a_proposal_that_cannot_be_stored_is_refused() -> None:
+    class Sloppy:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            return {c.name: c.text + "\x00 R0 R1 R2 R3" for c in request.components}
+
+    events: list[Any] = []
+    result = await atrain(
+        workflow(),
+        prompts=PROMPTS,
+        dataset=CASES,
+        evaluators=[done],
+        optimizer=TextGrad(proposer=Sloppy()),
+        stop=[MaxSteps(1)],
+        on_event=events.append,
+    )
+    assert result.best == result.baseline
+    refused = [event["reason"] for event in events if event["type"] == "proposal_rejected"]
+    assert refused == ["holds characters that cannot be stored"]
