@@ -37,8 +37,9 @@ class BudgetMeter:
     """Keeps what is spent and reserved.
 
     `reserved` rollouts are set aside from the start for the holdout measurement; the search cannot
-    touch them until `release`. `spent` starts at what the ledger says an earlier process of the
-    same run has spent.
+    touch them until `release`. What a rollout takes of the other limits is known only afterwards:
+    those in flight and those set aside count as much as one did on average so far. `spent` starts
+    at what the ledger says an earlier process of the same run has spent.
     """
 
     def __init__(self, budget: Budget, *, spent: Usage = NOTHING, reserved: int = 0) -> None:
@@ -53,7 +54,7 @@ class BudgetMeter:
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
-        self._check_others()
+        self._check_others(rollouts=1)
         limit = self.budget.rollouts
         if limit is not None and self.usage.rollouts + self._in_flight + self._reserved >= limit:
             raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
@@ -61,21 +62,28 @@ class BudgetMeter:
 
     def reserve_call(self) -> None:
         """Ask before a proposer's or critic's call; raises `BudgetExhausted`."""
-        self._check_others()
+        self._check_others(rollouts=0)
 
     def spent(self, usage: Usage) -> None:
         """Settle what really was used; executions leave the reservation."""
         self._in_flight = max(0, self._in_flight - usage.rollouts)
         self.usage = self.usage + usage
 
-    def _check_others(self) -> None:
+    def _check_others(self, *, rollouts: int) -> None:
         budget, usage = self.budget, self.usage
-        if budget.calls is not None and usage.calls >= budget.calls:
-            raise BudgetExhausted(f"the budget of {budget.calls} model calls is spent")
-        if budget.tokens is not None and usage.tokens >= budget.tokens:
-            raise BudgetExhausted(f"the budget of {budget.tokens} tokens is spent")
-        if budget.cost is not None and (usage.cost or 0.0) >= budget.cost:
-            raise BudgetExhausted(f"the budget of ${budget.cost:g} is spent")
+        share = (self._in_flight + self._reserved + rollouts) / max(1, usage.rollouts)
+        for limit, used, words in (
+            (budget.calls, usage.calls, f"{budget.calls} model calls"),
+            (budget.tokens, usage.tokens, f"{budget.tokens} tokens"),
+            (budget.cost, usage.cost or 0.0, f"${budget.cost or 0.0:g}"),
+        ):
+            if limit is None:
+                continue
+            if used >= limit:
+                raise BudgetExhausted(f"the budget of {words} is spent")
+            if used * (1 + share) > limit * (1 + 1e-9):
+                kept = ", but for what the holdout measurement needs" if self._reserved else ""
+                raise BudgetExhausted(f"the budget of {words} is spent{kept}")
 
 
 def check_budget(budget: Budget, *, validation: int, holdout: int) -> None:

@@ -37,6 +37,10 @@ def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list
     status, reasons = verdict(
         changed=memory.best != memory.baseline, holdout=holdout, min_coverage=job.min_coverage
     )
+    if status == "kept" and holdout is None and memory.best != memory.baseline:
+        if training.plan.holdout:
+            reasons = ["the budget ended before the holdout was measured: the gain is unproved"]
+        return status, reasons
     coverage = 1 - memory.failures / len(training.plan.validation)
     if status == "eligible" and coverage < job.min_coverage:
         return "rejected", [
@@ -103,4 +107,5 @@ async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, 
         )
     except AliasConflict as conflict:
         return "kept", [conflict.message]
-    return "promoted", [f"{PRODUCTION!r} moved from {current or 'nothing'} to version {version}"]
+    before = "nothing" if current is None else f"version {current}"
+    return "promoted", [f"{PRODUCTION!r} moved from {before} to version {version}"]

@@ -249,18 +249,24 @@ def _without_secrets(value: Any, redacted: Any) -> Any:
 
 
 async def measure_holdout(training: Training) -> dict[str, Any] | None:
-    """Baseline and best on cases the search never saw, paired; None without such cases."""
+    """Baseline and best on cases the search never saw, paired.
+
+    None without such cases, and where the budget ends before all of them are measured.
+    """
     plan, memory, session = training.plan, training.memory, training.session
     training.meter.release()
     if not plan.holdout:
         return None
     baseline, best = training.pool[memory.baseline], training.pool[memory.best]
-    before = await training.measure(plan.holdout, baseline, phase="holdout")
-    after = (
-        before
-        if best.hash == baseline.hash
-        else await training.measure(plan.holdout, best, phase="holdout")
-    )
+    try:
+        before = await training.measure(plan.holdout, baseline, phase="holdout")
+        after = (
+            before
+            if best.hash == baseline.hash
+            else await training.measure(plan.holdout, best, phase="holdout")
+        )
+    except BudgetExhausted:
+        return None
     difference = await asyncio.to_thread(
         compare_holdout,
         before,

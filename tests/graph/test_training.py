@@ -7,11 +7,15 @@ case scores when its prompt names its rule, and the feedback says which rule was
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import RunControl
 
@@ -36,7 +40,7 @@ from orcheo_agentensor import (
     get_prompt,
     train,
 )
-from orcheo_agentensor.errors import BudgetTooSmall, RunFailed
+from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall, RunFailed
 from orcheo_agentensor.evaluation.drive import drive
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.storage import RunRecord
@@ -622,3 +626,69 @@ async def test_a_proposal_that_cannot_be_stored_is_refused() -> None:
     assert result.best == result.baseline
     refused = [event["reason"] for event in events if event["type"] == "proposal_rejected"]
     assert refused == ["holds characters that cannot be stored"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "status", "why"),
+    [(120, "kept", "not significant|no candidate|by hand"), (60, None, "model calls is spent")],
+)
+async def test_a_budget_of_model_calls_is_kept_and_pays_for_the_holdout(
+    calls: int, status: str | None, why: str
+) -> None:
+    made: list[int] = []
+
+    def answers() -> Iterator[AIMessage]:
+        while True:
+            made.append(1)
+            yield AIMessage("yes")
+
+    model = GenericFakeChatModel(messages=answers())
+
+    async def target(inputs: dict[str, str]) -> dict[str, bool]:
+        await model.ainvoke("?")
+        await model.ainvoke("?")
+        return {"done": inputs["rule"] in get_prompt(inputs["owner"]).split()}
+
+    job: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "dataset": CASES,
+        "evaluators": [done],
+        "optimizer": TextGrad(proposer=Teacher()),
+        "budget": Budget(calls=calls),
+    }
+    if status is None:  # not even the baseline fits beside the holdout
+        with pytest.raises(BudgetExhausted, match=why):
+            await atrain(target, **job)
+    else:
+        result = await atrain(target, **job)
+        assert "model calls is spent" in (result.decision.stopped or "")
+        assert result.holdout is not None
+        assert result.decision.status == status
+        assert re.search(why, " ".join(result.decision.reasons))
+        assert result.usage.calls == len(made)
+    assert len(made) <= calls
+
+
+async def test_a_budget_that_ends_in_the_holdout_leaves_the_gain_unproved() -> None:
+    attempts: list[str] = []
+
+    async def target(inputs: dict[str, str]) -> dict[str, bool]:
+        attempts.append(inputs["split"])
+        if inputs["split"] == "holdout":
+            raise ConnectionError("lost")  # each is tried again, which nobody set aside for
+        return {"done": inputs["rule"] in get_prompt(inputs["owner"]).split()}
+
+    result = await atrain(
+        target,
+        prompts=PROMPTS,
+        dataset=[{**case, "inputs": {**case["inputs"], "split": case["split"]}} for case in CASES],
+        evaluators=[done],
+        optimizer=TextGrad(proposer=Teacher()),
+        budget=Budget(rollouts=70),
+        stop=[MaxSteps(1)],
+        limits=Limits(retries=2),
+    )
+    assert result.decision.status == "kept"
+    assert "budget ended" in result.decision.reasons[0]
+    assert result.holdout is None
+    assert len(attempts) == result.usage.rollouts == 70
