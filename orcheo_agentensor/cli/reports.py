@@ -112,9 +112,7 @@ def _after_training(workflow_id: str, first: int, last: int, status: str, store:
     if first != last:
         commands.append(f"agentensor checkpoints diff {workflow_id} {first} {last}{store}")
         if status == "promoted":
-            commands.append(
-                f"agentensor checkpoints rollback {workflow_id} --alias production{store}"
-            )
+            commands.append(f"agentensor checkpoints show {workflow_id} production{store}")
         elif status == "kept":
             commands.append(
                 f"agentensor checkpoints promote {workflow_id} {last} --alias production{store}"

@@ -77,8 +77,6 @@ class Desk:
         """
         async with reading(self.store) as there:
             prepared = await self.workbench(there).check(job)
-            if prepared.job.reuse is not None:
-                await there.runs.get(prepared.job.reuse)
             if prepared.job.run_id is not None and there is self.store:
                 known = await _find(there, prepared.job.run_id)
                 if known is not None and known.job_hash != prepared.run.job_hash:

@@ -196,13 +196,13 @@ def _show_where(
         soft_wrap=True,
     )
     first = result.baseline.config_version
-    undo = f"agentensor checkpoints rollback {workflow} --alias production{at}"
+    shown = f"agentensor checkpoints show {workflow} production{at}"
     show_next(
         f"agentensor checkpoints list {workflow}{at}",
         f"agentensor checkpoints diff {workflow} {first} {version}{at}",
         f"agentensor checkpoints export {workflow} {version} --output best.json{at}",
         f"agentensor runs show {result.run_id}{at}",
-        *([undo] if result.decision.status == "promoted" and version > 2 else []),
+        *([shown] if result.decision.status == "promoted" else []),
         *([] if workflow.endswith("memorised") else [f"agentensor demo --memorise{at}"]),
     )
 

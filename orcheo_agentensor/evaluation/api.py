@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, split_live
+from orcheo_agentensor.evaluation.drive import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
@@ -49,7 +49,7 @@ async def aevaluate(
     evaluators: Sequence[Any],
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     store: Store | str | None = None,
     run_id: str | None = None,
@@ -78,7 +78,7 @@ async def aevaluate(
         job = {
             **plain,
             "prompts": prompts_to_json(as_prompts(prompts)) or None,
-            "limits": (limits or Limits()).model_dump(),
+            "limits": as_data(limits),
             "min_coverage": min_coverage,
             "workflow_id": workflow_id,
             "reuse": reuse,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import logging
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph.errors import GraphDrained
 from langgraph.graph import StateGraph
 from langgraph.types import Command
+from pydantic import BaseModel
 
-from orcheo_agentensor.errors import NotFound, RunFailed
+from orcheo_agentensor.errors import BadInput, NotFound, RunFailed
 from orcheo_agentensor.evaluation.runner import Draining
-from orcheo_agentensor.events import EventWriter, discard
+from orcheo_agentensor.events import Event, EventWriter, discard
 
 if TYPE_CHECKING:
     from langgraph.runtime import RunControl
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted"
 AWAITING_APPROVAL = "awaiting_approval"
@@ -43,6 +48,7 @@ async def drive(
     A run that pauses has the status `awaiting_approval` and its `request`; one stopped through
     `control` has the status `interrupted`.
     """
+    heard = _shielded(on_event)
     async with store.checkpointer() as saver:
         compiled = graph.compile(checkpointer=saver)
         config: Any = {"configurable": {"thread_id": run_id}}
@@ -57,7 +63,7 @@ async def drive(
             async for event in compiled.astream(
                 given, config, stream_mode="custom", durability="async", control=control
             ):
-                on_event(event)
+                heard(event)
         except (Draining, GraphDrained):
             with contextlib.suppress(NotFound):  # stopped before it had a record
                 if (await store.runs.get(run_id)).status == "running":  # between two nodes
@@ -68,6 +74,23 @@ async def drive(
         if snapshot.interrupts:
             found |= {"status": AWAITING_APPROVAL, "request": snapshot.interrupts[0].value}
         return found
+
+
+def _shielded(on_event: EventWriter) -> EventWriter:
+    """`on_event`, whose errors are logged and cannot end the run. Raises `BadInput` for a coroutine
+    function, which nobody would await."""
+    if inspect.iscoroutinefunction(on_event):
+        raise BadInput(
+            field="on_event", value=on_event, rule="must be a plain function, not an async one"
+        )
+
+    def heard(event: Event) -> None:
+        try:
+            on_event(event)
+        except Exception:
+            log.exception("on_event raised on %s %s", event["type"], event["seq"])
+
+    return heard
 
 
 async def stored_job(store: Store, run_id: str) -> dict[str, Any]:
@@ -90,6 +113,11 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(asyncio.run, work).result()
+
+
+def as_data(value: Any) -> Any:
+    """A model such as `Limits` or `Budget` as plain data; anything else as it is."""
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:

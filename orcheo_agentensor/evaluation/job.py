@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.errors import ConfigError, shorten
 
+IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 
@@ -107,6 +108,8 @@ def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
         problems = []
         for entry in error.errors(include_url=False):
             rule = entry["msg"][0].lower() + entry["msg"][1:]
+            if entry["type"] == "string_pattern_mismatch":
+                rule = IDENTIFIER_RULE
             if entry["type"] == "extra_forbidden":
                 known = _known_fields(model, entry["loc"][:-1])
                 rule = "is not a known field" + (f"; known: {', '.join(known)}" if known else "")

@@ -76,6 +76,8 @@ class Workbench(Generic[JobT]):
         job = self._job_model.parse(
             {key: value for key, value in data.items() if value is not None}
         )
+        if job.reuse is not None:
+            await self.store.runs.get(job.reuse)
         return await self._resolver.resolve(job, await self._resolver.dataset(job))
 
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:

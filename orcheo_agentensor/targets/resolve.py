@@ -56,7 +56,8 @@ def resolve_target(spec: Any, *, settings: Settings) -> Target:
     Raises `BadInput`, `EntrypointNotAllowed` or `EntrypointNotFound`.
     """
     if isinstance(spec, str):
-        return _from_object(_called(load_entrypoint(spec, settings=settings, what="target")), spec)
+        found = load_entrypoint(spec, settings=settings, what="target")
+        return _from_object(_called(found, spec), spec)
     if isinstance(spec, Mapping):
         unknown = set(spec) - {"entrypoint", "output"}
         if unknown or not isinstance(spec.get("entrypoint"), str):
@@ -67,13 +68,21 @@ def resolve_target(spec: Any, *, settings: Settings) -> Target:
     return _from_object(spec, None)
 
 
-def _called(found: Any) -> Any:
+def _called(found: Any, spec: str) -> Any:
     """A graph factory is called; a plain target function is left alone."""
     import inspect
 
-    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+    if not inspect.isfunction(found) or inspect.signature(found).parameters:
+        return found
+    try:
         return found()
-    return found
+    except Exception as error:  # whatever a user's factory raises
+        raise BadInput(
+            f"target: {spec!r} could not be built: {type(error).__name__}: {error}",
+            field="target",
+            value=spec,
+            rule="must build without an error",
+        ) from error
 
 
 def _from_object(value: Any, name: str | None) -> Target:

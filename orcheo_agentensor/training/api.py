@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from orcheo_agentensor.evaluation import Limits, evaluation_node
-from orcheo_agentensor.evaluation.drive import drive, require_result, run_sync, split_live
+from orcheo_agentensor.evaluation.drive import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.evaluation.node import HostNode, MapInput, MapOutput
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.settings import Settings
@@ -70,7 +70,7 @@ async def atrain(
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     config: Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     seed: int = 0,
     workflow_id: str | None = None,
@@ -103,11 +103,11 @@ async def atrain(
         job: dict[str, Any] = {
             **plain,
             "prompts": prompts_to_json(as_prompts(prompts)),
-            "budget": budget.model_dump() if isinstance(budget, Budget) else budget,
+            "budget": as_data(budget),
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
             "promote": promote,
-            "limits": (limits or Limits()).model_dump(),
+            "limits": as_data(limits),
             "min_coverage": min_coverage,
             "seed": seed,
             "workflow_id": workflow_id,
@@ -127,7 +127,7 @@ async def atrain(
 
 def _plain_stops(stop: Any) -> list[Any]:
     conditions = [stop] if isinstance(stop, BaseModel | Mapping) else list(stop)
-    return [one.model_dump() if isinstance(one, BaseModel) else one for one in conditions]
+    return [as_data(condition) for condition in conditions]
 
 
 def train(target: Any, **arguments: Any) -> TrainingResult:

@@ -105,8 +105,9 @@ def verdict(
 
 
 def target_gain(baseline: float | None, best: float | None) -> dict[str, Any]:
-    """Whether the training mean rose by the ten percent aimed for."""
+    """Whether the training mean rose by the ten percent aimed for; from zero, whether it rose."""
     if baseline is None or best is None:
         return {"met": None, "reason": "not measured"}
-    wanted = TARGET_GAIN * baseline
-    return {"met": best >= wanted - 1e-12, "baseline": baseline, "best": best, "wanted": wanted}
+    wanted = baseline + (TARGET_GAIN - 1) * abs(baseline)
+    met = best > baseline and best >= wanted - 1e-12
+    return {"met": met, "baseline": baseline, "best": best, "wanted": wanted}

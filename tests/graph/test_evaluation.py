@@ -18,13 +18,14 @@ from orcheo_agentensor import (
     BadInput,
     EvaluatorContext,
     Limits,
+    Settings,
     Store,
     aevaluate,
     create_evaluation_graph,
     evaluate,
     get_prompt,
 )
-from orcheo_agentensor.errors import PromptNotFound, RunMismatch
+from orcheo_agentensor.errors import NotFound, PromptNotFound, RunMismatch
 from orcheo_agentensor.evaluation.drive import drive
 
 CASES = [
@@ -423,3 +424,46 @@ async def test_what_failures_say_is_kept_without_its_secrets() -> None:
     assert report.summary["n_target_failed"] == report.summary["n_evaluator_failed"] == 1
     assert "refused [redacted]" in str(report.cases)
     assert key not in str([report.cases, heard])
+
+
+async def test_a_hook_that_raises_is_logged_and_cannot_end_the_run(caplog: Any) -> None:
+    def hook(event: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    report = await aevaluate(
+        double, dataset=CASES[:2], evaluators=["exact_match"], on_event=hook, limits={"retries": 0}
+    )
+    assert report.objective == 1.0
+    assert "on_event raised on run_started 1" in caplog.text
+
+
+async def unheard(event: dict[str, Any]) -> None:
+    """Nobody would await it."""
+
+
+def broken_factory() -> None:
+    raise RuntimeError("no database")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"on_event": unheard}, BadInput, "must be a plain function"),
+        ({"limits": {"concurency": 1}}, BadInput, "concurency"),
+        ({"reuse": "nope"}, NotFound, "nope"),
+        (
+            {
+                "target": f"{__name__}:broken_factory",
+                "settings": Settings(allowed_modules=__name__),
+            },
+            BadInput,
+            "could not be built: RuntimeError: no database",
+        ),
+    ],
+)
+async def test_what_cannot_work_is_refused_at_the_start(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    job: dict[str, Any] = {"target": double, "dataset": CASES, "evaluators": ["exact_match"]}
+    with pytest.raises(error, match=message):
+        await aevaluate(**{**job, **change})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluators.result import EvaluationResult, TargetFailure
 from orcheo_agentensor.training.acceptance import reasons_against
-from orcheo_agentensor.training.guardrail import guardrail_breaches, verdict
+from orcheo_agentensor.training.guardrail import guardrail_breaches, target_gain, verdict
 
 WEIGHTS = {"e": 1.0}
 
@@ -110,3 +110,21 @@ def test_verdict_names_what_decided() -> None:
     assert "not significant" in reasons[0]
     worse = {**held, "best": summary(0.1)}
     assert verdict(changed=True, holdout=worse, min_coverage=1.0)[0] == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "met"),
+    [
+        (0.5, 0.55, True),
+        (0.5, 0.54, False),
+        (0.0, 0.0, False),
+        (0.0, 0.01, True),
+        (-1.0, -1.05, False),
+        (-1.0, -0.9, True),
+        (None, 0.5, None),
+    ],
+)
+def test_the_goal_is_a_tenth_more_and_never_met_without_a_gain(
+    before: float | None, after: float, met: bool | None
+) -> None:
+    assert target_gain(before, after)["met"] is met
