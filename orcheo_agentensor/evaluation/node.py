@@ -12,6 +12,9 @@ MapInput = Callable[[Any], Mapping[str, Any]]
 MapOutput = Callable[[dict[str, Any]], Any]
 HostNode = Callable[[Any], Awaitable[Any]]
 
+ENOUGH_STEPS = 10_000_000
+"""The recursion limit of our subgraphs: a host's is for its own loops, and budgets end ours."""
+
 
 def subgraph_node(
     graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
@@ -29,7 +32,7 @@ def subgraph_node(
         given = _as_mapping(state)
         job = map_input(state) if map_input else {k: v for k, v in given.items() if k in fields}
         refuse_unknown(job, fields)
-        result = await inner.ainvoke(dict(job))
+        result = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
         return map_output(result) if map_output else result
 
     node.__name__ = str(inner.get_name())

@@ -92,6 +92,7 @@ class AgentensorNode(TaskNode):
         """Run the subgraph on the job that the fields make; returns its output."""
         from orcheo_agentensor.evaluation import create_evaluation_graph
         from orcheo_agentensor.evaluation.drive import split_live
+        from orcheo_agentensor.evaluation.node import ENOUGH_STEPS
         from orcheo_agentensor.training import create_training_graph
 
         create: Any = create_training_graph if self.mode == "train" else create_evaluation_graph
@@ -101,7 +102,8 @@ class AgentensorNode(TaskNode):
         if self.prompts is not None:
             job["prompts"] = prompts_to_json(as_prompts(self.prompts))
         given = {name: value for name, value in job.items() if value is not None}
-        output: dict[str, Any] = await graph.compile(name=self.name).ainvoke(given, config)
+        own: Any = {**config, "recursion_limit": ENOUGH_STEPS}
+        output: dict[str, Any] = await graph.compile(name=self.name).ainvoke(given, own)
         return output
 
     def _plain_fields(self) -> tuple[str, ...]:

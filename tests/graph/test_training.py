@@ -39,6 +39,7 @@ from orcheo_agentensor import (
     create_training_graph,
     get_prompt,
     train,
+    training_node,
 )
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall, RunFailed
 from orcheo_agentensor.evaluation.drive import drive
@@ -692,3 +693,33 @@ async def test_a_budget_that_ends_in_the_holdout_leaves_the_gain_unproved() -> N
     assert "budget ended" in result.decision.reasons[0]
     assert result.holdout is None
     assert len(attempts) == result.usage.rollouts == 70
+
+
+async def test_a_hosts_recursion_limit_does_not_end_a_long_search() -> None:
+    class Rewriter:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            return {c.name: f"{c.text} {request.seed}" for c in request.components}
+
+    class Host(TypedDict, total=False):
+        stopped: str
+
+    training = create_training_graph(
+        workflow(),
+        dataset=[{**case, "split": None} for case in CASES[:2]],
+        evaluators=[done],
+        prompts=PROMPTS,
+        optimizer=RandomSearch(proposer=Rewriter()),
+    )
+    job = {"stop": [MaxSteps(15).model_dump()], "budget": {"rollouts": 100}}
+    host = StateGraph(Host)
+    host.add_node(
+        "train",
+        training_node(
+            training,
+            map_input=lambda _state: job,
+            map_output=lambda result: {"stopped": result["decision"]["stopped"]},
+        ),
+    )
+    host.add_edge(START, "train")
+    found = await host.compile().ainvoke({}, {"recursion_limit": 10})
+    assert found == {"stopped": "15 steps done"}
