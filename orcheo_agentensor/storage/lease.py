@@ -23,6 +23,9 @@ DEFAULT_TTL = 30.0
 BETWEEN_LEASES = 5.0
 """Seconds in which a run between two leases counts as running: its graph goes from node to node."""
 
+UNCOMMITTED_EVENTS = 1_000
+"""Event numbers left out when a lease is taken over: more than are sent between two commits."""
+
 
 def process_owner() -> str:
     """Who this process is, as `host:pid:nonce`."""
@@ -94,7 +97,9 @@ def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: da
         .where(runs.c.run_id == run_id)
         .values(lease_owner=owner, lease_token=token, lease_expires=now.timestamp() + ttl)
     )
-    return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=row.event_seq)
+    # Who was killed may have sent events whose numbers were not committed yet.
+    sent = row.event_seq if row.lease_owner is None else row.event_seq + UNCOMMITTED_EVENTS
+    return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=sent)
 
 
 def expires_when_free(now: datetime) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.memory import Memory
 from orcheo_agentensor.training.plan import Plan
+from orcheo_agentensor.usage import NOTHING
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
@@ -146,6 +148,13 @@ async def _fresh_call(
     who: str,
 ) -> dict[str, Any]:
     meter.reserve_call()
+
+    async def settle() -> None:
+        """What a call without an answer has cost is recorded all the same."""
+        meter.spent(usage.total)
+        if usage.total != NOTHING:
+            await ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {"failed": True}, usage.total)
+
     with record_usage() as usage:
         try:
             async with asyncio.timeout(timeout):
@@ -153,10 +162,12 @@ async def _fresh_call(
         except (BudgetExhausted, asyncio.CancelledError):
             raise
         except TimeoutError:
+            await settle()
             raise RunFailed(
                 f"the {who} gave no answer within {timeout:g} s; resume the run to ask again"
             ) from None
         except Exception as error:
+            await settle()
             raise RunFailed(
                 f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
             ) from error

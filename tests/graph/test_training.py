@@ -723,3 +723,40 @@ async def test_a_hosts_recursion_limit_does_not_end_a_long_search() -> None:
     host.add_edge(START, "train")
     found = await host.compile().ainvoke({}, {"recursion_limit": 10})
     assert found == {"stopped": "15 steps done"}
+
+
+async def test_a_call_of_a_proposer_that_broke_counts_over_a_resume() -> None:
+    model = GenericFakeChatModel(messages=iter([AIMessage("?")] * 9))
+
+    class Broken:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            await model.ainvoke("?")
+            raise ValueError("no JSON")
+
+    job: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "dataset": CASES,
+        "evaluators": [done],
+        "optimizer": TextGrad(proposer=Broken()),
+        "budget": Budget(calls=1),
+        "run_id": "r",
+    }
+    async with Store.from_url(None) as store:
+        with pytest.raises(RunFailed, match="proposer failed"):
+            await atrain(workflow(), store=store, **job)
+        assert (await store.runs.usage("r")).calls == 1
+        result = await atrain(workflow(), store=store, **job)
+    assert result.decision.stopped == "the budget of 1 model calls is spent"
+    assert result.usage.calls == 1
+
+
+async def test_event_numbers_rise_past_those_of_a_process_that_was_killed() -> None:
+    async with Store.from_url(None) as store:
+        run = RunRecord(run_id="r", workflow_id="w", mode="train", job_hash="x")
+        await store.runs.create(run)
+        killed = await store.runs.acquire("r", owner="gone", ttl=0)
+        assert killed.event_seq == 0
+        takeover = await store.runs.acquire("r")
+        assert takeover.event_seq > 0
+        await store.runs.release(takeover)
+        assert (await store.runs.acquire("r")).event_seq == 0  # nothing was sent
