@@ -60,7 +60,8 @@ def interleave(sides: Mapping[str, Side], *, rounds: int) -> dict[str, list[floa
     """Seconds of each side, `rounds` times; the sides take turns, so noise hits all of them.
 
     A first round, not counted, loads what is loaded once per process. Every other round goes
-    through the sides in reverse.
+    through the sides in reverse. What is in memory before a sample is kept out of its garbage
+    collections: the sides share a process and would pay for each other's imports.
     """
     import asyncio
 
@@ -69,8 +70,10 @@ def interleave(sides: Mapping[str, Side], *, rounds: int) -> dict[str, list[floa
         order = list(sides.items())
         for name, side in order if number % 2 == 0 else reversed(order):
             gc.collect()
+            gc.freeze()
             with scratch() as directory:
                 took = asyncio.run(side(directory))
+            gc.unfreeze()
             if number >= 0:
                 seconds[name].append(took)
     return seconds

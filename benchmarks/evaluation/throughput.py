@@ -8,7 +8,7 @@ from benchmarks.evaluation import sides
 from benchmarks.evaluation.measure import Plan, Result, Row, interleave, paired_ratio
 
 CASES = 2_000
-CONCURRENCY = 50
+CONCURRENCY = 200
 TARGET = 0.8
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.results import CaseResult, weighted_mean
 from orcheo_agentensor.events import EventSink
 
 MARKS = 20
@@ -37,15 +36,18 @@ class CaseProgress:
     def case_finished(self, result: CaseResult) -> None:
         """Hear of one finished case."""
         self._done += 1
-        self._failed += not result.ok
-        objective = result.objective(self._weights)
-        if objective is not None and math.isfinite(objective):
-            self._sum += objective
-            self._scored += 1
+        shown = result.to_json()
+        if shown["ok"]:
+            objective = weighted_mean(shown["scores"], self._weights)
+            if objective is not None:
+                self._sum += objective
+                self._scored += 1
+        else:
+            self._failed += 1
         self._events.emit(
             "case_finished",
             **self._labels,
-            **result.to_json(),
+            **shown,
             replayed=result.replayed,
             done=self._done,
             total=self._total,

@@ -88,6 +88,7 @@ def _model_name(model: Any) -> str | None:
     return next((name for name in names if isinstance(name, str)), None)
 
 
+@functools.lru_cache(maxsize=256)  # a class's source is found by parsing its whole module
 def _source(thing: Any) -> str:
     try:
         text = inspect.getsource(thing)
