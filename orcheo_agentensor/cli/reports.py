@@ -154,7 +154,7 @@ def _show_comparison(
 def show_gain(holdout: Mapping[str, Any] | None) -> None:
     """The gain on held-out cases, in a sentence."""
     if holdout is None:
-        show("no holdout split: the gain is unproved", style="yellow")
+        show("nothing was measured on held-out cases: the gain is unproved", style="yellow")
         return
     show(
         f"holdout gain {holdout['gain']:+.4f} {interval(holdout['ci95'])} "
