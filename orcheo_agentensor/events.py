@@ -2,12 +2,15 @@
 
 An event is a plain JSON dict `{seq, run_id, type, …}`. The graph nodes hand events to LangGraph's
 stream writer (`stream_mode="custom"`), which queues without waiting, so a slow reader delays
-nobody but itself.
+nobody but itself. A caller in this process can listen directly instead (`listening`), which spares
+an event the way through the stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, get_args
 
 EventType: TypeAlias = Literal[
@@ -31,6 +34,19 @@ Event: TypeAlias = dict[str, Any]
 EventWriter: TypeAlias = Callable[[Event], None]
 
 
+_listener: ContextVar[EventWriter | None] = ContextVar("agentensor_listener", default=None)
+
+
+@contextmanager
+def listening(hear: EventWriter) -> Iterator[None]:
+    """Let `hear` hear of every event of the runs that work inside the block."""
+    token = _listener.set(hear)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 class EventSink:
     """Numbers the events of one run and hands them on.
 
@@ -42,11 +58,15 @@ class EventSink:
         self.run_id = run_id
         self.seq = start
         self._write = write
+        self._hear = _listener.get()
 
     def emit(self, type: EventType, **payload: Any) -> None:
         """Send one event; `payload` must be JSON and small."""
         self.seq += 1
-        self._write({"seq": self.seq, "run_id": self.run_id, "type": type, **payload})
+        event = {"seq": self.seq, "run_id": self.run_id, "type": type, **payload}
+        self._write(event)
+        if self._hear is not None:
+            self._hear(event)
 
 
 def discard(_event: Event) -> None:

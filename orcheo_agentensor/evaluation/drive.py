@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunFailed
 from orcheo_agentensor.evaluation.runner import Draining
-from orcheo_agentensor.events import Event, EventWriter, discard
+from orcheo_agentensor.events import Event, EventWriter, discard, listening
 
 if TYPE_CHECKING:
     from langgraph.runtime import RunControl
@@ -60,10 +60,8 @@ async def drive(
         elif not (await compiled.aget_state(config)).next:
             given = await stored_job(store, run_id)
         try:
-            async for event in compiled.astream(
-                given, config, stream_mode="custom", durability="async", control=control
-            ):
-                heard(event)
+            with listening(heard):
+                await compiled.ainvoke(given, config, durability="async", control=control)
         except (Draining, GraphDrained):
             with contextlib.suppress(NotFound):  # stopped before it had a record
                 if (await store.runs.get(run_id)).status == "running":  # between two nodes

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from orcheo_agentensor.json_values import content_hash
 
@@ -48,12 +49,13 @@ def _stable(value: Any, depth: int) -> Any:
     if inspect.isfunction(value):
         return _function(value, depth)
     if inspect.isclass(value):
-        return {"class": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
+        name = f"{value.__module__}.{value.__qualname__}"
+        return {"class": name, "source": _class_source(value)}
     if inspect.ismodule(value):
         return {"module": value.__name__}
     if hasattr(value, "_llm_type"):
         return {"model": _type_name(value), "name": _model_name(value)}
-    facts = {"type": _type_name(value), "source": _source(type(value))}
+    facts = {"type": _type_name(value), "source": _class_source(type(value))}
     return facts if depth > _DEEPEST_STATE else {**facts, "state": _state(value, depth)}
 
 
@@ -88,7 +90,16 @@ def _model_name(model: Any) -> str | None:
     return next((name for name in names if isinstance(name, str)), None)
 
 
-@functools.lru_cache(maxsize=256)  # a class's source is found by parsing its whole module
+_sources: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def _class_source(cls: type) -> str:
+    """Kept, because a class is found by parsing its whole module."""
+    if cls not in _sources:
+        _sources[cls] = _source(cls)
+    return _sources[cls]
+
+
 def _source(thing: Any) -> str:
     try:
         text = inspect.getsource(thing)
