@@ -9,6 +9,7 @@ from typing import Any
 
 from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
 from orcheo_agentensor.metering import record_usage
+from orcheo_agentensor.evaluation.deadlines import TimeLimits
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output
@@ -33,7 +34,7 @@ async def execute(
     config: dict[str, Any],
     *,
     rollout_id: str,
-    timeout: float,
+    limits: TimeLimits,
     taped: bool,
 ) -> Attempt:
     """Run `target` once; whatever goes wrong in it comes back as the attempt's failure.
@@ -45,7 +46,7 @@ async def execute(
     with record_usage() as usage:
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(timeout) as deadline:
+            with limits.begin() as limit:
                 if taped:
                     with record_tape(target.edges) as recorded:
                         raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
@@ -57,9 +58,9 @@ async def execute(
         except TimeoutError as error:
             latency = time.perf_counter() - started
             transient = True
-            expired = deadline.expired()
-            reason = f"no answer within {timeout:g} s" if expired else _reason(error)
-            failure = {"kind": "timeout" if expired else "exception", "reason": reason}
+            late = limit.expired
+            reason = f"no answer within {limits.seconds:g} s" if late else _reason(error)
+            failure = {"kind": "timeout" if late else "exception", "reason": reason}
         except asyncio.CancelledError as error:
             latency = time.perf_counter() - started
             task = asyncio.current_task()

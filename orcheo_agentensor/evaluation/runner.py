@@ -15,6 +15,7 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.attempt import Attempt, execute
 from orcheo_agentensor.evaluation.concurrency import Share
+from orcheo_agentensor.evaluation.deadlines import TimeLimits
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.rows import (
@@ -119,6 +120,7 @@ class Runner:
         self._callbacks = callbacks
         self._process_slots = process_slots
         self._in_flight = asyncio.Semaphore(limits.concurrency)
+        self._time_limits = TimeLimits(limits.case_timeout)
         self._taped = taped
         self._draining = draining
         self._running: dict[str, asyncio.Event] = {}
@@ -305,7 +307,7 @@ class Runner:
                 inputs,
                 config,
                 rollout_id=key,
-                timeout=self._limits.case_timeout,
+                limits=self._time_limits,
                 taped=self._taped,
             )
 

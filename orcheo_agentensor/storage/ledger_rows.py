@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, select, union_all
@@ -17,6 +18,7 @@ from orcheo_agentensor.usage import NOTHING, Usage
 ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
 _SCORE_COLUMNS = [column for column in scores.c if column.name != "run_id"]
 _CHUNK = 500
+_KEY = itemgetter(0, 1)
 _BATCHES = (32, 8, 1)
 """Rows per statement on SQLite, which takes 999 values in the oldest builds."""
 
@@ -47,6 +49,8 @@ class Insert:
             return
         # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
         # slow to give it back: the fewer statements, the sooner the commit.
+        # Neighbours in the index are written together.
+        rows = sorted(rows, key=_KEY)
         done = 0
         for size in _BATCHES:
             while len(rows) - done >= size:

@@ -1,0 +1,71 @@
+"""Time limits on one timer behave as `asyncio.timeout` does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orcheo_agentensor.evaluation.deadlines import TimeLimits
+
+
+async def test_what_takes_too_long_is_a_timeout_and_the_task_goes_on() -> None:
+    limit = TimeLimits(0.01).begin()
+    with pytest.raises(TimeoutError), limit:
+        await asyncio.sleep(10)
+    assert limit.expired
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_each_has_its_own_time_whatever_becomes_of_the_others() -> None:
+    limits, ended = TimeLimits(0.05), list[str]()
+
+    async def work(name: str, delay: float, seconds: float) -> None:
+        await asyncio.sleep(delay)
+        try:
+            with limits.begin():
+                await asyncio.sleep(seconds)
+        except TimeoutError:
+            ended.append(f"{name} late")
+        else:
+            ended.append(name)
+
+    await asyncio.gather(work("a", 0, 0.01), work("b", 0, 10), work("c", 0.03, 10))
+    assert ended == ["a", "b late", "c late"]
+
+
+async def test_a_timeout_of_its_own_is_not_the_limits() -> None:
+    limit = TimeLimits(10).begin()
+    with pytest.raises(TimeoutError, match="mine"), limit:
+        raise TimeoutError("mine")
+    assert not limit.expired
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    limits = TimeLimits(0.02)
+
+    async def work() -> None:
+        with limits.begin():
+            await asyncio.sleep(10)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async def stubborn() -> None:
+        with limits.begin():
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(10)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0.04)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
