@@ -31,8 +31,12 @@ def postgres_server() -> Iterator[Any]:
 
     folder = tempfile.mkdtemp(prefix="agentensor-postgres-")
     server = pgserver.get_server(folder, cleanup_mode="delete")
-    _run(server, "ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET synchronous_commit = off",
-         "SELECT pg_reload_conf()")
+    _run(
+        server,
+        "ALTER SYSTEM SET fsync = off",
+        "ALTER SYSTEM SET synchronous_commit = off",
+        "SELECT pg_reload_conf()",
+    )
     yield server
     server.cleanup()
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
-from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.evaluation.deadlines import TimeLimits
+from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output

@@ -58,9 +58,7 @@ def point(
     """Write the alias and its audit row; gives the audit row."""
     if current is None:
         connection.execute(
-            insert(aliases).values(
-                workflow_id=workflow_id, alias=alias, version=to, updated_at=at
-            )
+            insert(aliases).values(workflow_id=workflow_id, alias=alias, version=to, updated_at=at)
         )
     else:
         connection.execute(

@@ -85,8 +85,7 @@ class Aliases:
                     .order_by(aliases.c.alias)
                 )
                 raise NotFound(
-                    f"workflow {workflow_id!r} has no alias {alias!r}; "
-                    f"aliases: {listed([*names])}"
+                    f"workflow {workflow_id!r} has no alias {alias!r}; aliases: {listed([*names])}"
                 )
             before = alias_rules.before_last_move(connection, workflow_id, alias)
             if before is None:

@@ -16,9 +16,7 @@ from orcheo_agentensor.storage.lease import fence
 from orcheo_agentensor.storage.records import ConfigCheckpoint, Lease
 from orcheo_agentensor.storage.tables import aliases, checkpoints
 
-_SHOWN = [
-    column for column in checkpoints.c if column.name not in ("objective", "complete")
-]
+_SHOWN = [column for column in checkpoints.c if column.name not in ("objective", "complete")]
 
 
 class Checkpoints:

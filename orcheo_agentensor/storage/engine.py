@@ -159,9 +159,7 @@ class Database:
         self._handles.held.discard(held)
         held.close()
 
-    def _transaction(
-        self, work: Callable[[Connection], T], write: bool, lock: str | None
-    ) -> T:
+    def _transaction(self, work: Callable[[Connection], T], write: bool, lock: str | None) -> T:
         engine = self.engine()
         with self._translated("use"), engine.connect() as connection:
             if write:

@@ -77,9 +77,7 @@ def _runs(pid: int) -> bool:
 def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: datetime) -> Lease:
     """Take the lease of a run inside a write transaction, or raise `RunAlreadyActive`."""
     row = connection.execute(
-        select(
-            runs.c.lease_owner, runs.c.lease_token, runs.c.lease_expires, runs.c.event_seq
-        )
+        select(runs.c.lease_owner, runs.c.lease_token, runs.c.lease_expires, runs.c.event_seq)
         .where(runs.c.run_id == run_id)
         .with_for_update()
     ).first()

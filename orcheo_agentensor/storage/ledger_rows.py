@@ -112,8 +112,19 @@ def call_values(
 
 def rollout_row(row: Row[Any]) -> RolloutRow:
     """A rollout as read by `ROLLOUT_COLUMNS`."""
-    (key, case_id, candidate_hash, replicate, phase, output, tape, latency_ms, attempts, failure,
-     *counts) = tuple(row)
+    (
+        key,
+        case_id,
+        candidate_hash,
+        replicate,
+        phase,
+        output,
+        tape,
+        latency_ms,
+        attempts,
+        failure,
+        *counts,
+    ) = tuple(row)
     return RolloutRow(
         key=key,
         case_id=case_id,
@@ -180,8 +191,9 @@ def call_of(connection: Connection, run_id: str, key: str) -> tuple[str, dict[st
 
 def total_usage(connection: Connection, run_id: str) -> Usage:
     """What all rows of a run have cost together; the cost is None if that of any row is."""
-    parts = union_all(*(_totals(table).where(table.c.run_id == run_id)
-                        for table in (rollouts, scores, calls)))
+    parts = union_all(
+        *(_totals(table).where(table.c.run_id == run_id) for table in (rollouts, scores, calls))
+    )
     total = NOTHING
     for *counts, cost, unknown in connection.execute(parts):
         total = total + _usage([*(int(n or 0) for n in counts), None if unknown else cost or 0.0])
@@ -213,8 +225,9 @@ def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
             failure=failure,
             usage=_usage(counts),
         )
-        for key, fingerprint, name, score, passed, reason, label, failure, *counts
-        in connection.execute(query)
+        for key, fingerprint, name, score, passed, reason, label, failure, *counts in connection.execute(
+            query
+        )
     ]
 
 

@@ -169,17 +169,13 @@ class Store:
         """Run the migrations up to `revision`."""
         from orcheo_agentensor.storage import migrate
 
-        await self._context.db.on_any_schema(
-            lambda engine: migrate.upgrade(engine, revision)
-        )
+        await self._context.db.on_any_schema(lambda engine: migrate.upgrade(engine, revision))
 
     async def downgrade(self, revision: str) -> None:
         """Run the migrations down to `revision`; `base` removes every table with its data."""
         from orcheo_agentensor.storage import migrate
 
-        await self._context.db.on_any_schema(
-            lambda engine: migrate.downgrade(engine, revision)
-        )
+        await self._context.db.on_any_schema(lambda engine: migrate.downgrade(engine, revision))
 
     @cached_property
     def _memory_saver(self) -> BaseCheckpointSaver[Any]:

@@ -61,14 +61,10 @@ class TrainingState:
 
         return await self._context.db.write(work, lock=f"run:{run_id}")
 
-    async def candidates(
-        self, run_id: str, *, status: str | None = None
-    ) -> list[CandidateRecord]:
+    async def candidates(self, run_id: str, *, status: str | None = None) -> list[CandidateRecord]:
         """The candidates of a run in the order they were first saved."""
         query = (
-            select(candidates)
-            .where(candidates.c.run_id == run_id)
-            .order_by(candidates.c.position)
+            select(candidates).where(candidates.c.run_id == run_id).order_by(candidates.c.position)
         )
         if status is not None:
             query = query.where(candidates.c.status == status)
@@ -127,7 +123,5 @@ class TrainingState:
     async def latest_step(self, run_id: str) -> int | None:
         """The newest step with a stored state."""
         query = select(func.max(optimizer_state.c.step)).where(optimizer_state.c.run_id == run_id)
-        found: int | None = await self._context.db.read(
-            lambda connection: connection.scalar(query)
-        )
+        found: int | None = await self._context.db.read(lambda connection: connection.scalar(query))
         return found

@@ -47,9 +47,7 @@ def parse_store_url(url: str | os.PathLike[str] | None) -> StoreUrl:
     if scheme in _SQLITE:
         return _sqlite(text, rest)
     if scheme in _POSTGRES:
-        return StoreUrl(
-            dialect="postgresql", url=f"postgresql://{rest}", shown=redacted_url(text)
-        )
+        return StoreUrl(dialect="postgresql", url=f"postgresql://{rest}", shown=redacted_url(text))
     raise _refused(text)
 
 
@@ -58,9 +56,7 @@ def _sqlite(text: str, rest: str) -> StoreUrl:
     if place in ("", "/", "/:memory:"):
         return StoreUrl(dialect="sqlite")
     if not place.startswith("/"):
-        raise BadInput(
-            field="database_url", value=text, rule="needs three slashes: sqlite:///PATH"
-        )
+        raise BadInput(field="database_url", value=text, rule="needs three slashes: sqlite:///PATH")
     return StoreUrl(dialect="sqlite", path=Path(place[1:]).expanduser(), shown=text)
 
 

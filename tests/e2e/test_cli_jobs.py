@@ -124,9 +124,7 @@ def test_train_stores_versions_that_evaluate_to_their_metrics(project: Project) 
 
     best = project.ok("checkpoints", "show", "shop", "best")
     assert best["runnable_config"]["configurable"]["prompts"]["rules"]["text"] == "never change"
-    measured = project.ok(
-        "evaluate", "train.yaml", "--checkpoint", "best", "--split", "validation"
-    )
+    measured = project.ok("evaluate", "train.yaml", "--checkpoint", "best", "--split", "validation")
     assert steady(measured["summary"]["evaluators"]) == steady(best["metrics"]["evaluators"])
     assert measured["summary"]["objective"] == best["metrics"]["objective"] == 1.0
     first = project.ok("evaluate", "train.yaml", "--checkpoint", "1", "--split", "validation")
@@ -187,8 +185,10 @@ def test_run_prints_the_output_and_records_the_run(project: Project) -> None:
     record = project.ok("runs", "show", "hi")
     assert (record["mode"], record["status"]) == ("run", "finished")
     assert record["config"]["tags"] == ["tried"]
-    project.write("greet.json", json.dumps({**job, "target": {"entrypoint": job["target"],
-                                                              "output": "reply"}}))
+    project.write(
+        "greet.json",
+        json.dumps({**job, "target": {"entrypoint": job["target"], "output": "reply"}}),
+    )
     assert project.ok("run", "greet.json")["output"] == "Hello, who is there?"
     assert "can be resumed" in project.refused("resume", "hi")
 
@@ -210,9 +210,7 @@ def test_the_debug_variable_shows_where_an_error_comes_from(
     assert "Traceback" in result.stderr
 
 
-def test_an_unexpected_error_is_one_line(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def trouble(*_: Any) -> None:
         raise ZeroDivisionError("oh")
 

@@ -55,9 +55,7 @@ def test_a_version_is_shown(project: Project) -> None:
     shown = project.call("checkpoints", "show", "shop", "best").stdout
     for text in ("version    4 of workflow 'shop'", "rules (frozen)", "never change", "right"):
         assert text in shown
-    assert "alias '9'; versions: 4, 3, 2, 1" in project.refused(
-        "checkpoints", "show", "shop", "9"
-    )
+    assert "alias '9'; versions: 4, 3, 2, 1" in project.refused("checkpoints", "show", "shop", "9")
 
 
 def test_two_versions_are_compared(project: Project) -> None:
@@ -170,7 +168,9 @@ def test_the_schema_goes_up_and_down(project: Project) -> None:
     assert project.ok("db", "current", *store)["revision"] is None
     head = project.ok("db", "upgrade", *store)["revision"]
     assert project.ok("db", "current", *store) == {
-        "store": store[1], "revision": head, "head": head
+        "store": store[1],
+        "revision": head,
+        "head": head,
     }
     result = project.call("db", "downgrade", "base", *store, input="n\n")
     assert result.exit_code == 2
@@ -200,8 +200,9 @@ def test_the_schemas_accept_what_the_commands_accept(project: Project) -> None:
     jsonschema.validate(run_job, schema("job", "run"))
     jsonschema.validate(cases(), schema("dataset"))
     jsonschema.validate({"id": "d", "cases": cases()}, schema("dataset"))
-    jsonschema.validate({"tags": ["a"], "configurable": {"agentensor": {"use": "best"}}},
-                        schema("config"))
+    jsonschema.validate(
+        {"tags": ["a"], "configurable": {"agentensor": {"use": "best"}}}, schema("config")
+    )
 
 
 def test_the_version_is_printed(project: Project) -> None:

@@ -19,7 +19,7 @@ from orcheo_agentensor.storage import (
 )
 
 ODD_JSON: dict[str, Any] = {
-    "text": "zażółć 你好 🙂 \"quoted\" \\ back\nline \u2028",
+    "text": 'zażółć 你好 🙂 "quoted" \\ back\nline \u2028',
     "empty": [{}, [], "", None],
     "integers": [0, -1, 2**63 - 1, -(2**63)],
     "floats": [0.1, 1e-9, 1.5, 5e-324, 1.2345678901234567e18, 1e23, -1.7976931348623157e308],

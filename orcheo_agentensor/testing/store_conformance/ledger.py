@@ -52,8 +52,10 @@ class LedgerConformance:
             assert resumed.score(row.key, "other") is None
             assert await resumed.call("k") == ODD_JSON
             assert await resumed.call("other") is None
-            assert await resumed.usage() == await store.runs.usage("run-1") == Usage(
-                rollouts=3, calls=5, input_tokens=17, output_tokens=14, cost=0.75
+            assert (
+                await resumed.usage()
+                == await store.runs.usage("run-1")
+                == Usage(rollouts=3, calls=5, input_tokens=17, output_tokens=14, cost=0.75)
             )
 
     async def test_a_known_key_stays_as_it_is_and_is_paid_once(self, store: Store) -> None:
@@ -79,9 +81,7 @@ class LedgerConformance:
             await ledger.put_rollout(rollout(1, usage=Usage(calls=1, cost=1.0)))
             assert await ledger.usage() == Usage(rollouts=2, calls=2, cost=None)
 
-    async def test_rows_of_another_run_are_reused_on_request_at_no_cost(
-        self, store: Store
-    ) -> None:
+    async def test_rows_of_another_run_are_reused_on_request_at_no_cost(self, store: Store) -> None:
         lease = await leased_run(store)
         async with store.ledger("run-1", lease=lease) as ledger:
             await ledger.put_rollout(rollout(output="paid", usage=Usage(calls=1), attempts=3))
@@ -140,9 +140,7 @@ class LedgerConformance:
         assert (await store.runs.get("run-1")).event_seq == 9
         assert (await store.runs.acquire("run-1")).event_seq == 9
 
-    async def test_texts_that_a_database_refuses_do_not_stop_the_ledger(
-        self, store: Store
-    ) -> None:
+    async def test_texts_that_a_database_refuses_do_not_stop_the_ledger(self, store: Store) -> None:
         lease = await leased_run(store)
         async with store.ledger("run-1", lease=lease) as ledger:
             bad = "a\x00b\ud800c"
