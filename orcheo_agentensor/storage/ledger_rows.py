@@ -213,6 +213,7 @@ def _totals(table: Table) -> Any:
 
 
 def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
+    found = connection.execute(query)
     return [
         ScoreRow(
             rollout_key=key,
@@ -225,9 +226,7 @@ def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
             failure=failure,
             usage=_usage(counts),
         )
-        for key, fingerprint, name, score, passed, reason, label, failure, *counts in connection.execute(
-            query
-        )
+        for key, fingerprint, name, score, passed, reason, label, failure, *counts in found
     ]
 
 

@@ -163,6 +163,7 @@ async def test_a_cancelled_writer_tells_those_who_wait(
         for _ in range(turns):
             await asyncio.sleep(0)
         ledger._tasks[0].cancel()
+        await asyncio.wait([ledger._tasks[0]])
         with suppress(StoreError):  # or it was committed a moment before
             await waiting
         with pytest.raises(StoreError, match="cancelled"):
