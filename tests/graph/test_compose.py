@@ -126,6 +126,7 @@ def release_host(store: Store, target: Any = clerk) -> StateGraph[Release]:
                 "promote": state.get("promote", "never"),
                 "stop": [TargetScore(1.0).model_dump()],
                 "workflow_id": "clerk",
+                "limits": {"concurrency": 1},  # a machine standing still slows one case
             },
             map_output=lambda found: {
                 "skills": found["best"]["prompts"]["skills"]["text"],

@@ -65,6 +65,7 @@ PROVING = [  # enough held-out cases for one slow moment of the machine not to b
     *CASES,
     *({**case, "id": f"{case['id']}-{n}"} for n in range(3) for case in CASES[-12:]),
 ]
+ONE_BY_ONE = Limits(concurrency=1)  # a moment in which the machine stands still slows one case
 PROMPTS: dict[str, Any] = {
     "plan": "Plan.",
     "write": "Write.",
@@ -146,7 +147,7 @@ async def trained(proposer: Any = None, hook: Any = no_hook, **changes: Any) -> 
 
 async def test_training_finds_the_rules_and_proves_it_on_holdout() -> None:
     teacher = Teacher()
-    result = await trained(teacher, dataset=PROVING, promote="auto")
+    result = await trained(teacher, dataset=PROVING, promote="auto", limits=ONE_BY_ONE)
     assert result.status == "finished"
     assert result.baseline.metrics["objective"] == 0.0
     assert result.best.metrics["objective"] == 1.0
@@ -307,6 +308,7 @@ async def test_a_person_is_asked_and_decides(answer: Any, tmp_path: Any) -> None
     options: dict[str, Any] = {
         "promote": "ask",
         "dataset": PROVING,
+        "limits": ONE_BY_ONE,
         "run_id": "r",
         "workflow_id": "w",
         "store": f"sqlite:///{tmp_path}/a.db",
