@@ -56,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
                 indent=2,
             )
         )
-        console.print(f"written to {os.path.relpath(RESULTS)}")
+        console.print(
+            f"written to {RESULTS.relative_to(Path.cwd(), walk_up=True)}"
+            if sys.version_info >= (3, 12)
+            else f"written to {RESULTS}"
+        )
     missed = [row for result in found.values() for row in result.rows if row.met is False]
     return 1 if missed else 0
 

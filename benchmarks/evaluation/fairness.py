@@ -58,11 +58,8 @@ class Gauge:
         counts = Counter(run for t, run in self.begun if first <= t <= last)
         return {run: counts[run] * len(runs) / counts.total() for run in sorted(runs)}
 
-    def longest_pause(self) -> float:
-        """The longest a run that was at work went without beginning a rollout, in seconds.
-
-        What it does between rollouts (proposing, storing, adding up) is in it.
-        """
+    def longest_wait(self) -> float:
+        """The longest a run that was at work went without beginning a rollout, in seconds."""
         waits = []
         for run in {run for _, run in self.begun}:
             times = [t for t, r in self.begun if r == run]
@@ -101,13 +98,13 @@ def run(plan: Plan) -> Result:
                 target=f"≥ {LEAST_SHARE}",
                 met=least >= LEAST_SHARE,
             ),
-            Row(name="longest time a run began none", value=gauge.longest_pause(), unit="s"),
+            Row(name="longest wait of a run for a rollout", value=gauge.longest_wait(), unit="s"),
             *(
                 Row(name=f"{name} finished after", value=seconds, unit="s")
                 for name, seconds in sorted(finished.items())
             ),
             Row(
-                name="all rollouts, the cap always full (ideal)",
+                name="all rollouts one cap's width at a time (ideal)",
                 value=len(gauge.begun) * SECONDS / CAP,
                 unit="s",
             ),

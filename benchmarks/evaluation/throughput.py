@@ -28,7 +28,9 @@ def run(plan: Plan) -> Result:
         },
         rounds=plan.rounds,
     )
-    default, _ = peers = [name for name in seconds if name.startswith("pydantic-evals")]
+    peers = [name for name in seconds if name.startswith("pydantic-evals")]
+    best = min(peers, key=lambda name: median(seconds[name]))
+    ratio, ratios = paired_ratio(seconds["ours"], seconds[best])
     per_case = [
         Row(
             name=f"{name}, per case",
@@ -43,24 +45,19 @@ def run(plan: Plan) -> Result:
             f"{count:,} cases, a target that returns at once, one exact-match evaluator. Ours: "
             f"concurrency {CONCURRENCY}, a listener for events, every case durable in a new SQLite "
             "file; the time includes creating both databases, compiling the graph, checking and "
-            "storing the dataset, the summary and the report. pydantic-evals: "
+            "storing the dataset, the summary, and reading the report back. pydantic-evals: "
             "progress bar off, all cases at once (its default) and as many at once as ours; the "
             "time includes making the Dataset; it stores nothing."
         ),
         rows=(
             *per_case,
-            *(_ratio(seconds["ours"], seconds[peer], peer, held=peer == default) for peer in peers),
+            Row(
+                name=f"ours ÷ {best} (the faster of the two)",
+                value=ratio,
+                unit="×",
+                target=f"≤ {TARGET}",
+                met=ratio <= TARGET,
+                samples=ratios,
+            ),
         ),
-    )
-
-
-def _ratio(ours: list[float], theirs: list[float], peer: str, *, held: bool) -> Row:
-    ratio, ratios = paired_ratio(ours, theirs)
-    return Row(
-        name=f"ours ÷ {peer}",
-        value=ratio,
-        unit="×",
-        target=f"≤ {TARGET}" if held else "",
-        met=ratio <= TARGET if held else None,
-        samples=ratios,
     )
