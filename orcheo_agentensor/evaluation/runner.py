@@ -132,6 +132,7 @@ class Runner:
         *,
         phase: str,
         on_case: CaseListener | None = None,
+        meter: Meter | None = None,
     ) -> list[CaseResult]:
         """Score `cases` under `candidate`; results come back in the order of `cases`.
 
@@ -160,7 +161,9 @@ class Runner:
         async def work() -> None:
             for index, key, case in pending:
                 try:
-                    result = await self._case(key, case, candidate, config, phase)
+                    result = await self._case(
+                        key, case, candidate, config, phase, meter or self.meter
+                    )
                 except (BudgetExhausted, Draining) as stop:
                     stopped.append(stop)
                 if stopped:
@@ -178,6 +181,12 @@ class Runner:
         if stopped:
             raise stopped[0]
         return [results[index] for index in range(len(cases))]
+
+    async def unrecorded(self, cases: Sequence[Case], candidate: Candidate) -> int:
+        """How many of these rollouts the ledger lacks."""
+        await self._ledger.load(candidate.hash)
+        key_of = self._keys(candidate)
+        return sum(self._ledger.rollout(key_of(case)) is None for case in cases)
 
     def _keys(self, candidate: Candidate) -> Callable[[Case], str]:
         """The content keys of rollouts within their run; what they share is hashed once."""
@@ -218,27 +227,39 @@ class Runner:
         return case_result(row, outcomes, usage, replayed=True)
 
     async def _case(
-        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+        self,
+        key: str,
+        case: Case,
+        candidate: Candidate,
+        config: dict[str, Any],
+        phase: str,
+        meter: Meter,
     ) -> CaseResult:
         async with self._in_flight:
             while key in self._running:  # two callers want it at once: the second replays
                 await self._running[key].wait()
             done = self._running[key] = asyncio.Event()
             try:
-                return await self._recorded(key, case, candidate, config, phase)
+                return await self._recorded(key, case, candidate, config, phase, meter)
             finally:
                 del self._running[key]
                 done.set()
 
     async def _recorded(
-        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+        self,
+        key: str,
+        case: Case,
+        candidate: Candidate,
+        config: dict[str, Any],
+        phase: str,
+        meter: Meter,
     ) -> CaseResult:
         """Run and score what the ledger lacks; returns when every row is committed."""
         row = self._ledger.rollout(key)
         live = row is None
         committed: list[asyncio.Future[None]] = []
         if row is None:
-            row = await self._rollout(key, case, candidate, config, phase)
+            row = await self._rollout(key, case, candidate, config, phase, meter)
             committed.append(self._ledger.put_rollout(row))
         elif row.reused:
             committed.append(self._ledger.put_rollout(replace(row, phase=phase)))
@@ -260,14 +281,20 @@ class Runner:
         return case_result(row, outcomes, usage, replayed=not live)
 
     async def _rollout(
-        self, key: str, case: Case, candidate: Candidate, config: dict[str, Any], phase: str
+        self,
+        key: str,
+        case: Case,
+        candidate: Candidate,
+        config: dict[str, Any],
+        phase: str,
+        meter: Meter,
     ) -> RolloutRow:
-        made = [await self._attempt(key, case.inputs, config, first=True)]
+        made = [await self._attempt(key, case.inputs, config, meter, first=True)]
         if made[0].transient and self._limits.retries:
 
             async def again() -> Attempt:
                 try:
-                    made.append(await self._attempt(key, case.inputs, config))
+                    made.append(await self._attempt(key, case.inputs, config, meter))
                 except BudgetExhausted:  # what the attempts so far came to is still recorded
                     return replace(made[-1], transient=False)
                 return made[-1]
@@ -296,12 +323,12 @@ class Runner:
         )
 
     async def _attempt(
-        self, key: str, inputs: Any, config: dict[str, Any], *, first: bool = False
+        self, key: str, inputs: Any, config: dict[str, Any], meter: Meter, *, first: bool = False
     ) -> Attempt:
         async with self._process_slots:
             if first and self._draining():
                 raise Draining
-            self.meter.reserve_rollout()
+            meter.reserve_rollout()
             return await execute(
                 self.target,
                 inputs,

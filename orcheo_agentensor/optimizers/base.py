@@ -3,6 +3,10 @@
 An optimizer is pure: `ask` says which trials to make, the training graph makes them, `tell` turns
 their outcomes into the next state. The state is plain JSON, so that a killed run goes on exactly
 where it was. Randomness comes from `derive_seed`, never from a shared generator.
+
+An optimizer whose class says `pipelined = True` is told of outcomes one at a time, oldest trial
+first, while its other trials are still in flight: after each `tell`, `ask` gives the trials that
+are still open, in the same order, and then the new ones.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 State: TypeAlias = dict[str, Any]
 
-Purpose: TypeAlias = Literal["rewrite", "paraphrase"]
+Purpose: TypeAlias = Literal["rewrite", "paraphrase", "refine", "restart"]
+TrialKind: TypeAlias = Literal["rewrite", "paraphrase", "restart", "merge", "validate"]
 TrialStatus: TypeAlias = Literal[
     "accepted", "worse_on_minibatch", "worse_on_validation", "refused", "nothing_to_learn"
 ]
@@ -73,6 +78,9 @@ class ProposalRequest:
     """What a proposer is asked for: new texts for `components`.
 
     `seed` is the only randomness a proposer may use; it differs from request to request.
+    `purpose` is `rewrite` (improve the texts by the feedback), `refine` (the texts are a first try
+    that fixed some cases and broke others: mend it), `restart` (write the prompts anew instead of
+    editing them) or `paraphrase` (other words, same meaning).
     """
 
     components: tuple[ComponentRequest, ...]
@@ -98,7 +106,8 @@ class SearchSpace:
     """What an optimizer is told at the start.
 
     `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
-    the hash of the candidate the search starts from with its validation `objective`.
+    the hash of the candidate the search starts from. Its validation `objective` is None where it
+    has not been measured; it is measured as far as the search needs it.
     """
 
     components: tuple[str, ...]
@@ -110,27 +119,51 @@ class SearchSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One attempt to improve `parent`: learn from `case_ids`, propose, test.
+    """One attempt to improve `parent`.
 
-    With `gated`, the child must first beat its parent on those same cases before it is validated.
-    `components` are the prompts that may be rewritten; of these, only the blamed ones are.
+    By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids`, proposes and
+    tests; `merge` takes the texts of the components in `donors` from other candidates instead of
+    proposing; `validate` proposes nothing and measures `parent` itself.
+
+    With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
+    fixed some of these and broke others gets one more proposal on its own new failures. With
+    `validated`, a child that passed is measured on the validation cases against `rival` (its
+    parent where None), for as long as it can still win. `components` are the prompts that may be
+    rewritten; of these, only the blamed ones are.
     """
 
     parent: str
     case_ids: tuple[str, ...]
     components: tuple[str, ...]
     seed: int
-    purpose: Purpose = "rewrite"
+    purpose: TrialKind = "rewrite"
     gated: bool = True
+    validated: bool = True
+    refined: bool = False
+    rival: str | None = None
+    donors: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As an optimizer's state may hold it."""
+        data = asdict(self)
+        return {**data, "case_ids": list(self.case_ids), "components": list(self.components)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """The inverse of `to_json`."""
+        lists = {key: tuple(data[key]) for key in ("case_ids", "components")}
+        return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
     """What came of a trial.
 
-    `child` and `prompts` are set once a proposal passed the guards; `case_scores` are the
-    objectives of the child (of the parent, where there is no child) on the trial's cases;
-    `validation` is the child's objective on all validation cases, where it was measured.
+    `child` and `prompts` (its new texts) are set once a proposal passed the guards. `parent_scores`
+    and `case_scores` are the objectives of the parent and of the child on the trial's cases, as far
+    as they were measured; a test ends as soon as it is decided. `blamed` are the components that
+    some node read on these cases. `validation` is the child's objective on all validation cases,
+    None unless it was measured on all; `validation_scores` are those that were measured.
     """
 
     status: TrialStatus
@@ -140,13 +173,22 @@ class TrialOutcome:
     parent_score: float | None = None
     child_score: float | None = None
     validation: float | None = None
+    parent_scores: Mapping[str, float] = field(default_factory=dict)
     case_scores: Mapping[str, float] = field(default_factory=dict)
+    validation_scores: Mapping[str, float] = field(default_factory=dict)
+    blamed: tuple[str, ...] = ()
+    refined: bool = False
     reason: str = ""
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """A search strategy. Third parties add theirs by entry point `orcheo_agentensor.optimizers`."""
+    """A search strategy. Third parties add theirs by entry point `orcheo_agentensor.optimizers`.
+
+    It may also have the attributes `minibatch` (cases per trial, for the default budget),
+    `momentum` (past edits shown to the proposer), `proposer`, `model`, `pipelined`, and a method
+    `finalists(state)`: candidates that are worth validating once the search is over, best first.
+    """
 
     name: str
 
@@ -155,7 +197,7 @@ class Optimizer(Protocol):
         ...
 
     def ask(self, state: State) -> Sequence[Trial]:
-        """The trials of the next step; none ends the search."""
+        """The trials to have in flight now; none ends the search."""
         ...
 
     def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:

@@ -11,12 +11,17 @@ from orcheo_agentensor.errors import BadInput, EntrypointNotFound, MissingExtra,
 from orcheo_agentensor.evaluation.job import parse_model
 from orcheo_agentensor.optimizers.base import Optimizer, Proposer
 from orcheo_agentensor.optimizers.random_search import RandomSearch
+from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.textgrad import TextGrad
 from orcheo_agentensor.settings import Settings
 
 GROUP = "orcheo_agentensor.optimizers"
-DEFAULT = "textgrad"
-_BUNDLED: dict[str, Any] = {"textgrad": TextGrad, "random_search": RandomSearch}
+DEFAULT = "reflective"
+_BUNDLED: dict[str, Any] = {
+    "reflective": Reflective,
+    "textgrad": TextGrad,
+    "random_search": RandomSearch,
+}
 
 
 def resolve_optimizer(spec: Any, *, settings: Settings) -> Optimizer:

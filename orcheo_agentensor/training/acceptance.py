@@ -57,3 +57,43 @@ def reasons_against(
             f" on {pairs} cases"
         )
     return reasons
+
+
+def foreseen(
+    parent: Sequence[CaseResult],
+    child: Sequence[CaseResult | None],
+    *,
+    weights: Mapping[str, float],
+    strictly: bool,
+) -> bool | None:
+    """Whether the child will replace the parent, as far as the missing results cannot change it.
+
+    `child` has None for cases that were not measured yet. True and False are certain as long as
+    objectives lie within [0, 1] (and, for True, as long as the child breaks on no missing case);
+    None means that more has to be measured, always so once an objective outside was seen.
+    """
+    failed_before = sum(not result.ok for result in parent)
+    failed_after = sum(result is not None and not result.ok for result in child)
+    if failed_after > failed_before:
+        return False
+    low: list[float] = []
+    high: list[float] = []
+    for one, other in zip(parent, child, strict=True):
+        before = one.objective(weights)
+        after = None if other is None else other.objective(weights)
+        if any(score is not None and not 0.0 <= score <= 1.0 for score in (before, after)):
+            return None
+        if before is None:
+            continue
+        if other is None:
+            low.append(-before)
+            high.append(1.0 - before)
+        elif after is not None:
+            low.append(after - before)
+            high.append(after - before)
+    least, most = math.fsum(low), math.fsum(high)
+    if least > EPSILON or (not strictly and least >= -EPSILON and low):
+        return True
+    if most < -EPSILON or (strictly and most <= EPSILON and not failed_before):
+        return False
+    return None

@@ -47,6 +47,7 @@ class BudgetMeter:
         self.usage = spent
         self._reserved = reserved
         self._in_flight = 0
+        self._halted: str | None = None
 
     def release(self) -> None:
         """The search is over: what was set aside may be used."""
@@ -54,11 +55,25 @@ class BudgetMeter:
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
+        if self._halted is not None:
+            raise BudgetExhausted(self._halted)
         self._check_others(rollouts=1)
         limit = self.budget.rollouts
         if limit is not None and self.usage.rollouts + self._in_flight + self._reserved >= limit:
             raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
         self._in_flight += 1
+
+    @property
+    def aside(self) -> _Aside:
+        return _Aside(self)
+
+    def set_aside(self, rollouts: int) -> None:
+        """Change how many rollouts are kept from the search."""
+        self._reserved = rollouts
+
+    def halt(self, reason: str) -> None:
+        """The search is over: whatever it still has in flight begins nothing more."""
+        self._halted = reason
 
     def reserve_call(self) -> None:
         """Ask before a proposer's or critic's call; raises `BudgetExhausted`."""
@@ -84,6 +99,23 @@ class BudgetMeter:
             if used * (1 + share) > limit * (1 + 1e-9):
                 kept = ", but for what the holdout measurement needs" if self._reserved else ""
                 raise BudgetExhausted(f"the budget of {words} is spent{kept}")
+
+
+class _Aside:
+    def __init__(self, meter: BudgetMeter) -> None:
+        self._meter = meter
+
+    def reserve_rollout(self) -> None:
+        meter = self._meter
+        meter._check_others(rollouts=1)
+        limit = meter.budget.rollouts
+        if limit is not None and meter.usage.rollouts + meter._in_flight >= limit:
+            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
+        meter._in_flight += 1
+        meter._reserved = max(0, meter._reserved - 1)
+
+    def spent(self, usage: Usage) -> None:
+        self._meter.spent(usage)
 
 
 def check_budget(budget: Budget, *, validation: int, holdout: int) -> None:

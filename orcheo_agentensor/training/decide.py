@@ -8,7 +8,7 @@ from typing import Any
 
 from orcheo_agentensor.errors import AliasConflict
 from orcheo_agentensor.training.guardrail import target_gain, verdict
-from orcheo_agentensor.training.trial import Training
+from orcheo_agentensor.training.work import Training
 
 PRODUCTION = "production"
 

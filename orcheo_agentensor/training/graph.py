@@ -18,12 +18,13 @@ from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.workbench import Workbench
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training import decide as deciding
-from orcheo_agentensor.training import steps
+from orcheo_agentensor.training import holdout as proving
+from orcheo_agentensor.training import steps, versions
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob
 from orcheo_agentensor.training.memory import Memory, Pool, load_memory
 from orcheo_agentensor.training.plan import make_plan
-from orcheo_agentensor.training.trial import Training
+from orcheo_agentensor.training.work import Training
 
 
 class TrainingOutput(TypedDict, total=False):
@@ -115,9 +116,7 @@ def create_training_graph(
 
         async def meter(ledger: Any) -> BudgetMeter:
             plan = (await bench.recall(run_id)).extra
-            meters.append(
-                BudgetMeter(plan.budget, spent=await ledger.usage(), reserved=2 * len(plan.holdout))
-            )
+            meters.append(BudgetMeter(plan.budget, spent=await ledger.usage()))
             return meters[0]
 
         async with bench.open(
@@ -128,14 +127,16 @@ def create_training_graph(
                 pool = await Pool(session.prepared.prompts).load(session.store, run_id)
             pools[run_id] = session.lease.token, pool
             memory = await load_memory(session.store, run_id)
+            training = Training(
+                session=session,
+                plan=session.prepared.extra,
+                meter=meters[0],
+                memory=memory or Memory(),
+                pool=pool,
+            )
+            await training.set_aside()
             try:
-                yield Training(
-                    session=session,
-                    plan=session.prepared.extra,
-                    meter=meters[0],
-                    memory=memory or Memory(),
-                    pool=pool,
-                )
+                yield training
             except BaseException:
                 pools.pop(run_id, None)
                 raise
@@ -153,26 +154,25 @@ def create_training_graph(
         return Command(update=update | {"status": "running"}, goto="baseline")
 
     async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
-        """Validate the prompts the job starts from."""
+        """Begin at the prompts of the job; they are measured as far as the search needs it."""
         async with opened(state["run_id"], writer) as training:
             await store_status(training.session, "running")
             _announce(training)
             if not training.memory.baseline:
-                training.memory = await steps.measure_baseline(training)
+                training.memory = await steps.begin(training)
             return _mirror(training)
 
     async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
-        """One optimizer step; after a resume, whatever the stored memory says comes next."""
+        """Optimizer steps until a checkpoint is due; after a resume, from the stored memory on."""
         async with opened(state["run_id"], writer) as training:
             await store_status(training.session, "running")
-            if not training.memory.due and training.memory.stopped is None:
-                await steps.take_step(training)
+            await steps.take_steps(training)
             return _mirror(training)
 
     async def checkpoint(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Store what is due as versions."""
         async with opened(state["run_id"], writer) as training:
-            await steps.store_versions(training)
+            await versions.store_versions(training)
             return _mirror(training)
 
     async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def create_training_graph(
             await store_status(training.session, "running")
             memory = training.memory
             return {
-                "holdout": await steps.measure_holdout(training),
-                "baseline": await steps.version_record(training, memory.baseline),
-                "best": await steps.version_record(training, memory.best),
+                "holdout": await proving.measure_holdout(training),
+                "baseline": await versions.version_record(training, memory.baseline),
+                "best": await versions.version_record(training, memory.best),
             }
 
     async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:

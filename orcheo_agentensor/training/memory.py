@@ -13,7 +13,7 @@ from orcheo_agentensor.tensor import TextTensor
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Store
 
-KEPT_EDITS = 20
+KEPT_EDITS = 64
 KEPT_STEPS = 2
 
 
@@ -21,13 +21,17 @@ KEPT_STEPS = 2
 class Memory:
     """The state of a search after `step` finished steps.
 
-    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt; `best` the
-    hash of the best candidate with its validation `objective`; `due` lists candidates to store as
-    versions, with the reason; `versions` maps stored candidates to version numbers; `idle` counts
-    steps in a row that ran nothing new; `stopped` says why the search is over.
+    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each with the
+    number of the outcome it came from; `best` the hash of the best candidate with its validation
+    `objective` (None until it is measured on all cases); `validated` maps candidates measured on
+    all validation cases to the outcome that did it; `due` lists candidates to store as versions,
+    with the reason; `versions` maps stored candidates to version numbers; `idle` counts steps in a
+    row that ran nothing new; `stopped` says why the search is over, `settled` that its finalists
+    were looked at.
     """
 
     step: int = 0
+    told: int = 0
     epoch: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     edits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -35,11 +39,13 @@ class Memory:
     best: str = ""
     objective: float | None = None
     failures: int = 0
+    validated: dict[str, int] = field(default_factory=dict)
     best_step: int = 0
     due: list[list[str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     idle: int = 0
     stopped: str | None = None
+    settled: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Memory:
@@ -51,13 +57,22 @@ class Memory:
         """As stored."""
         return asdict(self)
 
-    def history(self, name: str, *, newest: int) -> tuple[Edit, ...]:
-        """The `newest` past edits of a prompt, oldest first."""
-        return tuple(Edit(**edit) for edit in self.edits.get(name, [])[-newest:] if newest)
+    def history(self, name: str, *, newest: int, known: int) -> tuple[Edit, ...]:
+        """The `newest` past edits of a prompt among the first `known` outcomes, oldest first."""
+        edits = [entry for entry in self.edits.get(name, []) if entry.get("told", 0) < known]
+        return tuple(
+            Edit(**{key: value for key, value in entry.items() if key != "told"})
+            for entry in (edits[-newest:] if newest else [])
+        )
 
     def remember(self, name: str, edit: Edit) -> None:
-        """Add an edit; the oldest go when there are more than `KEPT_EDITS`."""
-        self.edits[name] = [*self.edits.get(name, []), asdict(edit)][-KEPT_EDITS:]
+        """Add an edit of the outcome at hand; the oldest go when there are over `KEPT_EDITS`."""
+        entry = {**asdict(edit), "told": self.told}
+        self.edits[name] = [*self.edits.get(name, []), entry][-KEPT_EDITS:]
+
+    def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
+        """Whether the first `known` outcomes include a full validation of a candidate."""
+        return self.validated.get(candidate_hash, known) < known
 
     async def save(self, store: Store, run_id: str, *, lease: Lease) -> None:
         """Store this state; older ones than the last are dropped."""

@@ -11,14 +11,20 @@ from weakref import WeakKeyDictionary
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.metering import record_usage
-from orcheo_agentensor.optimizers import ComponentRequest, FeedbackRecord, ProposalRequest, Trial
+from orcheo_agentensor.optimizers import (
+    ComponentRequest,
+    Edit,
+    FeedbackRecord,
+    ProposalRequest,
+    Purpose,
+    Trial,
+)
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
 from orcheo_agentensor.storage.codec import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.training.memory import Memory
 from orcheo_agentensor.training.plan import Plan
 from orcheo_agentensor.usage import NOTHING
 
@@ -33,10 +39,13 @@ def proposal_request(
     initial: Mapping[str, TextTensor],
     records: Mapping[str, list[FeedbackRecord]],
     names: list[str],
-    memory: Memory,
-    momentum: int,
+    history: Mapping[str, tuple[Edit, ...]],
+    refining: bool = False,
 ) -> ProposalRequest:
     """What the proposer is shown: each component with its feedback, siblings and past edits."""
+    purpose: Purpose = "refine" if refining else "rewrite"
+    if not refining and trial.purpose in ("paraphrase", "restart"):
+        purpose = trial.purpose
     return ProposalRequest(
         components=tuple(
             ComponentRequest(
@@ -44,7 +53,7 @@ def proposal_request(
                 text=parent[name].text,
                 feedback=tuple(records[name]),
                 siblings={other: t.text for other, t in parent.items() if other != name},
-                history=memory.history(name, newest=momentum),
+                history=history[name],
                 max_chars=int(
                     initial[name].metadata.get("max_chars") or default_max_chars(initial[name].text)
                 ),
@@ -54,7 +63,7 @@ def proposal_request(
             for name in names
         ),
         seed=trial.seed,
-        purpose=trial.purpose,
+        purpose=purpose,
     )
 
 

@@ -1,49 +1,45 @@
-"""What each node of the training graph does, on an open `Training`."""
+"""The search: optimizer steps until a checkpoint is due, on an open `Training`."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from dataclasses import asdict
 from typing import Any
 
-from orcheo_agentensor.config import RunConfig
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
-from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.tensor import prompts_to_json
-from orcheo_agentensor.training.guardrail import compare_holdout
+from orcheo_agentensor.training.contest import validate_against
+from orcheo_agentensor.training.flight import Flight
 from orcheo_agentensor.training.memory import Memory
-from orcheo_agentensor.training.stop import Progress, stop_reason
-from orcheo_agentensor.training.trial import Training, edits_of, run_trials
+from orcheo_agentensor.training.stop import Progress, TargetScore, stop_reason
+from orcheo_agentensor.training.trial import edits_of
+from orcheo_agentensor.training.work import Training
 
 IDLE_STEPS = 10
+PERFECT = 1.0
 
 
-async def measure_baseline(training: Training) -> Memory:
-    """Validate the prompts the job starts from and begin the search there."""
+async def begin(training: Training) -> Memory:
+    """Begin the search at the prompts of the job. Nothing is measured yet.
+
+    The baseline is measured on the cases that the search needs, and on all validation cases before
+    the first version is stored.
+    """
     session, plan, job = training.session, training.plan, training.session.prepared.job
     candidate = Candidate.of(session.prepared.prompts)
-    summary = await validate(training, candidate)
-    memory = Memory(
-        baseline=candidate.hash,
-        best=candidate.hash,
-        objective=summary["objective"],
-        failures=len(plan.validation) - summary["n_ok"],
-        due=[[candidate.hash, "baseline"]],
-    )
+    memory = Memory(baseline=candidate.hash, best=candidate.hash)
     memory.optimizer = plan.optimizer.start(
         SearchSpace(
             components=plan.trainable,
             case_ids=tuple(case.id for case in plan.train),
             baseline=candidate.hash,
-            objective=summary["objective"],
+            objective=None,
             seed=job.seed,
         )
     )
-    memory.stopped = _stop(training, memory)
+    training.memory = memory
+    memory.stopped = _stop(training)
     await training.pool.save(
         session.store,
         session.prepared.run.run_id,
@@ -51,7 +47,7 @@ async def measure_baseline(training: Training) -> Memory:
         parent=None,
         status="accepted",
         step=0,
-        info={"objective": summary["objective"]},
+        info={},
         lease=session.lease,
     )
     await memory.save(session.store, session.prepared.run.run_id, lease=session.lease)
@@ -60,12 +56,31 @@ async def measure_baseline(training: Training) -> Memory:
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: what a version carries."""
-    results = await training.measure(training.plan.validation, candidate, phase="validation")
+    results = await training.measure(
+        training.plan.validation, candidate, phase="validation", meter=training.meter.aside
+    )
     return await summary_of(training.session, results)
 
 
-async def take_step(training: Training) -> None:
-    """One optimizer step: ask, try, tell; the new state is stored before anything is said."""
+async def take_steps(training: Training) -> None:
+    """Optimizer steps until a checkpoint is due or the search is over.
+
+    The state after each step is stored before anything is said about it.
+    """
+    memory = training.memory
+    if memory.stopped is None:
+        async with Flight(training) as flight:
+            while not memory.due and memory.stopped is None:
+                await _one_step(training, flight)
+            while memory.stopped is None and flight.open:
+                await _one_step(training, flight, last=True)
+            if memory.stopped is not None:
+                training.meter.halt(memory.stopped)
+    if memory.stopped is not None and not memory.settled:
+        await _settle(training)
+
+
+async def _one_step(training: Training, flight: Flight, *, last: bool = False) -> None:
     session, plan, memory = training.session, training.plan, training.memory
     run_id, events = session.prepared.run.run_id, session.events
     trials = plan.optimizer.ask(memory.optimizer)
@@ -73,15 +88,18 @@ async def take_step(training: Training) -> None:
         memory.stopped = f"{plan.optimizer.name} has nothing more to try"
         await memory.save(session.store, run_id, lease=session.lease)
         return
-    events.emit("step_started", step=memory.step, epoch=memory.epoch, trials=len(trials))
+    if not last:
+        events.emit("step_started", step=memory.step, epoch=memory.epoch, trials=len(trials))
+        flight.launch(trials)
     try:
-        outcomes = await run_trials(training, trials)
+        outcomes = await flight.land()
     except BudgetExhausted as spent:
         memory.stopped = spent.message
         await memory.save(session.store, run_id, lease=session.lease)
         return
     for outcome in outcomes:
         await _take_in(training, outcome)
+        memory.told += 1
     made = [o.child for o in outcomes if o.child]
     fresh = any(training.pool.is_new(child, step=memory.step) for child in made)
     memory.idle = 0 if fresh else memory.idle + 1
@@ -89,9 +107,9 @@ async def take_step(training: Training) -> None:
     memory.step += 1
     memory.epoch = int(memory.optimizer.get("epoch", 0))
     current = memory.optimizer.get("current", memory.best)
-    if memory.step % session.prepared.job.checkpoint_every == 0:
+    if memory.step % session.prepared.job.checkpoint_every == 0 and current in memory.validated:
         _make_due(memory, current, "interval")
-    memory.stopped = _stop(training, memory)
+    memory.stopped = _stop(training)
     await memory.save(session.store, run_id, lease=session.lease)
     events.emit(
         "training_progress",
@@ -107,7 +125,7 @@ async def take_step(training: Training) -> None:
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Remember an outcome: candidate, edits, and whether it is the new best."""
-    session, memory, events = training.session, training.memory, training.session.events
+    memory, events = training.memory, training.session.events
     for name, edit in edits_of(outcome).items():
         memory.remember(name, edit)
     scores = {
@@ -116,29 +134,11 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         "validation": outcome.validation,
     }
     if outcome.child is not None:
-        parent = training.pool[outcome.parent]
-        texts = {name: tensor.text for name, tensor in parent.prompts.items()}
-        await training.pool.save(
-            session.store,
-            session.prepared.run.run_id,
-            training.pool.with_texts({**texts, **outcome.prompts}),
-            parent=outcome.parent,
-            status="accepted" if outcome.status == "accepted" else "rejected",
-            step=memory.step,
-            info={**scores, "reason": outcome.reason},
-            lease=session.lease,
-        )
+        await _keep(training, outcome, scores)
+    better = False
+    if outcome.child is not None and outcome.validation is not None:
+        better = await _compare(training, outcome.child, won=outcome.status == "accepted")
     if outcome.status == "accepted" and outcome.child is not None:
-        summary = await validate(training, training.pool[outcome.child])
-        failures = len(training.plan.validation) - summary["n_ok"]
-        better = (failures, -_number(summary["objective"])) < (
-            memory.failures,
-            -_number(memory.objective),
-        )
-        if better:
-            memory.best, memory.objective = outcome.child, summary["objective"]
-            memory.failures, memory.best_step = failures, memory.step + 1
-            _make_due(memory, outcome.child, "new best")
         events.emit(
             "candidate_accepted",
             step=memory.step,
@@ -158,6 +158,86 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         )
 
 
+async def _keep(training: Training, outcome: TrialOutcome, scores: dict[str, Any]) -> None:
+    """Store the candidate of an outcome."""
+    assert outcome.child is not None
+    if outcome.child == outcome.parent:
+        return
+    parent = training.pool[outcome.parent]
+    texts = {name: tensor.text for name, tensor in parent.prompts.items()}
+    await training.pool.save(
+        training.session.store,
+        training.session.prepared.run.run_id,
+        training.pool.with_texts({**texts, **outcome.prompts}),
+        parent=outcome.parent,
+        status="accepted" if outcome.status == "accepted" else "rejected",
+        step=training.memory.step,
+        info={**scores, "reason": outcome.reason},
+        lease=training.session.lease,
+    )
+
+
+async def _compare(training: Training, candidate_hash: str, *, won: bool) -> bool:
+    """Take in a complete validation; whether it makes the candidate the new best.
+
+    Best is who fails least and then scores highest. A best that was not measured on all cases
+    (the baseline) has to be beaten in a contest, which `won` tells of.
+    """
+    memory = training.memory
+    memory.validated.setdefault(candidate_hash, memory.told)
+    summary = await validate(training, training.pool[candidate_hash])
+    failures = len(training.plan.validation) - summary["n_ok"]
+    if candidate_hash == memory.best:
+        memory.objective, memory.failures = summary["objective"], failures
+        return False
+    if memory.best in memory.validated:
+        rank = (failures, -_number(summary["objective"]))
+        better = rank < (memory.failures, -_number(memory.objective))
+    else:
+        better = won
+    if better:
+        memory.best, memory.objective = candidate_hash, summary["objective"]
+        memory.failures, memory.best_step = failures, memory.step + 1
+        _make_due(memory, candidate_hash, "new best")
+    return better
+
+
+async def _settle(training: Training) -> None:
+    """The search is over: look at the candidates it would have validated next, then close it."""
+    memory, plan, run = training.memory, training.plan, training.session.prepared.run
+    finalists = getattr(plan.optimizer, "finalists", None)
+    if finalists is not None and not _reached_target(training):
+        for candidate_hash in finalists(memory.optimizer):
+            if memory.objective is not None and memory.objective >= PERFECT:
+                break
+            try:
+                verdict = await validate_against(
+                    training,
+                    training.pool[candidate_hash],
+                    training.pool[memory.best],
+                    rival_known=memory.best in memory.validated,
+                    strictly=True,
+                    meter=training.meter.aside,
+                )
+            except BudgetExhausted:
+                break
+            if verdict.complete:
+                await _compare(training, candidate_hash, won=verdict.won)
+            memory.told += 1
+    if memory.baseline not in memory.versions:
+        memory.due.insert(0, [memory.baseline, "baseline"])
+    memory.settled = True
+    await memory.save(training.session.store, run.run_id, lease=training.session.lease)
+
+
+def _reached_target(training: Training) -> bool:
+    best = training.memory.objective
+    return best is not None and any(
+        isinstance(condition, TargetScore) and best >= condition.score
+        for condition in training.session.prepared.job.stop
+    )
+
+
 def _number(value: float | None) -> float:
     return -math.inf if value is None else value
 
@@ -168,8 +248,10 @@ def _make_due(memory: Memory, candidate: str, reason: str) -> None:
         memory.due.append([candidate, reason])
 
 
-def _stop(training: Training, memory: Memory) -> str | None:
-    session, plan = training.session, training.plan
+def _stop(training: Training) -> str | None:
+    session, plan, memory = training.session, training.plan, training.memory
+    if memory.objective is not None and memory.objective >= PERFECT and not memory.failures:
+        return f"the validation objective is {memory.objective:g}: nothing can beat it"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     if memory.idle >= limit:
@@ -185,114 +267,3 @@ def _stop(training: Training, memory: Memory) -> str | None:
             elapsed=elapsed,
         ),
     )
-
-
-async def store_versions(training: Training) -> None:
-    """Write every candidate that is due as an immutable version with its validation metrics."""
-    session, memory, run = training.session, training.memory, training.session.prepared.run
-    for candidate_hash, reason in memory.due:
-        candidate = training.pool[candidate_hash]
-        summary = await validate(training, candidate)
-        parent = training.pool.parent(candidate_hash)
-        first = memory.versions.get(memory.baseline, session.prepared.base)
-        version = await session.store.checkpoints.save(
-            workflow_id=run.workflow_id,
-            runnable_config=version_config(session.prepared.job_config, candidate),
-            metrics=summary,
-            metadata={
-                "reason": reason,
-                "step": memory.step,
-                "optimizer": training.plan.optimizer.name,
-                "split": "validation",
-                "candidate": candidate_hash,
-            },
-            parent_version=memory.versions.get(parent, first) if parent else first,
-            run_id=run.run_id,
-            dataset_version=run.dataset_version,
-            evaluator_set=run.evaluator_set,
-            lease=session.lease,
-        )
-        memory.versions[candidate_hash] = version.config_version
-        session.events.emit(
-            "checkpoint_saved",
-            version=version.config_version,
-            reason=reason,
-            step=memory.step,
-            objective=summary["objective"],
-        )
-    memory.due = []
-    await memory.save(session.store, run.run_id, lease=session.lease)
-
-
-def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any]:
-    """A version's `runnable_config`: what the job itself set, and the candidate's prompts.
-
-    Secrets, the request for a stored version, and what belongs to one run are left out.
-    """
-    plain = job_config.model_copy(update={"prompts": {}, "run_id": None}).to_json()
-    plain = _without_secrets(plain, redact(plain))
-    configurable = dict(plain.get("configurable") or {})
-    for key in ("agentensor", "thread_id"):
-        configurable.pop(key, None)
-    configurable["prompts"] = prompts_to_json(candidate.prompts)
-    return {**plain, "configurable": configurable}
-
-
-def _without_secrets(value: Any, redacted: Any) -> Any:
-    if isinstance(redacted, dict):
-        return {
-            key: _without_secrets(value[key], entry)
-            for key, entry in redacted.items()
-            if not (isinstance(entry, str) and REDACTED in entry)
-        }
-    return redacted
-
-
-async def measure_holdout(training: Training) -> dict[str, Any] | None:
-    """Baseline and best on cases the search never saw, paired.
-
-    None without such cases, and where the budget ends before all of them are measured.
-    """
-    plan, memory, session = training.plan, training.memory, training.session
-    training.meter.release()
-    if not plan.holdout:
-        return None
-    baseline, best = training.pool[memory.baseline], training.pool[memory.best]
-    try:
-        before = await training.measure(plan.holdout, baseline, phase="holdout")
-        after = (
-            before
-            if best.hash == baseline.hash
-            else await training.measure(plan.holdout, best, phase="holdout")
-        )
-    except BudgetExhausted:
-        return None
-    difference = await asyncio.to_thread(
-        compare_holdout,
-        before,
-        after,
-        weights=training.weights,
-        seed=session.prepared.job.seed,
-    )
-    holdout: dict[str, Any] = {
-        **asdict(difference),
-        "baseline": await summary_of(session, before),
-        "best": await summary_of(session, after),
-    }
-    if holdout["ci95"] is not None:
-        holdout["ci95"] = list(holdout["ci95"])
-    session.events.emit("holdout_summary", **holdout)
-    return holdout
-
-
-async def version_record(training: Training, candidate_hash: str) -> dict[str, Any]:
-    """A stored candidate as the graph's output shows it."""
-    candidate = training.pool[candidate_hash]
-    summary = await validate(training, candidate)
-    return {
-        "config_version": training.memory.versions.get(candidate_hash),
-        "candidate": candidate_hash[:12],
-        "objective": summary["objective"],
-        "scores": {name: entry["mean"] for name, entry in summary["evaluators"].items()},
-        "prompts": prompts_to_json(candidate.prompts),
-    }

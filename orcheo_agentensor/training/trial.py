@@ -2,182 +2,248 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BudgetExhausted
-from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate, Draining
-from orcheo_agentensor.evaluation.workbench import Session
+from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import Edit, FeedbackRecord, Trial, TrialOutcome
-from orcheo_agentensor.training.acceptance import paired_sums, reasons_against
-from orcheo_agentensor.training.backward import feedback_records
-from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.training.job import TrainingJob
-from orcheo_agentensor.training.memory import Memory, Pool
-from orcheo_agentensor.training.plan import Plan
+from orcheo_agentensor.training.backward import case_feedback, feedback_records
+from orcheo_agentensor.training.contest import Verdict, gate, validate_against
 from orcheo_agentensor.training.propose import edge_critic, proposal_request, propose
+from orcheo_agentensor.training.work import Training
 
 
-@dataclass(kw_only=True)
-class Training:
-    """A training session at work: what the functions of a step share."""
+@dataclass(frozen=True)
+class Proposal:
+    """New texts for some prompts, and why they are refused, if they are."""
 
-    session: Session[TrainingJob]
-    plan: Plan
-    meter: BudgetMeter
-    memory: Memory
-    pool: Pool
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Evaluator weights."""
-        return self.session.runner.weights
-
-    async def measure(
-        self, cases: Sequence[Case], candidate: Candidate, *, phase: str
-    ) -> list[CaseResult]:
-        """Run (or replay) cases, with progress events for what really runs."""
-        progress = CaseProgress(
-            self.session.events,
-            self.weights,
-            total=len(cases),
-            phase=phase,
-            step=self.memory.step,
-            candidate=candidate.hash[:12],
-        )
-
-        def heard(result: CaseResult) -> None:
-            if not result.replayed:
-                progress.case_finished(result)
-
-        return await self.session.runner.run(cases, candidate, phase=phase, on_case=heard)
+    texts: dict[str, str]
+    reasons: tuple[str, ...] = ()
 
 
-async def run_trials(training: Training, trials: Sequence[Trial]) -> list[TrialOutcome]:
-    """All trials of a step at once; their outcomes in the order asked for.
+async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOutcome:
+    """Make one trial, knowing the outcomes of the first `known` trials and no others.
 
-    When one cannot go on, the others end first: what they have begun is paid for and recorded.
+    Raises `BudgetExhausted` when the budget ends in the middle of it.
     """
-    if len(trials) == 1:
-        return [await run_trial(training, trials[0])]
-    tasks = [asyncio.create_task(run_trial(training, trial)) for trial in trials]
-    try:
-        await asyncio.wait(tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    errors = [one for one in ended if isinstance(one, BaseException)]
-    for error in sorted(errors, key=lambda one: isinstance(one, BudgetExhausted | Draining)):
-        raise error
-    return [one for one in ended if isinstance(one, TrialOutcome)]
+    return await _Attempt(training, trial, known).run()
 
 
-async def run_trial(training: Training, trial: Trial) -> TrialOutcome:
-    """Make one trial. Raises `BudgetExhausted` when the budget ends in the middle of it."""
-    parent = training.pool[trial.parent]
-    wanted = set(trial.case_ids)
-    cases = [case for case in training.plan.train if case.id in wanted]
-    before = await training.measure(cases, parent, phase="train")
-    scores = _scores(before, training.weights)
-    records = await _learn(training, cases, before)
-    names = [name for name in trial.components if _teaches(records.get(name), trial)]
-    if not names:
-        return TrialOutcome(
-            status="nothing_to_learn",
+@dataclass
+class _Attempt:
+    training: Training
+    trial: Trial
+    known: int
+
+    async def run(self) -> TrialOutcome:
+        training, trial = self.training, self.trial
+        parent = training.pool[trial.parent]
+        if trial.purpose == "validate":
+            outcome = TrialOutcome(status="accepted", parent=trial.parent, child=trial.parent)
+            return await self._validate(outcome, parent)
+        wanted = set(trial.case_ids)
+        cases = [case for case in training.plan.train if case.id in wanted]
+        before = await training.measure(cases, parent, phase="train")
+        scores = _scores(before, training.weights)
+        outcome = TrialOutcome(
+            status="accepted",
             parent=trial.parent,
-            case_scores=scores,
             parent_score=_mean(scores.values()),
-            reason="the minibatch blames no prompt",
-        )
-    request = proposal_request(
-        trial,
-        parent=parent.prompts,
-        initial=training.session.prepared.prompts,
-        records=records,
-        names=names,
-        memory=training.memory,
-        momentum=int(getattr(training.plan.optimizer, "momentum", 0)),
-    )
-    texts, reasons = await propose(
-        request,
-        plan=training.plan,
-        ledger=training.session.ledger,
-        meter=training.meter,
-        timeout=training.session.prepared.job.limits.case_timeout,
-    )
-    if reasons:
-        return TrialOutcome(
-            status="refused",
-            parent=trial.parent,
-            prompts=texts,
+            parent_scores=scores,
             case_scores=scores,
-            parent_score=_mean(scores.values()),
-            reason="; ".join(reasons),
         )
-    child = training.pool.with_texts(
-        {**{name: tensor.text for name, tensor in parent.prompts.items()}, **texts}
-    )
-    return await _test(training, trial, cases, before, parent, child, texts)
+        if trial.purpose == "merge":
+            texts = {
+                name: training.pool[donor].prompts[name].text
+                for name, donor in trial.donors.items()
+            }
+            return await self._test(outcome, cases, before, parent, texts)
+        records = await self._learn(cases, before)
+        outcome = replace(outcome, blamed=tuple(sorted(records)))
+        names = [name for name in trial.components if self._teaches(records.get(name))]
+        if not names:
+            reason = "the minibatch blames no prompt"
+            return replace(outcome, status="nothing_to_learn", reason=reason)
+        proposal = await self._propose(parent, records, names)
+        if proposal.reasons:
+            reason = "; ".join(proposal.reasons)
+            return replace(outcome, status="refused", prompts=proposal.texts, reason=reason)
+        return await self._test(outcome, cases, before, parent, proposal.texts)
 
+    async def _test(
+        self,
+        outcome: TrialOutcome,
+        cases: Sequence[Case],
+        before: Sequence[CaseResult],
+        parent: Candidate,
+        texts: dict[str, str],
+    ) -> TrialOutcome:
+        training, trial = self.training, self.trial
+        child = self._child(parent, texts)
+        outcome = replace(outcome, child=child.hash, prompts=texts)
+        if trial.gated:
+            verdict = await gate(training, cases, before, child)
+            if not verdict.won and trial.refined:
+                better = await self._refine(cases, before, parent, child, texts, verdict)
+                if better is not None:
+                    child, texts, verdict = better
+                    outcome = replace(outcome, child=child.hash, prompts=texts, refined=True)
+            means = verdict.means(training.weights)
+            if means[0] is not None:
+                outcome = replace(outcome, parent_score=means[0], child_score=means[1])
+            outcome = replace(outcome, case_scores=_scores(verdict.after, training.weights))
+            if not verdict.won:
+                reason = "; ".join(verdict.reasons)
+                return replace(outcome, status="worse_on_minibatch", reason=reason)
+        return await self._validate(outcome, child) if trial.validated else outcome
 
-async def _test(
-    training: Training,
-    trial: Trial,
-    cases: Sequence[Case],
-    before: Sequence[CaseResult],
-    parent: Candidate,
-    child: Candidate,
-    texts: dict[str, str],
-) -> TrialOutcome:
-    outcome: dict[str, Any] = {"parent": trial.parent, "child": child.hash, "prompts": texts}
-    if trial.gated:
-        after = await training.measure(cases, child, phase="train")
-        sums = paired_sums(before, after, training.weights)
-        if sums[2]:
-            outcome |= {"parent_score": sums[0] / sums[2], "child_score": sums[1] / sums[2]}
-        outcome["case_scores"] = _scores(after, training.weights)
-        against = reasons_against(before, after, weights=training.weights, strictly=True)
-        if against:
-            return TrialOutcome(status="worse_on_minibatch", reason="; ".join(against), **outcome)
-    validation = training.plan.validation
-    held = await training.measure(validation, parent, phase="validation")
-    reached = await training.measure(validation, child, phase="validation")
-    outcome["validation"] = _mean(_scores(reached, training.weights).values())
-    against = reasons_against(held, reached, weights=training.weights, strictly=not trial.gated)
-    if against:
-        return TrialOutcome(status="worse_on_validation", reason="; ".join(against), **outcome)
-    return TrialOutcome(status="accepted", **outcome)
+    async def _validate(self, outcome: TrialOutcome, child: Candidate) -> TrialOutcome:
+        training, trial = self.training, self.trial
+        memory, meter = training.memory, training.meter
+        rival = training.pool[trial.rival or trial.parent]
+        if rival.hash == child.hash:
+            held = await training.measure(
+                training.plan.validation, child, phase="validation", meter=meter.aside
+            )
+            scores = _scores(held, training.weights)
+            return replace(outcome, validation=_mean(scores.values()), validation_scores=scores)
+        verdict = await validate_against(
+            training,
+            child,
+            rival,
+            rival_known=memory.knows_validation(rival.hash, known=self.known),
+            strictly=not trial.gated or trial.purpose == "validate",
+        )
+        scores = _scores(verdict.reached, training.weights)
+        outcome = replace(outcome, validation_scores=scores)
+        if verdict.complete:
+            outcome = replace(outcome, validation=_mean(scores.values()))
+        if verdict.won:
+            return outcome
+        return replace(outcome, status="worse_on_validation", reason="; ".join(verdict.reasons))
 
+    async def _refine(
+        self,
+        cases: Sequence[Case],
+        before: Sequence[CaseResult],
+        parent: Candidate,
+        child: Candidate,
+        texts: dict[str, str],
+        verdict: Verdict,
+    ) -> tuple[Candidate, dict[str, str], Verdict] | None:
+        """One more proposal for a rejected child, on its own new failures.
 
-async def _learn(
-    training: Training, cases: Sequence[Case], results: Sequence[CaseResult]
-) -> dict[str, list[FeedbackRecord]]:
-    critic = edge_critic(
-        training.plan,
-        ledger=training.session.ledger,
-        meter=training.meter,
-        timeout=training.session.prepared.job.limits.case_timeout,
-    )
-    return await feedback_records(
-        cases,
-        results,
-        weights=training.weights,
-        trainable=training.plan.trainable,
-        critic=critic,
-    )
+        None where it has none that are worth it: it must have fixed some cases and broken others,
+        or have changed what is wrong with them without a loss. None too where the second proposal
+        is refused.
+        """
+        weights = self.training.weights
+        by_id = {case.id: case for case in cases}
+        moves = [
+            (after.objective(weights) or 0.0) - (one.objective(weights) or 0.0)
+            for one, after in zip(verdict.before, verdict.after, strict=True)
+        ]
+        fixed, broke = any(move > 0 for move in moves), any(move < 0 for move in moves)
+        changed = any(
+            case_feedback(by_id[one.case_id], one) != case_feedback(by_id[one.case_id], after)
+            for one, after in zip(verdict.before, verdict.after, strict=True)
+        )
+        if fixed != broke or not changed:
+            return None
+        tested = [by_id[result.case_id] for result in verdict.after]
+        records = await self._learn(tested, verdict.after)
+        names = [name for name in self.trial.components if self._teaches(records.get(name))]
+        if not names:
+            return None
+        tried = Edit(
+            text="",
+            accepted=False,
+            before=verdict.means(weights)[0],
+            after=verdict.means(weights)[1],
+            reason="fixed some cases and broke others" if fixed else "fixed no case",
+        )
+        proposal = await self._propose(child, records, names, tried=tried)
+        if proposal.reasons:
+            return None
+        both = {**texts, **proposal.texts}
+        refined = self._child(parent, both)
+        if refined.hash in (parent.hash, child.hash):
+            return None
+        return refined, both, await gate(self.training, cases, before, refined)
 
+    async def _learn(
+        self, cases: Sequence[Case], results: Sequence[CaseResult]
+    ) -> dict[str, list[FeedbackRecord]]:
+        training = self.training
+        critic = edge_critic(
+            training.plan,
+            ledger=training.session.ledger,
+            meter=training.meter,
+            timeout=training.session.prepared.job.limits.case_timeout,
+        )
+        return await feedback_records(
+            cases,
+            results,
+            weights=training.weights,
+            trainable=training.plan.trainable,
+            critic=critic,
+        )
 
-def _teaches(records: list[FeedbackRecord] | None, trial: Trial) -> bool:
-    """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
-    if not records:
-        return False
-    return trial.purpose == "paraphrase" or any(r.score is None or r.score < 1.0 for r in records)
+    async def _propose(
+        self,
+        base: Candidate,
+        records: Mapping[str, list[FeedbackRecord]],
+        names: list[str],
+        *,
+        tried: Edit | None = None,
+    ) -> Proposal:
+        training = self.training
+        history = {
+            name: training.memory.history(
+                name,
+                newest=int(getattr(training.plan.optimizer, "momentum", 0)),
+                known=self.known,
+            )
+            for name in names
+        }
+        if tried is not None:
+            history = {
+                name: (*edits, replace(tried, text=base.prompts[name].text))
+                for name, edits in history.items()
+            }
+        request = proposal_request(
+            self.trial,
+            parent=base.prompts,
+            initial=training.session.prepared.prompts,
+            records=records,
+            names=names,
+            history=history,
+            refining=tried is not None,
+        )
+        texts, reasons = await propose(
+            request,
+            plan=training.plan,
+            ledger=training.session.ledger,
+            meter=training.meter,
+            timeout=training.session.prepared.job.limits.case_timeout,
+        )
+        return Proposal(texts, tuple(reasons))
+
+    def _child(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
+        held = {name: tensor.text for name, tensor in parent.prompts.items()}
+        return self.training.pool.with_texts({**held, **texts})
+
+    def _teaches(self, records: list[FeedbackRecord] | None) -> bool:
+        """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
+        if not records:
+            return False
+        if self.trial.purpose == "paraphrase":
+            return True
+        return any(record.score is None or record.score < 1.0 for record in records)
 
 
 def _scores(results: Sequence[CaseResult], weights: dict[str, float]) -> dict[str, float]:
@@ -185,9 +251,7 @@ def _scores(results: Sequence[CaseResult], weights: dict[str, float]) -> dict[st
     return {case_id: score for case_id, score in found.items() if score is not None}
 
 
-def _mean(values: Any) -> float | None:
-    import math
-
+def _mean(values: Iterable[Any]) -> float | None:
     numbers = list(values)
     return math.fsum(numbers) / len(numbers) if numbers else None
 

@@ -1,0 +1,229 @@
+"""`reflective`: edit the blamed prompts by what their failing cases teach, and prove it cheaply.
+
+The search keeps a pool of candidates with what each scored on which case, as GEPA does (Agrawal et
+al., 2025, arXiv 2507.19457): parents come from the Pareto front over the validation cases, and
+complementary candidates are merged. It differs where GEPA spends its rollouts: minibatches take
+failing and unseen cases first and use again what is known; all blamed prompts are rewritten
+together; a chain of edits is validated when its training cases have nothing more to teach, not
+after every edit; and no contest goes on once it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orcheo_agentensor.optimizers.base import SearchSpace, State, Trial, TrialOutcome, derive_seed
+from orcheo_agentensor.optimizers.pool import CandidatePool, next_merge
+
+SOLVED = 1.0 - 1e-12
+
+
+class Reflective(BaseModel):
+    """Reflective search over a Pareto pool.
+
+    `minibatch` is the most cases a trial learns from and is tested on; `parallel` trials are in
+    flight at once; `momentum` is how many past edits of a prompt the proposer sees, `chain` how
+    many accepted edits may follow each other before one is validated, `patience` how many
+    rejections in a row a parent gets before another one is chosen. `model` names the chat model
+    that proposes; `proposer` replaces it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    pipelined: ClassVar[bool] = True
+
+    name: str = "reflective"
+    minibatch: int = Field(10, ge=1)
+    parallel: int = Field(1, ge=1, le=64)
+    momentum: int = Field(8, ge=0)
+    chain: int = Field(4, ge=1)
+    patience: int = Field(3, ge=1)
+    proposer: Any = None
+    model: Any = None
+
+    def start(self, space: SearchSpace) -> State:
+        """Begin at the baseline, with the first trials planned."""
+        state: State = {
+            "seed": space.seed,
+            "components": list(space.components),
+            "case_ids": list(space.case_ids),
+            "baseline": space.baseline,
+            "best": space.baseline,
+            "current": space.baseline,
+            "asked": 0,
+            "epoch": 0,
+            "open": [],
+            "unread": [],
+            "lessons": {},
+            "merged": [],
+            "pool": CandidatePool.begin(space.baseline).to_json(),
+        }
+        return self._plan(state)
+
+    def ask(self, state: State) -> Sequence[Trial]:
+        """The open trials, oldest first."""
+        return [Trial.from_json(entry) for entry in state["open"]]
+
+    def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
+        """Take in the outcomes of the oldest trials, and plan as many new ones."""
+        state = {**state}
+        for outcome in outcomes:
+            trial, *rest = self.ask(state)
+            state["open"] = [other.to_json() for other in rest]
+            pool = CandidatePool.from_json(state["pool"])
+            _learn(state, pool, trial, outcome)
+            state["pool"] = pool.to_json()
+        return self._plan(state)
+
+    def finalists(self, state: State) -> Sequence[str]:
+        """The end of the current chain, where it was not validated yet."""
+        current = CandidatePool.from_json(state["pool"])[state["current"]]
+        return [] if current.judged else [current.hash]
+
+    def _plan(self, state: State) -> State:
+        pool = CandidatePool.from_json(state["pool"])
+        while len(state["open"]) < self.parallel:
+            trial = self._next(state, pool)
+            if trial is None:
+                break
+            state = {
+                **state,
+                "open": [*state["open"], trial.to_json()],
+                "asked": state["asked"] + 1,
+            }
+        pool.prune(keep={state["best"], state["current"], state["baseline"], *_in_use(state)})
+        seen = {case for entry in pool for case in entry.scores}
+        state["epoch"] = 1 if len(seen) >= len(state["case_ids"]) else 0
+        state["pool"] = pool.to_json()
+        return state
+
+    def _next(self, state: State, pool: CandidatePool) -> Trial | None:
+        """The next trial: validate a chain that is ripe, merge what complements, else edit."""
+        open_trials = [Trial.from_json(entry) for entry in state["open"]]
+        seed = derive_seed(state["seed"], state["asked"], "trial")
+        components = tuple(state["components"])
+        current = pool[state["current"]]
+        cases = self._cases(state, pool, current.hash, open_trials)
+        validating = any(trial.purpose == "validate" for trial in open_trials)
+        ripe = current.depth >= self.chain or current.rejected >= 2 or not cases
+        if not current.judged and not validating and (ripe or current.quiet >= 2):
+            return Trial(
+                parent=current.hash,
+                case_ids=(),
+                components=components,
+                seed=seed,
+                purpose="validate",
+                rival=state["best"],
+            )
+        pair = next_merge(pool, state["best"], state["merged"])
+        if pair is not None and not validating:
+            state["merged"] = [*state["merged"], pair.key]
+            return Trial(
+                parent=state["best"],
+                case_ids=(),
+                components=components,
+                seed=seed,
+                purpose="merge",
+                gated=False,
+                rival=state["best"],
+                donors=pair.donors,
+            )
+        parent, purpose = current, "rewrite"
+        if current.rejected >= self.patience:
+            parent = pool.sample(derive_seed(state["seed"], state["asked"], "parent"))
+            if parent.rejected >= 2 * self.patience and state["asked"] % 2:
+                purpose = "restart"
+            cases = self._cases(state, pool, parent.hash, open_trials)
+        if not cases:
+            return None
+        return Trial(
+            parent=parent.hash,
+            case_ids=cases,
+            components=components,
+            seed=seed,
+            purpose=purpose,  # type: ignore[arg-type]
+            validated=False,
+            refined=True,
+        )
+
+    def _cases(
+        self, state: State, pool: CandidatePool, parent: str, open_trials: Sequence[Trial]
+    ) -> tuple[str, ...]:
+        """The minibatch for a parent; empty when no case can teach anything new about it."""
+        busy = {case for trial in open_trials for case in trial.case_ids} | set(state["unread"])
+        return pool.minibatch(
+            parent,
+            state["case_ids"],
+            busy=busy,
+            lessons=state["lessons"],
+            size=self.minibatch,
+            seed=derive_seed(state["seed"], state["asked"], "minibatch"),
+        )
+
+
+def _in_use(state: Mapping[str, Any]) -> set[str]:
+    used: set[str] = set()
+    for entry in state["open"]:
+        used |= {entry["parent"], entry["rival"] or entry["parent"], *entry["donors"].values()}
+    return used
+
+
+def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
+    """What one outcome changes in the state and the pool."""
+    parent = pool[trial.parent]
+    parent.scores.update(outcome.parent_scores)
+    if trial.purpose == "validate":
+        _judge(state, pool, trial.parent, outcome)
+        return
+    if trial.purpose == "merge":
+        if outcome.child is not None and outcome.child not in pool:
+            pool.add(outcome.child, parent=trial.parent, changed=tuple(outcome.prompts), taught=())
+        if outcome.child is not None:
+            _judge(state, pool, outcome.child, outcome)
+        return
+    if not outcome.blamed:
+        state["unread"] = sorted({*state["unread"], *trial.case_ids})
+        return
+    if outcome.status == "nothing_to_learn":
+        parent.quiet += 1
+        return
+    failing = [case for case in trial.case_ids if outcome.parent_scores.get(case, 0.0) < SOLVED]
+    learnt = outcome.status == "accepted"
+    lessons = dict(state["lessons"])
+    for case in failing:
+        if not (learnt and outcome.case_scores.get(case, 1.0) >= SOLVED):
+            lessons[case] = lessons.get(case, 0) + 1
+    state["lessons"] = lessons
+    if not learnt or outcome.child is None:
+        parent.rejected += 1
+        return
+    fresh = outcome.child not in pool
+    if fresh:
+        pool.add(
+            outcome.child,
+            parent=trial.parent,
+            changed=tuple(outcome.prompts),
+            taught=failing,
+        )
+    pool[outcome.child].scores.update(outcome.case_scores)
+    parent.rejected = 0
+    state["unread"] = []
+    if fresh and (trial.parent == state["current"] or pool.better(outcome.child, state["current"])):
+        state["current"] = outcome.child
+
+
+def _judge(state: State, pool: CandidatePool, judged: str, outcome: TrialOutcome) -> None:
+    """A candidate was validated against the best: it is the new best, or the chain goes back."""
+    entry = pool[judged]
+    entry.judged = True
+    entry.validation.update(outcome.validation_scores)
+    entry.objective = outcome.validation
+    entry.depth = 0
+    if outcome.status == "accepted":
+        state["best"] = state["current"] = judged
+    elif judged == state["current"]:
+        state["current"] = state["best"]
+        pool[state["best"]].rejected += 1

@@ -1,0 +1,186 @@
+"""Contests between two candidates on the same cases, measured block by block until decided.
+
+A test on all cases would say the same; most of it is spent after the outcome is certain. The
+order and size of the blocks follow from the cases and the seed alone, so that a resumed run
+measures the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.runner import Candidate, Meter
+from orcheo_agentensor.optimizers import derive_seed
+from orcheo_agentensor.training.acceptance import foreseen, paired_sums, reasons_against
+from orcheo_agentensor.training.work import Training
+
+GATE_BLOCK = 5
+GUARDS = 3
+SOLVED = 1.0 - 1e-12
+VALIDATION_BLOCK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a contest ended: `reasons` against the child (none: it has won), and what was measured.
+
+    `before` and `after` are the results on the cases measured under both; `reached` are all of the
+    child's, and `complete` tells that these are on every case.
+    """
+
+    reasons: tuple[str, ...]
+    before: tuple[CaseResult, ...]
+    after: tuple[CaseResult, ...]
+    reached: tuple[CaseResult, ...]
+    complete: bool
+
+    @property
+    def won(self) -> bool:
+        """Whether nothing speaks against the child."""
+        return not self.reasons
+
+    def means(self, weights: dict[str, float]) -> tuple[float | None, float | None]:
+        """The mean objectives of parent and child over the cases scored under both."""
+        before, after, n = paired_sums(self.before, self.after, weights)
+        return (before / n, after / n) if n else (None, None)
+
+
+async def gate(
+    training: Training,
+    cases: Sequence[Case],
+    before: Sequence[CaseResult],
+    child: Candidate,
+    *,
+    phase: str = "train",
+) -> Verdict:
+    """Test a child on the cases its parent was measured on; worst ones of the parent first.
+
+    It ends when it is decided, or when the child has gained on the cases that its parent failed
+    and lost nothing on as many others (`GUARDS` at least): an accepted child is validated later.
+    """
+    order = _worst_first(training, before)
+    held = [before[index] for index in order]
+    after: list[CaseResult] = []
+    weights = training.weights
+    failing = sum((score := one.objective(weights)) is None or score < SOLVED for one in held)
+    enough = failing + max(GUARDS, failing)
+    for start in range(0, len(order), GATE_BLOCK):
+        block = [cases[index] for index in order[start : start + GATE_BLOCK]]
+        after += await training.measure(block, child, phase=phase)
+        missing = [None] * (len(order) - len(after))
+        if foreseen(held, [*after, *missing], weights=weights, strictly=True) is not None:
+            break
+        tested = held[: len(after)]
+        if len(after) >= enough and not reasons_against(
+            tested, after, weights=weights, strictly=True
+        ):
+            return _verdict(training, tested, after, strictly=True)
+    return _verdict(training, held, after, strictly=True)
+
+
+async def validate_against(
+    training: Training,
+    candidate: Candidate,
+    rival: Candidate,
+    *,
+    rival_known: bool,
+    strictly: bool,
+    meter: Meter | None = None,
+) -> Verdict:
+    """Measure a candidate on the validation cases for as long as it can beat its rival.
+
+    Against a known rival, the cases that the rival does worst on come first: they are the ones a
+    candidate can gain on, and without a gain there the contest is over. A rival that was not
+    measured yet (the baseline) is measured after the candidate, and no further than is needed.
+    """
+    cases = list(training.plan.validation)
+    random.Random(derive_seed(training.session.prepared.job.seed, 0, "validation")).shuffle(cases)
+    weights = training.weights
+    if rival_known:
+        held = await training.measure(cases, rival, phase="validation", meter=training.meter.aside)
+        order = _worst_first(training, held)
+        held = [held[index] for index in order]
+        cases = [cases[index] for index in order]
+        after: list[CaseResult] = []
+        for start in range(0, len(cases), VALIDATION_BLOCK):
+            block = cases[start : start + VALIDATION_BLOCK]
+            after += await training.measure(block, candidate, phase="validation", meter=meter)
+            missing = [None] * (len(cases) - len(after))
+            if foreseen(held, [*after, *missing], weights=weights, strictly=strictly) is False:
+                break
+        return _verdict(training, held, after, strictly=strictly)
+    reached: list[CaseResult] = []
+    for start in range(0, len(cases), VALIDATION_BLOCK):
+        block = cases[start : start + VALIDATION_BLOCK]
+        reached += await training.measure(block, candidate, phase="validation", meter=meter)
+    held = []
+    for start in range(0, len(cases), VALIDATION_BLOCK):
+        block = cases[start : start + VALIDATION_BLOCK]
+        held += await training.measure(block, rival, phase="validation", meter=training.meter.aside)
+        if _rival_beaten(held, reached, weights=weights, strictly=strictly):
+            return Verdict(
+                reasons=(),
+                before=tuple(held),
+                after=tuple(reached[: len(held)]),
+                reached=tuple(reached),
+                complete=True,
+            )
+    return _verdict(training, held, reached, strictly=strictly)
+
+
+def _rival_beaten(
+    held: Sequence[CaseResult],
+    reached: Sequence[CaseResult],
+    *,
+    weights: dict[str, float],
+    strictly: bool,
+) -> bool:
+    """Whether the rival cannot catch up on the cases it was not measured on."""
+    if any(not result.ok for result in (*held, *reached)):
+        return False
+    gains: list[float] = []
+    for index, result in enumerate(reached):
+        after = result.objective(weights)
+        before = held[index].objective(weights) if index < len(held) else 1.0
+        if after is None or before is None or not (0.0 <= after <= 1.0 and 0.0 <= before <= 1.0):
+            return False
+        gains.append(after - before)
+    least = math.fsum(gains)
+    return least > 1e-12 if strictly else least >= -1e-12
+
+
+def _worst_first(training: Training, results: Sequence[CaseResult]) -> list[int]:
+    def rank(index: int) -> float:
+        score = results[index].objective(training.weights)
+        return -math.inf if score is None else score
+
+    return sorted(range(len(results)), key=rank)
+
+
+def _verdict(
+    training: Training,
+    held: Sequence[CaseResult],
+    after: Sequence[CaseResult],
+    *,
+    strictly: bool,
+) -> Verdict:
+    before = held[: len(after)]
+    missing = [None] * (len(held) - len(after))
+    weights = training.weights
+    reasons: list[str] = []
+    if foreseen(held, [*after, *missing], weights=weights, strictly=strictly) is not True:
+        reasons = reasons_against(before, after, weights=weights, strictly=strictly)
+        if not reasons and missing:
+            reasons = [f"cannot gain on the other {len(missing)} cases what it would need"]
+    return Verdict(
+        reasons=tuple(reasons),
+        before=tuple(before),
+        after=tuple(after),
+        reached=tuple(after),
+        complete=not missing,
+    )

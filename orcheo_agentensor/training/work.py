@@ -1,0 +1,73 @@
+"""`Training`: a training session at work, shared by everything that a step does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.evaluation.progress import CaseProgress
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.runner import Candidate, Meter
+from orcheo_agentensor.evaluation.workbench import Session
+from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.job import TrainingJob
+from orcheo_agentensor.training.memory import Memory, Pool
+from orcheo_agentensor.training.plan import Plan
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The open session of a training run with its plan, budget, memory and candidates."""
+
+    session: Session[TrainingJob]
+    plan: Plan
+    meter: BudgetMeter
+    memory: Memory
+    pool: Pool
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Evaluator weights."""
+        return self.session.runner.weights
+
+    async def measure(
+        self,
+        cases: Sequence[Case],
+        candidate: Candidate,
+        *,
+        phase: str,
+        meter: Meter | None = None,
+    ) -> list[CaseResult]:
+        """Run (or replay) cases, with progress events for what really runs.
+
+        The search's part of the budget pays, or `meter` where one is given.
+        """
+        progress = CaseProgress(
+            self.session.events,
+            self.weights,
+            total=len(cases),
+            phase=phase,
+            step=self.memory.step,
+            candidate=candidate.hash[:12],
+        )
+
+        def heard(result: CaseResult) -> None:
+            if not result.replayed:
+                progress.case_finished(result)
+
+        return await self.session.runner.run(
+            cases, candidate, phase=phase, on_case=heard, meter=meter
+        )
+
+    async def set_aside(self) -> None:
+        """Keep from the search what comes after it: the holdout measurement of two candidates, the
+        rest of the baseline's validation, and that of a last candidate where there is room."""
+        plan, limit = self.plan, self.plan.budget.rollouts
+        baseline = Candidate.of(self.session.prepared.prompts)
+        runner = self.session.runner
+        missing = await runner.unrecorded(plan.validation, baseline)
+        fixed = len(plan.validation) + 2 * len(plan.holdout)
+        room = len(plan.validation) if limit is None else max(0, limit - fixed) // 2
+        last = 0 if self.memory.settled else min(len(plan.validation), room)
+        self.meter.set_aside(2 * len(plan.holdout) + missing + last)
