@@ -41,6 +41,7 @@ MAX_TAPE_TEXT = 200_000
 
 TARGET_NODE = "target"
 OTHER_NODES = "other nodes"
+ENTRY = "__start__"  # LangGraph writes the inputs as a node of this name, which is none of theirs
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Tape:
         with self._lock:
             found = self.runs.get(id)
             if found is None and len(self.runs) >= MAX_NODE_RUNS:
-                return self._shared(node, step, self._enclosing(path))
+                return self._shared(node, step, tuple(f"{name}:*" for name in _names(path)))
             if found is None:
                 found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
             return found
@@ -107,18 +108,16 @@ class Tape:
         found.step = max(found.step, step)
         return found
 
-    def _enclosing(self, path: tuple[str, ...]) -> tuple[str, ...]:
-        """`path` with the shared entry in place of each enclosing run that has none of its own."""
-        known: tuple[str, ...] = ()
-        for part in path:
-            own = "|".join((*known, part)) in self.runs
-            known = (*known, part if own else f"{part.split(':')[0]}:*")
-        return known
-
     def enclosing(self, run: NodeRun) -> NodeRun | None:
         """The nearest run around `run`: of the node that holds, or calls, the nested graph."""
         for length in range(len(run.path), 0, -1):
-            found = self.runs.get("|".join(run.path[:length]))
+            path = run.path[:length]
+            found = self.runs.get("|".join(path))
+            if found is None and path[-1].endswith(":*"):  # any run of that node will do
+                names = _names(path)
+                for other in reversed(self.runs.values()):
+                    if _names((*other.path, other.node)) == names:
+                        return other
             if found is not None:
                 return found
         return None
@@ -172,6 +171,11 @@ class Tape:
         )
 
 
+def _names(path: Iterable[str]) -> tuple[str, ...]:
+    """The nodes on a path of runs."""
+    return tuple(part.split(":")[0] for part in path)
+
+
 def brief(value: Any) -> str:
     """Any node input or output as text of at most `MAX_TEXT` characters, without its secrets."""
     if isinstance(value, str):
@@ -213,9 +217,10 @@ class TapeRecorder(BaseCallbackHandler):
         self, serialized: dict[str, Any], inputs: Any, *, run_id: Any = None, **kwargs: Any
     ) -> None:
         """A node began."""
-        if not _is_node_run(kwargs.get("tags")):
+        metadata = kwargs.get("metadata") or {}
+        if not _is_node_run(kwargs.get("tags")) or metadata.get("langgraph_node") == ENTRY:
             return
-        run = self._open[run_id] = _node_run(self.tape, kwargs.get("metadata"))
+        run = self._open[run_id] = _node_run(self.tape, metadata)
         if not run.inputs:
             run.inputs = brief(inputs)
 

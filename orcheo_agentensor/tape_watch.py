@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel
 
-from orcheo_agentensor.places import CONFIGURABLE, path_in
+from orcheo_agentensor.places import path_in
 from orcheo_agentensor.tape import bind_of, record_prompt_read
 
 Tree: TypeAlias = "dict[str, str | Tree]"
@@ -57,7 +57,7 @@ def watched(value: Any, tree: Tree) -> Any:
 
 def watched_config(config: RunnableConfig, tree: Tree) -> RunnableConfig:
     """`config` with a watched `configurable`."""
-    return {**config, CONFIGURABLE: watched(dict(config.get(CONFIGURABLE) or {}), tree)}
+    return {**config, "configurable": watched(dict(config.get("configurable") or {}), tree)}
 
 
 class _WatchedDict(dict[str, Any]):
@@ -97,15 +97,16 @@ class _WatchedDict(dict[str, Any]):
 def _watched_class(kind: type, names: Iterable[tuple[str, str]]) -> type:
     """A subclass of `kind` of the same layout, whose instances record reads of the fields named."""
     prompts = dict(names)
+    base: Any = kind
 
     def read(self: Any, key: str) -> Any:
         name = prompts.get(key)
         if name is not None:
             record_prompt_read(name)
-        return kind.__getattribute__(self, key)
+        return base.__getattribute__(self, key)
 
     def reduce(self: Any, protocol: Any) -> Any:
-        made, arguments, *rest = kind.__reduce_ex__(self, protocol)
+        made, arguments, *rest = base.__reduce_ex__(self, protocol)
         return made, tuple(kind if a is found else a for a in arguments), *rest
 
     body = {
