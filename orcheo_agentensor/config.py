@@ -28,12 +28,14 @@ from orcheo_agentensor.config_rules import (
     MAX_PROBLEMS,
     NAME,
     NAME_RULE,
+    bind_problems,
     config_error,
     config_problems,
     read_prompts,
 )
 from orcheo_agentensor.config_trusted import runtime_configurable, split_trusted
 from orcheo_agentensor.json_values import TOO_LARGE
+from orcheo_agentensor.places import CONFIGURABLE, path_in, put
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import TextTensor, prompts_to_json
@@ -68,6 +70,7 @@ class RunConfig(BaseModel):
             for name in prompts
             if not NAME.fullmatch(name)
         ]
+        wrong += bind_problems(prompts, "prompts")
         if wrong:
             raise config_error(wrong, "prompts")
         return prompts
@@ -146,9 +149,13 @@ class RunConfig(BaseModel):
     def to_runnable(self, callbacks: LiveCallbacks = ()) -> RunnableConfig:
         """As LangGraph takes it: prompts in `configurable.prompts`, callbacks as live objects.
 
-        Holds only what is set, so that an empty config changes nothing.
+        The text of a prompt that binds to a place in `configurable` is there as well. Holds only
+        what is set, so that an empty config changes nothing. Raises `ConfigError` where a prompt
+        binds to a place inside something that is no object.
         """
         plain = self._to_plain()
+        if self.prompts:
+            plain["configurable"] = with_prompts(plain["configurable"], self.prompts)
         if self.run_id is not None:
             plain["run_id"] = self.run_id
         plain.pop("callbacks", None)
@@ -179,14 +186,29 @@ class RunConfig(BaseModel):
         return {key: value for key, value in plain.items() if value not in (None, [], {})}
 
 
+def with_prompts(
+    configurable: Mapping[str, Any], prompts: Mapping[str, TextTensor]
+) -> dict[str, Any]:
+    """`configurable` as a graph gets it: with the prompts, and with their texts where they bind.
+
+    Raises `ConfigError` where a prompt binds to a place inside something that is no object.
+    """
+    placed = dict(configurable)
+    for name, tensor in prompts.items():
+        path = path_in(tensor.bind, CONFIGURABLE)
+        if path is not None:
+            placed = put(placed, path, tensor.text, field=f"prompts.{name}.bind")
+    return {**placed, "prompts": prompts_to_json(prompts)}
+
+
 def merge_configs(*configs: RunConfig) -> RunConfig:
     """Merge configs, lowest first.
 
     Tags and callback names are united in order; `metadata` and `configurable` are merged object by
     object, with anything but an object replaced as a whole; limits, `run_name` and `run_id` are
     overridden where the higher config sets them. Prompts are merged by name and field by field: a
-    plain text replaces the text alone and keeps the lower `requires_grad` and `metadata`, a JSON
-    form replaces each field that it spells out.
+    plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`, a
+    JSON form replaces each field that it spells out.
     """
     return reduce(_merge_two, configs, RunConfig())
 
@@ -201,8 +223,12 @@ def resolve_config(
     """The config a run gets: workflow defaults < aliased checkpoint < request, then the caps.
 
     The package itself sets nothing, so that without any of them a workflow runs as if bare.
+    Raises `ConfigError` where prompts from different configs bind to one place.
     """
     merged = merge_configs(workflow or RunConfig(), checkpoint or RunConfig(), request)
+    wrong = bind_problems(merged.prompts, "prompts")
+    if wrong:
+        raise config_error(wrong, "prompts")
     return merged if settings is None else merged.clamp(settings)
 
 
@@ -295,4 +321,5 @@ __all__ = [
     "registered_callbacks",
     "resolve_config",
     "runtime_configurable",
+    "with_prompts",
 ]

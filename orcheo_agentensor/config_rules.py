@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from orcheo_agentensor.json_values import (
     json_problems,
     json_size,
 )
+from orcheo_agentensor.places import overlap_rule, overlaps
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.tensor import TextTensor, as_tensor
 
@@ -74,7 +75,16 @@ def read_prompts(obj: dict[str, Any], field: str) -> tuple[dict[str, TextTensor]
                 problems.append(problem)
             else:
                 prompts[name] = as_tensor(value, field=f"{path}.{name}")
-    return prompts, problems
+    return prompts, problems + bind_problems(prompts, f"{field}.prompts")
+
+
+def bind_problems(prompts: Mapping[str, TextTensor], field: str) -> list[Problem]:
+    """What is wrong with the places that prompts bind to, taken together."""
+    binds = {name: tensor.bind for name, tensor in prompts.items()}
+    return [
+        (f"{field}.{inner}.bind", binds[inner], overlap_rule(binds, outer, inner))
+        for outer, inner in overlaps(binds)
+    ]
 
 
 def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iterator[Problem]:

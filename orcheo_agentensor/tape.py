@@ -1,9 +1,9 @@
 """The tape: which node read which prompt, and what it took in and gave out, in one rollout.
 
 `get_prompt` is how a node or function reads a prompt, and the read is put on the tape when one is
-being recorded. Node inputs and outputs come from LangGraph's own callbacks, so an unmodified graph
-is taped as well. Nothing here runs in a plain evaluation: a rollout is taped only inside
-`record_tape()`.
+being recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the messages
+of model calls, in which the prompts of an unmodified graph are found. Nothing here runs in a plain
+evaluation: a rollout is taped only inside `record_tape()`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -23,11 +24,24 @@ from langchain_core.tracers.context import register_configure_hook
 
 from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.tape_search import PromptSearch, message_texts
 from orcheo_agentensor.tensor import TextTensor, as_tensor
 
 MAX_TEXT = 2_000
+"""Most characters kept of one input or output."""
+
 MAX_NODE_RUNS = 200
+"""Most node runs with an entry of their own."""
+
+MAX_SHARED = 100
+"""Most entries shared by further runs of one node; one more is for all nodes after that."""
+
+MAX_TAPE_TEXT = 200_000
+"""Most characters of inputs and outputs on one tape."""
+
 TARGET_NODE = "target"
+OTHER_NODES = "other nodes"
+ENTRY = "__start__"  # LangGraph writes the inputs as a node of this name, which is none of theirs
 
 
 @dataclass
@@ -41,6 +55,11 @@ class NodeRun:
     prompts: list[str] = field(default_factory=list)
     inputs: str = ""
     output: str = ""
+
+    def read(self, name: str) -> None:
+        """Note a prompt that was read."""
+        if name not in self.prompts:
+            self.prompts.append(name)
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the rollout."""
@@ -60,18 +79,48 @@ class Tape:
     """The node runs of one rollout in order of their start, bounded in number and size.
 
     `edges` are the target graph's static edges, `(from, to)`; they tell which earlier run a node
-    run depends on.
+    run depends on. Past `MAX_NODE_RUNS` entries, further runs of one node share an entry, so that
+    what they read is not lost; past `MAX_SHARED` of those, all that follow share a last one.
     """
 
     runs: dict[str, NodeRun] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
+    _lock: Any = field(default_factory=Lock, repr=False, compare=False)
 
-    def run(self, id: str, *, node: str, step: int, path: tuple[str, ...]) -> NodeRun | None:
-        """The node run with this id, made when new; None once the tape is full."""
+    def run(self, id: str, *, node: str, step: int, path: tuple[str, ...]) -> NodeRun:
+        """The entry of the node run with this id, made when new."""
+        with self._lock:
+            found = self.runs.get(id)
+            if found is None and len(self.runs) >= MAX_NODE_RUNS:
+                return self._shared(node, step, tuple(f"{name}:*" for name in _names(path)))
+            if found is None:
+                found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
+            return found
+
+    def _shared(self, node: str, step: int, path: tuple[str, ...]) -> NodeRun:
+        id = "|".join((*path, f"{node}:*"))
         found = self.runs.get(id)
-        if found is None and len(self.runs) < MAX_NODE_RUNS:
+        if found is None and len(self.runs) >= MAX_NODE_RUNS + MAX_SHARED:
+            id, node, path = OTHER_NODES, OTHER_NODES, ()
+            found = self.runs.get(id)
+        if found is None:
             found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
+        found.step = max(found.step, step)
         return found
+
+    def enclosing(self, run: NodeRun) -> NodeRun | None:
+        """The nearest run around `run`: of the node that holds, or calls, the nested graph."""
+        for length in range(len(run.path), 0, -1):
+            path = run.path[:length]
+            found = self.runs.get("|".join(path))
+            if found is None and path[-1].endswith(":*"):  # any run of that node will do
+                names = _names(path)
+                for other in reversed(self.runs.values()):
+                    if _names((*other.path, other.node)) == names:
+                        return other
+            if found is not None:
+                return found
+        return None
 
     def parents(self, run: NodeRun) -> list[NodeRun]:
         """The runs whose output `run` took in: the latest ones of its static predecessors.
@@ -92,9 +141,20 @@ class Tape:
         return [r for r in near if r.step == latest[r.node]]
 
     def to_json(self) -> dict[str, Any]:
-        """As stored with the rollout."""
+        """As stored with the rollout: at most `MAX_TAPE_TEXT` characters of inputs and outputs."""
+        runs = list(self.runs.values())
+        longest = MAX_TEXT
+        if sum(len(run.inputs) + len(run.output) for run in runs) > MAX_TAPE_TEXT:
+            longest = MAX_TAPE_TEXT // (2 * len(runs))
         return {
-            "runs": [run.to_json() for run in self.runs.values()],
+            "runs": [
+                {
+                    **run.to_json(),
+                    "inputs": _cut(run.inputs, longest),
+                    "output": _cut(run.output, longest),
+                }
+                for run in runs
+            ],
             "edges": [list(edge) for edge in self.edges],
         }
 
@@ -111,14 +171,22 @@ class Tape:
         )
 
 
+def _names(path: Iterable[str]) -> tuple[str, ...]:
+    """The nodes on a path of runs."""
+    return tuple(part.split(":")[0] for part in path)
+
+
 def brief(value: Any) -> str:
     """Any node input or output as text of at most `MAX_TEXT` characters, without its secrets."""
     if isinstance(value, str):
         text = value
     else:
         text = json.dumps(redact(value), default=_plain, ensure_ascii=False)
-    shown: str = redact(text)
-    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
+    return _cut(redact(text), MAX_TEXT)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _plain(value: Any) -> Any:
@@ -134,33 +202,74 @@ def _is_node_run(tags: Iterable[str] | None) -> bool:
 
 
 class TapeRecorder(BaseCallbackHandler):
-    """Writes LangGraph's node starts and ends onto a tape."""
+    """Writes LangGraph's node starts and ends onto a tape, and the prompts in model calls."""
 
     run_inline = True
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, prompts: Mapping[str, Any]) -> None:
         self.tape = tape
+        self._search = PromptSearch(prompts)
+        self._bound = {name for name, value in prompts.items() if bind_of(value) is not None}
+        self._by_name: set[str] = set()
         self._open: dict[Any, NodeRun] = {}
 
     def on_chain_start(
         self, serialized: dict[str, Any], inputs: Any, *, run_id: Any = None, **kwargs: Any
     ) -> None:
         """A node began."""
-        if not _is_node_run(kwargs.get("tags")):
+        metadata = kwargs.get("metadata") or {}
+        if not _is_node_run(kwargs.get("tags")) or metadata.get("langgraph_node") == ENTRY:
             return
-        run = _node_run(self.tape, kwargs.get("metadata"))
-        if run is not None:
+        run = self._open[run_id] = _node_run(self.tape, metadata)
+        if not run.inputs:
             run.inputs = brief(inputs)
-            self._open[run_id] = run
 
     def on_chain_end(self, outputs: Any, *, run_id: Any = None, **kwargs: Any) -> None:
         """A node returned."""
         run = self._open.pop(run_id, None)
-        if run is not None:
+        if run is not None and not run.output:
             run.output = brief(outputs)
 
+    def on_chain_error(self, error: BaseException, *, run_id: Any = None, **kwargs: Any) -> None:
+        """A node failed."""
+        run = self._open.pop(run_id, None)
+        if run is not None and not run.output:
+            run.output = _cut(redact(repr(error)), MAX_TEXT)
 
-def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun | None:
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
+    ) -> None:
+        """A node called a chat model."""
+        for call in messages:
+            self._model_called(message_texts(call), kwargs.get("metadata"))
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
+        """A node called a model that takes text."""
+        self._model_called(prompts, kwargs.get("metadata"))
+
+    def _model_called(self, texts: Iterable[str], metadata: Mapping[str, Any] | None) -> None:
+        for names in self._search.groups(texts):
+            run = _node_run(self.tape, metadata)
+            if not any(name in run.prompts for name in names):
+                for name in names:
+                    # Who reads a prompt by its name is known; that it travels on is no new read.
+                    if name in self._bound or name not in self._by_name:
+                        run.read(name)
+
+    def read_by_name(self, name: str, metadata: Mapping[str, Any] | None) -> None:
+        """A node read a prompt itself."""
+        self._by_name.add(name)
+        _node_run(self.tape, metadata).read(name)
+
+
+def bind_of(prompt: Any) -> str | None:
+    """The place that a prompt, a tensor or its JSON form, binds to."""
+    if isinstance(prompt, TextTensor):
+        return prompt.bind
+    return prompt.get("bind") if isinstance(prompt, Mapping) else None
+
+
+def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun:
     metadata = metadata or {}
     namespace = str(metadata.get("langgraph_checkpoint_ns") or "")
     if not namespace:
@@ -174,32 +283,45 @@ def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun | None:
     )
 
 
-_tape: ContextVar[Tape | None] = ContextVar("agentensor_tape", default=None)
 _handler: ContextVar[TapeRecorder | None] = ContextVar("agentensor_tape_handler", default=None)
 register_configure_hook(_handler, inheritable=True)
 
 
 @contextmanager
-def record_tape(edges: Iterable[tuple[str, str]] = ()) -> Iterator[Tape]:
-    """Tape the rollout that runs inside the block."""
+def record_tape(
+    edges: Iterable[tuple[str, str]] = (), *, prompts: Mapping[str, Any] | None = None
+) -> Iterator[Tape]:
+    """Tape the rollout that runs inside the block.
+
+    `prompts`, those of the run, are looked for in the messages of model calls.
+    """
     tape = Tape(edges=list(edges))
-    token, handler_token = _tape.set(tape), _handler.set(TapeRecorder(tape))
+    token = _handler.set(TapeRecorder(tape, prompts or {}))
     try:
         yield tape
     finally:
-        _handler.reset(handler_token)
-        _tape.reset(token)
+        _handler.reset(token)
+
+
+def is_taping() -> bool:
+    """Whether the current rollout is being taped."""
+    return _handler.get() is not None
 
 
 def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:
     """Put on the tape that the current node has read prompt `name`; nothing without a tape."""
-    tape = _tape.get()
-    if tape is None:
-        return
-    config = config or var_child_runnable_config.get()
-    run = _node_run(tape, (config or {}).get("metadata"))
-    if run is not None and name not in run.prompts:
-        run.prompts.append(name)
+    recorder = _handler.get()
+    if recorder is not None:
+        config = config or var_child_runnable_config.get()
+        recorder.read_by_name(name, (config or {}).get("metadata"))
+
+
+def record_target_run(inputs: Any, output: Any) -> None:
+    """Put on the tape what a target that is no graph took in and gave out, if it read a prompt."""
+    recorder = _handler.get()
+    run = None if recorder is None else recorder.tape.runs.get(TARGET_NODE)
+    if run is not None:
+        run.inputs, run.output = brief(inputs), brief(output)
 
 
 def prompts_in(config: Mapping[str, Any] | None) -> Mapping[str, Any]:

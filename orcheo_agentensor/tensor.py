@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.places import bind_problem
 
 PromptsLike: TypeAlias = "Mapping[str, str | TextTensor | Mapping[str, Any]]"
 
@@ -24,6 +33,9 @@ class TextTensor(BaseModel):
     the JSON form, of equality of configs, or of anything stored. `metadata` is free, except for
     the constraints that the proposal guards read: `max_chars`, `max_line_words`, `must_keep`,
     `never`.
+
+    `bind` names a place that an unmodified graph already reads, `configurable.<path>` or
+    `context.<path>`: the text is put there for each run. `ConfigError` is raised for another place.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -32,6 +44,10 @@ class TextTensor(BaseModel):
     text: str
     requires_grad: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
+    bind: str | None = Field(
+        None,
+        description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
+    )
     gradients: list[str] = Field(default_factory=list, exclude=True, repr=False)
 
     def __init__(self, text: str | None = None, /, **data: Any) -> None:
@@ -40,12 +56,31 @@ class TextTensor(BaseModel):
             data["text"] = text
         super().__init__(**data)
 
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, bind: str | None) -> str | None:
+        rule = None if bind is None else bind_problem(bind)
+        if rule is not None:
+            raise ConfigError(field="bind", value=bind, rule=rule)
+        return bind
+
+    @model_serializer(mode="wrap")
+    def _without_empty_bind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Prompts that bind to nothing are written as they were before there was `bind`."""
+        written: dict[str, Any] = handler(self)
+        if written.get("bind") is None:
+            written.pop("bind", None)
+        return written
+
     def __str__(self) -> str:
         return self.text
 
     def with_text(self, text: str) -> TextTensor:
-        """The same tensor (flags and metadata) with another text and no gradients."""
-        return TextTensor(text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata))
+        """The same tensor (flags, metadata, place) with another text and no gradients."""
+        bound = {} if self.bind is None else {"bind": self.bind}
+        return TextTensor(
+            text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata), **bound
+        )
 
     def backward(self, feedback: str) -> None:
         """Collect one piece of feedback; a frozen tensor collects none."""
@@ -57,7 +92,10 @@ class TextTensor(BaseModel):
         self.gradients.clear()
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`."""
+        """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`.
+
+        `bind` is in it only where the prompt binds to a place.
+        """
         return self.model_dump(mode="json")
 
 
@@ -73,6 +111,10 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
     if isinstance(value, Mapping):
         try:
             return TextTensor.model_validate(dict(value))
+        except ConfigError as error:
+            raise ConfigError(
+                field=f"{field}.{error.field}", value=error.value, rule=error.rule
+            ) from None
         except ValidationError as error:
             first = error.errors()[0]
             path = ".".join([field, *(str(part) for part in first["loc"])])

@@ -10,7 +10,7 @@ from typing import Any
 from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
 from orcheo_agentensor.evaluation.deadlines import TimeLimits
 from orcheo_agentensor.metering import record_usage
-from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.tape import prompts_in, record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output
 from orcheo_agentensor.usage import ONE_ROLLOUT, Usage
@@ -48,9 +48,11 @@ async def execute(
         try:
             with limits.begin() as limit:
                 if taped:
-                    with record_tape(target.edges) as recorded:
-                        raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
-                    tape = recorded.to_json()
+                    with record_tape(target.edges, prompts=prompts_in(config)) as recorded:
+                        try:
+                            raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
+                        finally:  # a failure teaches those who had a part in it
+                            tape = recorded.to_json()
                 else:
                     raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
             latency = time.perf_counter() - started

@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orcheo_agentensor.config import LiveCallbacks, RunConfig, merge_configs, resolve_config
+from orcheo_agentensor.config import (
+    LiveCallbacks,
+    RunConfig,
+    merge_configs,
+    resolve_config,
+    with_prompts,
+)
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.evaluation.job import Job
@@ -16,7 +22,7 @@ from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets import Target, resolve_target
+from orcheo_agentensor.targets import Target, check_target, resolve_target
 from orcheo_agentensor.tensor import TextTensor, as_prompts, prompts_to_json
 
 if TYPE_CHECKING:
@@ -103,6 +109,7 @@ class Resolver(Generic[JobT]):
             request, checkpoint=stored, workflow=workflow, settings=self.settings
         )
         prompts = dict(config.prompts)
+        check_target(target, with_prompts(config.configurable, prompts), prompts)
         config = config.model_copy(update={"prompts": {}})
         extra, described = self.extra(job, dataset, prompts)
         evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])

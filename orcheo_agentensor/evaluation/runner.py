@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
 
-from orcheo_agentensor.config import LiveCallbacks, RunConfig
+from orcheo_agentensor.config import LiveCallbacks, RunConfig, with_prompts
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.attempt import Attempt, execute
@@ -31,7 +31,7 @@ from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.targets import Target
-from orcheo_agentensor.tensor import TextTensor, prompts_to_json
+from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Draining(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete prompt set and its hash over names and texts."""
+    """A complete prompt set and its hash over names and texts, and places where they bind."""
 
     prompts: Mapping[str, TextTensor]
     hash: str
@@ -78,7 +78,12 @@ class Candidate:
         """The candidate of these prompts."""
         return cls(
             prompts=dict(prompts),
-            hash=content_hash({name: tensor.text for name, tensor in prompts.items()}),
+            hash=content_hash(
+                {
+                    name: tensor.text if tensor.bind is None else [tensor.text, tensor.bind]
+                    for name, tensor in prompts.items()
+                }
+            ),
         )
 
 
@@ -205,9 +210,9 @@ class Runner:
         config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
         config.pop("run_id", None)  # one id cannot name many rollouts
         if candidate.prompts:
-            configurable = dict(config.get("configurable") or {})
-            configurable["prompts"] = prompts_to_json(candidate.prompts)
-            config["configurable"] = configurable
+            config["configurable"] = with_prompts(
+                config.get("configurable") or {}, candidate.prompts
+            )
         return config
 
     def _replay(self, key: str) -> CaseResult | None:

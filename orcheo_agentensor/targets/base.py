@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -13,7 +14,16 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.errors import BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.tape import TARGET_NODE
+from orcheo_agentensor.places import CONFIGURABLE, CONTEXT, put
+from orcheo_agentensor.tape import TARGET_NODE, is_taping, prompts_in, record_target_run
+from orcheo_agentensor.targets.context import (
+    bound_context,
+    check_context,
+    check_context_binds,
+    context_binds,
+    field_names,
+    refuse_context,
+)
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -84,15 +94,26 @@ class CallableTarget:
             is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
         )
 
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where a prompt binds into a context: a function has none."""
+        refuse_context(prompts, f"{self.name!r} is a function")
+
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
+        if is_taping():
+            from orcheo_agentensor.tape_watch import bound_tree, watched_config
+
+            config = watched_config(config, bound_tree(prompts_in(config), CONFIGURABLE))
         token = var_child_runnable_config.set(config)
         try:
             arguments = (inputs, config) if self.takes_config else (inputs,)
             if self.is_async:
-                return await self.function(*arguments)
-            result = await run_in_thread(self.function, *arguments)
-            return await result if inspect.isawaitable(result) else result
+                result = await self.function(*arguments)
+            else:
+                result = await run_in_thread(self.function, *arguments)
+                result = await result if inspect.isawaitable(result) else result
+            record_target_run(inputs, result)
+            return result
         finally:
             var_child_runnable_config.reset(token)
 
@@ -109,8 +130,11 @@ class RunnableTarget:
     name: str
     fingerprint: str
     edges: tuple[tuple[str, str], ...] = ()
-    context_fields: tuple[str, ...] | None = None
+    context_schema: Any = None
+    is_remote: bool = False
+    is_configured: bool = False
     has_saver: bool = False
+    _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, runnable: Runnable[Any, Any], *, name: str | None = None) -> RunnableTarget:
@@ -122,33 +146,58 @@ class RunnableTarget:
         shown = name or runnable.get_name()
         graph = runnable.graph if isinstance(runnable, Configured) else runnable
         if not isinstance(graph, Pregel):
-            return cls(runnable=runnable, name=shown, fingerprint=shown)
+            # By name, because its module takes long to import.
+            remote = any(base.__name__ == "RemoteGraph" for base in type(graph).__mro__)
+            return cls(runnable=runnable, name=shown, fingerprint=shown, is_remote=remote)
         return cls(
             runnable=runnable,
             name=shown,
             fingerprint=shown,
             edges=_edges(graph),
-            context_fields=_fields(getattr(graph, "context_schema", None)),
+            context_schema=getattr(graph, "context_schema", None),
             has_saver=bool(graph.checkpointer),
+            is_configured=graph is not runnable,
         )
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where a run could not have its context, naming the prompt."""
+        who = repr(self.name)
+        if self.is_remote:
+            return
+        if self.is_configured:  # its own defaults may bring what is missing
+            check_context_binds(self.context_schema, prompts, who=who)
+            return
+        given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
+        check_context(self.context_schema, given, prompts, who=who)
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Invoke as a root run: nothing of the graph we run in leaks into the target.
 
-        A graph with a checkpointer gets a thread of its own each time.
+        A graph with a checkpointer gets a thread of its own each time. Prompts that bind to the
+        context are put there; a remote graph takes its context from `configurable`.
         """
         configurable = dict(config.get("configurable") or {})
+        runnable = self.runnable
         kwargs: dict[str, Any] = {}
-        if self.context_fields is not None:
-            kwargs["context"] = {
-                k: configurable[k] for k in self.context_fields if k in configurable
-            }
+        prompts = configurable.get("prompts") or {}
+        if self.context_schema is not None:
+            context = {k: configurable[k] for k in self._context_fields if k in configurable}
+            bound = [] if self.is_configured else context_binds(prompts)
+            kwargs["context"] = (
+                bound_context(self.context_schema, context, bound) if bound else context
+            )
+        elif self.is_remote:
+            for name, path, text in context_binds(prompts):
+                configurable = put(configurable, path, text, field=f"prompts.{name}.bind")
+            config = {**config, "configurable": configurable}
         if self.has_saver:  # on a shared thread it would go on from another case or attempt
             configurable["thread_id"] = f"{rollout_id}-{uuid.uuid4().hex[:12]}"
             config = {**config, "configurable": configurable}
+        if prompts and is_taping():
+            runnable = self._watching(prompts, kwargs)
         token = var_child_runnable_config.set(None)
         try:
-            output = await self.runnable.ainvoke(inputs, config, **kwargs)
+            output = await runnable.ainvoke(inputs, config, **kwargs)
         finally:
             var_child_runnable_config.reset(token)
         if isinstance(output, Mapping) and "__interrupt__" in output:
@@ -157,16 +206,37 @@ class RunnableTarget:
             )
         return output
 
+    @cached_property
+    def _context_fields(self) -> tuple[str, ...]:
+        return field_names(self.context_schema)
+
+    def _watching(self, prompts: Mapping[str, Any], kwargs: dict[str, Any]) -> Runnable[Any, Any]:
+        """The graph to run for a tape, where reads of bound places are seen; so is the context."""
+        from orcheo_agentensor.tape_watch import bound_tree, watched
+        from orcheo_agentensor.targets.watching import watched_graph
+
+        if "context" in kwargs and not self.is_configured:
+            kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
+        tree = bound_tree(prompts, CONFIGURABLE)
+        if not tree:
+            return self.runnable
+        key = repr(tree)  # one job binds its prompts to the same places in every rollout
+        if key not in self._watched:
+            self._watched[key] = watched_graph(self.runnable, tree)
+        return self._watched[key]
+
 
 def _edges(graph: Any) -> tuple[tuple[str, str], ...]:
     return tuple((edge.source, edge.target) for edge in graph.get_graph().edges)
 
 
-def _fields(schema: Any) -> tuple[str, ...] | None:
-    if schema is None:
-        return None
-    hints = getattr(schema, "model_fields", None) or getattr(schema, "__annotations__", None)
-    return tuple(hints or ())
+def check_target(
+    target: Target, configurable: Mapping[str, Any], prompts: Mapping[str, Any]
+) -> None:
+    """Raise `ConfigError` where `target` cannot have `prompts` in the places they bind to."""
+    check = getattr(target, "check", None)
+    if check is not None:
+        check(configurable, prompts)
 
 
 def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -176,4 +246,11 @@ def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     return graph.compile() if isinstance(graph, StateGraph) else graph
 
 
-__all__ = ["TARGET_NODE", "CallableTarget", "RunnableTarget", "Target", "compiled"]
+__all__ = [
+    "TARGET_NODE",
+    "CallableTarget",
+    "RunnableTarget",
+    "Target",
+    "check_target",
+    "compiled",
+]

@@ -18,8 +18,11 @@ from orcheo_agentensor.config import (
     runtime_configurable,
 )
 from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.places import CONTEXT
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tape import is_taping
 from orcheo_agentensor.targets.base import compiled
+from orcheo_agentensor.targets.context import bound_context, check_context_binds, context_binds
 from orcheo_agentensor.targets.run_log import Plan, RunLog, wait_for
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ class Configured(Runnable[Any, Any]):
         self._defaults, live = RunConfig.trusted(defaults, field="defaults")
         self._callbacks = list(live if isinstance(live, Sequence) else live.handlers)
         self._settings = settings
+        self.check(self._defaults.prompts)
         self._log = None if store is None else RunLog(_opened(store), workflow_id, graph)
         if self._log is None:
             self._refuse_use(self._defaults, "defaults")
@@ -93,26 +97,33 @@ class Configured(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the graph's `invoke`."""
         if self._log is None:
-            return self.graph.invoke(input, self._plan(config).runnable, **kwargs)
-        with self._log.recorded(wait_for(self._stored_plan(config, self._log))) as runnable:
-            return self.graph.invoke(input, runnable, **kwargs)
+            plan = self._plan(config)
+            return self.graph.invoke(input, plan.runnable, **self._placed(plan, kwargs))
+        plan = wait_for(self._stored_plan(config, self._log))
+        with self._log.recorded(plan) as runnable:
+            return self.graph.invoke(input, runnable, **self._placed(plan, kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the graph's `ainvoke`."""
         if self._log is None:
-            return await self.graph.ainvoke(input, self._plan(config).runnable, **kwargs)
-        async with self._log.arecorded(await self._stored_plan(config, self._log)) as runnable:
-            return await self.graph.ainvoke(input, runnable, **kwargs)
+            plan = self._plan(config)
+            return await self.graph.ainvoke(input, plan.runnable, **self._placed(plan, kwargs))
+        plan = await self._stored_plan(config, self._log)
+        async with self._log.arecorded(plan) as runnable:
+            return await self.graph.ainvoke(input, runnable, **self._placed(plan, kwargs))
 
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """As the graph's `stream`."""
         if self._log is None:
-            yield from self.graph.stream(input, self._plan(config).runnable, **kwargs)
+            plan = self._plan(config)
+            yield from self.graph.stream(input, plan.runnable, **self._placed(plan, kwargs))
             return
-        with self._log.recorded(wait_for(self._stored_plan(config, self._log))) as runnable:
-            chunks = cast("Any", self.graph.stream(input, runnable, **kwargs))
+        plan = wait_for(self._stored_plan(config, self._log))
+        with self._log.recorded(plan) as runnable:
+            placed = self._placed(plan, kwargs)
+            chunks = cast("Any", self.graph.stream(input, runnable, **placed))
             with closing(chunks):
                 yield from chunks
 
@@ -144,7 +155,7 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `batch`."""
         configs = _one_each(config, len(inputs))
         plans = [self._plan(one, recorded=self._log is not None) for one in configs]
-        if self._log is None or not inputs:
+        if not inputs or self._all_at_once(plans):
             return self.graph.batch(
                 inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
             )
@@ -171,7 +182,7 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `abatch`."""
         configs = _one_each(config, len(inputs))
         plans = [self._plan(one, recorded=self._log is not None) for one in configs]
-        if self._log is None or not inputs:
+        if not inputs or self._all_at_once(plans):
             return await self.graph.abatch(
                 inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
             )
@@ -195,17 +206,46 @@ class Configured(Runnable[Any, Any]):
         kwargs: dict[str, Any],
     ) -> AsyncGenerator[Any]:
         if self._log is None:
-            async with aclosing(stream(input, self._plan(config).runnable, **kwargs)) as parts:
+            plan = self._plan(config)
+            placed = self._placed(plan, kwargs)
+            async with aclosing(stream(input, plan.runnable, **placed)) as parts:
                 async for part in parts:
                     yield part
             return
         plan = await self._stored_plan(config, self._log)
         async with (
             self._log.arecorded(plan) as runnable,
-            aclosing(stream(input, runnable, **kwargs)) as parts,
+            aclosing(stream(input, runnable, **self._placed(plan, kwargs))) as parts,
         ):
             async for part in parts:
                 yield part
+
+    def _placed(self, plan: Plan, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call with the prompts in place that bind to the context."""
+        bound = context_binds(plan.config.prompts)
+        if not bound:
+            return kwargs
+        self.check(plan.config.prompts)
+        context = kwargs.get("context")
+        if context is None:  # in a node of another graph: the context around it
+            runtime = (plan.runnable or {}).get("configurable", {}).get("__pregel_runtime")
+            context = getattr(runtime, "context", None)
+        schema = getattr(self.graph, "context_schema", None)
+        context = bound_context(schema, context, bound)
+        if is_taping():
+            from orcheo_agentensor.tape_watch import bound_tree, watched
+
+            context = watched(context, bound_tree(plan.config.prompts, CONTEXT))
+        return {**kwargs, "context": context}
+
+    def _all_at_once(self, plans: Sequence[Plan]) -> bool:
+        """Whether the graph's own batching will do: no records, and one context for all."""
+        return self._log is None and not any(context_binds(p.config.prompts) for p in plans)
+
+    def check(self, prompts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where the graph has no context for a prompt that binds to it."""
+        schema = getattr(self.graph, "context_schema", None)
+        check_context_binds(schema, prompts, who=repr(self.workflow_id))
 
     # -- The config ----------------------------------------------------------------------------
 

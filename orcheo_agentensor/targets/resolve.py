@@ -11,7 +11,13 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.base import CallableTarget, RunnableTarget, Target, compiled
+from orcheo_agentensor.targets.base import (
+    CallableTarget,
+    RunnableTarget,
+    Target,
+    check_target,
+    compiled,
+)
 from orcheo_agentensor.targets.output import pick, to_json_output
 
 _FORMS = (
@@ -38,6 +44,10 @@ class PickedTarget:
     @property
     def edges(self) -> tuple[tuple[str, str], ...]:
         return self.inner.edges
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """As the inner target's."""
+        check_target(self.inner, configurable, prompts)
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Run the inner target and pick."""

@@ -48,25 +48,23 @@ def case_feedback(case: Case, result: CaseResult) -> str:
 
 async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) -> dict[str, Blame]:
     """Prompt name -> blame, for every prompt that some node run on the tape read."""
-    found: dict[str, Blame] = {}
+    blamed: dict[str, Blame] = {}
     incoming: dict[str, list[str]] = {run.id: [] for run in tape.runs.values()}
-    followed = {parent.id for run in tape.runs.values() for parent in tape.parents(run)}
+    parents = {run.id: tape.parents(run) for run in tape.runs.values()}
+    followed = {parent.id for found in parents.values() for parent in found}
     for layer in _reverse_layers(tape):
-        for run in layer:
-            if run.id not in followed and not run.path:
-                incoming[run.id].append(feedback)
         edges: list[tuple[NodeRun, str, Callable[[str], None]]] = []
         for run in layer:
-            enclosing = tape.runs.get("|".join(run.path)) if run.path else None
-            if enclosing is not None and run.id not in followed:
-                incoming[run.id].extend(incoming[enclosing.id])
+            if run.id not in followed:  # the last of its graph
+                around = tape.enclosing(run)
+                incoming[run.id].extend([feedback] if around is None else incoming[around.id])
             if not incoming[run.id]:
                 continue
             for name in run.prompts:
-                entry = found.setdefault(name, Blame())
+                entry = blamed.setdefault(name, Blame())
                 entry.runs.append(run)
                 edges.append((run, f"prompt {name!r}", entry.feedback.append))
-            for parent in tape.parents(run):
+            for parent in parents[run.id]:
                 edges.append((run, f"node {parent.node!r}", incoming[parent.id].append))
         said = await asyncio.gather(
             *(
@@ -76,9 +74,9 @@ async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) 
         )
         for (_run, _upstream, hand_on), text in zip(edges, said, strict=True):
             hand_on(text)
-    for entry in found.values():
+    for entry in blamed.values():
         entry.feedback = list(_unique_items(entry.feedback))
-    return found
+    return blamed
 
 
 async def _along(critic: EdgeCritic | None, run: NodeRun, upstream: str, feedback: str) -> str:

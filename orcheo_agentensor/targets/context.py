@@ -1,0 +1,153 @@
+"""The context a graph runs with: what its schema asks for, and the prompts that bind into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.places import CONTEXT, Path, path_in, put
+from orcheo_agentensor.tape import bind_of
+from orcheo_agentensor.tensor import as_tensor
+
+
+def context_binds(prompts: Mapping[str, Any]) -> list[tuple[str, Path, str]]:
+    """The prompts that bind into the context: name, path and text."""
+    found = []
+    for name, prompt in prompts.items():
+        path = path_in(bind_of(prompt), CONTEXT)
+        if path is not None:
+            found.append((name, path, as_tensor(prompt, field=f"prompts.{name}").text))
+    return found
+
+
+def field_names(schema: Any) -> tuple[str, ...]:
+    """The fields of a context schema: a dataclass, a pydantic model or a `TypedDict`."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return tuple(schema.model_fields)
+    if is_dataclass(schema):
+        return tuple(field.name for field in fields(schema) if field.init)
+    names: list[str] = []
+    for base in reversed(getattr(schema, "__mro__", (schema,))):
+        names += getattr(base, "__annotations__", {})
+    return tuple(dict.fromkeys(names))
+
+
+def check_context(schema: Any, given: Any, prompts: Mapping[str, Any], *, who: str) -> None:
+    """Raise `ConfigError` where a run could not have its context, naming the prompt or the field.
+
+    `given` are the values that the config brings. A `TypedDict` is not held to its required keys,
+    because LangGraph does not hold it to them.
+    """
+    check_context_binds(schema, prompts, who=who)
+    if schema is None:
+        return
+    bound = context_binds(prompts)
+    there = {*given, *(path[0] for _, path, _ in bound)}
+    for missing in (name for name in _required(schema) if name not in there):
+        raise ConfigError(
+            f"config.configurable.{missing}: the context of {who} requires {missing!r}; give it "
+            f"in config.configurable, or bind a prompt to 'context.{missing}'",
+            field=f"config.configurable.{missing}",
+            value=None,
+            rule="is required by the context of the target",
+        )
+    if bound:
+        bound_context(schema, dict(given), bound)
+
+
+def check_context_binds(schema: Any, prompts: Mapping[str, Any], *, who: str) -> None:
+    """Raise `ConfigError` naming a prompt that binds to a context field there is not."""
+    if schema is None:
+        refuse_context(prompts, f"{who} has no context_schema")
+        return
+    names = field_names(schema)
+    for name, path, _ in context_binds(prompts):
+        if path[0] not in names:
+            raise ConfigError(
+                field=f"prompts.{name}.bind",
+                value=".".join((CONTEXT, *path)),
+                rule=f"names no field of the context of {who}; it has: {', '.join(names)}",
+            )
+
+
+def refuse_context(prompts: Mapping[str, Any], why: str) -> None:
+    """Raise `ConfigError` naming the first prompt that binds into a context there is not."""
+    for name, path, _ in context_binds(prompts):
+        raise ConfigError(
+            field=f"prompts.{name}.bind",
+            value=".".join((CONTEXT, *path)),
+            rule=f"needs a graph with a context, and {why}; bind to 'configurable.<path>' instead",
+        )
+
+
+def bound_context(schema: Any, context: Any, bound: list[tuple[str, Path, str]]) -> Any:
+    """`context` with the bound texts in place, as an object of `schema`.
+
+    Raises `ConfigError` naming the prompt for which there is no place, or what the schema refuses.
+    """
+    for name, path, text in bound:
+        if isinstance(context, dict) and len(path) > 1 and path[0] not in context:
+            context = {**context, path[0]: _default(schema, path[0])}
+        context = put({} if context is None else context, path, text, field=f"prompts.{name}.bind")
+    if not isinstance(context, dict):
+        return context
+    try:
+        return _constructed(schema, context, {path for _, path, _ in bound})
+    except (TypeError, ValidationError) as error:
+        raise ConfigError(
+            f"the context of the target cannot be made: {error}",
+            field="config.configurable",
+            value=sorted(context),
+            rule=f"must suit the context {getattr(schema, '__name__', schema)}",
+        ) from error
+
+
+def _constructed(schema: Any, values: dict[str, Any], paths: set[Path]) -> Any:
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema(**values)
+    kind = next((one for one in (schema, *get_args(schema)) if is_dataclass(one)), None)
+    if kind is None or not isinstance(kind, type):
+        return values
+    inner = {path[0] for path in paths if len(path) > 1}
+    hints = get_type_hints(kind) if inner else {}
+    for key in inner:
+        if isinstance(values[key], dict):
+            below = {path[1:] for path in paths if path[0] == key}
+            values = {**values, key: _constructed(hints[key], values[key], below)}
+    return kind(**values)
+
+
+def _required(schema: Any) -> list[str]:
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return [
+            name
+            for name, field in schema.model_fields.items()
+            if field.is_required() and field.validation_alias is None
+        ]
+    if not is_dataclass(schema):
+        return []
+    return [
+        field.name
+        for field in fields(schema)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    ]
+
+
+def _default(schema: Any, key: str) -> Any:
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        field = schema.model_fields.get(key)
+        return (
+            None
+            if field is None or field.is_required()
+            else field.get_default(call_default_factory=True, validated_data={})
+        )
+    for found in fields(schema) if is_dataclass(schema) else ():
+        if found.name == key and found.default is not MISSING:
+            return found.default
+        if found.name == key and found.default_factory is not MISSING:
+            return found.default_factory()
+    return None
