@@ -16,7 +16,7 @@ SOLVED = 1.0 - 1e-12
 class Entry:
     """One candidate: `scores` on training cases, `validation` on validation cases.
 
-    `taught` are the training cases that some edit on the way to it has learnt from; `depth` counts
+    `failed` are training cases that could not be scored with it, `taught` are the training cases that some edit on the way to it has learnt from; `depth` counts
     its edits since the last validation on that way, `rejected` the rejections in a row with it as
     parent; `quiet` the minibatches in a row that had nothing to teach, `judged` that it was validated, as
     far as needed, against the best of its time. `changed` maps each prompt that differs from the
@@ -28,6 +28,7 @@ class Entry:
     scores: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     objective: float | None = None
+    failed: list[str] = field(default_factory=list)
     taught: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
     depth: int = 0
@@ -104,6 +105,14 @@ class CandidatePool:
         both = mine.keys() & yours.keys()
         return sum(mine[case] - yours[case] for case in both) > 0
 
+    def fails_more(self, one: str, other: str) -> bool:
+        """Whether a larger share of the cases run with `one` failed than of those with `other`."""
+        mine, yours = self._entries[one], self._entries[other]
+        here = len(mine.failed) * (len(yours.scores) + len(yours.failed))
+        return here > len(yours.failed) * (len(mine.scores) + len(mine.failed)) or (
+            bool(mine.failed) and not yours.failed
+        )
+
     def minibatch(
         self,
         parent: str,
@@ -125,6 +134,7 @@ class CandidatePool:
         entry = self._entries[parent]
         taught = set(entry.taught)
         failed = {case for other in self for case, score in other.scores.items() if score < SOLVED}
+        failed.update(case for other in self for case in other.failed)
         seen = {case for other in self for case in other.scores}
         order = [case for case in case_ids if case not in busy]
         random.Random(seed).shuffle(order)
@@ -134,7 +144,7 @@ class CandidatePool:
             score, tries = entry.scores.get(case), lessons.get(case, 0)
             if score is not None and score >= SOLVED:
                 solved.append(case)
-            elif score is not None:
+            elif score is not None or case in entry.failed:
                 ranked.append((3 if tries else 0, tries, case))
             elif case in taught:
                 ranked.append((4, 0, case))
@@ -208,9 +218,9 @@ def next_merge(pool: CandidatePool, best: str, merged: Sequence[str]) -> Merge |
         donors = {
             name: other.hash for name, donor in other.changed.items() if name not in top.changed
         }
-        key = "+".join(
-            [best[:16], *(f"{name}={donor[:16]}" for name, donor in sorted(donors.items()))]
-        )
+        if not any(top.changed[name] != other.changed.get(name) for name in top.changed):
+            continue  # it would be the other one again
+        key = f"{best[:16]}+{other.hash[:16]}"
         if wins and donors and key not in merged:
             return Merge(key=key, donors=donors)
     return None

@@ -16,9 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.optimizers.base import SearchSpace, State, Trial, TrialOutcome, derive_seed
-from orcheo_agentensor.optimizers.pool import CandidatePool, next_merge
-
-SOLVED = 1.0 - 1e-12
+from orcheo_agentensor.optimizers.pool import SOLVED, CandidatePool, Entry, next_merge
 
 
 class Reflective(BaseModel):
@@ -175,6 +173,8 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     """What one outcome changes in the state and the pool."""
     parent = pool[trial.parent]
     parent.scores.update(outcome.parent_scores)
+    broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
+    parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
     if trial.purpose == "validate":
         _judge(state, pool, trial.parent, outcome)
         return
@@ -199,6 +199,8 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     state["lessons"] = lessons
     if not learnt or outcome.child is None:
         parent.rejected += 1
+        if trial.parent == state["current"] and not parent.judged:
+            _step_back(state, pool, parent)
         return
     fresh = outcome.child not in pool
     if fresh:
@@ -213,6 +215,14 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     state["unread"] = []
     if fresh and (trial.parent == state["current"] or pool.better(outcome.child, state["current"])):
         state["current"] = outcome.child
+
+
+def _step_back(state: State, pool: CandidatePool, current: Entry) -> None:
+    """Leave a chain's end that fails on cases where the candidates before it do not."""
+    above = current.parent if current.parent in pool else state["best"]
+    if above is not None and pool.fails_more(current.hash, state["best"]):
+        current.judged = True
+        state["current"] = above
 
 
 def _judge(state: State, pool: CandidatePool, judged: str, outcome: TrialOutcome) -> None:
