@@ -152,7 +152,8 @@ class BudgetMeter:
             self._set_aside = rollouts
 
     def release(self) -> None:
-        """The search is over: what was set aside may be used."""
+        """The search is over: what was set aside may be used, and nothing is too late."""
+        self._halted = self._deadline = None
         self.set_aside(0)
 
     def halt(self, reason: str) -> None:

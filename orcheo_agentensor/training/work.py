@@ -64,10 +64,12 @@ class Training:
         """Keep from the search what comes after it: the holdout measurement of two candidates, the
         rest of the baseline's validation, and that of a last candidate where there is room."""
         plan, limit = self.plan, self.plan.budget.rollouts
+        times = self.session.prepared.job.replicates
+        validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
         baseline = Candidate.of(self.session.prepared.prompts)
         runner = self.session.runner
         missing = await runner.unrecorded(plan.validation, baseline)
-        fixed = len(plan.validation) + 2 * len(plan.holdout)
-        room = len(plan.validation) if limit is None else max(0, limit - fixed) // 2
-        last = 0 if self.memory.settled else min(len(plan.validation), room)
-        self.meter.set_aside(2 * len(plan.holdout) + missing + last)
+        fixed = validation + 2 * holdout
+        room = validation if limit is None else max(0, limit - fixed) // 2
+        last = 0 if self.memory.settled else min(validation, room)
+        self.meter.set_aside(2 * holdout + missing + last)

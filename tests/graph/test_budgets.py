@@ -93,7 +93,7 @@ async def trained(target: Any, model: Any, **job: Any) -> TrainingResult:
         **{
             "prompts": {"p": "Do."},
             "dataset": CASES,
-            "evaluators": [lambda outputs: float("more" in outputs["said"])],
+            "evaluators": [lambda outputs: 0.9 * ("more" in outputs["said"])],
             "optimizer": RandomSearch(proposer=Proposing(model), parallel=3),
             "limits": Limits(concurrency=5),
             **job,

@@ -170,6 +170,11 @@ def test_after_the_deadline_only_what_is_set_aside_goes_on() -> None:
             late()
     meter.call_started(call)  # of the rollout that had begun
     meter.aside.reserve_rollout()
+    meter.release()
+    meter.reserve_rollout()
+    meter.halt("enough")
+    with pytest.raises(BudgetExhausted, match="enough"):
+        meter.reserve_rollout()
 
 
 def test_a_proposers_calls_do_not_make_the_holdout_dear() -> None:
