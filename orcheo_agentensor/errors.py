@@ -178,3 +178,22 @@ class BudgetExhausted(AgentensorError):
 
 class AliasConflict(AgentensorError):
     """The alias was moved by someone else meanwhile; look again and retry."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
+
+    Other exceptions say something about the work and the case, and would come again.
+    """
+    status = getattr(error, "status_code", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status in (408, 409, 425, 429) or status >= 500
+    if isinstance(error, ConnectionError):
+        return True
+    return any(
+        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
+        and base.__name__ == "TransportError"
+        for base in type(error).__mro__
+    )

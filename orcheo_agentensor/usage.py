@@ -64,3 +64,4 @@ class Usage:
 
 NOTHING = Usage()
 ONE_ROLLOUT = Usage(rollouts=1)
+ONE_CALL = Usage(calls=1)

@@ -19,7 +19,8 @@ def show_plan(prepared: Prepared[Any], *, as_json: bool) -> None:
     dataset = plan["dataset"]
     splits = ", ".join(f"{name} {count}" for name, count in dataset["splits"].items())
     show(f"target     {plan['target']} (workflow {plan['workflow_id']!r})")
-    show(f"dataset    {dataset['id']} {dataset['version'][:12]}, {dataset['cases']} cases")
+    times = f", each run {plan['replicates']} times" if plan["replicates"] > 1 else ""
+    show(f"dataset    {dataset['id']} {dataset['version'][:12]}, {dataset['cases']} cases{times}")
     if splits:
         show(f"splits     {splits}")
     prompts = [
@@ -64,6 +65,7 @@ def describe(prepared: Prepared[Any]) -> dict[str, Any]:
         "config": prepared.config.to_json(),
         "limits": job.limits.model_dump(exclude_none=True),
         "min_coverage": job.min_coverage,
+        "replicates": job.replicates,
     }
     if extra is not None:
         from orcheo_agentensor.training.plan import describe as describe_optimizer

@@ -37,9 +37,11 @@ def show_evaluators(summary: Mapping[str, Any]) -> None:
 
 def show_measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> None:
     """Coverage, failures, latency, tokens and cost."""
+    times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
     show(
-        f"coverage {percent(summary['coverage'])} of {summary['cases']} cases; target failures "
-        f"{summary['n_target_failed']}, evaluator failures {summary['n_evaluator_failed']}"
+        f"coverage {percent(summary['coverage'])} of {summary['cases']} cases{times}; "
+        f"target failures {summary['n_target_failed']}, "
+        f"evaluator failures {summary['n_evaluator_failed']}"
     )
     latency = summary["latency_ms"]
     late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""

@@ -159,6 +159,7 @@ def _case(row: CaseRow) -> dict[str, Any]:
     return {
         "case_id": rollout.case_id,
         "phase": rollout.phase,
+        "replicate": rollout.replicate,
         "candidate": rollout.candidate_hash,
         "output": rollout.output,
         "failure": rollout.failure,

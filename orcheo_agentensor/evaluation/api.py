@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.evaluation.drive import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.job import Limits
+from orcheo_agentensor.evaluation.replicates import merged
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.rows import case_result, outcome_of
 from orcheo_agentensor.events import EventWriter, discard
@@ -51,6 +52,7 @@ async def aevaluate(
     config: Mapping[str, Any] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
+    replicates: int = 1,
     store: Store | str | None = None,
     run_id: str | None = None,
     workflow_id: str | None = None,
@@ -62,8 +64,9 @@ async def aevaluate(
 
     `target` is a LangGraph graph, a Runnable, a function `(inputs, config) -> output` or a
     "module:attribute" string; `dataset` a `Dataset`, a list of cases or a path; `store` a `Store`,
-    a database URL, or None for memory. Submitting a `run_id` again resumes that run and runs
-    nothing twice. `on_event` hears of the progress.
+    a database URL, or None for memory. Where target or judges are noisy, `replicates` runs each
+    case as often; its score is the mean, and intervals are over cases as before. Submitting a
+    `run_id` again resumes that run and runs nothing twice. `on_event` hears of the progress.
 
     Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
     raises nothing: it is counted in the summary and explained in `cases`.
@@ -80,6 +83,7 @@ async def aevaluate(
             "prompts": prompts_to_json(as_prompts(prompts)) or None,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
+            "replicates": replicates,
             "workflow_id": workflow_id,
             "reuse": reuse,
         }
@@ -112,8 +116,10 @@ async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
     record = await store.runs.get(run_id)
     _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
     rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
-    by_id = {row.rollout.case_id: stored_case(row) for row in rows}
-    return [by_id[case["id"]] for case in cases if case["id"] in by_id]
+    by_id: dict[str, list[CaseResult]] = {}
+    for row in rows:  # in order of replicates
+        by_id.setdefault(row.rollout.case_id, []).append(stored_case(row))
+    return [merged(by_id[case["id"]], {}) for case in cases if case["id"] in by_id]
 
 
 def stored_case(row: CaseRow) -> CaseResult:

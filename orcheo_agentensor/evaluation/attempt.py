@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError
+from orcheo_agentensor.errors import BadInput, PromptNotFound, TemplateError, is_transient
 from orcheo_agentensor.evaluation.deadlines import TimeLimits
-from orcheo_agentensor.metering import record_usage
+from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.tape import prompts_in, record_tape
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.targets.output import to_json_output
-from orcheo_agentensor.usage import ONE_ROLLOUT, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,6 @@ class Attempt:
     failure: dict[str, Any] | None
     transient: bool
     latency_ms: float
-    usage: Usage
 
 
 async def execute(
@@ -36,14 +34,17 @@ async def execute(
     rollout_id: str,
     limits: TimeLimits,
     taped: bool,
+    recorder: UsageRecorder,
 ) -> Attempt:
     """Run `target` once; whatever goes wrong in it comes back as the attempt's failure.
 
-    Raises `PromptNotFound` and `TemplateError`, which are the job's trouble and not the case's:
-    every other case would fail in the same way.
+    `recorder` knows afterwards, whatever happens, what its model calls took. Raises
+    `PromptNotFound` and `TemplateError`, which are the job's trouble and not the case's: every
+    other case would fail in the same way. Raises `BudgetExhausted` where a model call was refused,
+    even if the target went on without it.
     """
     output, tape, failure, transient = None, None, None, False
-    with record_usage() as usage:
+    with recorder:
         started = time.perf_counter()
         try:
             with limits.begin() as limit:
@@ -77,37 +78,19 @@ async def execute(
             failure = {"kind": kind, "reason": error.message}
         except Exception as error:  # noqa: BLE001 - any trouble of the target is its failure
             latency = time.perf_counter() - started
-            transient = _is_transient(error)
+            transient = is_transient(error)
             failure = {"kind": "exception", "reason": _reason(error)}
+    if recorder.refused is not None:
+        raise recorder.refused
     return Attempt(
         output=output,
         tape=tape,
         failure=failure,
         transient=transient,
         latency_ms=latency * 1000.0,
-        usage=usage.total + ONE_ROLLOUT,
     )
 
 
 def _reason(error: BaseException) -> str:
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _is_transient(error: Exception) -> bool:
-    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
-
-    Other exceptions say something about the workflow and the case, and would come again.
-    """
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int):
-        return status in (408, 409, 425, 429) or status >= 500
-    if isinstance(error, ConnectionError):
-        return True
-    return any(
-        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
-        and base.__name__ == "TransportError"
-        for base in type(error).__mro__
-    )

@@ -43,6 +43,7 @@ class EvaluationState(EvaluationOutput, total=False):
     config: Any
     limits: Any
     min_coverage: float
+    replicates: int
     reuse: str | None
 
 
@@ -167,6 +168,7 @@ async def summary_of(session: Session[Any], results: Sequence[CaseResult]) -> di
         results,
         weights=session.runner.weights,
         case_sla_ms=session.prepared.job.limits.case_sla_ms,
+        replicates=session.prepared.job.replicates,
     )
 
 

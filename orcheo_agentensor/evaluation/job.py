@@ -78,6 +78,14 @@ class Job(BaseModel):
         title="Least coverage",
         description="Share of cases that must be scored for the run to count.",
     )
+    replicates: int = Field(
+        1,
+        ge=1,
+        le=100,
+        title="Replicates",
+        description="Times each case is run and judged, where target or judges are noisy; the "
+        "case's score is the mean.",
+    )
     reuse: str | None = Field(
         None,
         title="Reuse",

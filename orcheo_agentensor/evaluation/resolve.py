@@ -121,6 +121,7 @@ class Resolver(Generic[JobT]):
             "config": config.to_json(),
             "prompts": prompts_to_json(prompts),
             "min_coverage": job.min_coverage,
+            **({"replicates": job.replicates} if job.replicates > 1 else {}),
             **described,
         }
         plain = job.model_dump(mode="json", exclude={"run_id", "dataset"}, exclude_none=True)

@@ -101,12 +101,13 @@ def summarize(
     *,
     weights: Mapping[str, float],
     case_sla_ms: float | None = None,
+    replicates: int = 1,
 ) -> dict[str, Any]:
     """The evaluation summary, as JSON.
 
     Means are over the cases that were scored; `coverage` is the share of cases that were scored by
     every evaluator, and `complete` tells whether that is all of them. `objective` is the weighted
-    mean of the evaluators' means.
+    mean of the evaluators' means. `replicates` is there when each case was run more than once.
     """
     names = sorted({outcome.name for result in results for outcome in result.outcomes})
     evaluators = {name: _one_evaluator(name, results) for name in names}
@@ -126,6 +127,8 @@ def summarize(
         "latency_ms": {"p50": percentile(latencies, 0.5), "p95": percentile(latencies, 0.95)},
         "usage": sum((r.usage for r in results), NOTHING).to_json(),
     }
+    if replicates > 1:
+        summary["replicates"] = replicates
     if case_sla_ms is not None:
         summary["over_sla"] = sum(latency > case_sla_ms for latency in latencies)
     return summary

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
-
-import tenacity
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig, with_prompts
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.errors import AgentensorError, BudgetExhausted
 from orcheo_agentensor.evaluation.attempt import Attempt, execute
 from orcheo_agentensor.evaluation.concurrency import Share
 from orcheo_agentensor.evaluation.deadlines import TimeLimits
 from orcheo_agentensor.evaluation.job import Limits
+from orcheo_agentensor.evaluation.meter import Meter, Unmetered
+from orcheo_agentensor.evaluation.replicates import CaseListener, Gathered
 from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.retry import retried
 from orcheo_agentensor.evaluation.rows import (
     case_result,
     context_of,
@@ -26,40 +29,27 @@ from orcheo_agentensor.evaluation.rows import (
     storable,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
+from orcheo_agentensor.evaluators.binding import Scoring
 from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.storage import RolloutRow
+from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.targets import Target
 from orcheo_agentensor.tensor import TextTensor
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
 
 
-class Meter(Protocol):
-    """What the runner asks before it spends; see `training.budget`."""
+T = TypeVar("T")
 
-    def reserve_rollout(self) -> None:
-        """Reserve one execution of the target; raises `BudgetExhausted`."""
-
-    def spent(self, usage: Usage) -> None:
-        """Settle what an execution or a scoring really took."""
-
-
-class Unmetered:
-    """No budget: an evaluation runs what it was asked to run."""
-
-    def reserve_rollout(self) -> None:
-        """Always granted."""
-
-    def spent(self, usage: Usage) -> None:
-        """Nothing to settle."""
-
+BROKEN_OFF = "broken_off"
+"""The kind of call under which the ledger keeps what work has cost that could not go on."""
 
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
-FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
 
 
 class Draining(Exception):
@@ -87,7 +77,14 @@ class Candidate:
         )
 
 
-CaseListener = Callable[[CaseResult], None]
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What all rollouts of one call of `run` have in common."""
+
+    candidate: Candidate
+    config: dict[str, Any]
+    phase: str
+    meter: Meter
 
 
 class Runner:
@@ -109,6 +106,7 @@ class Runner:
         process_slots: Share,
         callbacks: LiveCallbacks = (),
         meter: Meter | None = None,
+        replicates: int = 1,
         taped: bool = False,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -116,6 +114,7 @@ class Runner:
         self.evaluators = tuple(evaluators)
         self.weights = {evaluator.name: evaluator.weight for evaluator in evaluators}
         self.meter: Meter = meter or Unmetered()
+        self.replicates = replicates
         self._ledger = ledger
         self._limits = limits
         self._config = config
@@ -138,44 +137,49 @@ class Runner:
         phase: str,
         on_case: CaseListener | None = None,
         meter: Meter | None = None,
+        replicates: Sequence[int] | None = None,
     ) -> list[CaseResult]:
         """Score `cases` under `candidate`; results come back in the order of `cases`.
 
-        `phase` names the purpose in the ledger; `on_case` hears of each case as it finishes.
+        `phase` names the purpose in the ledger; `on_case` hears of each case as it finishes;
+        `meter` is asked in place of the runner's own. Each case is run once for each index in
+        `replicates`, as many as the job says where left out, and its replicates are merged.
         Raises `BudgetExhausted` or `Draining` after the cases already begun are finished.
         """
         await self._ledger.load(candidate.hash)
-        config = self._runnable_config(candidate)
+        shared = _Pass(
+            candidate=candidate,
+            config=self._runnable_config(candidate),
+            phase=phase,
+            meter=meter or self.meter,
+        )
+        wanted = range(self.replicates) if replicates is None else replicates
+        gathered = Gathered(len(cases), tuple(wanted), self.weights, on_case)
         key_of = self._keys(candidate)
-        results: dict[int, CaseResult] = {}
-        missing: list[tuple[int, str, Case]] = []
+        missing: list[tuple[int, int, str]] = []
         for index, case in enumerate(cases):
-            key = key_of(case)
-            replayed = self._replay(key)
-            if replayed is None:
-                missing.append((index, key, case))
-            else:
-                results[index] = replayed
-                if on_case is not None:
-                    on_case(replayed)
+            for replicate in wanted:
+                key = key_of(case, replicate)
+                replayed = self._replay(key)
+                if replayed is None:
+                    missing.append((index, replicate, key))
+                else:
+                    gathered.add(index, replicate, replayed)
             if index % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         pending = iter(missing)
         stopped: list[Exception] = []
 
         async def work() -> None:
-            for index, key, case in pending:
+            for index, replicate, key in pending:
                 try:
-                    result = await self._case(
-                        key, case, candidate, config, phase, meter or self.meter
-                    )
+                    result = await self._case(key, cases[index], replicate, shared)
                 except (BudgetExhausted, Draining) as stop:
                     stopped.append(stop)
+                else:
+                    gathered.add(index, replicate, result)
                 if stopped:
                     return
-                results[index] = result
-                if on_case is not None:
-                    on_case(result)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -185,23 +189,32 @@ class Runner:
             raise failed.exceptions[0] from None
         if stopped:
             raise stopped[0]
-        return [results[index] for index in range(len(cases))]
+        return gathered.results()
 
-    async def unrecorded(self, cases: Sequence[Case], candidate: Candidate) -> int:
+    async def unrecorded(
+        self,
+        cases: Sequence[Case],
+        candidate: Candidate,
+        *,
+        replicates: Sequence[int] | None = None,
+    ) -> int:
         """How many of these rollouts the ledger lacks."""
         await self._ledger.load(candidate.hash)
+        wanted = range(self.replicates) if replicates is None else replicates
         key_of = self._keys(candidate)
-        return sum(self._ledger.rollout(key_of(case)) is None for case in cases)
+        return sum(self._ledger.rollout(key_of(case, n)) is None for case in cases for n in wanted)
 
-    def _keys(self, candidate: Candidate) -> Callable[[Case], str]:
+    def _keys(self, candidate: Candidate) -> Callable[[Case, int], str]:
         """The content keys of rollouts within their run; what they share is hashed once."""
         shared = hashlib.sha256(
             canonical_json([self.target.fingerprint, self._config_hash, candidate.hash]).encode()
         )
 
-        def key_of(case: Case) -> str:
+        def key_of(case: Case, replicate: int) -> str:
             digest = shared.copy()
             digest.update(case.content_hash.encode())
+            if replicate:
+                digest.update(f" replicate {replicate}".encode())
             return digest.hexdigest()
 
         return key_of
@@ -231,52 +244,37 @@ class Runner:
                 usage = sum((score.usage for score in rows), usage)
         return case_result(row, outcomes, usage, replayed=True)
 
-    async def _case(
-        self,
-        key: str,
-        case: Case,
-        candidate: Candidate,
-        config: dict[str, Any],
-        phase: str,
-        meter: Meter,
-    ) -> CaseResult:
+    async def _case(self, key: str, case: Case, replicate: int, shared: _Pass) -> CaseResult:
         async with self._in_flight:
             while key in self._running:  # two callers want it at once: the second replays
                 await self._running[key].wait()
             done = self._running[key] = asyncio.Event()
             try:
-                return await self._recorded(key, case, candidate, config, phase, meter)
+                return await self._recorded(key, case, replicate, shared)
             finally:
                 del self._running[key]
                 done.set()
 
-    async def _recorded(
-        self,
-        key: str,
-        case: Case,
-        candidate: Candidate,
-        config: dict[str, Any],
-        phase: str,
-        meter: Meter,
-    ) -> CaseResult:
+    async def _recorded(self, key: str, case: Case, replicate: int, shared: _Pass) -> CaseResult:
         """Run and score what the ledger lacks; returns when every row is committed."""
         row = self._ledger.rollout(key)
         live = row is None
         committed: list[asyncio.Future[None]] = []
         if row is None:
-            row = await self._rollout(key, case, candidate, config, phase, meter)
+            row = await self._rollout(key, case, replicate, shared)
             committed.append(self._ledger.put_rollout(row))
         elif row.reused:
-            committed.append(self._ledger.put_rollout(replace(row, phase=phase)))
+            committed.append(self._ledger.put_rollout(replace(row, phase=shared.phase)))
         outcomes: list[Outcome] = []
         usage = row.usage
         if row.failure is None:
             context = context_of(case, row)
             scoring = [
-                self._score(evaluator, key, context, committed) for evaluator in self.evaluators
+                self._score(evaluator, key, context, shared.meter, committed)
+                for evaluator in self.evaluators
             ]
             # A gather makes a task each, which a single instant evaluator need not pay for.
-            scored = [await scoring[0]] if len(scoring) == 1 else await asyncio.gather(*scoring)
+            scored = [await scoring[0]] if len(scoring) == 1 else await _all(scoring)
             for found, cost, fresh in scored:
                 outcomes += found
                 usage = usage + cost
@@ -285,76 +283,64 @@ class Runner:
             await committed[-1]  # groups commit in order, so all others are committed too
         return case_result(row, outcomes, usage, replayed=not live)
 
-    async def _rollout(
-        self,
-        key: str,
-        case: Case,
-        candidate: Candidate,
-        config: dict[str, Any],
-        phase: str,
-        meter: Meter,
-    ) -> RolloutRow:
-        made = [await self._attempt(key, case.inputs, config, meter, first=True)]
-        if made[0].transient and self._limits.retries:
+    async def _rollout(self, key: str, case: Case, replicate: int, shared: _Pass) -> RolloutRow:
+        meter, made = shared.meter, [0]
+        spent = NOTHING
 
-            async def again() -> Attempt:
+        async def attempt() -> Attempt:
+            nonlocal spent
+            recorder = UsageRecorder(meter.gate)
+            async with self._process_slots:
+                if not made[0] and self._draining():
+                    raise Draining
+                meter.reserve_rollout()
+                made[0] += 1
                 try:
-                    made.append(await self._attempt(key, case.inputs, config, meter))
-                except BudgetExhausted:  # what the attempts so far came to is still recorded
-                    return replace(made[-1], transient=False)
-                return made[-1]
+                    return await execute(
+                        self.target,
+                        case.inputs,
+                        shared.config,
+                        rollout_id=key,
+                        limits=self._time_limits,
+                        taped=self._taped,
+                        recorder=recorder,
+                    )
+                finally:
+                    usage = recorder.total + ONE_ROLLOUT
+                    spent = spent + usage
+                    meter.spent(usage)
 
-            await asyncio.sleep(FIRST_BACKOFF)
-            await tenacity.AsyncRetrying(
-                stop=tenacity.stop_after_attempt(self._limits.retries),
-                wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_BACKOFF, max=20.0),
-                retry=tenacity.retry_if_result(lambda attempt: attempt.transient),
-                retry_error_callback=lambda _state: None,
-            )(again)
-        attempt = made[-1]
-        usage = sum((one.usage for one in made), NOTHING)
-        self.meter.spent(usage)
+        try:
+            last = await retried(attempt, retries=self._limits.retries)
+        except BaseException as error:
+            self._note_lost(key, spent, error)
+            raise
         return RolloutRow(
             key=key,
             case_id=case.id,
-            candidate_hash=candidate.hash,
-            phase=phase,
-            output=attempt.output,
-            tape=attempt.tape,
-            usage=usage,
-            latency_ms=attempt.latency_ms,
-            attempts=len(made),
-            failure=None if attempt.failure is None else storable(attempt.failure),
+            candidate_hash=shared.candidate.hash,
+            replicate=replicate,
+            phase=shared.phase,
+            output=last.output,
+            tape=last.tape,
+            usage=spent,
+            latency_ms=last.latency_ms,
+            attempts=made[0],
+            failure=None if last.failure is None else storable(last.failure),
         )
-
-    async def _attempt(
-        self, key: str, inputs: Any, config: dict[str, Any], meter: Meter, *, first: bool = False
-    ) -> Attempt:
-        async with self._process_slots:
-            if first and self._draining():
-                raise Draining
-            meter.reserve_rollout()
-            return await execute(
-                self.target,
-                inputs,
-                config,
-                rollout_id=key,
-                limits=self._time_limits,
-                taped=self._taped,
-            )
 
     async def _score(
         self,
         evaluator: BoundEvaluator,
         key: str,
         context: EvaluatorContext,
+        meter: Meter,
         committed: list[asyncio.Future[None]],
     ) -> tuple[Sequence[Outcome], Usage, bool]:
         """The outcomes, what they cost, and whether the evaluator was called for them."""
         rows = self._ledger.score(key, evaluator.fingerprint)
         if rows is None:
-            outcomes, usage = await evaluator.score(context, timeout=self._limits.case_timeout)
-            self.meter.spent(usage)
+            outcomes, usage = await self._outcomes(evaluator, key, context, meter)
             rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
             return [outcome_of(row) for row in rows], usage, True
@@ -362,6 +348,47 @@ class Runner:
         if rows[0].reused:
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
         return [outcome_of(row) for row in rows], spent, False
+
+    async def _outcomes(
+        self, evaluator: BoundEvaluator, key: str, context: EvaluatorContext, meter: Meter
+    ) -> tuple[Sequence[Outcome], Usage]:
+        limit, retries = self._limits.case_timeout, self._limits.retries
+        if evaluator.inline:
+            found = await evaluator.attempt(context, timeout=limit, recorder=None)
+            return found.outcomes, NOTHING
+        spent = NOTHING
+
+        async def attempt() -> Scoring:
+            nonlocal spent
+            recorder = UsageRecorder(meter.gate)
+            try:
+                return await evaluator.attempt(context, timeout=limit, recorder=recorder)
+            finally:
+                spent = spent + recorder.total
+                meter.spent(recorder.total)
+
+        try:
+            last = await retried(attempt, retries=retries)
+        except BaseException as error:
+            self._note_lost(key, spent, error)
+            raise
+        return last.outcomes, spent
+
+    def _note_lost(self, key: str, spent: Usage, error: BaseException) -> None:
+        """What broke off has no row of its own; what it took is recorded all the same."""
+        if spent != NOTHING:
+            kind = BROKEN_OFF if isinstance(error, Exception) else CANCELLED
+            with contextlib.suppress(AgentensorError):  # a ledger that is gone tells the others
+                self._ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {}, spent)
+
+
+async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; where one is refused, once the others have ended."""
+    found = await asyncio.gather(*scoring, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 __all__ = ["NOTHING", "Candidate", "Draining", "Meter", "Runner", "Unmetered"]

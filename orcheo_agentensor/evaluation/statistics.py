@@ -58,6 +58,28 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
+def mean_interval(differences: Sequence[float], *, seed: int) -> tuple[float, float] | None:
+    """The bootstrap (BCa) 95 % interval of a mean difference; the point itself where all are equal,
+    None below two values."""
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(differences, dtype=float)
+    if values.size < 2:
+        return None
+    if np.ptp(values) == 0.0:
+        return float(values[0]), float(values[0])
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=PERMUTATIONS,
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
     """The gain of one config over another on the same cases.
@@ -106,16 +128,5 @@ def paired_difference(
             rng=np.random.default_rng(seed),
         )
         p_value = float(test.pvalue)
-    if np.ptp(differences) == 0.0:
-        return PairedDifference(n=n, gain=gain, ci95=(gain, gain), p_value=p_value)
-    interval = stats.bootstrap(
-        (differences,),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=PERMUTATIONS,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return PairedDifference(
-        n=n, gain=gain, ci95=(float(interval.low), float(interval.high)), p_value=p_value
-    )
+    interval = mean_interval(differences.tolist(), seed=seed)
+    return PairedDifference(n=n, gain=gain, ci95=interval, p_value=p_value)

@@ -170,6 +170,7 @@ class Workbench(Generic[JobT]):
                     callbacks=prepared.callbacks,
                     process_slots=process_slots(self._settings.max_concurrency).share(),
                     meter=found,
+                    replicates=prepared.job.replicates,
                     taped=taped,
                     draining=draining,
                 ),

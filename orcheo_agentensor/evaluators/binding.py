@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orcheo_agentensor.entrypoints import load_entrypoint
-from orcheo_agentensor.errors import EvaluatorRefused, shorten
+from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
 from orcheo_agentensor.evaluators.builtin.base import Builtin
 from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.detection import detect
@@ -25,9 +25,17 @@ from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.evaluators.returns import failure, read_result
 from orcheo_agentensor.evaluators.subject import Subject, is_async
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.metering import record_usage
+from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.usage import Usage
+
+
+@dataclass(slots=True)
+class Scoring:
+    """What one attempt of an evaluator came to. `transient` trouble is worth another attempt."""
+
+    outcomes: list[Outcome]
+    transient: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +61,36 @@ class BoundEvaluator:
         are named after the evaluator, or `name.metric` where it gives several. `timeout` is in
         seconds.
         """
+        recorder = UsageRecorder()
+        scoring = await self.attempt(ctx, timeout=timeout, recorder=recorder)
+        return scoring.outcomes, recorder.total
+
+    @property
+    def inline(self) -> bool:
+        """Whether it answers at once and calls no model: then no recorder is looked at."""
+        return self.adapter.inline is not None
+
+    async def attempt(
+        self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
+    ) -> Scoring:
+        """As `score`, for a caller that tries again after a passing trouble.
+
+        `recorder` knows afterwards, whatever happens, what its model calls took. Raises
+        `BudgetExhausted` too, where a model call was refused.
+        """
         inline = self.adapter.inline
         if inline is not None:
             try:
-                return [inline(ctx)], NOTHING
+                return Scoring([inline(ctx)])
             except Exception as error:  # noqa: BLE001 - a failure is a value
-                return [failure(self.name, "exception", _told(error))], NOTHING
-        with record_usage() as recorder:
-            outcomes = await self._outcomes(ctx, timeout)
-        return outcomes, recorder.total
+                return Scoring([failure(self.name, "exception", _told(error))])
+        with recorder or UsageRecorder() as recorder:
+            scoring = await self._outcomes(ctx, timeout)
+        if recorder.refused is not None:
+            raise recorder.refused
+        return scoring
 
-    async def _outcomes(self, ctx: EvaluatorContext, timeout: float | None) -> list[Outcome]:
+    async def _outcomes(self, ctx: EvaluatorContext, timeout: float | None) -> Scoring:
         adapter = self.adapter
         limit = asyncio.timeout(timeout)
         try:
@@ -74,16 +101,18 @@ class BoundEvaluator:
                     value = adapter.call(ctx)
                 while inspect.isawaitable(value):
                     value = await value
-            return adapter.read(self.name, value)
+            return Scoring(adapter.read(self.name, value))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return [failure(self.name, "exception", _told(error))]  # its own, not ours
+            return Scoring([failure(self.name, "exception", _told(error))])  # its own, not ours
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
             if limit.expired() and isinstance(error, TimeoutError):
-                return [failure(self.name, "timeout", f"took longer than {timeout:g} s")]
-            return [failure(self.name, "exception", _told(error))]
+                late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
+                return Scoring([late], transient=True)
+            passing = is_transient(error) or isinstance(error, TimeoutError)
+            return Scoring([failure(self.name, "exception", _told(error))], transient=passing)
 
 
 def bind_evaluator(

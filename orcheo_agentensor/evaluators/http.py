@@ -17,6 +17,14 @@ from orcheo_agentensor.settings import Settings
 MAX_RESPONSE = 1_048_576
 
 
+class RefusedByService(ValueError):
+    """The service answered with an error; `status_code` tells whether to try again."""
+
+    def __init__(self, message: str, *, status_code: int) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
 class HTTPEvaluator(Builtin):
     """Posts each rollout as JSON to `url` and reads a result from the JSON that comes back.
 
@@ -85,7 +93,10 @@ class HTTPEvaluator(Builtin):
                 if len(content) > MAX_RESPONSE:
                     raise ValueError(f"the response is larger than {MAX_RESPONSE:,} bytes")
         if not response.is_success:
-            raise ValueError(f"HTTP {response.status_code} from {urlsplit(self.url).hostname}")
+            raise RefusedByService(
+                f"HTTP {response.status_code} from {urlsplit(self.url).hostname}",
+                status_code=response.status_code,
+            )
         import json
 
         return json.loads(content)

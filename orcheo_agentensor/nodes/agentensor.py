@@ -16,7 +16,7 @@ from orcheo_agentensor.templates import interpolate
 from orcheo_agentensor.tensor import TextTensor, as_prompts, prompts_to_json
 
 _LIVE = ("target", "dataset", "evaluators", "config", "optimizer")
-_PLAIN = ("workflow_id", "run_id", "limits", "min_coverage", "reuse")
+_PLAIN = ("workflow_id", "run_id", "limits", "min_coverage", "replicates", "reuse")
 _TRAINING_PLAIN = ("budget", "stop", "checkpoint_every", "promote", "seed")
 _TRAINING = ("optimizer", *_TRAINING_PLAIN)
 
@@ -50,6 +50,7 @@ class AgentensorNode(TaskNode):
     run_id: str | None = None
     limits: Any = None
     min_coverage: float | None = None
+    replicates: int | None = None
     reuse: str | None = None
     optimizer: Any = None
     budget: Any = None

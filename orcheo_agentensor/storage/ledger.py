@@ -201,9 +201,12 @@ class Ledger:
         """Renew the lease and commit the event number, with whatever waits."""
         await self._enqueue()
 
-    async def usage(self) -> Usage:
-        """What the run has spent, from the committed rows of every process that worked on it."""
-        return await self._db.read(lambda c: self._sql.total_usage(c, self.run_id))
+    async def usage(self, *kinds: str) -> Usage:
+        """What the run has spent, from the committed rows of every process that worked on it.
+
+        What was cancelled is left out. With `kinds`, what the calls of these kinds have cost.
+        """
+        return await self._db.read(lambda c: self._sql.total_usage(c, self.run_id, kinds))
 
     def _enqueue(self) -> Committed:
         if self._error is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, func, select, union_all
 
 from orcheo_agentensor.storage.codec import clean_text, encode, encode_or_none
-from orcheo_agentensor.storage.records import RolloutRow, ScoreRow
+from orcheo_agentensor.storage.records import CANCELLED, RolloutRow, ScoreRow
 from orcheo_agentensor.storage.tables import Json, calls, rollouts, scores
 from orcheo_agentensor.usage import NOTHING, Usage
 
@@ -189,11 +189,19 @@ def call_of(connection: Connection, run_id: str, key: str) -> tuple[str, dict[st
     return None if row is None else (row.kind, row.response)
 
 
-def total_usage(connection: Connection, run_id: str) -> Usage:
-    """What all rows of a run have cost together; the cost is None if that of any row is."""
-    parts = union_all(
-        *(_totals(table).where(table.c.run_id == run_id) for table in (rollouts, scores, calls))
-    )
+def total_usage(connection: Connection, run_id: str, kinds: Sequence[str] = ()) -> Usage:
+    """What all rows of a run have cost together, or its calls of these kinds.
+
+    What was cancelled is left out, unless asked for: a run that was stopped and resumed ends with
+    the totals of one that was not. The cost is None if that of any row is.
+    """
+    of_run = calls.c.run_id == run_id
+    parts: Any = _totals(calls).where(of_run, calls.c.kind.in_(kinds))
+    if not kinds:
+        parts = union_all(
+            *(_totals(table).where(table.c.run_id == run_id) for table in (rollouts, scores)),
+            _totals(calls).where(of_run, calls.c.kind != CANCELLED),
+        )
     total = NOTHING
     for *counts, cost, unknown in connection.execute(parts):
         total = total + _usage([*(int(n or 0) for n in counts), None if unknown else cost or 0.0])

@@ -21,6 +21,9 @@ ANY: Final = _Wildcard.ANY
 """As `expect=`: move an alias wherever it points now."""
 
 Expected: TypeAlias = int | Literal[_Wildcard.ANY] | None
+CANCELLED: Final = "cancelled"
+"""The kind of call under which the ledger keeps what work has cost that was cancelled."""
+
 RunMode: TypeAlias = Literal["run", "evaluate", "train"]
 RunStatus: TypeAlias = Literal["running", "finished", "failed", "interrupted", "paused"]
 AliasMoveKind: TypeAlias = Literal["move", "rollback", "auto"]

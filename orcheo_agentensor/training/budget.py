@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
 from orcheo_agentensor.usage import NOTHING, Usage
+
+ASKED = ("proposal", "criticism")
+"""The kinds of recorded calls that belong to no rollout."""
+
+MEASURED = 5  # rollouts after which their average is believed
+KINDS = ("calls", "tokens", "cost")
 
 
 class Budget(BaseModel):
@@ -23,109 +35,306 @@ class Budget(BaseModel):
     cost: float | None = Field(None, ge=0, description="Most US dollars.")
 
 
-def default_budget(*, train: int, validation: int, holdout: int, minibatch: int) -> Budget:
+def required_rollouts(*, validation: int, holdout: int, replicates: int = 1) -> int:
+    """The rollouts that a training job takes at least.
+
+    The baseline's validation and the holdout measurement of two candidates are fixed; with one
+    more the search can begin.
+    """
+    return (validation + 2 * holdout) * replicates + 1
+
+
+def check_budget(budget: Budget, *, validation: int, holdout: int, replicates: int = 1) -> None:
+    """Raise `BudgetTooSmall` when the fixed part of the job does not fit the budget."""
+    least = required_rollouts(validation=validation, holdout=holdout, replicates=replicates)
+    if budget.rollouts is not None and budget.rollouts < least:
+        times = f", each {replicates} times" if replicates > 1 else ""
+        raise BudgetTooSmall(
+            f"budget.rollouts: {budget.rollouts} is too small: the baseline on {validation} "
+            f"validation cases and the holdout measurement (2 x {holdout}){times} alone take "
+            f"{least - 1}, and a search at least one more; it must be at least {least}",
+            field="budget.rollouts",
+            value=budget.rollouts,
+            rule=f"must be at least {least}",
+        )
+
+
+def default_budget(
+    *, train: int, validation: int, holdout: int, minibatch: int, replicates: int = 1
+) -> Budget:
     """A budget computed from the split sizes, for jobs that give none.
 
     Enough for the baseline, twenty tries of which about one in two reaches validation, and the
     holdout measurement of two candidates.
     """
     batch = min(minibatch, train)
-    return Budget(rollouts=2 * holdout + validation + 20 * (2 * batch) + 10 * validation)
+    once = 2 * holdout + validation + 20 * (2 * batch) + 10 * validation
+    return Budget(rollouts=once * replicates)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Calls, tokens and known cost."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, usage: Usage, sign: int = 1) -> None:
+        self.calls += sign * usage.calls
+        self.tokens += sign * usage.tokens
+        self.cost += sign * (usage.cost or 0.0)
+
+    def take(self, usage: Usage) -> None:
+        """Take away, down to nothing: sums of floats leave crumbs."""
+        self.add(usage, -1)
+        self.calls, self.tokens = max(0, self.calls), max(0, self.tokens)
+        self.cost = max(0.0, self.cost) if self.calls else 0.0
 
 
 class BudgetMeter:
-    """Keeps what is spent and reserved.
+    """Keeps what is spent, what is reserved, and what is set aside.
 
-    `reserved` rollouts are set aside from the start for the holdout measurement; the search cannot
-    touch them until `release`. What a rollout takes of the other limits is known only afterwards:
-    those in flight and those set aside count as much as one did on average so far. `spent` starts
-    at what the ledger says an earlier process of the same run has spent.
+    Rollouts are reserved one by one before they run, and model calls one by one as they start:
+    what is spent, in flight and asked for never comes to more than the budget. What a call takes
+    of the tokens and the money is reserved at its most and settled when it ends.
+
+    `set_aside` rollouts are kept from the search, for the baseline's validation and the holdout;
+    `aside` draws from them. Of the other limits as much is kept for each as a rollout took on
+    average so far. A rollout begins only where that average is left, because one that is refused
+    in the middle is money lost.
+
+    `spent` is what the ledger says an earlier process of the same run has spent, `asked` the part
+    of it that proposers and critics took. After the `deadline` the search begins nothing more;
+    `too_late` is the reason it is given.
     """
 
-    def __init__(self, budget: Budget, *, spent: Usage = NOTHING, reserved: int = 0) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        spent: Usage = NOTHING,
+        asked: Usage = NOTHING,
+        set_aside: int = 0,
+        deadline: datetime | None = None,
+        too_late: str = "the deadline has passed",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.budget = budget
         self.usage = spent
-        self._reserved = reserved
-        self._in_flight = 0
+        self._unpriced = spent.cost is None
+        self._done = _Sum()  # of what is over
+        self._done.add(spent)
+        self._asked = _Sum()
+        self._asked.add(asked)
+        self._set_aside = set_aside
+        self._deadline = deadline
+        self._too_late = too_late
+        self._clock = clock
         self._halted: str | None = None
-
-    def release(self) -> None:
-        """The search is over: what was set aside may be used."""
-        self._reserved = 0
-
-    def reserve_rollout(self) -> None:
-        """Reserve one execution of the target; raises `BudgetExhausted`."""
-        if self._halted is not None:
-            raise BudgetExhausted(self._halted)
-        self._check_others(rollouts=1)
-        limit = self.budget.rollouts
-        if limit is not None and self.usage.rollouts + self._in_flight + self._reserved >= limit:
-            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
-        self._in_flight += 1
+        self._rollouts = 0  # in flight
+        self._calls = 0  # in flight
+        self._held = _Sum()  # the most that the calls in flight can take
+        self._open = _Sum()  # what calls took whose rollout, scoring or proposal goes on
+        self._most_calls = 0
+        self._excess = _Sum()  # the most by which a call took less than was held for it
+        self._lock = threading.Lock()  # sync targets call models from threads
+        self.aside = Aside(self)
 
     @property
-    def aside(self) -> _Aside:
-        return _Aside(self)
+    def gate(self) -> BudgetMeter:
+        """Itself: what the search's model calls ask."""
+        return self
 
     def set_aside(self, rollouts: int) -> None:
-        """Change how many rollouts are kept from the search."""
-        self._reserved = rollouts
+        """Keep this many rollouts from the search from now on."""
+        with self._lock:
+            self._set_aside = rollouts
+
+    def end_at(self, deadline: datetime, *, reason: str) -> None:
+        """From `deadline` on the search begins nothing more, for this reason."""
+        self._deadline, self._too_late = deadline, reason
+
+    def release(self) -> None:
+        """The search is over: what was set aside may be used, and nothing is too late."""
+        self._halted = self._deadline = None
+        self.set_aside(0)
 
     def halt(self, reason: str) -> None:
         """The search is over: whatever it still has in flight begins nothing more."""
         self._halted = reason
 
-    def reserve_call(self) -> None:
-        """Ask before a proposer's or critic's call; raises `BudgetExhausted`."""
-        self._check_others(rollouts=0)
+    def reserve_rollout(self) -> None:
+        """Reserve one execution of the target for the search; raises `BudgetExhausted`."""
+        with self._lock:
+            self._check_time()
+            self._check_average(rollouts=1, aside=False)
+            self._check_rollouts(self._set_aside)
+            self._rollouts += 1
 
-    def spent(self, usage: Usage) -> None:
-        """Settle what really was used; executions leave the reservation."""
-        self._in_flight = max(0, self._in_flight - usage.rollouts)
-        self.usage = self.usage + usage
+    def require_call(self) -> None:
+        """Ask before a proposer or critic is asked; raises `BudgetExhausted`."""
+        with self._lock:
+            self._check_time()
+            self._check_average(rollouts=0, aside=False)
+            for kind, limit in self._limits():
+                if 0 < self._taken(kind) >= limit:
+                    raise BudgetExhausted(f"{self._words(kind)} is spent")
 
-    def _check_others(self, *, rollouts: int) -> None:
-        budget, usage = self.budget, self.usage
-        share = (self._in_flight + self._reserved + rollouts) / max(1, usage.rollouts)
-        for limit, used, words in (
-            (budget.calls, usage.calls, f"{budget.calls} model calls"),
-            (budget.tokens, usage.tokens, f"{budget.tokens} tokens"),
-            (budget.cost, usage.cost or 0.0, f"${budget.cost or 0.0:g}"),
-        ):
-            if limit is None:
-                continue
-            if used >= limit:
-                raise BudgetExhausted(f"the budget of {words} is spent")
-            if used * (1 + share) > limit * (1 + 1e-9):
-                kept = ", but for what the holdout measurement needs" if self._reserved else ""
-                raise BudgetExhausted(f"the budget of {words} is spent{kept}")
+    def call_started(self, most: Callable[[], Usage]) -> Usage:
+        """Reserve a model call of the search; raises `BudgetExhausted`."""
+        return self._start_call(most, aside=False)
+
+    def call_ended(self, reserved: Usage, used: Usage) -> None:
+        """Settle a model call."""
+        with self._lock:
+            self._calls -= 1
+            self._held.take(reserved)
+            self._open.add(used)
+            self._unpriced = self._unpriced or used.cost is None
+            excess = self._excess
+            excess.tokens = max(excess.tokens, reserved.tokens - used.tokens)
+            excess.cost = max(excess.cost, (reserved.cost or 0.0) - (used.cost or 0.0))
+
+    def spent(self, usage: Usage, *, asked: bool = False) -> None:
+        """A rollout, a scoring or (`asked`) a proposer's or critic's call is over, and came to
+        this; its model calls have been settled one by one."""
+        with self._lock:
+            self._rollouts = max(0, self._rollouts - usage.rollouts)
+            self._open.take(usage)
+            self._done.add(usage)
+            self.usage = self.usage + usage
+            if asked:
+                self._asked.add(usage)
+
+    def _reserve_aside(self) -> None:
+        with self._lock:
+            self._check_fixed()
+            self._check_average(rollouts=1, aside=True)
+            self._check_rollouts(0)
+            self._set_aside = max(0, self._set_aside - 1)
+            self._rollouts += 1
+
+    def _start_call(self, most: Callable[[], Usage], *, aside: bool) -> Usage:
+        budget = self.budget
+        bounded = budget.tokens is not None or budget.cost is not None
+        reserved = most() if bounded else Usage(calls=1)
+        with self._lock:
+            self._check_call(reserved, aside=aside)
+            self._held.add(reserved)
+            self._calls += 1
+            self._most_calls = max(self._most_calls, self._calls)
+        return reserved
+
+    def _check_time(self) -> None:
+        if self._halted is not None:
+            raise BudgetExhausted(self._halted)
+        if self._deadline is not None and self._clock() >= self._deadline:
+            raise BudgetExhausted(self._too_late)
+
+    def _check_rollouts(self, kept: int) -> None:
+        limit = self.budget.rollouts
+        if limit is not None and self.usage.rollouts + self._rollouts + kept >= limit:
+            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
+
+    def _check_call(self, most: Usage, *, aside: bool) -> None:
+        """Whether there is room for one more model call."""
+        asked = _Sum()
+        asked.add(most)
+        for kind, limit in self._limits():
+            self._check_room(kind, limit, self._taken(kind) + getattr(asked, kind), aside=aside)
+        self._check_price()
+
+    def _check_average(self, *, rollouts: int, aside: bool) -> None:
+        """Whether there is room for so many more rollouts of the average kind."""
+        for kind, limit in self._limits():
+            each = self._each(kind)
+            planned = getattr(self._done, kind) + self._rollouts * each
+            taken = max(self._taken(kind), planned) + rollouts * each
+            self._check_room(kind, limit, taken, aside=aside)
+        self._check_price()
+
+    def _check_room(self, kind: str, limit: float, taken: float, *, aside: bool) -> None:
+        most = limit * (1 + 1e-9)  # sums of floats leave crumbs
+        if taken > most:
+            raise BudgetExhausted(f"{self._words(kind)} is spent")
+        if not aside and taken + self._kept(kind) > most:
+            self._check_fixed()
+            raise BudgetExhausted(
+                f"{self._words(kind)} is spent, but for what the holdout measurement needs"
+            )
+
+    def _check_fixed(self) -> None:
+        """Whether what is set aside fits, once a few rollouts have shown what one takes."""
+        if not MEASURED <= self.usage.rollouts <= self._set_aside:
+            return
+        for kind, limit in self._limits():
+            each = self._each(kind)
+            whole = getattr(self._done, kind) + each * (self._rollouts + self._set_aside)
+            if whole > limit * (1 + 1e-9):
+                shown = f"${whole:.2g}" if kind == "cost" else f"{math.ceil(whole)}"
+                raise BudgetExhausted(
+                    f"{self._words(kind)} is too small: the baseline and the holdout measurement "
+                    f"take about {shown}, at {each:.3g} per rollout so far"
+                )
+
+    def _check_price(self) -> None:
+        if self.budget.cost is not None and self._unpriced:
+            raise BudgetExhausted(
+                f"{self._words('cost')} cannot be kept: the price of a model that was called is "
+                "not known; give a budget of tokens or calls"
+            )
+
+    def _limits(self) -> list[tuple[str, float]]:
+        found = ((kind, getattr(self.budget, kind)) for kind in KINDS)
+        return [(kind, limit) for kind, limit in found if limit is not None]
+
+    def _taken(self, kind: str) -> float:
+        return float(sum(getattr(part, kind) for part in (self._done, self._open, self._held)))
+
+    def _each(self, kind: str) -> float:
+        """What a rollout took on average so far, its scoring included."""
+        own = float(getattr(self._done, kind) - getattr(self._asked, kind))
+        return max(0.0, own) / max(1, self.usage.rollouts)
+
+    def _kept(self, kind: str) -> float:
+        """What the search has to leave: the average for each rollout set aside, and room for the
+        calls among them that hold more than they will take."""
+        if self._set_aside <= 0:
+            return 0.0
+        spare = min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
+        return self._set_aside * self._each(kind) + spare
+
+    def _words(self, kind: str) -> str:
+        limit = getattr(self.budget, kind)
+        shown = f"${limit:g}" if kind == "cost" else f"{limit} model calls"
+        return f"the budget of {f'{limit} tokens' if kind == 'tokens' else shown}"
 
 
-class _Aside:
+class Aside:
+    """A view of a `BudgetMeter` for what the search may not touch: the baseline's validation and
+    the holdout. It draws on what is set aside, and no deadline ends it."""
+
     def __init__(self, meter: BudgetMeter) -> None:
         self._meter = meter
 
+    @property
+    def gate(self) -> Aside:
+        """Itself: what these rollouts' model calls ask."""
+        return self
+
     def reserve_rollout(self) -> None:
-        meter = self._meter
-        meter._check_others(rollouts=1)
-        limit = meter.budget.rollouts
-        if limit is not None and meter.usage.rollouts + meter._in_flight >= limit:
-            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
-        meter._in_flight += 1
-        meter._reserved = max(0, meter._reserved - 1)
+        """Reserve one execution of the target; raises `BudgetExhausted`."""
+        self._meter._reserve_aside()
+
+    def call_started(self, most: Callable[[], Usage]) -> Usage:
+        """Reserve a model call; raises `BudgetExhausted`."""
+        return self._meter._start_call(most, aside=True)
+
+    def call_ended(self, reserved: Usage, used: Usage) -> None:
+        """Settle a model call."""
+        self._meter.call_ended(reserved, used)
 
     def spent(self, usage: Usage) -> None:
+        """A rollout or a scoring is over, and came to this."""
         self._meter.spent(usage)
-
-
-def check_budget(budget: Budget, *, validation: int, holdout: int) -> None:
-    """Raise `BudgetTooSmall` when the fixed part of the job does not fit the budget."""
-    fixed = validation + 2 * holdout
-    if budget.rollouts is not None and budget.rollouts < fixed:
-        raise BudgetTooSmall(
-            f"budget.rollouts: {budget.rollouts} is too small: the baseline on {validation} "
-            f"validation cases and the holdout measurement (2 x {holdout}) alone take {fixed}",
-            field="budget.rollouts",
-            value=budget.rollouts,
-            rule=f"must be at least {fixed}",
-        )

@@ -17,10 +17,11 @@ from orcheo_agentensor.evaluation.job_graph import JobGraph
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.workbench import Workbench
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.training import decide as deciding
 from orcheo_agentensor.training import holdout as proving
 from orcheo_agentensor.training import steps, versions
-from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.budget import ASKED, BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob
 from orcheo_agentensor.training.memory import Memory, Pool, load_memory
 from orcheo_agentensor.training.plan import make_plan
@@ -54,6 +55,7 @@ class TrainingState(TrainingOutput, total=False):
     config: Any
     limits: Any
     min_coverage: float
+    replicates: int
     reuse: str | None
     optimizer: Any
     budget: Any
@@ -116,7 +118,11 @@ def create_training_graph(
 
         async def meter(ledger: Any) -> BudgetMeter:
             plan = (await bench.recall(run_id)).extra
-            meters.append(BudgetMeter(plan.budget, spent=await ledger.usage()))
+            spent = await ledger.usage() + await ledger.usage(CANCELLED)
+            asked = await ledger.usage(*ASKED)
+            meters.append(
+                BudgetMeter(plan.budget, spent=spent, asked=asked, clock=bench.store.clock)
+            )
             return meters[0]
 
         async with bench.open(
@@ -134,7 +140,7 @@ def create_training_graph(
                 memory=memory or Memory(),
                 pool=pool,
             )
-            await training.set_aside()
+            await training.open_budget()
             try:
                 yield training
             except BaseException:
@@ -250,7 +256,7 @@ def _mirror(training: Training) -> dict[str, Any]:
         "epoch": memory.epoch,
         "objective": memory.objective,
         "checkpoint_due": bool(memory.due),
-        "stopped": memory.stopped,
+        "stopped": memory.stopped if memory.settled else None,
     }
 
 

@@ -69,9 +69,15 @@ def make_plan(
     train, validation, holdout = split_cases(dataset)
     batch = int(getattr(chosen, "minibatch", 10))
     budget = job.budget or default_budget(
-        train=len(train), validation=len(validation), holdout=len(holdout), minibatch=batch
+        train=len(train),
+        validation=len(validation),
+        holdout=len(holdout),
+        minibatch=batch,
+        replicates=job.replicates,
     )
-    check_budget(budget, validation=len(validation), holdout=len(holdout))
+    check_budget(
+        budget, validation=len(validation), holdout=len(holdout), replicates=job.replicates
+    )
     model = getattr(chosen, "model", None)
     plan = Plan(
         optimizer=chosen,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from orcheo_agentensor.errors import BudgetExhausted, RunFailed
+from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, RunFailed
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.metering import record_usage
+from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.optimizers import (
     ComponentRequest,
     Edit,
@@ -22,6 +23,7 @@ from orcheo_agentensor.optimizers import (
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
 from orcheo_agentensor.storage.codec import clean_text
+from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import BudgetMeter
@@ -156,32 +158,47 @@ async def _fresh_call(
     timeout: float,
     who: str,
 ) -> dict[str, Any]:
-    meter.reserve_call()
+    meter.require_call()
+    recorder = UsageRecorder(meter.gate)
+    try:
+        answer = await _fresh_answer(ask, recorder=recorder, timeout=timeout, who=who)
+    except BaseException as error:
+        # What a call without an answer has cost is recorded all the same.
+        if recorder.total != NOTHING:
+            kept = kind if isinstance(error, Exception) else CANCELLED
+            with contextlib.suppress(AgentensorError):
+                ledger.put_call(f"{key}:{uuid.uuid4().hex}", kept, {"failed": True}, recorder.total)
+        raise
+    finally:
+        meter.spent(recorder.total, asked=True)
+    await ledger.put_call(key, kind, answer, recorder.total)
+    return answer
 
-    async def settle() -> None:
-        """What a call without an answer has cost is recorded all the same."""
-        meter.spent(usage.total)
-        if usage.total != NOTHING:
-            await ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {"failed": True}, usage.total)
 
-    with record_usage() as usage:
-        try:
-            async with asyncio.timeout(timeout):
+async def _fresh_answer(
+    ask: Callable[[], Any], *, recorder: UsageRecorder, timeout: float, who: str
+) -> dict[str, Any]:
+    """Raises `BudgetExhausted` where a model call was refused, whatever `ask` made of that."""
+    try:
+        async with asyncio.timeout(timeout):
+            with recorder:
                 answer: dict[str, Any] = await ask()
-        except (BudgetExhausted, asyncio.CancelledError):
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        if recorder.refused is not None:
+            raise recorder.refused from None
+        if isinstance(error, BudgetExhausted):
             raise
-        except TimeoutError:
-            await settle()
+        if isinstance(error, TimeoutError):
             raise RunFailed(
                 f"the {who} gave no answer within {timeout:g} s; resume the run to ask again"
             ) from None
-        except Exception as error:
-            await settle()
-            raise RunFailed(
-                f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
-            ) from error
-    meter.spent(usage.total)
-    await ledger.put_call(key, kind, answer, usage.total)
+        raise RunFailed(
+            f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
+        ) from error
+    if recorder.refused is not None:
+        raise recorder.refused
     return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.progress import CaseProgress
@@ -14,6 +15,7 @@ from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob
 from orcheo_agentensor.training.memory import Memory, Pool
 from orcheo_agentensor.training.plan import Plan
+from orcheo_agentensor.training.stop import Deadline
 
 
 @dataclass(kw_only=True)
@@ -60,14 +62,27 @@ class Training:
             cases, candidate, phase=phase, on_case=heard, meter=meter
         )
 
-    async def set_aside(self) -> None:
+    async def open_budget(self) -> None:
         """Keep from the search what comes after it: the holdout measurement of two candidates, the
-        rest of the baseline's validation, and that of a last candidate where there is room."""
+        rest of the baseline's validation, and that of a last candidate where there is room.
+
+        A `Deadline` among the stop conditions ends a step in its middle.
+        """
         plan, limit = self.plan, self.plan.budget.rollouts
+        times = self.session.prepared.job.replicates
+        validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
         baseline = Candidate.of(self.session.prepared.prompts)
         runner = self.session.runner
         missing = await runner.unrecorded(plan.validation, baseline)
-        fixed = len(plan.validation) + 2 * len(plan.holdout)
-        room = len(plan.validation) if limit is None else max(0, limit - fixed) // 2
-        last = 0 if self.memory.settled else min(len(plan.validation), room)
-        self.meter.set_aside(2 * len(plan.holdout) + missing + last)
+        fixed = validation + 2 * holdout
+        room = validation if limit is None else max(0, limit - fixed) // 2
+        last = 0 if self.memory.settled else min(validation, room)
+        self.meter.set_aside(2 * holdout + missing + last)
+        seconds = [
+            one.seconds for one in self.session.prepared.job.stop if isinstance(one, Deadline)
+        ]
+        if seconds and not self.memory.settled:
+            self.meter.end_at(
+                self.session.prepared.run.started_at + timedelta(seconds=min(seconds)),
+                reason=f"{min(seconds):g} s have passed",
+            )

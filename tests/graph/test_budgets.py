@@ -1,0 +1,212 @@
+"""Budgets of rollouts, calls and tokens through `atrain`, counted inside a simulated model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage
+from pydantic import PrivateAttr
+
+from orcheo_agentensor import (
+    Budget,
+    Limits,
+    LLMJudge,
+    RandomSearch,
+    TrainingResult,
+    aevaluate,
+    atrain,
+    get_prompt,
+)
+from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.storage import Store
+from orcheo_agentensor.testing.models import RuleChatModel, SimulatedChatModel, count_tokens
+
+CASES = [
+    {"id": f"{split}{i}", "split": split, "inputs": {"i": i}}
+    for split, count in (("train", 6), ("validation", 4), ("holdout", 5))
+    for i in range(count)
+]
+
+
+class Counting(SimulatedChatModel):
+    """Counts what it was asked and what it answered."""
+
+    max_tokens: int = 8
+    _calls: int = PrivateAttr(default=0)
+    _tokens: int = PrivateAttr(default=0)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def reply(self, messages: list[BaseMessage]) -> str:
+        text = "a reply of words" + " and more" * (self._calls % 3)
+        with self._lock:
+            self._calls += 1
+            self._tokens += count_tokens(text) + sum(count_tokens(m.text) for m in messages)
+        return text
+
+
+class Proposing:
+    """Asks a model, and has a new text whatever it says."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    async def propose(self, request: ProposalRequest) -> dict[str, str]:
+        try:
+            await self.model.ainvoke("a better one?")
+        except Exception:  # noqa: BLE001 - as careless as can be
+            return {c.name: "careless" for c in request.components}
+        return {c.name: f"{c.text} {request.seed}" for c in request.components}
+
+
+def careless(model: Any, calls: int, *, threaded: bool = False) -> Any:
+    """A target that catches everything and asks again."""
+
+    async def target(inputs: dict[str, int]) -> dict[str, str]:
+        said = ""
+        for n in range(calls + inputs["i"] % 2):
+            try:
+                said = (await model.ainvoke(f"{get_prompt('p')} {n}")).text
+            except Exception:  # noqa: BLE001 - as careless as can be
+                said = "never mind"
+        return {"said": said}
+
+    def in_thread(inputs: dict[str, int]) -> dict[str, str]:
+        said = ""
+        for n in range(calls):
+            try:
+                said = model.invoke(f"{get_prompt('p')} {n}").text
+            except Exception:  # noqa: BLE001 - as careless as can be
+                said = "never mind"
+        return {"said": said}
+
+    return in_thread if threaded else target
+
+
+async def trained(target: Any, model: Any, **job: Any) -> TrainingResult:
+    return await atrain(
+        target,
+        **{
+            "prompts": {"p": "Do."},
+            "dataset": CASES,
+            "evaluators": [lambda outputs: 0.9 * ("more" in outputs["said"])],
+            "optimizer": RandomSearch(proposer=Proposing(model), parallel=3),
+            "limits": Limits(concurrency=5),
+            **job,
+        },
+    )
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("calls", [45, 58, 90])
+async def test_model_calls_are_never_overshot(calls: int, threaded: bool) -> None:
+    model = Counting(latency=0.001)
+    target = careless(model, 2, threaded=threaded)
+    result = await trained(target, model, budget=Budget(calls=calls))
+    assert result.usage.calls == model._calls <= calls
+    assert "model calls" in (result.decision.stopped or "")
+    assert result.summary["n_target_failed"] == 0
+
+
+async def test_tokens_are_never_overshot_where_the_model_has_a_cap() -> None:
+    for tokens in (1_200, 1_500, 2_000):
+        model = Counting(latency=0.001)
+        result = await trained(careless(model, 2), model, budget=Budget(tokens=tokens))
+        assert result.usage.tokens == model._tokens <= tokens
+        assert "tokens" in (result.decision.stopped or "")
+
+
+async def test_the_calls_of_a_judge_are_reserved_as_well() -> None:
+    model = Counting()
+    judge = RuleChatModel(
+        rule=lambda messages: (model.reply(messages), {"reasoning": "", "score": 1})[1]
+    )
+    job: dict[str, Any] = {
+        "evaluators": [LLMJudge(rubric="good?", model=judge)],
+        "budget": Budget(calls=60),
+    }
+    result = await trained(careless(model, 1), model, **job)
+    assert result.usage.calls == model._calls <= 60
+    assert result.summary["n_evaluator_failed"] == 0
+
+
+async def test_a_refused_rollout_is_no_failure_and_is_paid_for() -> None:
+    model = Counting()
+    job: dict[str, Any] = {"budget": Budget(calls=2), "run_id": "r"}
+    async with Store.from_url(None) as store:
+        with pytest.raises(BudgetExhausted):
+            await trained(careless(model, 3), model, store=store, **job)
+        usage = await store.runs.usage("r")
+        rows = await store.runs.case_rows("r")
+    assert model._calls == usage.calls == 2
+    assert usage.rollouts >= 1
+    assert rows == []
+
+
+@pytest.mark.parametrize("stop_at", [3, 20, 30])
+async def test_what_was_cancelled_counts_over_a_resume(stop_at: int, tmp_path: Path) -> None:
+    made: list[int] = []
+    stuck = asyncio.Event()
+    model = Counting()
+
+    async def target(inputs: dict[str, int]) -> dict[str, str]:
+        made.append(1)
+        number = len(made)
+        await model.ainvoke(get_prompt("p"))
+        if number == stop_at:
+            stuck.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return {"said": "more"}
+
+    for budget in (Budget(rollouts=50), Budget(calls=48)):
+        made.clear()
+        stuck.clear()
+        model._calls = 0
+        job: dict[str, Any] = {
+            "budget": budget,
+            "run_id": "r",
+            "store": f"sqlite:///{tmp_path}/{budget.rollouts}.db",
+        }
+        first = asyncio.ensure_future(trained(target, model, **job))
+        await stuck.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        result = await trained(target, model, **job)
+        assert len(made) <= (budget.rollouts or len(made))
+        assert model._calls <= (budget.calls or model._calls)
+        assert result.usage.rollouts <= len(made)
+
+
+async def test_each_attempt_is_a_rollout_of_the_budget() -> None:
+    made: list[int] = []
+
+    async def target(inputs: dict[str, int]) -> dict[str, str]:
+        made.append(1)
+        if len(made) % 4 == 0:
+            raise ConnectionError("lost")
+        return {"said": get_prompt("p")}
+
+    result = await trained(target, Counting(), budget=Budget(rollouts=20), limits=Limits(retries=2))
+    assert len(made) == result.usage.rollouts <= 20
+
+
+async def test_a_call_cut_off_by_a_timeout_counts() -> None:
+    model = Counting(latency=5.0)
+
+    async def target(inputs: dict[str, int]) -> str:
+        return str((await model.ainvoke("?")).text)
+
+    report = await aevaluate(
+        target,
+        dataset=CASES[:2],
+        evaluators=[{"type": "latency", "max_ms": 60_000}],
+        limits=Limits(case_timeout=0.05, retries=0),
+    )
+    assert report.summary["n_target_failed"] == 2
+    assert report.usage.calls == 2
