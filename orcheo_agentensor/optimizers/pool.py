@@ -16,11 +16,12 @@ SOLVED = 1.0 - 1e-12
 class Entry:
     """One candidate: `scores` on training cases, `validation` on validation cases.
 
-    `failed` are training cases that could not be scored with it, `taught` are the training cases that some edit on the way to it has learnt from; `depth` counts
-    its edits since the last validation on that way, `rejected` the rejections in a row with it as
-    parent; `quiet` the minibatches in a row that had nothing to teach, `judged` that it was validated, as
-    far as needed, against the best of its time. `changed` maps each prompt that differs from the
-    baseline to the candidate that brought its text.
+    `failed` are training cases that could not be scored with it, `taught` those that some edit on
+    the way to it has learnt from. `depth` counts its edits since the last validation on that way,
+    `rejected` the rejections in a row with it as parent, `quiet` the minibatches in a row that had
+    nothing to teach; `judged` tells that it was validated, as far as needed, against the best of
+    its time. `changed` maps each prompt that differs from the baseline to the candidate that
+    brought its text.
     """
 
     hash: str

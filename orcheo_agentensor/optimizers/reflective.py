@@ -219,8 +219,10 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
 
 def _step_back(state: State, pool: CandidatePool, current: Entry) -> None:
     """Leave a chain's end that fails on cases where the candidates before it do not."""
-    above = current.parent if current.parent in pool else state["best"]
-    if above is not None and pool.fails_more(current.hash, state["best"]):
+    above = current.parent
+    if above is None or above not in pool:
+        above = state["best"]
+    if pool.fails_more(current.hash, state["best"]):
         current.judged = True
         state["current"] = above
 
