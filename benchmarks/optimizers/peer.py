@@ -64,7 +64,7 @@ class Adapter:
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """The feedback of the batch, the same for each component: the target reads them all."""
         records = [{"Feedback": feedback} for feedback in eval_batch.trajectories or []]
-        return {name: records for name in components_to_update}
+        return dict.fromkeys(components_to_update, records)
 
     def propose_new_texts(
         self,

@@ -13,6 +13,11 @@ class Crash(Exception):
     """The target broke; the message says what would mend it."""
 
 
+def crashes(task: Task, texts: Texts, rule: int) -> str | None:
+    """The component that makes the examples of `rule` crash, or None."""
+    return next((name for name in task.names if f"CRASH{rule}" in texts[name].split()), None)
+
+
 class Simulator:
     """Calls of a task, counted.
 
@@ -38,10 +43,9 @@ class Simulator:
         with self._lock:
             self.calls += 1
             flip = self._noise > 0 and self._flips.random() < self._noise
-            for name in self.task.names:
-                if f"CRASH{example.rule}" in texts[name].split():
-                    self.crashes += 1
-                    raise Crash(f"FAIL remove CRASH{example.rule} in {name}")
+            if where := crashes(self.task, texts, example.rule):
+                self.crashes += 1
+                raise Crash(f"FAIL remove CRASH{example.rule} in {where}")
             score, feedback = self.task.judge(texts, example.rule)
             if flip:
                 score = 1.0 - score
@@ -52,6 +56,11 @@ class Simulator:
                 if self.solved_at is None and len(passed) == self.task.validation:
                     self.solved_at, self._solved_time = self.calls, time.perf_counter()
             return score, feedback
+
+    def value(self, texts: Texts) -> float:
+        """What a prompt set is truly worth; an example that crashes is worth nothing."""
+        broken = {rule for rule in range(self.task.rules) if crashes(self.task, texts, rule)}
+        return self.task.value(texts, broken=broken)
 
     def seconds_to_target(self, started: float) -> float:
         """Seconds from `started` until it was solved, or until now where it was not."""

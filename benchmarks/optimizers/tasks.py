@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
 Texts: TypeAlias = Mapping[str, str]
+Breaks: TypeAlias = dict[int, frozenset[int]]
 
 NAMES = ("planner", "writer", "critic", "router", "checker", "editor")
 TRAIN_SEED, VALIDATION_SEED, FRESH_SEED = 1, 2, 3
@@ -127,10 +128,15 @@ class Task:
         """The feedback that names a rule."""
         return f"FAIL needs R{rule} in {self.component(rule)}"
 
-    def value(self, texts: Texts) -> float:
-        """What a prompt set is truly worth: the mean over validation and fresh examples."""
+    def value(self, texts: Texts, *, broken: Collection[int] = ()) -> float:
+        """What a prompt set is truly worth: the mean over validation and fresh examples.
+
+        Examples of `broken` rules count as 0.
+        """
         tokens = self._tokens(texts)
-        worth = [self._judge(tokens, rule)[0] for rule in range(self.rules)]
+        worth = [
+            0.0 if rule in broken else self._judge(tokens, rule)[0] for rule in range(self.rules)
+        ]
         draw = random.Random(FRESH_SEED + 10 * self.variant)
         fresh = [draw.randrange(self.rules) for _ in range(FRESH)]
         rules = [example.rule for example in self.split("validation")] + fresh
@@ -152,54 +158,3 @@ def edit(text: str, component: str, feedback: Iterable[str]) -> str:
             elif found["token"] not in tokens:
                 tokens.append(found["token"])
     return " ".join(tokens)
-
-
-def _others(rule: int, rules: Iterable[int], *, degree: int) -> frozenset[int]:
-    """The next `degree` of `rules` after `rule`, round and round."""
-    ring = sorted(set(rules) - {rule})
-    start = next((n for n, other in enumerate(ring) if other > rule), 0)
-    return frozenset((ring[start:] + ring[:start])[:degree])
-
-
-def ring(rules: int, *, degree: int) -> dict[int, frozenset[int]]:
-    """Every rule breaks the next `degree` ones."""
-    return {rule: _others(rule, range(rules), degree=degree) for rule in range(rules)}
-
-
-def upset(rules: int, held: Iterable[int], *, degree: int) -> dict[int, frozenset[int]]:
-    """Every rule that the seed lacks breaks `degree` of those that it holds."""
-    kept = set(held)
-    return {rule: _others(rule, kept, degree=degree) for rule in range(rules) if rule not in kept}
-
-
-RULES = Task(name="rule task")
-
-HARDER = (
-    Task(name="6 components", components=6),
-    Task(name="6 components, 12 rules", components=6, rules=12, train=48),
-    Task(name="3 irrelevant components", irrelevant=3),
-    Task(name="harmful rule, hits 3 rules", harmful=(frozenset({0, 3, 5}),)),
-    Task(name="harmful rule, hits all", harmful=(frozenset(range(8)),)),
-    Task(
-        name="2 harmful rules, rules held",
-        harmful=(frozenset({1, 2}), frozenset({4, 6, 7})),
-        held=frozenset({1, 4}),
-    ),
-    Task(name="interference, ring of 1", breaks=ring(8, degree=1)),
-    Task(name="interference, ring of 3", breaks=ring(8, degree=3)),
-)
-
-HELD = frozenset({0, 1, 2, 3, 4})
-STALLING = (
-    Task(name="every edit breaks all others", breaks=ring(8, degree=7)),
-    Task(name="every edit breaks what was held", held=HELD, breaks=upset(8, HELD, degree=5)),
-    Task(
-        name="the same, 12 rules in 3 components",
-        rules=12,
-        components=3,
-        train=48,
-        validation=30,
-        held=frozenset(range(8)),
-        breaks=upset(12, range(8), degree=8),
-    ),
-)
