@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.optimizers.proposers import Ours
 from benchmarks.optimizers.sides import Found, Search, Side
 from benchmarks.optimizers.simulator import Simulator
 from benchmarks.optimizers.tasks import Task
-from orcheo_agentensor import Budget, Limits, TargetScore, atrain, get_prompt
+from orcheo_agentensor import Budget, Limits, TargetScore, TrainingResult, atrain, get_prompt
 
 OPTIMIZER = "reflective"
 
@@ -19,7 +19,8 @@ OPTIMIZER = "reflective"
 def target(simulator: Simulator, *, latency: float = 0.0) -> Any:
     """An async target that reads every prompt, as the steps of a pipeline do."""
     examples = {example.id: example for example in simulator.task.examples}
-    names = tuple(simulator.task.seed_texts)
+    task = simulator.task
+    names = [name for name in task.seed_texts if name not in task.never_read]
 
     async def run(inputs: Mapping[str, str]) -> dict[str, Any]:
         texts = {name: get_prompt(name) for name in names}
@@ -44,36 +45,62 @@ def dataset(task: Task) -> list[dict[str, Any]]:
     ]
 
 
-def optimizer(name: str, options: Mapping[str, Any], proposer: Any) -> dict[str, Any]:
-    """An optimizer's spec."""
-    return {"name": name, "proposer": proposer, **options}
+async def train(
+    simulator: Simulator,
+    search: Search,
+    proposer: Any,
+    *,
+    optimizer: str = OPTIMIZER,
+    options: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+    **settings: Any,
+) -> TrainingResult:
+    """One training with `optimizer`; the package's own concurrency unless one is given."""
+    return await atrain(
+        target(simulator, latency=search.latency),
+        prompts=simulator.task.seed_texts,
+        dataset=dataset(simulator.task),
+        evaluators=[task_score],
+        optimizer={"name": optimizer, "proposer": proposer, **(options or {})},
+        budget=Budget(rollouts=search.budget),
+        stop=[TargetScore(1.0)] if search.stop else [],
+        limits=Limits(concurrency=concurrency) if concurrency else None,
+        min_coverage=0.0,
+        seed=search.seed,
+        **settings,
+    )
+
+
+def texts(result: TrainingResult) -> dict[str, str]:
+    """The prompts that a training returns."""
+    return {name: tensor.text for name, tensor in result.best.prompts.items()}
 
 
 def side(
-    name: str = OPTIMIZER, *, concurrency: int | None = None, promote: Any = "never", **options: Any
+    optimizer: str = OPTIMIZER,
+    *,
+    concurrency: int | None = None,
+    promote: Literal["auto", "never"] = "never",
+    **options: Any,
 ) -> Side:
-    """The optimizer `name` with `options`; the package's own concurrency unless one is given."""
+    """The search of `optimizer` with `options`."""
 
     async def search(simulator: Simulator, given: Search) -> Found:
         proposer = Ours(given.edit)
         started = time.perf_counter()
-        result = await atrain(
-            target(simulator, latency=given.latency),
-            prompts=simulator.task.seed_texts,
-            dataset=dataset(simulator.task),
-            evaluators=[task_score],
-            optimizer=optimizer(name, options, proposer),
-            budget=Budget(rollouts=given.budget),
-            stop=[TargetScore(1.0)] if given.stop else [],
+        result = await train(
+            simulator,
+            given,
+            proposer,
+            optimizer=optimizer,
+            options=options,
+            concurrency=concurrency,
             promote=promote,
-            limits=Limits(concurrency=concurrency) if concurrency else None,
-            min_coverage=0.0,
-            seed=given.seed,
         )
         return Found(
-            texts={name: tensor.text for name, tensor in result.best.prompts.items()},
+            texts=texts(result),
             reported=result.best.metrics["objective"],
-            rewrites=proposer.rewrites,
+            rewrites=dict(proposer.rewrites),
             seconds=simulator.seconds_to_target(started),
             details={
                 "rollouts": result.usage.rollouts,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,7 +35,7 @@ class Adapter:
         self._edit = edit
         self._latency = latency
         self._pool = ThreadPoolExecutor(THREADS) if latency else None
-        self.rewrites = 0
+        self.rewrites: Counter[str] = Counter()
 
     def evaluate(
         self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False
@@ -79,7 +80,7 @@ class Adapter:
             )
             for name in components_to_update
         }
-        self.rewrites += sum(text != candidate[name] for name, text in new.items())
+        self.rewrites.update(name for name, text in new.items() if text != candidate[name])
         return new
 
     def close(self) -> None:
@@ -92,16 +93,24 @@ def side(*, components: str = "round_robin", **options: Any) -> Side:
     """gepa with `options`; `components` is "all" for all of them together."""
 
     async def search(simulator: Simulator, given: Search) -> Found:
-        return await asyncio.to_thread(run, simulator, given, components, options)
+        return await asyncio.to_thread(run, simulator, given, components, **options)
 
     return search
 
 
-def run(simulator: Simulator, given: Search, components: str, options: Mapping[str, Any]) -> Found:
-    """One search, blocking."""
+def run(
+    simulator: Simulator,
+    given: Search,
+    components: str = "round_robin",
+    *,
+    stops: Sequence[Callable[[Any], bool]] = (),
+    **options: Any,
+) -> Found:
+    """One search, blocking; `stops` are gepa's stop callbacks."""
     task = simulator.task
     adapter = Adapter(simulator, given.edit, latency=given.latency)
-    stops = [lambda _state: simulator.solved_at is not None] if given.stop else []
+    if given.stop:
+        stops = [*stops, lambda _state: simulator.solved_at is not None]
     started = time.perf_counter()
     try:
         result = gepa.optimize(
@@ -111,7 +120,7 @@ def run(simulator: Simulator, given: Search, components: str, options: Mapping[s
             adapter=adapter,
             module_selector=components,
             max_metric_calls=given.budget,
-            stop_callbacks=stops,
+            stop_callbacks=list(stops),
             logger=Quiet(),
             seed=given.seed,
             **options,
@@ -121,7 +130,7 @@ def run(simulator: Simulator, given: Search, components: str, options: Mapping[s
     return Found(
         texts=result.best_candidate,
         reported=result.val_aggregate_scores[result.best_idx],
-        rewrites=adapter.rewrites,
+        rewrites=dict(adapter.rewrites),
         seconds=simulator.seconds_to_target(started),
         details={
             "candidates": len(result.candidates),

@@ -6,8 +6,9 @@ An `Edit` takes a component's text, its name and the feedback on a minibatch, an
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from benchmarks.optimizers.tasks import edit
@@ -69,7 +70,7 @@ class Ours:
     """An `Edit` as this project's proposer; counts the texts it rewrote."""
 
     edit: Edit
-    rewrites: int = 0
+    rewrites: Counter[str] = field(default_factory=Counter)
 
     async def propose(self, request: ProposalRequest) -> dict[str, str]:
         """New texts; a component that stays as it is, is left out."""
@@ -80,5 +81,5 @@ class Ours:
             for component in request.components
         }
         changed = {c.name: texts[c.name] for c in request.components if texts[c.name] != c.text}
-        self.rewrites += len(changed)
+        self.rewrites.update(changed)
         return changed

@@ -105,8 +105,8 @@ def contest(
 def _setup(plan: Plan, budget: str) -> str:
     return (
         f"Median rollouts until one candidate had scored 1.0 on all validation examples, "
-        f"{plan.seeds} seeds, {budget} rollouts; in brackets how many seeds got there, and the mean "
-        "true value of the returned prompts where not all did."
+        f"{plan.seeds} seeds, {budget} rollouts; in brackets how many seeds got there, and the "
+        "mean true value of the returned prompts where not all did."
     )
 
 
@@ -176,7 +176,7 @@ def _numbers(played: list[Played]) -> dict[str, Any]:
                 "rollouts": one.calls,
                 "value": one.value,
                 "reported": one.found.reported,
-                "rewrites": one.found.rewrites,
+                "rewrites": sum(one.found.rewrites.values()),
                 "crashes": one.crashes,
                 "returned_crashes": one.crashing,
             }

@@ -25,12 +25,13 @@ class Search:
 class Found:
     """What a side returns: its texts, and the validation score that it reports for them.
 
+    `rewrites` counts the proposer's changes by component.
     `seconds` is the time to the target where it was reached, else that of the whole search.
     """
 
     texts: Mapping[str, str]
     reported: float
-    rewrites: int
+    rewrites: Mapping[str, int]
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
 

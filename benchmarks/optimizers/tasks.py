@@ -6,7 +6,7 @@ A task may add what makes this harder:
 - interference: a rule that is there breaks the examples of other rules, until the text holds its
   fix `Fk` as well;
 - harmful tokens of the seed texts, which make the examples of some rules fail whatever else;
-- irrelevant components, which are read but have no part in any score;
+- irrelevant components, which are read but have no part in any score, and unread ones;
 - rules that the seed texts hold already, so that there is something to break.
 
 Everything here is pure; `simulator.py` counts, flips outcomes and takes its time.
@@ -54,6 +54,7 @@ class Task:
     validation: int = 20
     holdout: int = 0
     irrelevant: int = 0
+    unread: int = 0
     held: frozenset[int] = frozenset()
     breaks: Mapping[int, frozenset[int]] = field(default_factory=dict)
     harmful: tuple[frozenset[int], ...] = ()
@@ -78,7 +79,13 @@ class Task:
             texts[self.component(rule)] += f" R{rule}"
         for number in range(len(self.harmful)):
             texts[self.component(number)] += f" BAD{number}"
-        return texts | {f"style{n}": f"[style{n}] be kind." for n in range(self.irrelevant)}
+        texts |= {f"style{n}": f"[style{n}] be kind." for n in range(self.irrelevant)}
+        return texts | {name: f"[{name}] nobody reads this." for name in self.never_read}
+
+    @cached_property
+    def never_read(self) -> tuple[str, ...]:
+        """Prompts of the seed that the target never looks at."""
+        return tuple(f"unread{n}" for n in range(self.unread))
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
