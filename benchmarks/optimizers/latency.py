@@ -39,7 +39,8 @@ def run(plan: Plan) -> Result:
     mine = medians[OURS.name]
     return Result(
         setup=f"The rule task with {SECONDS * 1000:.0f} ms per rollout, {CONCURRENCY} at once "
-        f"(gepa's adapter on {CONCURRENCY} threads); median seconds to the target, {len(seeds)} seeds.",
+        f"(gepa's adapter on {CONCURRENCY} threads); median seconds to the target, "
+        f"{len(seeds)} seeds.",
         rows=(
             Row(
                 name="seconds to validation 1.0",

@@ -81,5 +81,5 @@ class Ours:
             for component in request.components
         }
         changed = {c.name: texts[c.name] for c in request.components if texts[c.name] != c.text}
-        self.rewrites.update(changed)
+        self.rewrites.update(changed.keys())
         return changed

@@ -23,8 +23,8 @@ def run(plan: Plan) -> Result:
     totals = {c.name: sum(next(counts) for _ in range(plan.seeds)) for c in CONTENDERS}
     return Result(
         setup=f"The rule task with {TASK.unread} prompts that the target never reads; times that "
-        f"the proposer was had to rewrite one of them, in {plan.seeds} searches of {BUDGET} rollouts. "
-        "The proposer has something to say about every prompt.",
+        f"the proposer was had to rewrite one of them, in {plan.seeds} searches of {BUDGET} "
+        "rollouts. The proposer has something to say about every prompt.",
         rows=(
             Row(
                 name="rewrites of unread prompts",
