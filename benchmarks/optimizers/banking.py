@@ -91,8 +91,8 @@ def run(plan: Plan) -> Result:
     return Result(
         setup="420 bank messages to ten queues (BANKING77), the bundled workflow with its "
         f"simulated model and the demo's proposer for all; means of {len(seeds)} seeds, at "
-        f"most {budget:,} rollouts. Ours pays for its holdout measurement of 2 x 180 out of these, gepa searches "
-        "with all of them. A number after the name is the minibatch.",
+        f"most {budget:,} rollouts. Ours pays for its holdout measurement of 2 x 180 out of these, "
+        "gepa searches with all of them. A number after the name is the minibatch.",
         rows=tuple(rows),
     )
 

@@ -106,7 +106,7 @@ async def _one(contender: Contender, seed: int) -> dict[str, Any]:
         found = await peer.side(**contender.options)(coin, search)
         return {
             "gain": found.reported - found.details["seed_score"],
-            "accepted": found.details["candidates"] - 1,
+            "accepted": len(found.details["candidates"]) - 1,
             "edits": sum(found.rewrites.values()),
             "over": coin.calls - search.budget,
         }

@@ -133,7 +133,7 @@ def run(
         rewrites=dict(adapter.rewrites),
         seconds=simulator.seconds_to_target(started),
         details={
-            "candidates": len(result.candidates),
+            "candidates": result.candidates,
             "seed_score": result.val_aggregate_scores[0],
         },
     )

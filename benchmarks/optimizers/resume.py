@@ -52,8 +52,8 @@ def run(plan: Plan) -> Result:
     return Result(
         setup="The rule task. Ours is cancelled once at every step, and killed (SIGKILL) at a step "
         "that differs from seed to seed, then resumed from its SQLite store; gepa is stopped in "
-        "good order after every iteration, then resumed from its run_dir. Identical: the returned "
-        "prompts, for ours also every version, the holdout and the decision.",
+        "good order after every iteration, then resumed from its run_dir. Identical: every "
+        "candidate in order, for ours also the holdout, the decision and the rollouts counted.",
         rows=(
             Row(
                 name="seeds identical at every step",
@@ -210,7 +210,7 @@ def _stopped(seed: int) -> Cuts:
             if simulator.solved_at is not None:
                 break
             again = peer.run(simulator, _search(seed), run_dir=str(directory))
-        identical += again.texts == reference.texts
+        identical += again.details == reference.details
         extra.append(simulator.calls - whole.calls)
         after += 1
     return Cuts(cuts=len(extra), identical=identical, extra=tuple(extra))
