@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-import gepa
+from gepa.api import optimize
 from gepa.core.adapter import EvaluationBatch
+from gepa.core.result import GEPAResult
 from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
@@ -31,6 +32,9 @@ from orcheo_agentensor.optimizers.base import (
     ProposalRequest,
     derive_seed,
 )
+
+Score: TypeAlias = tuple[float, float, str, dict[str, Any]]
+"""Accuracy, objective, feedback and output of one rollout."""
 
 BUDGET = 3_000
 SEEDS = 5
@@ -120,10 +124,17 @@ class Bank:
     graph: Any
     data: Dataset
 
-    def score(self, texts: Texts, case: Case) -> tuple[float, float, str, dict[str, Any]]:
-        """Accuracy, objective, feedback and output of one rollout, blocking."""
+    def scores(self, texts: Texts, cases: Iterable[Case]) -> list[Score]:
+        """One rollout per case, blocking."""
+
+        async def every() -> list[Score]:
+            return [await self._score(texts, case) for case in cases]
+
+        return asyncio.run(every())
+
+    async def _score(self, texts: Texts, case: Case) -> Score:
         config = {"configurable": {"prompts": dict(texts)}}
-        output = self.graph.invoke(case.inputs, config)
+        output = await self.graph.ainvoke(case.inputs, config)
         routed = queue_accuracy(output, case.expected_output)
         replied = reply_policy(output)
         feedback = "\n".join(
@@ -142,7 +153,7 @@ def _search(job: tuple[Arm, int, int]) -> dict[str, float]:
         texts = asyncio.run(_ours(bank, seed, budget, arm.optimizer, arm.options))
     used = model.rollouts
     return {"rollouts": used} | {
-        split: statistics.fmean(bank.score(texts, case)[0] for case in bank.data.split(split))
+        split: statistics.fmean(score[0] for score in bank.scores(texts, bank.data.split(split)))
         for split in SPLITS
     }
 
@@ -169,17 +180,19 @@ def _gepa(
     seeds = seed_prompts()
     frozen = {name: tensor.text for name, tensor in seeds.items() if not tensor.requires_grad}
     trained = {name: tensor.text for name, tensor in seeds.items() if tensor.requires_grad}
-    result = gepa.optimize(
+    adapter: Any = Adapter(bank, frozen, seed)
+    result: GEPAResult[Any, Any] = optimize(
         seed_candidate=trained,
         trainset=list(bank.data.split("train")),
         valset=list(bank.data.split("validation")),
-        adapter=Adapter(bank, frozen, seed),
+        adapter=adapter,
         module_selector=components,
         reflection_minibatch_size=minibatch,
         max_metric_calls=budget,
         logger=Quiet(),
         seed=seed,
     )
+    assert isinstance(result.best_candidate, dict)
     return {**result.best_candidate, **frozen}
 
 
@@ -197,7 +210,7 @@ class Adapter:
     ) -> EvaluationBatch[Any, Any]:
         """Objectives of a batch."""
         texts = {**candidate, **self._frozen}
-        found = [self._bank.score(texts, case) for case in batch]
+        found = self._bank.scores(texts, batch)
         records = [
             FeedbackRecord(
                 case_id=case.id,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import gepa
+from gepa.api import optimize
 from gepa.core.adapter import EvaluationBatch
+from gepa.core.result import GEPAResult
 
 from benchmarks.optimizers.proposers import Edit
 from benchmarks.optimizers.sides import Found, Search, Side
@@ -103,17 +104,17 @@ def run(
     given: Search,
     components: str = "round_robin",
     *,
-    stops: Sequence[Callable[[Any], bool]] = (),
+    stops: Sequence[Any] = (),
     **options: Any,
 ) -> Found:
     """One search, blocking; `stops` are gepa's stop callbacks."""
     task = simulator.task
-    adapter = Adapter(simulator, given.edit, latency=given.latency)
+    adapter: Any = Adapter(simulator, given.edit, latency=given.latency)
     if given.stop:
         stops = [*stops, lambda _state: simulator.solved_at is not None]
     started = time.perf_counter()
     try:
-        result = gepa.optimize(
+        result: GEPAResult[Any, Any] = optimize(
             seed_candidate=task.seed_texts,
             trainset=task.split("train"),
             valset=task.split("validation"),
@@ -127,6 +128,7 @@ def run(
         )
     finally:
         adapter.close()
+    assert isinstance(result.best_candidate, dict)
     return Found(
         texts=result.best_candidate,
         reported=result.val_aggregate_scores[result.best_idx],

@@ -39,6 +39,6 @@ class Found:
 class Side(Protocol):
     """Searches with a simulator and says what it found."""
 
-    async def __call__(self, simulator: Simulator, search: Search) -> Found:
+    async def __call__(self, simulator: Simulator, search: Search, /) -> Found:
         """Run one search to its end."""
         ...
