@@ -235,7 +235,8 @@ class Adapter:
         components_to_update: list[str],
     ) -> Mapping[str, Sequence[Any]]:
         """The batch's records, the same for each component."""
-        return dict.fromkeys(components_to_update, eval_batch.trajectories or [])
+        records = [{"record": record} for record in eval_batch.trajectories or []]
+        return dict.fromkeys(components_to_update, records)
 
     def propose_new_texts(
         self,
@@ -251,7 +252,7 @@ class Adapter:
                 ComponentRequest(
                     name=name,
                     text=candidate[name],
-                    feedback=tuple(reflective_dataset[name]),
+                    feedback=tuple(entry["record"] for entry in reflective_dataset[name]),
                     siblings={**candidate, **self._frozen},
                     history=(),
                     max_chars=CAP,

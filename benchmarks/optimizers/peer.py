@@ -22,10 +22,12 @@ THREADS = 16
 
 
 class Quiet:
-    """A logger for gepa that says nothing."""
+    """A logger for gepa that says nothing, except that an error of ours must not go unnoticed."""
 
     def log(self, message: str) -> None:
-        """Say nothing."""
+        """Raise `RuntimeError` for a traceback: gepa logs what its adapter raises, and goes on."""
+        if message.startswith("Traceback"):
+            raise RuntimeError(message)
 
 
 class Adapter:
