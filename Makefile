@@ -3,7 +3,7 @@
 #   make demo    train the bundled workflow, offline
 #   make test    lint, types, layers and every test, embedded PostgreSQL included
 #   make serve   the LangGraph dev server on PORT (2024)
-#   make bench   side by side with other evaluation libraries
+#   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make clean   remove what the others made
 
@@ -42,7 +42,8 @@ test: lint
 	@$(VENV)/bin/python -m pytest
 
 bench: $(BENCH)/.bench
-	@$(BENCH)/bin/python -m benchmarks.evaluation
+	@$(BENCH)/bin/python -m benchmarks.evaluation; evaluation=$$?; \
+	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(LOCK) .langgraph_api .pytest_cache .mypy_cache .ruff_cache

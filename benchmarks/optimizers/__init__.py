@@ -1,0 +1,1 @@
+"""Prompt optimizers side by side: this project, gepa, and control arms."""
