@@ -22,7 +22,8 @@ from orcheo_agentensor.optimizers.pool import SOLVED, CandidatePool, Entry, next
 class Reflective(BaseModel):
     """Reflective search over a Pareto pool.
 
-    `minibatch` is the most cases a trial learns from and is tested on; `parallel` trials are in
+    `minibatch` is the most cases a trial learns from and is tested on, at first: it doubles, and
+    `chain` is halved, when a chain of edits that won on minibatches loses on validation. `parallel` trials are in
     flight at once; `momentum` is how many past edits of a prompt the proposer sees, `chain` how
     many accepted edits may follow each other before one is validated, `patience` how many
     rejections in a row a parent gets before another one is chosen. `model` names the chat model
@@ -56,6 +57,8 @@ class Reflective(BaseModel):
             "open": [],
             "unread": [],
             "lessons": {},
+            "size": self.minibatch,
+            "chain": self.chain,
             "merged": [],
             "pool": CandidatePool.begin(space.baseline).to_json(),
         }
@@ -106,7 +109,7 @@ class Reflective(BaseModel):
         current = pool[state["current"]]
         cases = self._cases(state, pool, current.hash, open_trials)
         validating = any(trial.purpose == "validate" for trial in open_trials)
-        ripe = current.depth >= self.chain or current.rejected >= 2 or not cases
+        ripe = current.depth >= state["chain"] or current.rejected >= 2 or not cases
         if not current.judged and not validating and (ripe or current.quiet >= 2):
             return Trial(
                 parent=current.hash,
@@ -157,7 +160,7 @@ class Reflective(BaseModel):
             state["case_ids"],
             busy=busy,
             lessons=state["lessons"],
-            size=self.minibatch,
+            size=state["size"],
             seed=derive_seed(state["seed"], state["asked"], "minibatch"),
         )
 
@@ -236,6 +239,11 @@ def _judge(state: State, pool: CandidatePool, judged: str, outcome: TrialOutcome
     entry.depth = 0
     if outcome.status == "accepted":
         state["best"] = state["current"] = judged
-    elif judged == state["current"]:
+        return
+    # What its minibatches promised did not hold: they were too small a sample, and too many edits
+    # were built on them.
+    state["chain"] = max(1, state["chain"] // 2)
+    state["size"] = max(state["size"], min(2 * state["size"], len(state["case_ids"])))
+    if judged == state["current"]:
         state["current"] = state["best"]
         pool[state["best"]].rejected += 1

@@ -114,10 +114,7 @@ async def validate_against(
             if foreseen(held, [*after, *missing], weights=weights, strictly=strictly) is False:
                 break
         return _verdict(training, held, after, strictly=strictly)
-    reached: list[CaseResult] = []
-    for start in range(0, len(cases), VALIDATION_BLOCK):
-        block = cases[start : start + VALIDATION_BLOCK]
-        reached += await training.measure(block, candidate, phase="validation", meter=meter)
+    reached = await training.measure(cases, candidate, phase="validation", meter=meter)
     held = []
     for start in range(0, len(cases), VALIDATION_BLOCK):
         block = cases[start : start + VALIDATION_BLOCK]
