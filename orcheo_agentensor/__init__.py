@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
     from orcheo_agentensor.targets.configured import configure
+    from orcheo_agentensor.targets.publishing import apublish, arollback_publication
     from orcheo_agentensor.tensor import TextTensor
     from orcheo_agentensor.training import (
         Budget,
@@ -120,6 +121,8 @@ __all__ = [
     "TrainingResult",
     "TrajectoryMatch",
     "aevaluate",
+    "apublish",
+    "arollback_publication",
     "atrain",
     "bind_evaluator",
     "configure",
@@ -173,6 +176,7 @@ _WHERE = {
     "storage": ("ConfigCheckpoint", "Store"),
     "tape": ("get_prompt",),
     "targets.configured": ("configure",),
+    "targets.publishing": ("apublish", "arollback_publication"),
     "tensor": ("TextTensor",),
     "training": (
         "Budget",

@@ -11,12 +11,14 @@
     |  |- EntrypointNotFound     an allowed "module:attribute" that does not import
     |  |- RunMismatch            a run id reused with another job
     |  |- BudgetTooSmall         a budget that cannot pay for the job's fixed part
+    |  |- TargetRefused          a remote server will not run the target for us
     |  `- MissingExtra           an optional dependency is not installed
     |- NotFound                  no such run, version, alias or dataset: exit 2, HTTP 404
     |- StoreError                the side store cannot be used as it is
     |  |- StoreTooNew            written by a newer release
     |  `- StoreOutdated          needs `agentensor db upgrade`
     |- RunFailed                 a run could not go on: exit 3
+    |- TargetUnavailable         a remote target's server has gone: exit 130, resumable
     |- RunAlreadyActive          another process holds the run's lease: exit 3, HTTP 409
     |- LeaseLost                 this process lost the lease while working
     |- BudgetExhausted           no reservation left; ends a search in good order
@@ -131,6 +133,10 @@ class BudgetTooSmall(BadInput):
     """The budget cannot pay for the parts of the job that are fixed."""
 
 
+class TargetRefused(BadInput):
+    """The remote server refuses the target: unknown, or not for this key."""
+
+
 class MissingExtra(BadInput):
     """An optional dependency is missing."""
 
@@ -164,6 +170,10 @@ class RunFailed(AgentensorError):
     """The run could not go on."""
 
 
+class TargetUnavailable(AgentensorError):
+    """No server of the remote target answers; the run is kept and can be resumed."""
+
+
 class RunAlreadyActive(AgentensorError):
     """Another process is working on this run; wait for it to end, or stop it first."""
 
@@ -185,10 +195,8 @@ def is_transient(error: BaseException) -> bool:
 
     Other exceptions say something about the work and the case, and would come again.
     """
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int):
+    status = status_of(error)
+    if status is not None:
         return status in (408, 409, 425, 429) or status >= 500
     if isinstance(error, ConnectionError):
         return True
@@ -197,3 +205,11 @@ def is_transient(error: BaseException) -> bool:
         and base.__name__ == "TransportError"
         for base in type(error).__mro__
     )
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error carries."""
+    status = getattr(error, "status_code", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None

@@ -132,6 +132,10 @@ class UsageRecorder(BaseCallbackHandler):
         """A call that failed was a call all the same."""
         self._end(run_id, ONE_CALL)
 
+    def add(self, usage: Usage) -> None:
+        """Count calls that nobody asked for before they were made."""
+        self._settle(NOTHING, usage)
+
     def _start(
         self,
         run_id: UUID,
@@ -248,3 +252,10 @@ def record_usage(gate: CallGate | None = None) -> Iterator[UsageRecorder]:
     """Count the chat-model calls made inside the block; an outer block does not see them."""
     with UsageRecorder(gate) as recorder:
         yield recorder
+
+
+def add_usage(usage: Usage) -> None:
+    """Count model calls that were made elsewhere (a remote run reports its own)."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder.add(usage)

@@ -109,7 +109,7 @@ def is_secret_name(name: str) -> bool:
 @lru_cache(maxsize=4096)
 def _is_secret_name(name: str) -> bool:
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words:
+    if not words or words[-1] == "env":  # `api_key_env` names the variable that has the key
         return False
     joined = "".join(words)
     if joined in _HTTP_NAMES or _SECRET_WORDS.intersection(words):

@@ -25,7 +25,14 @@ class Settings(BaseSettings):
     """Modules, with what is under them, that "module:attribute" may name; comma-separated."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts (or host:port) that HTTP evaluators of jobs may talk to; comma-separated."""
+    """Hosts (or host:port) that jobs may make us talk to, as the URL of an HTTP evaluator or of a
+    remote target; comma-separated. None are allowed that are not listed."""
+
+    http_timeout: float = Field(default=30.0, gt=0)
+    """Seconds that a server of a remote target has to take a connection or answer a request."""
+
+    http_patience: float = Field(default=15.0, ge=0)
+    """Seconds to wait for a remote target's server that has gone, before the run is interrupted."""
 
     model: str | None = None
     """A chat model the LangChain way ("openai:gpt-5-mini"); only simulated models run without."""

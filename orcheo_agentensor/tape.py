@@ -308,6 +308,12 @@ def is_taping() -> bool:
     return _handler.get() is not None
 
 
+def current_tape() -> Tape | None:
+    """The tape that is being recorded, for what runs elsewhere and reports its nodes."""
+    recorder = _handler.get()
+    return None if recorder is None else recorder.tape
+
+
 def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:
     """Put on the tape that the current node has read prompt `name`; nothing without a tape."""
     recorder = _handler.get()

@@ -12,6 +12,7 @@ from orcheo_agentensor.cli import (
     datasets,
     jobs,
     options,
+    publish,
     resume,
     runs,
     schemas,
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 jobs.register(app)
 resume.register(app)
+publish.register(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(datasets.app, name="dataset")

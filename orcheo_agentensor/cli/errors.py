@@ -17,6 +17,7 @@ from orcheo_agentensor.errors import (
     BadInput,
     NotFound,
     StoreError,
+    TargetUnavailable,
     shorten,
 )
 
@@ -47,7 +48,7 @@ class ThresholdMissed(AgentensorError):
 
 def exit_code(error: BaseException) -> ExitCode:
     """The exit code for an error."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | TargetUnavailable):
         return ExitCode.INTERRUPTED
     if isinstance(error, ThresholdMissed):
         return ExitCode.THRESHOLD

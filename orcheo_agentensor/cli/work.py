@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from orcheo_agentensor.cli.progress import progress
 from orcheo_agentensor.cli.stopping import Stopper
 from orcheo_agentensor.cli.stores import reading
-from orcheo_agentensor.errors import AgentensorError, NotFound, RunFailed, RunMismatch
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    NotFound,
+    RunFailed,
+    RunMismatch,
+    TargetUnavailable,
+)
 
 if TYPE_CHECKING:
     from langgraph.graph import StateGraph
@@ -133,6 +139,11 @@ class Desk:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
+            return {"run_id": run_id, "status": INTERRUPTED}
+        except TargetUnavailable as gone:
+            from orcheo_agentensor.cli.output import say
+
+            say(gone.message, style="red")
             return {"run_id": run_id, "status": INTERRUPTED}
         except AgentensorError:
             raise

@@ -40,7 +40,8 @@ class Job(BaseModel):
     target: str | dict[str, Any] | None = Field(
         None,
         title="Target",
-        description='The workflow under test: "module:attribute", or {"entrypoint", "output"}.',
+        description='The workflow under test: "module:attribute", {"entrypoint", "output"}, or '
+        '{"url", "assistant", "api_key_env"} for one on a LangGraph server.',
     )
     workflow_id: str | None = Field(
         None,

@@ -22,7 +22,7 @@ from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets import Target, check_target, resolve_target
+from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
 from orcheo_agentensor.tensor import TextTensor, as_prompts, prompts_to_json
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Resolver(Generic[JobT]):
         )
         prompts = dict(config.prompts)
         check_target(target, with_prompts(config.configurable, prompts), prompts)
+        if isinstance(target, ConnectedTarget):
+            target = await target.connect(config.to_runnable())
         config = config.model_copy(update={"prompts": {}})
         extra, described = self.extra(job, dataset, prompts)
         evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])

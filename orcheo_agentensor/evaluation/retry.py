@@ -42,10 +42,15 @@ async def retried(attempt: Callable[[], Awaitable[T]], *, retries: int) -> T:
             return False
         return last.transient
 
-    await asyncio.sleep(FIRST_BACKOFF)
+    def asked() -> float:
+        """The seconds that a server asks to wait for."""
+        return float(getattr(last, "retry_after", 0.0))
+
+    own = tenacity.wait_random_exponential(multiplier=2 * FIRST_BACKOFF, max=20.0)
+    await asyncio.sleep(max(FIRST_BACKOFF, asked()))
     await tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(retries),
-        wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_BACKOFF, max=20.0),
+        wait=lambda state: max(own(state), asked()),
         retry=tenacity.retry_if_result(bool),
         retry_error_callback=lambda _state: None,
     )(again)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ from orcheo_agentensor.json_values import canonical_json, content_hash
 from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import CANCELLED
-from orcheo_agentensor.targets import Target
+from orcheo_agentensor.targets import ConnectedTarget, Target
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
@@ -50,6 +50,8 @@ BROKEN_OFF = "broken_off"
 """The kind of call under which the ledger keeps what work has cost that could not go on."""
 
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
+
+OUTAGES = 3  # of a remote server that one case may meet before it is to blame itself
 
 
 class Draining(Exception):
@@ -111,6 +113,7 @@ class Runner:
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.target = target
+        self._elsewhere = target if isinstance(target, ConnectedTarget) else None
         self.evaluators = tuple(evaluators)
         self.weights = {evaluator.name: evaluator.weight for evaluator in evaluators}
         self.meter: Meter = meter or Unmetered()
@@ -312,6 +315,8 @@ class Runner:
 
         try:
             last = await retried(attempt, retries=self._limits.retries)
+            if last.transient and self._elsewhere is not None:
+                last = await _outlasting(self._elsewhere, attempt, last)
         except BaseException as error:
             self._note_lost(key, spent, error)
             raise
@@ -389,6 +394,20 @@ async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(one, BaseException):
             raise one
     return [one for one in found if not isinstance(one, BaseException)]
+
+
+async def _outlasting(
+    target: ConnectedTarget, attempt: Callable[[], Awaitable[Attempt]], last: Attempt
+) -> Attempt:
+    """What further attempts come to, where `target` was away during the `last` one."""
+    for _ in range(OUTAGES):
+        if not last.transient or not await target.came_back(lost=last.lost):
+            break
+        try:
+            last = await attempt()
+        except BudgetExhausted:  # what the attempts so far came to is still recorded
+            break
+    return last
 
 
 __all__ = ["NOTHING", "Candidate", "Draining", "Meter", "Runner", "Unmetered"]

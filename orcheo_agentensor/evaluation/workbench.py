@@ -15,13 +15,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
 from orcheo_agentensor.datasets import Dataset
-from orcheo_agentensor.errors import AgentensorError, BadInput, LeaseLost, RunMismatch
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    BadInput,
+    LeaseLost,
+    RunMismatch,
+    TargetUnavailable,
+)
 from orcheo_agentensor.evaluation.concurrency import process_slots
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
 from orcheo_agentensor.events import EventSink, EventWriter
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets import ConnectedTarget, Target
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Ledger, Store
@@ -115,9 +122,9 @@ class Workbench(Generic[JobT]):
         prepared = await self._resolver.resolve(job, dataset)
         if prepared.run.job_hash != record.job_hash:
             raise RunMismatch(
-                f"run {run_id!r} cannot go on: its evaluators, or the defaults of workflow "
-                f"{record.workflow_id!r}, have changed since it was started; start a new run with "
-                f"reuse={run_id!r}, which takes over what still fits",
+                f"run {run_id!r} cannot go on: its target, its evaluators, or the defaults of "
+                f"workflow {record.workflow_id!r}, have changed since it was started; start a new "
+                f"run with reuse={run_id!r}, which takes over what still fits",
                 field="run_id",
                 value=run_id,
                 rule="must still be the same job",
@@ -178,6 +185,10 @@ class Workbench(Generic[JobT]):
         except (Draining, asyncio.CancelledError):
             ending |= {"status": "interrupted", "error": None}
             raise
+        except TargetUnavailable as error:
+            ending |= {"status": "interrupted", "error": redact(error.message)}
+            events.emit("run_failed", error=ending["error"], kind=type(error).__name__)
+            raise
         except Exception as error:
             if not _is_pause(error):
                 text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
@@ -187,7 +198,9 @@ class Workbench(Generic[JobT]):
         finally:
             if ending:
                 self.forget(run_id)
-            closing = asyncio.create_task(self._close(lease, ledger, events, ending))
+            closing = asyncio.create_task(
+                self._close(lease, ledger, events, ending, prepared.target)
+            )
             cancelled: asyncio.CancelledError | None = None
             while not closing.done():  # whatever happens: a lease left behind locks the run
                 try:
@@ -210,7 +223,12 @@ class Workbench(Generic[JobT]):
             raise
 
     async def _close(
-        self, lease: Lease, ledger: Ledger, events: EventSink, ending: Mapping[str, Any]
+        self,
+        lease: Lease,
+        ledger: Ledger,
+        events: EventSink,
+        ending: Mapping[str, Any],
+        target: Target,
     ) -> None:
         """Commit what waits, note how a run ended that did not end well, give the lease back."""
         with contextlib.suppress(AgentensorError):  # whoever had rows waiting was told
@@ -222,6 +240,8 @@ class Workbench(Generic[JobT]):
                 await self._note(lease, ending)
         finally:
             await self.store.runs.release(lease)
+            if isinstance(target, ConnectedTarget):
+                await target.disconnect()
 
     async def _note(self, lease: Lease, ending: Mapping[str, Any]) -> None:
         ended = {"finished"} if ending["status"] == "failed" else {"finished", "paused"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ssl
 from functools import cache
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from orcheo_agentensor.errors import EvaluatorRefused
 from orcheo_agentensor.evaluators.builtin.base import Builtin
 from orcheo_agentensor.evaluators.context import EvaluatorContext
+from orcheo_agentensor.hosts import check_plain_url, host_of, is_allowed
 from orcheo_agentensor.settings import Settings
 
 MAX_RESPONSE = 1_048_576
@@ -47,21 +47,12 @@ class HTTPEvaluator(Builtin):
     @field_validator("url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// URL")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not hold a user or a password; use headers")
-        _ = parts.port
-        return url
+        return check_plain_url(url)
 
     def with_settings(self, settings: Settings) -> HTTPEvaluator:
         """Itself; refused unless its host is allowed, here or by the operator."""
-        allowed = {host.lower() for host in (*self.allowed_hosts, *settings.allowed_hosts)}
-        parts = urlsplit(self.url)
-        host = (parts.hostname or "").lower()
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        if host not in allowed and f"{host}:{port}" not in allowed:
+        if not is_allowed(self.url, (*self.allowed_hosts, *settings.allowed_hosts)):
+            host = host_of(self.url)
             raise EvaluatorRefused(
                 f"url: host {host!r} is not allowed; add it to AGENTENSOR_ALLOWED_HOSTS",
                 field="url",
@@ -94,7 +85,7 @@ class HTTPEvaluator(Builtin):
                     raise ValueError(f"the response is larger than {MAX_RESPONSE:,} bytes")
         if not response.is_success:
             raise RefusedByService(
-                f"HTTP {response.status_code} from {urlsplit(self.url).hostname}",
+                f"HTTP {response.status_code} from {host_of(self.url)}",
                 status_code=response.status_code,
             )
         import json

@@ -72,6 +72,12 @@ class Aliases:
 
         return await self._context.db.write(work, lock=alias_rules.lock_name(workflow_id))
 
+    async def previous(self, workflow_id: str, alias: str) -> int | None:
+        """Where `rollback` would point `alias`; None where there is nothing before."""
+        return await self._context.db.read(
+            lambda connection: alias_rules.before_last_move(connection, workflow_id, alias)
+        )
+
     async def rollback(self, workflow_id: str, alias: str, *, actor: str, reason: str) -> AliasMove:
         """Undo the last move of `alias`; again undoes the one before it."""
         alias_rules.check_movable(alias)

@@ -1,6 +1,19 @@
-"""Workflows under test: local graphs, other runnables, plain functions."""
+"""Workflows under test: local graphs, other runnables, plain functions, and remote assistants."""
 
-from orcheo_agentensor.targets.base import CallableTarget, RunnableTarget, Target, check_target
+from orcheo_agentensor.targets.base import (
+    CallableTarget,
+    ConnectedTarget,
+    RunnableTarget,
+    Target,
+    check_target,
+)
 from orcheo_agentensor.targets.resolve import resolve_target
 
-__all__ = ["CallableTarget", "RunnableTarget", "Target", "check_target", "resolve_target"]
+__all__ = [
+    "CallableTarget",
+    "ConnectedTarget",
+    "RunnableTarget",
+    "Target",
+    "check_target",
+    "resolve_target",
+]

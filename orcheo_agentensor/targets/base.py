@@ -49,6 +49,27 @@ class Target(Protocol):
         ...
 
 
+@runtime_checkable
+class ConnectedTarget(Protocol):
+    """A target that is elsewhere: it is connected before it runs, and it can go away."""
+
+    async def connect(self, config: RunnableConfig) -> Target:
+        """The target as found there, which is the one to use for runs with this config."""
+        ...
+
+    async def came_back(self, *, lost: bool) -> bool:
+        """Whether a failed attempt is worth repeating because of where the target is.
+
+        `lost` says that the attempt lost its connection. Raises `TargetUnavailable` where the
+        target is gone, and stays so.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Close what `run` has opened; a later `run` opens it again."""
+        ...
+
+
 @dataclass(frozen=True)
 class CallableTarget:
     """A function `(inputs, config) -> output` or `(inputs) -> output`, async or sync.
@@ -249,6 +270,7 @@ def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
 __all__ = [
     "TARGET_NODE",
     "CallableTarget",
+    "ConnectedTarget",
     "RunnableTarget",
     "Target",
     "check_target",

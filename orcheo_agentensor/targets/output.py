@@ -36,6 +36,27 @@ def message_to_json(message: BaseMessage) -> dict[str, Any]:
     return data
 
 
+def with_plain_messages(value: Any) -> Any:
+    """A server's JSON with its messages in the same form as those of a local target."""
+    if isinstance(value, list):
+        return [with_plain_messages(entry) for entry in value]
+    if not isinstance(value, Mapping):
+        return value
+    if {"type", "content", "additional_kwargs"} <= value.keys():
+        message = {"role": _ROLES.get(value["type"], value["type"]), "content": value["content"]}
+        if value.get("name"):
+            message["name"] = value["name"]
+        if value.get("tool_calls"):
+            message["tool_calls"] = [
+                {key: call.get(key) for key in ("id", "name", "args")}
+                for call in value["tool_calls"]
+            ]
+        if value.get("tool_call_id"):
+            message["tool_call_id"] = value["tool_call_id"]
+        return message
+    return {key: with_plain_messages(entry) for key, entry in value.items()}
+
+
 def _convert(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value

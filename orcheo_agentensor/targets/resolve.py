@@ -22,8 +22,9 @@ from orcheo_agentensor.targets.output import pick, to_json_output
 
 _FORMS = (
     'a LangGraph graph, a Runnable, a function (inputs, config), "module:attribute", '
-    'or {"entrypoint": "module:attribute", "output": "path"}'
+    '{"entrypoint": "module:attribute", "output": "path"}, or {"url": ..., "assistant": ...}'
 )
+_REMOTE = frozenset({"url", "assistant"})
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,18 @@ def resolve_target(spec: Any, *, settings: Settings) -> Target:
     `spec` is one of: a compiled or uncompiled LangGraph graph, any `Runnable` (a `RemoteGraph`
     too), an async or sync function `(inputs, config) -> output`, a `"module:attribute"` string, or
     a mapping with `entrypoint` and, to keep a part of the output, `output` (a dotted path). A
-    no-argument factory that returns a graph is called.
+    no-argument factory that returns a graph is called. A mapping with `url` and `assistant` is a
+    workflow on LangGraph servers; without `url` it is one of the server that we run on.
 
     Raises `BadInput`, `EntrypointNotAllowed` or `EntrypointNotFound`.
     """
     if isinstance(spec, str):
         found = load_entrypoint(spec, settings=settings, what="target")
         return _from_object(_called(found, spec), spec)
+    if isinstance(spec, Mapping) and "entrypoint" not in spec and not _REMOTE.isdisjoint(spec):
+        from orcheo_agentensor.targets.remote import RemoteTarget
+
+        return RemoteTarget.parse(spec, settings=settings)
     if isinstance(spec, Mapping):
         unknown = set(spec) - {"entrypoint", "output"}
         if unknown or not isinstance(spec.get("entrypoint"), str):

@@ -29,13 +29,14 @@ class Decision:
     """`promoted`, `kept`, `rejected` or `awaiting_approval`, with the reasons.
 
     `target_gain` tells whether the mean rose by the ten percent aimed for; `stopped` why the
-    search ended.
+    search ended; `published` where the promoted version was published to.
     """
 
     status: str
     reasons: tuple[str, ...]
     stopped: str | None
     target_gain: dict[str, Any]
+    published: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ async def atrain(
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
+    publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
@@ -88,7 +90,7 @@ async def atrain(
     the first, chooses on the second, and proves the gain on the third. Submitting a `run_id` again
     resumes that run and repeats no recorded call. With `promote="ask"` the result has the status
     `awaiting_approval`; call again with the same `run_id` and `answer={"approve": True, "actor":
-    …, "reason": …}`.
+    …, "reason": …}`. `publish` names the assistant that a promoted version is published to.
 
     Raises `BadInput` for a job that cannot run (a budget that is too small among others),
     `RunFailed` for one that broke and can be resumed.
@@ -108,6 +110,7 @@ async def atrain(
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
             "promote": promote,
+            "publish": publish,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
             "replicates": replicates,
@@ -164,6 +167,7 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
             reasons=tuple(decision["reasons"]),
             stopped=decision["stopped"],
             target_gain=decision["target_gain"],
+            published=tuple(decision.get("published", ())),
         ),
         usage=await store.runs.usage(run_id),
     )

@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from orcheo_agentensor.errors import AliasConflict
+from orcheo_agentensor.errors import AgentensorError, AliasConflict
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.publishing import publish_to
 from orcheo_agentensor.training.guardrail import target_gain, verdict
 from orcheo_agentensor.training.work import Training
 
@@ -109,3 +111,34 @@ async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, 
         return "kept", [conflict.message]
     before = "nothing" if current is None else f"version {current}"
     return "promoted", [f"{PRODUCTION!r} moved from {before} to version {version}"]
+
+
+async def publish(
+    training: Training, *, actor: str, reason: str, settings: Settings
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Publish the version that was just promoted to where the job says, and tell of it.
+
+    Trouble with a server is told and no more: the promotion stands, and publishing can be repeated.
+    """
+    session, memory, to = training.session, training.memory, training.plan.publish
+    if to is None:
+        return [], []
+    version = memory.versions[memory.best]
+    try:
+        made = await publish_to(
+            to,
+            session.prepared.run.workflow_id,
+            version,
+            store=session.store,
+            actor=actor,
+            reason=reason,
+            settings=settings,
+        )
+    except AgentensorError as error:
+        return [], [f"version {version} could not be published: {error.message}"]
+    told = [
+        f"published to assistant {one.assistant_id} at {one.url or 'this server'}, "
+        f"its version {one.assistant_version}"
+        for one in made
+    ]
+    return [one.model_dump(mode="json") for one in made], told

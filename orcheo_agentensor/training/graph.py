@@ -62,6 +62,7 @@ class TrainingState(TrainingOutput, total=False):
     stop: Any
     checkpoint_every: int
     promote: str
+    publish: Any
     seed: int
     step: int
     epoch: int
@@ -214,12 +215,20 @@ def create_training_graph(
             if status == "eligible":
                 status, moved = await deciding.promote(training, actor=actor, reason=why)
                 reasons = [*reasons, *moved]
-            decision = {
+            published: list[dict[str, Any]] = []
+            if status == "promoted":
+                published, told = await deciding.publish(
+                    training, actor=actor, reason=why, settings=settings
+                )
+                reasons = [*reasons, *told]
+            decision: dict[str, Any] = {
                 "status": status,
                 "reasons": reasons,
                 "stopped": training.memory.stopped,
                 "target_gain": deciding.gain(training, state["baseline"], state["best"]),
             }
+            if published:
+                decision["published"] = published
             result = await _finish(training, state, decision)
         bench.forget(run_id)
         pools.pop(run_id, None)

@@ -37,6 +37,12 @@ class TrainingJob(Job):
         title="Promotion",
         description="auto: promote what is proved; ask: pause for a person; never: only store.",
     )
+    publish: dict[str, Any] | None = Field(
+        None,
+        title="Publish",
+        description="Where a promoted version is published: {url, assistant, api_key_env, graph, "
+        "create}.",
+    )
     seed: int = Field(
         0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
     )

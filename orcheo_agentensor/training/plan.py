@@ -17,6 +17,7 @@ from orcheo_agentensor.optimizers import (
 )
 from orcheo_agentensor.optimizers.guards import CaseTexts
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.publishing import PublishTo
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
 from orcheo_agentensor.training.job import TrainingJob
@@ -41,6 +42,7 @@ class Plan:
     left_out: int
     trainable: tuple[str, ...]
     texts: CaseTexts
+    publish: PublishTo | None = None
 
 
 def make_plan(
@@ -90,6 +92,7 @@ def make_plan(
         holdout=holdout,
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
         trainable=trainable,
+        publish=_publish_to(job, settings),
         texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
     )
     described = {
@@ -101,7 +104,17 @@ def make_plan(
         "promote": job.promote,
         "seed": job.seed,
     }
+    if plan.publish is not None:
+        described["publish"] = plan.publish.model_dump(mode="json")
     return plan, described
+
+
+def _publish_to(job: TrainingJob, settings: Settings) -> PublishTo | None:
+    if job.publish is None:
+        return None
+    to = PublishTo.parse(job.publish, field="job.publish")
+    to.require_allowed(settings, field="job.publish")
+    return to
 
 
 def split_cases(

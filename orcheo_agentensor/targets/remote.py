@@ -1,0 +1,236 @@
+"""A workflow deployed on LangGraph servers, run there case by case."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from langchain_core.runnables import RunnableConfig
+
+from orcheo_agentensor.errors import BadInput, TargetUnavailable
+from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.metering import add_usage
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tape import current_tape
+from orcheo_agentensor.targets.assistants import Assistant, find_assistant
+from orcheo_agentensor.targets.endpoint import Endpoint
+from orcheo_agentensor.targets.output import pick, with_plain_messages
+from orcheo_agentensor.targets.placement import without
+from orcheo_agentensor.targets.remote_events import MODES, TAPED_MODES, Heard
+from orcheo_agentensor.targets.servers import ATTEMPT, Server, abandon, refusals
+
+log = logging.getLogger(__name__)
+
+_FIRST_PROBE = 0.2
+_LAST_PROBE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteTarget:
+    """An assistant on one or more LangGraph servers. `connect` it before it runs.
+
+    Each case is a stateless run there, on the server with the fewest of ours in flight. A run that
+    is no longer wanted (timeout, cancellation) is cancelled on its server.
+    """
+
+    endpoint: Endpoint
+    settings: Settings
+    output: str | None = None
+    servers: tuple[Server, ...] = ()
+    fingerprint: str = ""
+    edges: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, spec: Mapping[str, Any], *, settings: Settings) -> RemoteTarget:
+        """From a job's `{"url", "assistant", "api_key_env", "prompts_in", "output"}`.
+
+        Raises `BadInput` for what is wrong with it, and for hosts that are not allowed.
+        """
+        rest = {key: value for key, value in spec.items() if key != "output"}
+        endpoint = Endpoint.parse(rest)
+        endpoint.require_allowed(settings)
+        output = spec.get("output")
+        if output is not None and not isinstance(output, str):
+            raise BadInput(field="target.output", value=output, rule="must be a dotted path")
+        return cls(endpoint=endpoint, settings=settings, output=output)
+
+    @property
+    def name(self) -> str:
+        """The assistant, as the job names it."""
+        return self.endpoint.assistant
+
+    async def connect(self, config: RunnableConfig) -> RemoteTarget:
+        """Find the assistant on every server that answers.
+
+        The fingerprint takes in what the assistant is set to, so that an updated one is another
+        target; what the run's own config replaces does not count. Raises `TargetRefused` for an
+        assistant that is not there, `TargetUnavailable` where no server answers.
+        """
+        found = await asyncio.gather(*(self._find(url) for url in self.endpoint.urls))
+        servers = [server for server in found if isinstance(server, Server)]
+        if not servers:
+            raise TargetUnavailable(f"{self._where()}: {found[0]}")
+        for server, url in zip(found, self.endpoint.urls, strict=True):
+            if not isinstance(server, Server):
+                log.warning("%s does not answer, the run goes on without it: %s", url, server)
+        described = [self._described(server.assistant, config) for server in servers]
+        if any(other != described[0] for other in described):
+            raise BadInput(
+                field="target.assistant",
+                value=self.endpoint.assistant,
+                rule="must be the same graph with the same settings on every server",
+            )
+        return replace(
+            self,
+            servers=tuple(servers),
+            edges=servers[0].assistant.edges,
+            fingerprint=content_hash(
+                [
+                    sorted(urlsplit(url).netloc if url else "" for url in self.endpoint.urls),
+                    self.endpoint.assistant,
+                    described[0],
+                    self.output,
+                ]
+            ),
+        )
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """One run on one server; raises `RunFailed` with what the server says went wrong."""
+        server = min(self.servers, key=lambda one: (one.away, one.in_flight, one.started))
+        configurable = dict(config.get("configurable") or {})
+        prompts = configurable.pop("prompts", None) or {}
+        heard = Heard(prompts=prompts, tape=current_tape())
+        payload = self._payload(server.assistant, inputs, config, configurable, prompts)
+        payload["stream_mode"] = MODES if heard.tape is None else TAPED_MODES
+        try:
+            with server.serving():
+                await self._stream(server, payload, heard)
+        finally:
+            add_usage(heard.usage)
+            heard.finish()  # a failure teaches those who had a part in it
+        output = with_plain_messages(heard.output)
+        return output if self.output is None else pick(output, self.output)
+
+    async def came_back(self, *, lost: bool) -> bool:
+        """See `ConnectedTarget`."""
+        loop = asyncio.get_running_loop()
+        ends, pause, waited = loop.time() + self.settings.http_patience, _FIRST_PROBE, False
+        while not any(await asyncio.gather(*(self._probe(server) for server in self.servers))):
+            waited = True
+            if loop.time() >= ends:
+                raise TargetUnavailable(
+                    f"{self._where()} has not answered for {self.settings.http_patience:g} s; what "
+                    "is recorded is kept, and the run goes on there when it is resumed"
+                )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_PROBE)
+        return lost or waited
+
+    async def disconnect(self) -> None:
+        """See `ConnectedTarget`."""
+        for server in self.servers:
+            await server.disconnect()
+
+    def _payload(
+        self,
+        assistant: Assistant,
+        inputs: Any,
+        config: RunnableConfig,
+        configurable: Mapping[str, Any],
+        prompts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The request: a run's own `prompts` would replace all those that the assistant has."""
+        values = dict(configurable)
+        theirs = assistant.values.get("prompts")
+        if isinstance(theirs, Mapping) and prompts:
+            values["prompts"] = dict(theirs)
+        placed = assistant.placement(self.endpoint.prompts_in).put(prompts, values)
+        sent = {key: config[key] for key in ("tags", "recursion_limit") if config.get(key)}
+        if "configurable" in placed:
+            sent["configurable"] = placed["configurable"]
+        payload = {
+            "assistant_id": assistant.id,
+            "input": inputs,
+            "config": sent,
+            "context": placed.get("context"),
+            "metadata": config.get("metadata"),
+            "stream_subgraphs": True,
+            "on_disconnect": "cancel",
+            "on_completion": "delete",
+        }
+        return {key: value for key, value in payload.items() if value is not None}
+
+    async def _stream(self, server: Server, payload: dict[str, Any], heard: Heard) -> None:
+        import httpx
+
+        client = server.client(self.endpoint, self.settings)
+        attempt = uuid.uuid4().hex
+        payload["metadata"] = {**(payload.get("metadata") or {}), ATTEMPT: attempt}
+
+        def on_response(response: httpx.Response) -> None:
+            # The SDK would join the run again, which a lost connection has cancelled.
+            response.headers.pop("location", None)
+
+        try:
+            with refusals(server.url, self.endpoint.assistant):
+                parts: Any = client.http.stream(
+                    "/runs/stream", "POST", json=payload, on_response=on_response
+                )
+                async with aclosing(parts) as events:
+                    async for part in events:
+                        heard.take(part.event, part.data)
+        except httpx.TransportError:
+            server.away = True
+            raise
+        except asyncio.CancelledError:
+            await abandon(client, attempt)
+            raise
+        if heard.is_cut:
+            raise ConnectionError("the server closed the stream before the run had ended")
+        server.away = False
+
+    async def _probe(self, server: Server) -> bool:
+        """Whether a server answers."""
+        import httpx
+
+        client = server.client(self.endpoint, self.settings)
+        try:
+            async with asyncio.timeout(self.settings.http_timeout):
+                answer = await client.http.client.get("/ok")
+            server.away = answer.status_code >= 500
+        except (httpx.TransportError, TimeoutError):
+            server.away = True
+        return not server.away
+
+    async def _find(self, url: str | None) -> Server | Exception:
+        """The assistant on one server, or why the server gives no answer."""
+        import httpx
+
+        async with self.endpoint.client(url, settings=self.settings, streams=False) as client:
+            try:
+                with refusals(url, self.endpoint.assistant):
+                    found = await find_assistant(client, self.endpoint.assistant, ours=url is None)
+                    return Server(url, found)
+            except httpx.HTTPError as error:
+                return error
+
+    def _described(self, assistant: Assistant, config: RunnableConfig) -> dict[str, Any]:
+        """What the assistant is, without what the run replaces."""
+        placement = assistant.placement(self.endpoint.prompts_in)
+        given = dict(config.get("configurable") or {})
+        prompts = given.pop("prompts", None) or {}
+        values = {key: value for key, value in assistant.values.items() if key not in given}
+        for name, prompt in prompts.items():
+            values = without(values, placement.path(name, prompt))
+        settings = {k: v for k, v in assistant.settings.items() if not config.get(k)}
+        return {"graph": assistant.graph_id, "values": values, "config": settings}
+
+    def _where(self) -> str:
+        urls = ", ".join(url or "this server" for url in self.endpoint.urls)
+        return f"target {self.endpoint.assistant!r} at {urls}"

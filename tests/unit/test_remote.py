@@ -1,0 +1,341 @@
+"""Remote targets without a server: what jobs may say, where prompts go, what events tell."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+import respx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orcheo_agentensor import Settings, aevaluate
+from orcheo_agentensor.errors import (
+    BadInput,
+    ConfigError,
+    RunFailed,
+    TargetRefused,
+    TargetUnavailable,
+)
+from orcheo_agentensor.evaluation.attempt import MOST_RETRY_AFTER, retry_after
+from orcheo_agentensor.hosts import is_allowed
+from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.tape import Tape
+from orcheo_agentensor.targets.placement import Placement
+from orcheo_agentensor.targets.remote_events import Heard
+from orcheo_agentensor.targets.resolve import resolve_target
+
+URL = "http://agents.example"
+SETTINGS = Settings(allowed_hosts=("agents.example",), http_patience=0.0)
+KEY = "lsv2_pt_0123456789abcdef0123456789"
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"url": "http://127.0.0.1:2024"}, "AGENTENSOR_ALLOWED_HOSTS"),
+        ({"url": "http://169.254.169.254"}, "AGENTENSOR_ALLOWED_HOSTS"),
+        ({"url": [URL, "http://[::1]:80"]}, "AGENTENSOR_ALLOWED_HOSTS"),
+        ({"url": "http://agents.example.evil.com"}, "AGENTENSOR_ALLOWED_HOSTS"),
+        ({"url": "file:///etc/passwd"}, "target.url"),
+        ({"url": f"http://user:{KEY}@agents.example"}, "must not hold a user or a password"),
+        ({"url": URL, "api_key": KEY}, "target.api_key"),
+        ({"url": URL, "headers": {"x-api-key": KEY}}, "target.headers"),
+        ({"url": URL, "api_key_env": KEY}, "must be the name of an environment variable"),
+        ({"url": URL, "api_key_env": "AGENTENSOR_DATABASE_URL"}, "must not name"),
+        ({"url": URL, "api_key_env": "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE"),
+        ({"url": URL, "assistant": ""}, "target.assistant"),
+        ({"url": URL, "graph": "x"}, "target.graph"),
+        ({"url": URL, "prompts_in": "state"}, "target.prompts_in"),
+        ({"url": []}, "target.url"),
+        ({}, "give the server's URL"),
+    ],
+)
+async def test_a_bad_remote_target_gets_one_message_that_shows_no_key(
+    spec: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        await aevaluate(
+            {"assistant": "clerk", **spec},
+            dataset=[{"id": "a", "inputs": {}}],
+            evaluators=["exact_match"],
+            settings=SETTINGS,
+        )
+    assert told in caught.value.message
+    assert KEY not in caught.value.message
+    assert KEY not in str(getattr(caught.value, "problems", ""))
+
+
+def test_no_host_is_allowed_that_is_not_listed() -> None:
+    with pytest.raises(BadInput, match="servers of jobs are off"):
+        resolve_target({"url": URL, "assistant": "clerk"}, settings=Settings(allowed_hosts=()))
+    assert is_allowed("http://Agents.example:80/x", ["agents.EXAMPLE:80"])
+    assert is_allowed("http://[::1]:8000", ["[::1]:8000"])
+    assert not is_allowed("https://agents.example", ["agents.example:80"])
+
+
+def test_the_name_of_a_keys_variable_is_not_a_secret() -> None:
+    target = {"url": URL, "assistant": "clerk", "api_key_env": "CLERK_KEY"}
+    assert redact(target) == target
+
+
+# -- HTTP ------------------------------------------------------------------------------------------
+
+ASSISTANT = {"assistant_id": "a1", "graph_id": "clerk", "name": "clerk", "version": 1}
+
+
+def served(router: respx.MockRouter, *answers: httpx.Response | Exception) -> respx.Route:
+    """A server with one assistant, whose runs end in `answers`."""
+    router.post("/assistants/search").respond(json=[ASSISTANT])
+    router.get("/assistants/a1/schemas").respond(json={})
+    router.get("/assistants/a1/graph").respond(json={"edges": []})
+    router.get("/ok").respond(json={"ok": True})
+    return router.post("/runs/stream").mock(side_effect=list(answers))
+
+
+def streamed(*events: str) -> httpx.Response:
+    return httpx.Response(200, text="".join(events), headers={"content-type": "text/event-stream"})
+
+
+FINE = 'event: values\ndata: {"answer": "card"}\n\n'
+
+
+async def evaluated(**limits: Any) -> Any:
+    return await aevaluate(
+        {"url": URL, "assistant": "clerk", "api_key_env": "CLERK_KEY"},
+        dataset=[{"id": "a", "inputs": {"kind": "card"}, "expected_output": {"answer": "card"}}],
+        evaluators=["exact_match"],
+        limits=limits,
+        settings=SETTINGS,
+    )
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERK_KEY", KEY)
+
+
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_busy_server_is_asked_again_when_it_says(respx_mock: respx.MockRouter) -> None:
+    busy = httpx.Response(429, headers={"retry-after": "0.6"}, json={"detail": "busy"})
+    route = served(respx_mock, busy, httpx.Response(503), streamed(FINE))
+    started = time.monotonic()
+    report = await evaluated(retries=2)
+    assert report.summary["objective"] == 1.0
+    assert route.call_count == 3
+    assert time.monotonic() - started >= 0.6
+    assert route.calls[0].request.headers["x-api-key"] == KEY
+    assert KEY not in repr(report)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_refusal_ends_the_run_at_once(status: int, respx_mock: respx.MockRouter) -> None:
+    route = served(respx_mock, httpx.Response(status, json={"detail": "not for you"}))
+    with pytest.raises(TargetRefused, match=rf"HTTP {status}.*not for you"):
+        await evaluated(retries=2)
+    assert route.call_count == 1
+
+
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_lost_connection_is_tried_again_and_a_broken_case_fails(
+    respx_mock: respx.MockRouter,
+) -> None:
+    lost = httpx.ReadError("reset")
+    served(respx_mock, lost, streamed("event: metadata\ndata: {}\n\n"), streamed(FINE))
+    assert (await evaluated(retries=2)).summary["objective"] == 1.0
+    served(respx_mock, *[lost] * 4)
+    report = await evaluated(retries=0)  # the server is well, but this case breaks its connection
+    assert report.cases[0].target_failure is not None
+    assert report.usage.rollouts == 4
+
+
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_server_that_has_gone_is_not_the_failure_of_a_case(
+    respx_mock: respx.MockRouter,
+) -> None:
+    served(respx_mock, *[httpx.ConnectError("refused")] * 3)
+    respx_mock.get("/ok").mock(side_effect=httpx.ConnectError("refused"))
+    with pytest.raises(TargetUnavailable, match="what is recorded is kept"):
+        await evaluated(retries=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("86400", MOST_RETRY_AFTER),
+        ("-3", 0.0),
+        ("soon", 0.0),
+        ("nan", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_retry_after_in_seconds(asked: str, seconds: float) -> None:
+    assert retry_after(error(asked)) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    assert 8.0 < retry_after(error(formatdate(time.time() + 10, usegmt=True))) <= 10.0
+    assert retry_after(error(formatdate(time.time() - 10, usegmt=True))) == 0.0
+    assert retry_after(ValueError("no response")) == 0.0
+
+
+@given(st.text())
+def test_any_retry_after_is_a_wait_within_the_cap(asked: str) -> None:
+    class Answer(Exception):
+        response = type("R", (), {"headers": {"retry-after": asked}})
+
+    assert 0.0 <= retry_after(Answer()) <= MOST_RETRY_AFTER
+
+
+def error(asked: str) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", URL)
+    response = httpx.Response(429, headers={"retry-after": asked}, request=request)
+    return httpx.HTTPStatusError("busy", request=request, response=response)
+
+
+# -- Prompts in requests ---------------------------------------------------------------------------
+
+TEXT = {"type": "TextTensor", "text": "Be brief.", "requires_grad": True, "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompts_in", "prompt", "sent"),
+    [
+        ({}, "auto", TEXT, {"configurable": {"k": 1, "prompts": {"p": TEXT}}}),
+        ({"p": {}, "k": {}}, "auto", TEXT, {"context": {"k": 1, "p": "Be brief."}}),
+        ({"p": {}}, "auto", TEXT, {"configurable": {"k": 1, "p": "Be brief."}}),
+        ({"p": {}}, "configurable", TEXT, {"configurable": {"k": 1, "prompts": {"p": TEXT}}}),
+        ({}, "context", TEXT, {"context": {"k": 1, "p": "Be brief."}}),
+        (
+            {"prompts": {"additionalProperties": {"type": "string"}}},
+            "context",
+            TEXT,
+            {"context": {"k": 1, "prompts": {"p": "Be brief."}}},
+        ),
+        (
+            {"system": {}, "k": {}},
+            "auto",
+            {**TEXT, "bind": "context.system"},
+            {"context": {"k": 1, "system": "Be brief."}},
+        ),
+        (
+            {},
+            "auto",
+            {**TEXT, "bind": "configurable.agent.system"},
+            {"configurable": {"k": 1, "agent": {"system": "Be brief."}}},
+        ),
+    ],
+)
+def test_prompts_go_where_the_graph_reads_them(
+    fields: dict[str, Any], prompts_in: Any, prompt: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    placement = Placement(fields=fields, prompts_in=prompts_in)
+    values = {"k": 1, "thread_id": "mine", "__pregel_x": 1, "checkpoint_ns": ""}
+    assert placement.put({"p": prompt}, values) == sent
+
+
+def test_a_prompt_with_no_place_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"prompts\.p\.bind: 'state\.x' must be"):
+        Placement(fields={}).put({"p": {**TEXT, "bind": "state.x"}}, {})
+    with pytest.raises(BadInput, match="is not in the deployed graph's context"):
+        Placement(fields={"q": {}}, prompts_in="context").put({"p": TEXT}, {})
+
+
+# -- Events ----------------------------------------------------------------------------------------
+
+
+def run_of(name: str, *, ended: bool = True, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    event = "|".join(["tasks", *path])
+    started = (event, {"id": "1", "name": name, "input": {"x": name}})
+    done = (event, {"id": "1", "name": name, "result": {"y": name}, "error": None})
+    return [started, done] if ended else [started]
+
+
+def call_in(place: str, text: str) -> tuple[str, Any]:
+    messages = [[{"type": "system", "content": [{"type": "text", "text": text}]}]]
+    return (
+        "events",
+        {
+            "event": "on_chat_model_start",
+            "metadata": {"langgraph_checkpoint_ns": place},
+            "data": {"input": {"messages": messages}},
+        },
+    )
+
+
+def taped(*events: tuple[str, Any], **prompts: str) -> Tape:
+    heard = Heard(prompts=prompts, tape=Tape())
+    for event, data in events:
+        heard.take(event, data)
+    heard.finish()
+    assert heard.tape is not None
+    return heard.tape
+
+
+def test_a_tape_has_the_nodes_their_steps_and_what_they_read() -> None:
+    inside = run_of("think", path=("desk:1",))
+    tape = taped(
+        *run_of("draft"),
+        call_in("draft:1", "Draft for Ana, kindly."),
+        run_of("desk")[0],
+        *inside,
+        call_in("desk:1|think:1", "Think it over."),
+        run_of("desk")[1],
+        draft="Draft for {name}, kindly.",
+        think="Think it over.",
+        unread="Never read by anybody.",
+    )
+    shown = [(run.id, run.step, run.path, run.prompts) for run in tape.runs.values()]
+    assert shown == [
+        ("draft:1", 1, (), ["draft"]),
+        ("desk:1", 2, (), []),
+        ("desk:1|think:1", 1, ("desk:1",), ["think"]),
+    ]
+    assert tape.runs["draft:1"].output == '{"y": "draft"}'
+
+
+def test_where_calls_show_nothing_nodes_without_visible_calls_may_have_read_every_prompt() -> None:
+    events = [*run_of("model"), call_in("model:1", "fixed"), *run_of("code")]
+    tape = taped(*events, one="First this.", two="Second that.")
+    assert tape.runs["code:1"].prompts == ["one", "two"]
+    assert tape.runs["model:1"].prompts == []
+
+
+def test_usage_is_added_up_over_the_chunks_of_an_answer() -> None:
+    heard = Heard()
+    metadata = {"ls_model_type": "chat", "ls_model_name": "gpt-4o"}
+    for tokens in (None, {"input_tokens": 10, "output_tokens": 2}, {"output_tokens": 3}):
+        chunk = {"id": "m1", "type": "AIMessageChunk", "content": "", "usage_metadata": tokens}
+        heard.take("messages|desk:1", [chunk, metadata])
+    heard.take("messages", [{"id": "m2", "type": "ai", "content": "static"}, {}])
+    assert (heard.usage.calls, heard.usage.input_tokens, heard.usage.output_tokens) == (1, 10, 5)
+    assert heard.usage.cost is not None
+    assert heard.usage.cost > 0
+
+
+def test_a_stream_that_ends_within_a_node_was_cut() -> None:
+    heard = Heard()
+    heard.take("values", {"x": 1})
+    heard.take(*run_of("desk", ended=False)[0])
+    assert heard.is_cut
+    heard.take(*run_of("desk")[1])
+    assert not heard.is_cut
+
+
+def test_a_run_that_its_server_has_given_up_is_no_failure_of_the_case() -> None:
+    with pytest.raises(ConnectionError, match="given the run up"):
+        Heard().take("error", {"error": "CancelledError", "message": "shutting down"})
+    with pytest.raises(RunFailed, match="ValueError: no"):
+        Heard().take("error", {"error": "ValueError", "message": "no"})
+
+
+def test_problems_of_a_target_are_all_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_target({"url": "x", "assistant": "", "token": KEY}, settings=SETTINGS)
+    assert len(caught.value.problems) == 3
