@@ -121,9 +121,10 @@ class SearchSpace:
 class Trial:
     """One attempt to improve `parent`.
 
-    By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids`, proposes and
-    tests; `merge` takes the texts of the components in `donors` from other candidates instead of
-    proposing; `validate` proposes nothing and measures `parent` itself.
+    By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids` and from `recalled`
+    (cases that `parent` was run on before), proposes, and tests on `case_ids`; `merge` takes the
+    texts of the components in `donors` from other candidates instead of proposing; `validate`
+    proposes nothing and measures `parent` itself.
 
     With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
     fixed some of these and broke others gets one more proposal on its own new failures. With
@@ -140,19 +141,22 @@ class Trial:
     gated: bool = True
     validated: bool = True
     refined: bool = False
+    recalled: tuple[str, ...] = ()
     rival: str | None = None
     donors: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As an optimizer's state may hold it."""
         data = asdict(self)
-        return {**data, "case_ids": list(self.case_ids), "components": list(self.components)}
+        return {**data, **{key: list(data[key]) for key in _LISTS}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """The inverse of `to_json`."""
-        lists = {key: tuple(data[key]) for key in ("case_ids", "components")}
-        return cls(**{**data, **lists})
+        return cls(**{**data, **{key: tuple(data.get(key, ())) for key in _LISTS}})
+
+
+_LISTS = ("case_ids", "components", "recalled")
 
 
 @dataclass(frozen=True, kw_only=True)

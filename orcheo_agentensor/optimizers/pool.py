@@ -17,11 +17,12 @@ class Entry:
     """One candidate: `scores` on training cases, `validation` on validation cases.
 
     `failed` are training cases that could not be scored with it, `taught` those that some edit on
-    the way to it has learnt from. `depth` counts its edits since the last validation on that way,
-    `rejected` the rejections in a row with it as parent, `quiet` the minibatches in a row that had
-    nothing to teach; `judged` tells that it was validated, as far as needed, against the best of
-    its time. `changed` maps each prompt that differs from the baseline to the candidate that
-    brought its text.
+    the way to it has learnt from. `depth` counts its edits since the last validation on that way.
+    `batch` is the minibatch it is tried on, with `shots` proposals so far; `rejected` counts the
+    minibatches in a row that brought it no better child, of which `missed` is the last, `quiet`
+    those that had nothing to teach. `judged` tells that it was validated, as far as needed,
+    against the best of its time. `changed` maps each prompt that differs from the baseline to the
+    candidate that brought its text.
     """
 
     hash: str
@@ -35,6 +36,9 @@ class Entry:
     depth: int = 0
     rejected: int = 0
     quiet: int = 0
+    batch: list[str] = field(default_factory=list)
+    shots: int = 0
+    missed: list[str] = field(default_factory=list)
     judged: bool = False
 
 

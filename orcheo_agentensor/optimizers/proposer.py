@@ -72,13 +72,19 @@ class LLMProposer:
         return {entry.name: entry.text for entry in reply.prompts}
 
 
+_TASKS = {
+    "rewrite": "Rewrite these prompts.",
+    "refine": "These prompts are a first try at an improvement. It was rejected for the failures "
+    "shown below. Mend it: keep what it got right, and stop it from failing on these.",
+    "restart": "Editing these prompts has led nowhere. Work out from the cases what the workflow "
+    "has to do, and write each prompt anew instead of editing it.",
+    "paraphrase": "Write one independent alternative wording of each of these prompts.",
+}
+
+
 def render_request(request: ProposalRequest) -> str:
     """The request as the text a model reads."""
-    task = (
-        "Rewrite these prompts."
-        if request.purpose == "rewrite"
-        else "Write one independent alternative wording of each of these prompts."
-    )
+    task = _TASKS[request.purpose]
     parts = [task, *(_render_component(component) for component in request.components)]
     return "\n\n".join([*parts, f"(variation {request.seed % 10_000})"])
 

@@ -22,12 +22,13 @@ from orcheo_agentensor.optimizers.pool import SOLVED, CandidatePool, Entry, next
 class Reflective(BaseModel):
     """Reflective search over a Pareto pool.
 
-    `minibatch` is the most cases a trial learns from and is tested on, at first: it doubles, and
-    `chain` is halved, when a chain of edits that won on minibatches loses on validation. `parallel` trials are in
-    flight at once; `momentum` is how many past edits of a prompt the proposer sees, `chain` how
-    many accepted edits may follow each other before one is validated, `patience` how many
-    rejections in a row a parent gets before another one is chosen. `model` names the chat model
-    that proposes; `proposer` replaces it.
+    `minibatch` is the most cases a trial learns from and is tested on, and `chain` how many
+    accepted edits may follow each other before one is validated: at first, because the one doubles
+    and the other is halved when a chain that won on minibatches loses on validation. `parallel`
+    trials are in flight at once: several proposals from the same minibatch, of which the best is
+    gone on with. `momentum` is how many past edits of a prompt the proposer sees, `patience` how
+    many minibatches in vain a parent gets before another one is chosen. `model` names the chat
+    model that proposes; `proposer` replaces it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -53,6 +54,7 @@ class Reflective(BaseModel):
             "best": space.baseline,
             "current": space.baseline,
             "asked": 0,
+            "used": 0,
             "epoch": 0,
             "open": [],
             "unread": [],
@@ -96,8 +98,7 @@ class Reflective(BaseModel):
                 "asked": state["asked"] + 1,
             }
         pool.prune(keep={state["best"], state["current"], state["baseline"], *_in_use(state)})
-        seen = {case for entry in pool for case in entry.scores}
-        state["epoch"] = 1 if len(seen) >= len(state["case_ids"]) else 0
+        state["epoch"] = state["used"] // len(state["case_ids"])
         state["pool"] = pool.to_json()
         return state
 
@@ -107,7 +108,7 @@ class Reflective(BaseModel):
         seed = derive_seed(state["seed"], state["asked"], "trial")
         components = tuple(state["components"])
         current = pool[state["current"]]
-        cases = self._cases(state, pool, current.hash, open_trials)
+        cases = self._cases(state, pool, current, open_trials)
         validating = any(trial.purpose == "validate" for trial in open_trials)
         ripe = current.depth >= state["chain"] or current.rejected >= 2 or not cases
         if not current.judged and not validating and (ripe or current.quiet >= 2):
@@ -137,9 +138,11 @@ class Reflective(BaseModel):
             parent = pool.sample(derive_seed(state["seed"], state["asked"], "parent"))
             if parent.rejected >= 2 * self.patience and state["asked"] % 2:
                 purpose = "restart"
-            cases = self._cases(state, pool, parent.hash, open_trials)
+            cases = self._cases(state, pool, parent, open_trials)
         if not cases:
             return None
+        parent.shots = parent.shots + 1 if cases == tuple(parent.batch) else 1
+        parent.batch = list(cases)
         return Trial(
             parent=parent.hash,
             case_ids=cases,
@@ -148,15 +151,21 @@ class Reflective(BaseModel):
             purpose=purpose,  # type: ignore[arg-type]
             validated=False,
             refined=True,
+            recalled=tuple(sorted(parent.scores.keys() - {*cases, *state["unread"]})),
         )
 
     def _cases(
-        self, state: State, pool: CandidatePool, parent: str, open_trials: Sequence[Trial]
+        self, state: State, pool: CandidatePool, parent: Entry, open_trials: Sequence[Trial]
     ) -> tuple[str, ...]:
-        """The minibatch for a parent; empty when no case can teach anything new about it."""
+        """The minibatch for a parent; empty when no case can teach anything new about it.
+
+        Proposals in flight at once share a minibatch: its rollouts are paid for once.
+        """
+        if 0 < parent.shots < self.parallel:
+            return tuple(parent.batch)
         busy = {case for trial in open_trials for case in trial.case_ids} | set(state["unread"])
         return pool.minibatch(
-            parent,
+            parent.hash,
             state["case_ids"],
             busy=busy,
             lessons=state["lessons"],
@@ -174,18 +183,19 @@ def _in_use(state: Mapping[str, Any]) -> set[str]:
 
 def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
     """What one outcome changes in the state and the pool."""
+    state["used"] += len(trial.case_ids)
     parent = pool[trial.parent]
     parent.scores.update(outcome.parent_scores)
     broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
     parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
     if trial.purpose == "validate":
-        _judge(state, pool, trial.parent, outcome)
+        _judge(state, pool, trial, trial.parent, outcome)
         return
     if trial.purpose == "merge":
         if outcome.child is not None and outcome.child not in pool:
             pool.add(outcome.child, parent=trial.parent, changed=tuple(outcome.prompts), taught=())
         if outcome.child is not None:
-            _judge(state, pool, outcome.child, outcome)
+            _judge(state, pool, trial, outcome.child, outcome)
         return
     if not outcome.blamed:
         state["unread"] = sorted({*state["unread"], *trial.case_ids})
@@ -201,7 +211,9 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
             lessons[case] = lessons.get(case, 0) + 1
     state["lessons"] = lessons
     if not learnt or outcome.child is None:
-        parent.rejected += 1
+        if list(trial.case_ids) != parent.missed:
+            parent.rejected += 1
+            parent.missed = list(trial.case_ids)
         if trial.parent == state["current"] and not parent.judged:
             _step_back(state, pool, parent)
         return
@@ -230,7 +242,9 @@ def _step_back(state: State, pool: CandidatePool, current: Entry) -> None:
         state["current"] = above
 
 
-def _judge(state: State, pool: CandidatePool, judged: str, outcome: TrialOutcome) -> None:
+def _judge(
+    state: State, pool: CandidatePool, trial: Trial, judged: str, outcome: TrialOutcome
+) -> None:
     """A candidate was validated against the best: it is the new best, or the chain goes back."""
     entry = pool[judged]
     entry.judged = True
@@ -239,6 +253,8 @@ def _judge(state: State, pool: CandidatePool, judged: str, outcome: TrialOutcome
     entry.depth = 0
     if outcome.status == "accepted":
         state["best"] = state["current"] = judged
+        return
+    if trial.purpose == "merge":
         return
     # What its minibatches promised did not hold: they were too small a sample, and too many edits
     # were built on them.

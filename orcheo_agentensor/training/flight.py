@@ -9,9 +9,14 @@ from typing import Self
 
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.runner import Draining
-from orcheo_agentensor.optimizers import Trial, TrialOutcome
+from orcheo_agentensor.optimizers import Optimizer, Trial, TrialOutcome
 from orcheo_agentensor.training.trial import run_trial
 from orcheo_agentensor.training.work import Training
+
+
+def pipelined(optimizer: Optimizer) -> bool:
+    """Whether an optimizer is told of its trials one at a time."""
+    return bool(getattr(optimizer, "pipelined", False))
 
 
 class Flight:
@@ -25,7 +30,7 @@ class Flight:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._pipelined = bool(getattr(training.plan.optimizer, "pipelined", False))
+        self._pipelined = pipelined(training.plan.optimizer)
         self._open: list[tuple[Trial, asyncio.Task[TrialOutcome]]] = []
 
     @property

@@ -10,7 +10,7 @@ from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
 from orcheo_agentensor.training.contest import validate_against
-from orcheo_agentensor.training.flight import Flight
+from orcheo_agentensor.training.flight import Flight, pipelined
 from orcheo_agentensor.training.memory import Memory
 from orcheo_agentensor.training.stop import Progress, TargetScore, stop_reason
 from orcheo_agentensor.training.trial import edits_of
@@ -254,6 +254,7 @@ def _stop(training: Training) -> str | None:
         return f"the validation objective is {memory.objective:g}: nothing can beat it"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
+    limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
     if memory.idle >= limit:
         return f"no new candidate in {limit} steps"
     elapsed = (session.store.clock() - session.prepared.run.started_at).total_seconds()

@@ -62,7 +62,10 @@ class _Attempt:
                 for name, donor in trial.donors.items()
             }
             return await self._test(outcome, cases, before, parent, texts)
-        records = await self._learn(cases, before)
+        recalled = set(trial.recalled) - wanted
+        known = [case for case in training.plan.train if case.id in recalled]
+        replayed = await training.measure(known, parent, phase="train") if known else []
+        records = await self._learn([*cases, *known], [*before, *replayed])
         outcome = replace(outcome, blamed=tuple(sorted(records)))
         names = [name for name in trial.components if self._teaches(records.get(name))]
         if not names:
@@ -137,22 +140,23 @@ class _Attempt:
     ) -> tuple[Candidate, dict[str, str], Verdict] | None:
         """One more proposal for a rejected child, on its own new failures.
 
-        None where it has none that are worth it: it must have fixed some cases and broken others,
-        or have changed what is wrong with them without a loss. None too where the second proposal
-        is refused.
+        New failures are cases that it breaks, and cases that fail in another way than before. None
+        where there are none, and where the second proposal is refused as well.
         """
         weights = self.training.weights
         by_id = {case.id: case for case in cases}
-        moves = [
-            (after.objective(weights) or 0.0) - (one.objective(weights) or 0.0)
+        new = [
+            after
             for one, after in zip(verdict.before, verdict.after, strict=True)
+            if (score := after.objective(weights)) is None
+            or (score < 1.0 and score < (one.objective(weights) or 0.0))
+            or (
+                score < 1.0
+                and case_feedback(by_id[one.case_id], one)
+                != case_feedback(by_id[one.case_id], after)
+            )
         ]
-        fixed, broke = any(move > 0 for move in moves), any(move < 0 for move in moves)
-        changed = any(
-            case_feedback(by_id[one.case_id], one) != case_feedback(by_id[one.case_id], after)
-            for one, after in zip(verdict.before, verdict.after, strict=True)
-        )
-        if fixed != broke or not changed:
+        if not new:
             return None
         tested = [by_id[result.case_id] for result in verdict.after]
         records = await self._learn(tested, verdict.after)
@@ -164,7 +168,7 @@ class _Attempt:
             accepted=False,
             before=verdict.means(weights)[0],
             after=verdict.means(weights)[1],
-            reason="fixed some cases and broke others" if fixed else "fixed no case",
+            reason=f"{len(new)} new failures",
         )
         proposal = await self._propose(child, records, names, tried=tried)
         if proposal.reasons:
