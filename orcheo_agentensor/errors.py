@@ -13,6 +13,7 @@
     |  |- BudgetTooSmall         a budget that cannot pay for the job's fixed part
     |  `- MissingExtra           an optional dependency is not installed
     |- NotFound                  no such run, version, alias or dataset: exit 2, HTTP 404
+    |- Forbidden                 the caller may not do this: HTTP 403
     |- StoreError                the side store cannot be used as it is
     |  |- StoreTooNew            written by a newer release
     |  `- StoreOutdated          needs `agentensor db upgrade`
@@ -146,6 +147,10 @@ class MissingExtra(BadInput):
 
 class NotFound(AgentensorError):
     """Nothing has that id."""
+
+
+class Forbidden(AgentensorError):
+    """The caller may not do this."""
 
 
 class StoreError(AgentensorError):
