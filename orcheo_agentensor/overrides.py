@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Iterator, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.errors import BadInput, RunFailed
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 NODE_OVERRIDES = "node_overrides"
 MODEL_FIELDS = ("model", "temperature")
