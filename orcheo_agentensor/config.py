@@ -248,10 +248,11 @@ def config_schema() -> dict[str, Any]:
     del schema["$defs"]["TextTensor"]["properties"]["gradients"]
     properties = schema["properties"]
     properties["prompts"] = prompts
+    override = NodeOverride.model_json_schema()
     properties["configurable"]["properties"] = {
         "prompts": prompts,
         "agentensor": reserved,
-        NODE_OVERRIDES: {"type": "object", "additionalProperties": NodeOverride.model_json_schema()},
+        NODE_OVERRIDES: {"type": "object", "additionalProperties": override},
     }
     names = registered_callbacks()
     properties["callbacks"] |= {"items": {"enum": names}} if names else {"maxItems": 0}

@@ -63,14 +63,16 @@ def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket,
 
     async def triage(state: TriageState, config: RunnableConfig) -> dict[str, str]:
         prompt = get_prompt("triage", config, default=DEFAULTS["triage"])
-        said = await overridden_model(chat, config).ainvoke([SystemMessage(prompt), HumanMessage(state["ticket"])])
+        model = overridden_model(chat, config)
+        said = await model.ainvoke([SystemMessage(prompt), HumanMessage(state["ticket"])])
         return {"queue": said.text.strip().strip("\"'.`")}
 
     async def reply(state: TriageState, config: RunnableConfig) -> dict[str, str]:
         prompt = get_prompt("reply", config, default=DEFAULTS["reply"])
         policy = get_prompt("policy", config, default=DEFAULTS["policy"])
         task = f"{policy}\nTeam: {state['queue']}\nMessage: {state['ticket']}"
-        said = await overridden_model(chat, config).ainvoke([SystemMessage(prompt), HumanMessage(task)])
+        model = overridden_model(chat, config)
+        said = await model.ainvoke([SystemMessage(prompt), HumanMessage(task)])
         return {"reply": said.text.strip()}
 
     graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Answer)

@@ -54,9 +54,7 @@ def error_document(error: AgentensorError) -> dict[str, Any]:
         problems = error.problems
     elif isinstance(error, BadInput):
         problems = [{"field": error.field, "value": shorten(error.value), "rule": error.rule}]
-    return {
-        "error": {"type": type(error).__name__, "message": error.message, "problems": problems}
-    }
+    return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
 
 
 def error_response(error: AgentensorError) -> JSONResponse:

@@ -111,9 +111,7 @@ class Desk:
 
     # -- Jobs ------------------------------------------------------------------------------------
 
-    async def _reviewed_job(
-        self, request: Request, graph: Served, problems: Problems
-    ) -> Any:
+    async def _reviewed_job(self, request: Request, graph: Served, problems: Problems) -> Any:
         """What the run of a job will be, if it may run; None where that is not known."""
         caller, job = request.caller, request.item.get("input")
         if not isinstance(job, dict):
@@ -121,9 +119,7 @@ class Desk:
         if job.get("promote") == "auto":
             caller.require("promote")
         await self._require_own_runs(caller, job)
-        prepared = await check_job(
-            graph, job, named=caller.identity is None, problems=problems
-        )
+        prepared = await check_job(graph, job, named=caller.identity is None, problems=problems)
         if prepared is not None:
             await self._require_own_workflow(caller, prepared.run.workflow_id)
         return prepared

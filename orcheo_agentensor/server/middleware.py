@@ -118,7 +118,8 @@ class RunRequests:
             name = endpoint.id
         elif endpoint.kind == "cron_update" and name is None:
             cron = await self._get(scope, f"/runs/crons/{endpoint.id}") or {}
-            name = text_of(cron, "assistant_id") or text_of(cron.get("payload") or {}, "assistant_id")
+            stored = cron.get("payload") or {}
+            name = text_of(cron, "assistant_id") or text_of(stored, "assistant_id")
         elif endpoint.kind == "command" and name is None:
             thread_id = route_path(scope).split("/")[2]
             thread = await self._get(scope, f"/threads/{thread_id}") or {}

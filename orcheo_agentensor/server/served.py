@@ -146,7 +146,5 @@ def _own_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     own.pop("recursion_limit", None)
     configurable = own.get("configurable")
     if not isinstance(configurable, Mapping | None):
-        raise ConfigError(
-            field="config.configurable", value=configurable, rule="must be an object"
-        )
+        raise ConfigError(field="config.configurable", value=configurable, rule="must be an object")
     return own
