@@ -72,4 +72,3 @@ def _context_graph() -> StateGraph[Seen, Tone]:
 echo = serve(_echo(), workflow_id="echo")
 bare = _echo().compile(name="bare")
 context = serve(_context_graph(), workflow_id="context")
-
