@@ -27,6 +27,10 @@ class PreconditionFailed(AgentensorError):
     """What is stored has changed since it was read: HTTP 412."""
 
 
+class RejectedVersion(AgentensorError):
+    """The training run of this version has rejected it: HTTP 409."""
+
+
 _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
     (MalformedBody, 400),
     (WrongMediaType, 415),
@@ -36,6 +40,7 @@ _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
     (Forbidden, 403),
     (PreconditionFailed, 412),
     (AliasConflict, 409),
+    (RejectedVersion, 409),
     (RunAlreadyActive, 409),
     (LeaseLost, 409),
     (StoreError, 503),

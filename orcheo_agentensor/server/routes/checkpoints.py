@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
-from orcheo_agentensor.server.answers import PreconditionFailed
+from orcheo_agentensor.errors import ConfigError, NotFound
+from orcheo_agentensor.server.answers import PreconditionFailed, RejectedVersion
 from orcheo_agentensor.server.routes.api import (
     Answer,
     Call,
@@ -30,10 +30,6 @@ from orcheo_agentensor.training.promotion import rejection
 _MOST = 2**31 - 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _WORKFLOW = "/workflows/{workflow_id}"
-
-
-class RejectedVersion(AgentensorError):
-    """The training run of this version has rejected it."""
 
 
 class Workflow(BaseModel):
