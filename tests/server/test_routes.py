@@ -67,7 +67,9 @@ async def test_versions_are_listed_in_pages_and_read(http: Any, workflow: str) -
     assert "-one" in diff["prompts"]
     assert "+three" in diff["prompts"]
     assert [config["tags"] for config in diff["config"]] == [["one"], ["three"]]
-    assert workflow in [w["workflow_id"] for w in (await http.get("/workflows?limit=200")).json()["items"]]
+    assert workflow in [
+        w["workflow_id"] for w in (await http.get("/workflows?limit=200")).json()["items"]
+    ]
 
 
 @pytest.mark.parametrize(

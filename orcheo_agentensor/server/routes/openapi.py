@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from orcheo_agentensor.server.routes.api import PREFIX, NoQuery, Operation
 
 _WHY = {
-    400: "The body is no JSON.",
+    400: "The body is no JSON; or a header is no text, which the server itself answers.",
     401: "No token, or one that is not known; the server's own answer.",
     403: "The token lacks the scope that this needs.",
     404: "There is no such thing, or it is somebody else's.",
@@ -96,8 +96,8 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     if operation.method == "GET":
         responses["304"] = {"description": "The caller has it already.", "headers": tag}
-    for status in sorted({401, 403, 422, 503, *operation.statuses}):
-        shape = {} if status == 401 else {"$ref": "#/components/schemas/Error"}
+    for status in sorted({400, 401, 403, 422, 503, *operation.statuses}):
+        shape = {} if status in (400, 401) else {"$ref": "#/components/schemas/Error"}
         responses[str(status)] = {
             "description": _WHY[status],
             "content": {"application/json": {"schema": shape}},
@@ -107,7 +107,12 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:-]*$"},
+        }
         for name in re.findall(r"\{(\w+)\}", operation.path)
     ]
 
