@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.config import RunConfig, merge_configs
+from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
 from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.places import put
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.server.endpoints import Endpoint
 from orcheo_agentensor.server.graphs import Served
 from orcheo_agentensor.server.merging import Resolved, resolve
 from orcheo_agentensor.server.served import RESOLVED_BY
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.context import context_binds
 from orcheo_agentensor.targets.overriding import unfollowed_overrides
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ async def check_request(
         under = _assistant_config(assistant)
         merged = merge_configs(under, request)
         resolved = await resolve(merged, workflow_id, store, settings)
+        plain = _as_sent(resolved.config)
     except ConfigError as error:
         problems.of(error)
         return dict(item), problems
@@ -97,7 +100,7 @@ async def check_request(
     metadata = _run_metadata(resolved, merged, workflow_id)
     changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
     if resolved.config != request:
-        changed["config"] = _kept(item, endpoint, resolved.config.to_plain())
+        changed["config"] = _kept(item, endpoint, plain)
         changed.pop("context", None)  # the server gives `configurable` to graphs that read it
     return changed, problems
 
@@ -181,6 +184,21 @@ def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:
         key: value for key, value in configurable.items() if not _is_langgraphs(key)
     }
     return RunConfig.parse(known, field="assistant.config")
+
+
+def _as_sent(config: RunConfig) -> dict[str, Any]:
+    """A config for the server, with the texts of prompts where they bind.
+
+    What binds to the context goes to `configurable` as well: the server gives the graph's context
+    the fields that it has from there.
+    """
+    plain = config.to_plain()
+    if config.prompts:
+        placed = with_prompts(plain.get("configurable", {}), config.prompts)
+        for name, path, text in context_binds(config.prompts):
+            placed = put(placed, path, text, field=f"prompts.{name}.bind")
+        plain["configurable"] = placed
+    return plain
 
 
 def _run_metadata(resolved: Resolved, request: RunConfig, workflow_id: str) -> dict[str, Any]:

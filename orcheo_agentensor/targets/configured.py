@@ -114,10 +114,14 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `ainvoke`."""
         if self._log is None:
             plan = self._plan(config)
-            return await self._graph_for(plan).ainvoke(input, plan.runnable, **self._placed(plan, kwargs))
+            return await self._graph_for(plan).ainvoke(
+                input, plan.runnable, **self._placed(plan, kwargs)
+            )
         plan = await self._stored_plan(config, self._log)
         async with self._log.arecorded(plan) as runnable:
-            return await self._graph_for(plan).ainvoke(input, runnable, **self._placed(plan, kwargs))
+            return await self._graph_for(plan).ainvoke(
+                input, runnable, **self._placed(plan, kwargs)
+            )
 
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -125,7 +129,9 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `stream`."""
         if self._log is None:
             plan = self._plan(config)
-            yield from self._graph_for(plan).stream(input, plan.runnable, **self._placed(plan, kwargs))
+            yield from self._graph_for(plan).stream(
+                input, plan.runnable, **self._placed(plan, kwargs)
+            )
             return
         plan = wait_for(self._stored_plan(config, self._log))
         with self._log.recorded(plan) as runnable:

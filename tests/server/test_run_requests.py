@@ -268,6 +268,18 @@ async def test_a_graph_that_reads_context_gets_the_version_there(client: Any, st
     assert found["context"] == {"tone": "plain", "length": 2}
 
 
+async def test_a_prompt_that_binds_to_the_context_is_there(client: Any, store: Store) -> None:
+    prompt = {"type": "TextTensor", "text": "bound", "bind": "context.tone"}
+    version = await store.checkpoints.save(
+        workflow_id="context",
+        runnable_config={"configurable": {"prompts": {"tone": prompt}}},
+        metrics={},
+    )
+    use = {"agentensor": {"use": version.config_version}}
+    found = await client.runs.wait(None, "context", input={}, config={"configurable": use})
+    assert found["context"]["tone"] == "bound"
+
+
 async def test_assistants_are_checked_when_they_are_stored(client: Any, http: Any) -> None:
     bad = {"graph_id": "echo", "config": {"max_concurrency": "a"}}
     answer = await http.post("/assistants", json=bad)
