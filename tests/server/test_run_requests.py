@@ -20,7 +20,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown": ({"config": {"tgas": ["x"]}}, ["config.tgas"]),
     "not-an-object": ({"config": "fast"}, ["config"]),
     "tags": ({"config": {"tags": [1]}}, ["config.tags.0"]),
-    "reserved": ({"config": {"configurable": {"__pregel_x": 1}}}, ["config.configurable"]),
+    "reserved": (
+        {"config": {"configurable": {"__pregel_x": 1}}},
+        ["config.configurable.__pregel_x"],
+    ),
     "checkpoint": (
         {"config": {"configurable": {"checkpoint_ns": "x"}}},
         ["config.configurable.checkpoint_ns"],
@@ -110,9 +113,10 @@ async def test_a_bad_config_is_refused_everywhere_before_a_run_exists(
         assert answer.status_code == 422, (endpoint, answer.text)
         error = answer.json()["error"]
         prefix = "0." if endpoint.endswith("batch") else ""
-        assert sorted(problem["field"] for problem in error["problems"]) == [
-            prefix + field for field in fields
-        ], endpoint
+        found = sorted(problem["field"] for problem in error["problems"])
+        if name == "deep":  # a path of 32 keys is cut
+            found = [field[: len(f"{prefix}config.configurable")] for field in found]
+        assert found == [prefix + field for field in fields], endpoint
         assert all(problem["rule"] for problem in error["problems"])
         assert error["type"] == "ConfigError"
         assert len(error["message"]) < 2_000
