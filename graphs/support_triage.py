@@ -1,5 +1,6 @@
 """The bundled support-triage workflow, for the LangGraph server."""
 
 from orcheo_agentensor.demo.workflow import create_support_triage
+from orcheo_agentensor.server.served import serve
 
-graph = create_support_triage().compile(name="support_triage")
+graph = serve(create_support_triage(), workflow_id="support_triage")

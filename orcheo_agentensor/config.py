@@ -35,6 +35,7 @@ from orcheo_agentensor.config_rules import (
 )
 from orcheo_agentensor.config_trusted import runtime_configurable, split_trusted
 from orcheo_agentensor.json_values import TOO_LARGE
+from orcheo_agentensor.overrides import NODE_OVERRIDES, NodeOverride
 from orcheo_agentensor.places import CONFIGURABLE, path_in, put
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
@@ -153,7 +154,7 @@ class RunConfig(BaseModel):
         what is set, so that an empty config changes nothing. Raises `ConfigError` where a prompt
         binds to a place inside something that is no object.
         """
-        plain = self._to_plain()
+        plain = self.to_plain()
         if self.prompts:
             plain["configurable"] = with_prompts(plain["configurable"], self.prompts)
         if self.run_id is not None:
@@ -166,10 +167,11 @@ class RunConfig(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """As stored: only what is set, prompts in `configurable.prompts`, secrets redacted."""
-        stored: dict[str, Any] = redact(self._to_plain())
+        stored: dict[str, Any] = redact(self.to_plain())
         return stored
 
-    def _to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
+        """As sent to a server: only what is set, prompts in `configurable.prompts`, secrets too."""
         configurable = _copy(self.configurable)
         if self.prompts:
             configurable["prompts"] = prompts_to_json(self.prompts)
@@ -246,7 +248,12 @@ def config_schema() -> dict[str, Any]:
     del schema["$defs"]["TextTensor"]["properties"]["gradients"]
     properties = schema["properties"]
     properties["prompts"] = prompts
-    properties["configurable"]["properties"] = {"prompts": prompts, "agentensor": reserved}
+    override = NodeOverride.model_json_schema()
+    properties["configurable"]["properties"] = {
+        "prompts": prompts,
+        "agentensor": reserved,
+        NODE_OVERRIDES: {"type": "object", "additionalProperties": override},
+    }
     names = registered_callbacks()
     properties["callbacks"] |= {"items": {"enum": names}} if names else {"maxItems": 0}
     return schema

@@ -18,6 +18,7 @@ from orcheo_agentensor.json_values import (
     json_problems,
     json_size,
 )
+from orcheo_agentensor.overrides import NODE_OVERRIDES, override_problems
 from orcheo_agentensor.places import overlap_rule, overlaps
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.tensor import TextTensor, as_tensor
@@ -212,6 +213,7 @@ def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:
     for key in value:
         if isinstance(key, str) and key.startswith("checkpoint_"):
             yield f"{path}.{key}", key, "is a reserved key: checkpoints are not chosen by a config"
+    yield from override_problems(value.get(NODE_OVERRIDES), f"{path}.{NODE_OVERRIDES}")
     own = value.get("agentensor")
     if own is None:
         return

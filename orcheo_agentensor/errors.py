@@ -14,6 +14,7 @@
     |  |- TargetRefused          a remote server will not run the target for us
     |  `- MissingExtra           an optional dependency is not installed
     |- NotFound                  no such run, version, alias or dataset: exit 2, HTTP 404
+    |- Forbidden                 the caller may not do this: HTTP 403
     |- StoreError                the side store cannot be used as it is
     |  |- StoreTooNew            written by a newer release
     |  `- StoreOutdated          needs `agentensor db upgrade`
@@ -152,6 +153,10 @@ class MissingExtra(BadInput):
 
 class NotFound(AgentensorError):
     """Nothing has that id."""
+
+
+class Forbidden(AgentensorError):
+    """The caller may not do this."""
 
 
 class StoreError(AgentensorError):

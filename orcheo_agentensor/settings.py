@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_DATABASE_URL = "sqlite:///.agentensor/agentensor.db"
+
+
+SCOPES = ("run", "train", "promote")
+"""What a bearer token may be good for."""
+
+
+class AuthToken(BaseModel):
+    """A bearer token that a server lets in; only its hash is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    identity: str = Field(min_length=1, max_length=128)
+    scopes: tuple[str, ...] = ("run",)
+
+    @field_validator("scopes")
+    @classmethod
+    def _check_scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(value) - set(SCOPES))
+        if unknown:
+            raise ValueError(f"unknown scope {', '.join(unknown)}; known: {', '.join(SCOPES)}")
+        return value
 
 
 class Settings(BaseSettings):
@@ -46,9 +69,39 @@ class Settings(BaseSettings):
     max_target_concurrency: int = Field(default=256, ge=1)
     """The cap put on a request's `max_concurrency`."""
 
+    dev_server: bool = False
+    """Whether this is the bundled development set-up, where feature flags are on unless set."""
+
+    runnable_config_enabled: bool | None = None
+    """Whether a server checks, merges and records run configs; a workflow's own flag goes over."""
+
+    agent_trainer_enabled: bool | None = None
+    """Whether a server trains; the flag of the workflow to be trained goes over."""
+
+    dataset_dir: Path | None = None
+    """The folder that dataset paths in jobs of a server must be in; none: any path is opened."""
+
+    max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """The largest body of a run request that a server takes."""
+
+    auth_tokens: tuple[AuthToken, ...] = ()
+    """Who may use a server: `[{"sha256": "…", "identity": "ana", "scopes": ["run"]}]`."""
+
     @field_validator("allowed_modules", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        hashes = [token.sha256 for token in self.auth_tokens]
+        if len(set(hashes)) != len(hashes):
+            raise ValueError("auth_tokens: two entries have the same sha256")
+        return self
+
+    def flag(self, name: str) -> bool:
+        """A feature flag as the operator has set it: off unless said, on in the dev set-up."""
+        value: bool | None = getattr(self, name)
+        return self.dev_server if value is None else value

@@ -16,6 +16,7 @@ from orcheo_agentensor.cli import (
     resume,
     runs,
     schemas,
+    workflows,
 )
 from orcheo_agentensor.cli.errors import EXIT_CODES, ExitCode, handled
 
@@ -33,6 +34,7 @@ resume.register(app)
 publish.register(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(workflows.app, name="workflows")
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(database.app, name="db")
 app.add_typer(schemas.app, name="schema")

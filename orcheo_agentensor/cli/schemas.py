@@ -37,60 +37,20 @@ def job(
 @handled
 def dataset() -> int:
     """The schema of a dataset in JSON or YAML; each line of JSONL is a `Case`."""
+    from orcheo_agentensor.training.schemas import dataset_schema
+
     return _print(dataset_schema())
 
 
 def job_schema(kind: Literal["evaluation", "training", "run"]) -> dict[str, Any]:
     """The schema of a job, with the schemas of its config and its dataset in it."""
-    from pydantic import BaseModel
-
     from orcheo_agentensor.cli.runjob import RunJob
-    from orcheo_agentensor.config import config_schema
-    from orcheo_agentensor.datasets import DatasetSpec
     from orcheo_agentensor.evaluation import EvaluationJob
     from orcheo_agentensor.training import TrainingJob
+    from orcheo_agentensor.training.schemas import schema_of_job
 
-    models: dict[str, type[BaseModel]] = {
-        "evaluation": EvaluationJob,
-        "training": TrainingJob,
-        "run": RunJob,
-    }
-    schema = models[kind].model_json_schema()
-    _embed(schema, "config", "RunConfig", config_schema())
-    if "dataset" in schema["properties"]:
-        _embed(schema, "dataset", "DatasetSpec", DatasetSpec.model_json_schema())
-    return schema
-
-
-def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
-    """Put a model's schema in the place of the plain object among a field's forms."""
-    definitions = schema.setdefault("$defs", {})
-    definitions |= inner.pop("$defs", {})
-    definitions[name] = inner
-    schema["properties"][field]["anyOf"] = [
-        {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
-        for form in schema["properties"][field]["anyOf"]
-    ]
-
-
-def dataset_schema() -> dict[str, Any]:
-    """The schema of a dataset document: a list of cases, or an object that holds them."""
-    from orcheo_agentensor.datasets import Case
-
-    case = Case.model_json_schema()
-    definitions = case.pop("$defs", {})
-    cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
-    document = {
-        "type": "object",
-        "properties": {"id": {"type": "string"}, "metadata": {"type": "object"}, "cases": cases},
-        "required": ["cases"],
-        "additionalProperties": False,
-    }
-    return {
-        "title": "Dataset",
-        "anyOf": [cases, document],
-        "$defs": {**definitions, "Case": case},
-    }
+    models: Any = {"evaluation": EvaluationJob, "training": TrainingJob, "run": RunJob}
+    return schema_of_job(models[kind])
 
 
 def _print(schema: dict[str, Any]) -> int:

@@ -25,7 +25,7 @@ def load_settings() -> Settings:
     from orcheo_agentensor.settings import Settings
 
     try:
-        return Settings()
+        return Settings().model_copy(update={"dataset_dir": None})  # it is for servers
     except ValidationError as error:
         problems = [
             {

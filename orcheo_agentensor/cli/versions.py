@@ -15,7 +15,6 @@ from orcheo_agentensor.cli.output import (
     show_table,
     when,
 )
-from orcheo_agentensor.errors import NotFound
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import AliasMove, ConfigCheckpoint, Store
@@ -149,21 +148,11 @@ def show_comparison(before: ConfigCheckpoint, after: ConfigCheckpoint, *, as_jso
 
 async def require_not_rejected(store: Store, version: ConfigCheckpoint) -> None:
     """Raise `ThresholdMissed` for the version that its own training run has rejected."""
-    if version.run_id is None:
-        return
-    try:
-        run = await store.runs.get(version.run_id)
-    except NotFound:
-        return
-    result = run.result or {}
-    decision, best = result.get("decision") or {}, result.get("best") or {}
-    rejected = decision.get("status") == "rejected"
-    if rejected and best.get("config_version") == version.config_version:
-        reasons = "; ".join(decision["reasons"])
-        raise ThresholdMissed(
-            f"version {version.config_version} of workflow {version.workflow_id!r} was rejected by "
-            f"its training run {run.run_id}: {reasons}. To promote it all the same, add --force"
-        )
+    from orcheo_agentensor.training.promotion import rejection
+
+    why = await rejection(store, version)
+    if why is not None:
+        raise ThresholdMissed(f"{why}. To promote it all the same, add --force")
 
 
 def show_move(move: AliasMove, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from orcheo_agentensor.demo.model import LexicalChatModel
 from orcheo_agentensor.demo.prompts import seed_prompts
+from orcheo_agentensor.overrides import overridden_model
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import get_prompt
 
@@ -62,19 +63,22 @@ def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket,
 
     async def triage(state: TriageState, config: RunnableConfig) -> dict[str, str]:
         prompt = get_prompt("triage", config, default=DEFAULTS["triage"])
-        said = await chat.ainvoke([SystemMessage(prompt), HumanMessage(state["ticket"])])
+        model = overridden_model(chat, config)
+        said = await model.ainvoke([SystemMessage(prompt), HumanMessage(state["ticket"])])
         return {"queue": said.text.strip().strip("\"'.`")}
 
     async def reply(state: TriageState, config: RunnableConfig) -> dict[str, str]:
         prompt = get_prompt("reply", config, default=DEFAULTS["reply"])
         policy = get_prompt("policy", config, default=DEFAULTS["policy"])
         task = f"{policy}\nTeam: {state['queue']}\nMessage: {state['ticket']}"
-        said = await chat.ainvoke([SystemMessage(prompt), HumanMessage(task)])
+        model = overridden_model(chat, config)
+        said = await model.ainvoke([SystemMessage(prompt), HumanMessage(task)])
         return {"reply": said.text.strip()}
 
     graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Answer)
-    graph.add_node("triage", triage)
-    graph.add_node("reply", reply)
+    overridable = {"overrides": ["model", "temperature"]}
+    graph.add_node("triage", triage, metadata=overridable)
+    graph.add_node("reply", reply, metadata=overridable)
     graph.add_edge(START, "triage")
     graph.add_edge("triage", "reply")
     graph.add_edge("reply", END)

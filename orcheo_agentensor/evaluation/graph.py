@@ -150,6 +150,7 @@ def create_evaluation_graph(
         return result
 
     graph = JobGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
+    graph.check_job = bench.check
     graph.add_node(
         "prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from orcheo_agentensor.errors import ConfigError, shorten
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.evaluation.resolve import Prepared
 
 StateT = TypeVar("StateT", bound=Any)
 InputT = TypeVar("InputT", bound=Any)
@@ -19,8 +22,11 @@ OutputT = TypeVar("OutputT", bound=Any)
 class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
     """A `StateGraph` that does not drop unknown input keys, as LangGraph does, but refuses them.
 
-    As a node of a host that shares its state, it takes from that state what it knows.
+    As a node of a host that shares its state, it takes from that state what it knows. `check_job`
+    checks and resolves a job as a run would, and writes nothing.
     """
+
+    check_job: Callable[[Mapping[str, Any]], Awaitable[Prepared[Any]]]
 
     def compile(
         self, *args: Any, **kwargs: Any

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orcheo_agentensor.config import (
@@ -16,7 +17,7 @@ from orcheo_agentensor.config import (
     with_prompts,
 )
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import BadInput, ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError
 from orcheo_agentensor.evaluation.job import Job
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.json_values import content_hash
@@ -186,7 +187,21 @@ class Resolver(Generic[JobT]):
             parsed = DatasetSpec.parse(spec)
             if parsed.is_stored:
                 return parsed.apply(await self.stored_dataset(parsed.id, parsed.version))
-        return await asyncio.to_thread(as_dataset, spec)
+        return await asyncio.to_thread(self._load, spec)
+
+    def _load(self, spec: Any) -> Dataset:
+        """A dataset in place or from a file, where the operator allows that file; blocking."""
+        folder = self.settings.dataset_dir
+        path = spec.get("path") if isinstance(spec, Mapping) else spec
+        if folder is None or not isinstance(path, str | Path):
+            return as_dataset(spec)
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise DatasetError(
+                field="job.dataset",
+                value=str(path),
+                rule="is outside the folder that datasets are read from (AGENTENSOR_DATASET_DIR)",
+            )
+        return as_dataset(spec, base_dir=folder)
 
     async def stored_dataset(self, dataset_id: str | None, version: str | None) -> Dataset:
         """A dataset version from the side store. Raises `NotFound`."""

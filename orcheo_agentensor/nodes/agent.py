@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.nodes.base import TaskNode
 from orcheo_agentensor.nodes.registry import register_node
+from orcheo_agentensor.overrides import NodeOverride, with_model
 from orcheo_agentensor.tensor import TextTensor
 
 
@@ -27,7 +28,8 @@ from orcheo_agentensor.tensor import TextTensor
 class AgentNode(TaskNode):
     """Calls a chat model once, or runs a LangChain agent when it has tools.
 
-    `model` is a chat model or its name for `init_chat_model` ("openai:gpt-5-mini"). What is sent is
+    `model` is a chat model or its name for `init_chat_model` ("openai:gpt-5-mini"), `temperature`
+    goes over the one it has. What is sent is
     `system_prompt`, then `messages`, then `user_prompt` as a user message; with neither of the last
     two, the messages of the state. `messages` is a list of messages in any form LangChain takes, or
     a reference such as `"{{messages}}"`.
@@ -38,14 +40,14 @@ class AgentNode(TaskNode):
     """
 
     model: str | BaseChatModel
+    temperature: float | str | None = None
     system_prompt: str | TextTensor | None = None
     user_prompt: str | TextTensor | None = None
     messages: str | list[Any] | None = None
     tools: list[Any] = Field(default_factory=list)
     response_format: type[BaseModel] | dict[str, Any] | None = None
 
-    async def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
-        """Run once, as a LangGraph node; returns the state update."""
+    async def _update(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
         node = self.decode_variables(state, config)
         new, structured = await node.run(state, config)
         if node.response_format is None:
@@ -63,6 +65,8 @@ class AgentNode(TaskNode):
         asked = [HumanMessage(str(self.user_prompt))] if self.user_prompt is not None else []
         turns = [*self._conversation(state), *asked]
         model = _chat_model(self.model) if isinstance(self.model, str) else self.model
+        if self.temperature is not None:
+            model = with_model(model, NodeOverride(temperature=float(self.temperature)))
         call = self._run_agent if self.tools else self._call_model
         answers, structured = await call(model, turns, config)
         return cast("list[AnyMessage]", [*asked, *answers]), _as_json(structured)

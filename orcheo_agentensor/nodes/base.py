@@ -9,6 +9,8 @@ from typing import Any, Self
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict
 
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.overrides import NodeOverride, override_for
 from orcheo_agentensor.tape import prompts_in, record_prompt_read
 from orcheo_agentensor.templates import interpolate
 from orcheo_agentensor.tensor import TextTensor
@@ -48,9 +50,31 @@ class TaskNode(BaseModel, ABC):
         return self.model_copy() if decoded is self else decoded  # type: ignore[no-any-return]
 
     async def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
-        """Run once, as a LangGraph node; returns the state update."""
+        """Run once, as a LangGraph node; returns the state update.
+
+        An override of the run for this node (`configurable.node_overrides`) is followed.
+        """
+        override = override_for(config)
+        if override is None:
+            return await self._update(state, config)
+        node, config = self._overridden(override), override.patch(config)
+        return await override.in_time(self.name, node._update(state, config))
+
+    async def _update(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
         node = self.decode_variables(state, config)
         return {"results": {node.name: await node.run(state, config)}}
+
+    def _overridden(self, override: NodeOverride) -> Self:
+        """A copy with the fields that a run overrides."""
+        given = override.model_fields_given()
+        lacking = [name for name in given if name not in type(self).model_fields]
+        if lacking:
+            raise BadInput(
+                field=f"node_overrides.{self.name}.{lacking[0]}",
+                value=given[lacking[0]],
+                rule=f"is nothing that a {type(self).__name__} has",
+            )
+        return self.model_copy(update=given)
 
     @abstractmethod
     async def run(self, state: Mapping[str, Any], config: RunnableConfig) -> Any:

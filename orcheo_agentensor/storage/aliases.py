@@ -64,10 +64,7 @@ class Aliases:
             if exists is None:
                 raise not_found(connection, workflow_id, to)
             if expect is not ANY and current != expect:
-                raise AliasConflict(
-                    f"alias {alias!r} of workflow {workflow_id!r} points to "
-                    f"{_shown(current)}, not to {_shown(expect)}: look again and retry"
-                )
+                raise _conflict(workflow_id, alias, current, expect)
             return self._point(connection, workflow_id, alias, current, to, actor, reason, "move")
 
         return await self._context.db.write(work, lock=alias_rules.lock_name(workflow_id))
@@ -78,8 +75,19 @@ class Aliases:
             lambda connection: alias_rules.before_last_move(connection, workflow_id, alias)
         )
 
-    async def rollback(self, workflow_id: str, alias: str, *, actor: str, reason: str) -> AliasMove:
-        """Undo the last move of `alias`; again undoes the one before it."""
+    async def rollback(
+        self,
+        workflow_id: str,
+        alias: str,
+        *,
+        actor: str,
+        reason: str,
+        expect: int | None = None,
+    ) -> AliasMove:
+        """Undo the last move of `alias`; again undoes the one before it.
+
+        Raises `AliasConflict` where it does not point to version `expect`, if that is given.
+        """
         alias_rules.check_movable(alias)
 
         def work(connection: Connection) -> AliasMove:
@@ -93,6 +101,8 @@ class Aliases:
                 raise NotFound(
                     f"workflow {workflow_id!r} has no alias {alias!r}; aliases: {listed([*names])}"
                 )
+            if expect is not None and current != expect:
+                raise _conflict(workflow_id, alias, current, expect)
             before = alias_rules.before_last_move(connection, workflow_id, alias)
             if before is None:
                 raise BadInput(
@@ -123,6 +133,25 @@ class Aliases:
             ]
         )
 
+    async def log_page(
+        self, workflow_id: str, alias: str, *, before: int | None = None, limit: int = 100
+    ) -> builtins.list[tuple[int, AliasMove]]:
+        """A part of the log of an alias, newest first; each move with its place in the log."""
+        query = (
+            select(alias_log)
+            .where(alias_log.c.workflow_id == workflow_id, alias_log.c.alias == alias)
+            .order_by(alias_log.c.id.desc())
+            .limit(limit)
+        )
+        if before is not None:
+            query = query.where(alias_log.c.id < before)
+
+        def work(connection: Connection) -> builtins.list[tuple[int, AliasMove]]:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            return [(row.pop("id"), AliasMove.model_validate(row)) for row in rows]
+
+        return await self._context.db.read(work)
+
     def _point(
         self,
         connection: Connection,
@@ -150,3 +179,10 @@ class Aliases:
 
 def _shown(version: object) -> str:
     return "no version" if version is None else f"version {version}"
+
+
+def _conflict(workflow_id: str, alias: str, current: int | None, expect: object) -> AliasConflict:
+    return AliasConflict(
+        f"alias {alias!r} of workflow {workflow_id!r} points to "
+        f"{_shown(current)}, not to {_shown(expect)}: look again and retry"
+    )

@@ -110,10 +110,11 @@ class Checkpoints:
         workflow_id: str,
         *,
         run_id: str | None = None,
+        before: int | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> builtins.list[ConfigCheckpoint]:
-        """The versions of a workflow, newest first."""
+        """The versions of a workflow, newest first; only those older than `before`, if given."""
         query = (
             select(*_SHOWN)
             .where(checkpoints.c.workflow_id == workflow_id)
@@ -123,6 +124,8 @@ class Checkpoints:
         )
         if run_id is not None:
             query = query.where(checkpoints.c.run_id == run_id)
+        if before is not None:
+            query = query.where(checkpoints.c.config_version < before)
         return await self._context.db.read(
             lambda connection: [_record(row) for row in connection.execute(query)]
         )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, exists, insert, select, tuple_
 
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.storage.codec import encode
 from orcheo_agentensor.storage.context import Context, listed
 from orcheo_agentensor.storage.ledger_rows import Insert
 from orcheo_agentensor.storage.records import DatasetRecord
-from orcheo_agentensor.storage.tables import cases, datasets
+from orcheo_agentensor.storage.runs import owned_by_others
+from orcheo_agentensor.storage.tables import cases, datasets, runs
 
 
 class Datasets:
@@ -70,13 +72,38 @@ class Datasets:
         """A version without its cases; the newest one by default."""
         return await self._context.db.read(lambda c: _found(c, dataset_id, version))
 
-    async def list(self, dataset_id: str | None = None) -> builtins.list[DatasetRecord]:
-        """Dataset versions without their cases, newest first."""
-        query = select(datasets).order_by(
-            datasets.c.created_at.desc(), datasets.c.dataset_id, datasets.c.version
+    async def list(
+        self,
+        dataset_id: str | None = None,
+        *,
+        seen_by: str | None = None,
+        after: tuple[datetime, str, str] | None = None,
+        limit: int | None = None,
+    ) -> builtins.list[DatasetRecord]:
+        """Dataset versions without their cases, newest first.
+
+        `seen_by` keeps those that runs of workflows used which this one may see. `after` is when
+        the last one of the page before was stored, its id and its version.
+        """
+        table = datasets.c
+        query = (
+            select(datasets)
+            .order_by(table.created_at.desc(), table.dataset_id, table.version)
+            .limit(limit)
         )
         if dataset_id is not None:
-            query = query.where(datasets.c.dataset_id == dataset_id)
+            query = query.where(table.dataset_id == dataset_id)
+        if seen_by is not None:
+            used = exists().where(
+                runs.c.dataset_id == table.dataset_id,
+                runs.c.dataset_version == table.version,
+                ~owned_by_others(runs.c.workflow_id, seen_by),
+            )
+            query = query.where(used)
+        if after is not None:
+            at, last_id, last_version = after
+            later = tuple_(table.dataset_id, table.version) > (last_id, last_version)
+            query = query.where((table.created_at < at) | ((table.created_at == at) & later))
         return await self._context.db.read(
             lambda connection: [
                 DatasetRecord.model_validate(dict(row))

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Case, Connection, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import (
+    Case,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    case,
+    exists,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
 from orcheo_agentensor.storage import lease as leases
@@ -14,7 +28,7 @@ from orcheo_agentensor.storage import ledger_rows
 from orcheo_agentensor.storage.codec import clean_text
 from orcheo_agentensor.storage.context import Context, listed
 from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord, RunStatus
-from orcheo_agentensor.storage.tables import rollouts, runs, scores
+from orcheo_agentensor.storage.tables import cases, rollouts, runs, scores, workflows
 from orcheo_agentensor.usage import Usage
 
 _SHOWN = [
@@ -68,10 +82,15 @@ class Runs:
         workflow_id: str | None = None,
         mode: RunMode | None = None,
         status: RunStatus | None = None,
+        hidden_from: str | None = None,
+        before: tuple[datetime, str] | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> builtins.list[RunRecord]:
-        """Runs, newest first."""
+        """Runs, newest first; only those after `before` in that order, if given.
+
+        `hidden_from` leaves out runs of workflows that somebody else than this one owns.
+        """
         query = (
             self._select()
             .order_by(runs.c.started_at.desc(), runs.c.run_id)
@@ -85,6 +104,12 @@ class Runs:
         ):
             if wanted is not None:
                 query = query.where(column == wanted)
+        if hidden_from is not None:
+            query = query.where(~owned_by_others(runs.c.workflow_id, hidden_from))
+        if before is not None:
+            at, run_id = before
+            same = (runs.c.started_at == at) & (runs.c.run_id > run_id)
+            query = query.where((runs.c.started_at < at) | same)
         return await self._context.db.read(
             lambda connection: [_record(row) for row in connection.execute(query)]
         )
@@ -153,13 +178,19 @@ class Runs:
         case_ids: Sequence[str] | None = None,
         evaluator: str | None = None,
         failed: bool | None = None,
+        split: str | None = None,
+        min_score: float | None = None,
+        max_score: float | None = None,
+        after: tuple[str, int, str] | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> builtins.list[CaseRow]:
         """Stored rollouts with their scores, by case id.
 
         `evaluator` keeps only scores of that name. `failed` keeps only rollouts that failed or
-        where an evaluator failed (True), or only the others (False).
+        where an evaluator failed (True), or only the others (False). `split` keeps cases of that
+        split, `min_score` and `max_score` rollouts with a score (of `evaluator`) in that range.
+        `after` is the case id, replicate and key of the last row of the page before.
         """
         broken = rollouts.c.failure.is_not(None) | exists().where(
             scores.c.run_id == rollouts.c.run_id,
@@ -181,6 +212,22 @@ class Runs:
             query = query.where(rollouts.c.case_id.in_(case_ids))
         if failed is not None:
             query = query.where(broken if failed else ~broken)
+        if split is not None:
+            in_split = (
+                select(cases.c.case_id)
+                .join(
+                    runs,
+                    (runs.c.dataset_id == cases.c.dataset_id)
+                    & (runs.c.dataset_version == cases.c.version),
+                )
+                .where(runs.c.run_id == run_id, cases.c.split == split)
+            )
+            query = query.where(rollouts.c.case_id.in_(in_split))
+        if min_score is not None or max_score is not None:
+            query = query.where(_scored(evaluator, min_score, max_score))
+        if after is not None:
+            place = tuple_(rollouts.c.case_id, rollouts.c.replicate, rollouts.c.key)
+            query = query.where(place > after)
 
         def work(connection: Connection) -> builtins.list[CaseRow]:
             found = [ledger_rows.rollout_row(row) for row in connection.execute(query)]
@@ -208,6 +255,31 @@ class Runs:
         left = func.coalesce(runs.c.lease_expires, 0.0) < self._context.clock().timestamp()
         gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
         return case((gone, "interrupted"), else_=runs.c.status)
+
+
+def _scored(evaluator: str | None, low: float | None, high: float | None) -> ColumnElement[bool]:
+    """Whether a rollout has a score in a range."""
+    found = exists().where(
+        scores.c.run_id == rollouts.c.run_id,
+        scores.c.rollout_key == rollouts.c.key,
+        scores.c.score.is_not(None),
+    )
+    if evaluator is not None:
+        found = found.where(scores.c.name == evaluator)
+    if low is not None:
+        found = found.where(scores.c.score >= low)
+    if high is not None:
+        found = found.where(scores.c.score <= high)
+    return found
+
+
+def owned_by_others(workflow_id: ColumnElement[Any], identity: str) -> ColumnElement[bool]:
+    """Whether a workflow has an owner other than this one."""
+    return exists().where(
+        workflows.c.workflow_id == workflow_id,
+        workflows.c.owner.is_not(None),
+        workflows.c.owner != identity,
+    )
 
 
 def _record(row: Row[Any]) -> RunRecord:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, exists, insert, select, update
 
 from orcheo_agentensor.storage.context import Context
 from orcheo_agentensor.storage.records import WorkflowRecord
-from orcheo_agentensor.storage.tables import workflow_defaults, workflows
+from orcheo_agentensor.storage.tables import checkpoints, runs, workflow_defaults, workflows
 
 
 class Workflows:
@@ -81,6 +81,22 @@ class Workflows:
         """Say who owns a workflow."""
 
         def work(connection: Connection) -> WorkflowRecord:
+            self._ensure(connection, workflow_id)
+            return self._change(connection, workflow_id, owner=owner)
+
+        return await self._context.db.write(work, lock=f"defaults:{workflow_id}")
+
+    async def claim(self, workflow_id: str, owner: str) -> WorkflowRecord | None:
+        """Make `owner` the owner of a workflow that nothing is known of; else what is kept."""
+
+        def work(connection: Connection) -> WorkflowRecord | None:
+            there = _get(connection, workflow_id)
+            used = select(
+                exists().where(runs.c.workflow_id == workflow_id)
+                | exists().where(checkpoints.c.workflow_id == workflow_id)
+            )
+            if there is not None or connection.scalar(used):
+                return there
             self._ensure(connection, workflow_id)
             return self._change(connection, workflow_id, owner=owner)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -18,11 +19,17 @@ from orcheo_agentensor.config import (
     runtime_configurable,
 )
 from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.overrides import overrides_in
 from orcheo_agentensor.places import CONTEXT
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import is_taping
 from orcheo_agentensor.targets.base import compiled
 from orcheo_agentensor.targets.context import bound_context, check_context_binds, context_binds
+from orcheo_agentensor.targets.overriding import (
+    has_overrides,
+    require_followed,
+    with_node_overrides,
+)
 from orcheo_agentensor.targets.run_log import Plan, RunLog, wait_for
 
 if TYPE_CHECKING:
@@ -98,19 +105,23 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `invoke`."""
         if self._log is None:
             plan = self._plan(config)
-            return self.graph.invoke(input, plan.runnable, **self._placed(plan, kwargs))
+            return self._graph_for(plan).invoke(input, plan.runnable, **self._placed(plan, kwargs))
         plan = wait_for(self._stored_plan(config, self._log))
         with self._log.recorded(plan) as runnable:
-            return self.graph.invoke(input, runnable, **self._placed(plan, kwargs))
+            return self._graph_for(plan).invoke(input, runnable, **self._placed(plan, kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the graph's `ainvoke`."""
         if self._log is None:
             plan = self._plan(config)
-            return await self.graph.ainvoke(input, plan.runnable, **self._placed(plan, kwargs))
+            return await self._graph_for(plan).ainvoke(
+                input, plan.runnable, **self._placed(plan, kwargs)
+            )
         plan = await self._stored_plan(config, self._log)
         async with self._log.arecorded(plan) as runnable:
-            return await self.graph.ainvoke(input, runnable, **self._placed(plan, kwargs))
+            return await self._graph_for(plan).ainvoke(
+                input, runnable, **self._placed(plan, kwargs)
+            )
 
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -118,12 +129,14 @@ class Configured(Runnable[Any, Any]):
         """As the graph's `stream`."""
         if self._log is None:
             plan = self._plan(config)
-            yield from self.graph.stream(input, plan.runnable, **self._placed(plan, kwargs))
+            yield from self._graph_for(plan).stream(
+                input, plan.runnable, **self._placed(plan, kwargs)
+            )
             return
         plan = wait_for(self._stored_plan(config, self._log))
         with self._log.recorded(plan) as runnable:
             placed = self._placed(plan, kwargs)
-            chunks = cast("Any", self.graph.stream(input, runnable, **placed))
+            chunks = cast("Any", self._graph_for(plan).stream(input, runnable, **placed))
             with closing(chunks):
                 yield from chunks
 
@@ -131,7 +144,7 @@ class Configured(Runnable[Any, Any]):
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As the graph's `astream`."""
-        async with aclosing(self._astream(self.graph.astream, input, config, kwargs)) as chunks:
+        async with aclosing(self._astream("astream", input, config, kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -139,7 +152,7 @@ class Configured(Runnable[Any, Any]):
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As the graph's `astream_events` (versions "v1" and "v2")."""
-        events = self._astream(self.graph.astream_events, input, config, kwargs)
+        events = self._astream("astream_events", input, config, kwargs)
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -200,7 +213,7 @@ class Configured(Runnable[Any, Any]):
 
     async def _astream(
         self,
-        stream: Callable[..., Any],
+        method: str,
         input: Any,
         config: RunnableConfig | None,
         kwargs: dict[str, Any],
@@ -208,11 +221,13 @@ class Configured(Runnable[Any, Any]):
         if self._log is None:
             plan = self._plan(config)
             placed = self._placed(plan, kwargs)
+            stream = getattr(self._graph_for(plan), method)
             async with aclosing(stream(input, plan.runnable, **placed)) as parts:
                 async for part in parts:
                     yield part
             return
         plan = await self._stored_plan(config, self._log)
+        stream = getattr(self._graph_for(plan), method)
         async with (
             self._log.arecorded(plan) as runnable,
             aclosing(stream(input, runnable, **self._placed(plan, kwargs))) as parts,
@@ -239,13 +254,32 @@ class Configured(Runnable[Any, Any]):
         return {**kwargs, "context": context}
 
     def _all_at_once(self, plans: Sequence[Plan]) -> bool:
-        """Whether the graph's own batching will do: no records, and one context for all."""
-        return self._log is None and not any(context_binds(p.config.prompts) for p in plans)
+        """Whether the graph's own batching will do: no records, one context, the nodes as is."""
+        return self._log is None and not any(
+            context_binds(plan.config.prompts) or has_overrides(plan.runnable) for plan in plans
+        )
 
     def check(self, prompts: Mapping[str, Any]) -> None:
         """Raise `ConfigError` where the graph has no context for a prompt that binds to it."""
         schema = getattr(self.graph, "context_schema", None)
         check_context_binds(schema, prompts, who=repr(self.workflow_id))
+
+    def _graph_for(self, plan: Plan) -> Any:
+        """The graph; with nodes that follow overrides only where a run has some."""
+        if not has_overrides(plan.runnable):
+            return self.graph
+        if not hasattr(self.graph, "nodes"):
+            raise ConfigError(
+                field="config.configurable.node_overrides",
+                value=[*overrides_in(plan.runnable)],
+                rule="names nodes, but the workflow is not a graph",
+            )
+        require_followed(self.graph, plan.config)
+        return self._overridable
+
+    @cached_property
+    def _overridable(self) -> Any:
+        return with_node_overrides(self.graph)
 
     # -- The config ----------------------------------------------------------------------------
 

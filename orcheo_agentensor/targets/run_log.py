@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -31,12 +31,13 @@ _MOST_ERROR_TEXT = 2_000
 class Plan:
     """What a run gets: `runnable` is handed to the graph, `config` is what is recorded.
 
-    `base` is the stored version that the config was merged over, if any.
+    `base` is the stored version that the config was merged over, if any; `refs` is recorded too.
     """
 
     runnable: RunnableConfig | None
     config: RunConfig
     base: int | None = None
+    refs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RunLog:
@@ -78,7 +79,7 @@ class RunLog:
 
         stored = plan.config.to_json()
         thread_id = plan.config.configurable.get("thread_id")
-        refs = {"base_version": plan.base, "trace_id": stored.get("run_id")}
+        refs = {"base_version": plan.base, "trace_id": stored.get("run_id"), **plan.refs}
         record = RunRecord(
             run_id=self.store.new_id(),
             workflow_id=self._workflow_id,

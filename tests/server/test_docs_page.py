@@ -12,7 +12,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "server.md"
 
 async def test_what_the_page_calls_works(served: Any, capsys: Any) -> None:
     blocks = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     for source in blocks:
         code = source.replace("http://localhost:2024", served.url)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from langgraph_sdk.errors import UnprocessableEntityError
 from served_workflows import cases
 
 from orcheo_agentensor import Store
@@ -251,26 +252,23 @@ BAD: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 }
 
 
-async def test_a_bad_job_gets_one_clear_message_and_leaves_nothing(
+async def test_a_bad_job_is_refused_with_one_clear_message_and_leaves_nothing(
     client: Any, store: Store
 ) -> None:
     datasets = await store.datasets.list()
     valid = {"evaluation": EVALUATION, "training": TRAINING}
-    heard = await asyncio.gather(
-        *(
-            run(client, graph, {**valid[graph], **change, "run_id": f"bad-{name}"})
-            for name, (graph, change, _told) in BAD.items()
-        )
-    )
-    for (name, (_graph, _change, told)), one in zip(BAD.items(), heard, strict=True):
-        assert one.error is not None, name
-        message = one.error["message"]
-        assert [text for text in told if text not in message] == [], f"{name}: {message}"
-        assert len(message) < 400, name
-        server_run = await client.runs.get(one.thread_id, one.run_id)
-        assert server_run["status"] == "error", name
+    thread = (await client.threads.create())["thread_id"]
+    for name, (graph, change, told) in BAD.items():
+        job = {**valid[graph], **change, "run_id": f"bad-{name}"}
+        with pytest.raises(UnprocessableEntityError) as caught:
+            await client.runs.create(thread, graph, input=job)
+        found = caught.value.body["error"]
+        assert [text for text in told if text not in found["message"]] == [], f"{name}: {found}"
+        assert found["problems"]
+        assert len(found["message"]) < 400, name
         with pytest.raises(NotFound):
             await store.runs.get(f"bad-{name}")
+    assert await client.runs.list(thread) == []
     assert await store.datasets.list() == datasets
 
 

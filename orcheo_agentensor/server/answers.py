@@ -1,0 +1,67 @@
+"""Answers of ours: typed errors, the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    AliasConflict,
+    BadInput,
+    ConfigError,
+    Forbidden,
+    LeaseLost,
+    NotFound,
+    RunAlreadyActive,
+    StoreError,
+    shorten,
+)
+from orcheo_agentensor.server.bodies import BodyTooLarge, MalformedBody, WrongMediaType
+
+NO_STORE = {"cache-control": "no-store"}
+
+
+class PreconditionFailed(AgentensorError):
+    """What is stored has changed since it was read: HTTP 412."""
+
+
+class RejectedVersion(AgentensorError):
+    """The training run of this version has rejected it: HTTP 409."""
+
+
+_STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
+    (MalformedBody, 400),
+    (WrongMediaType, 415),
+    (BodyTooLarge, 413),
+    (BadInput, 422),
+    (NotFound, 404),
+    (Forbidden, 403),
+    (PreconditionFailed, 412),
+    (AliasConflict, 409),
+    (RejectedVersion, 409),
+    (RunAlreadyActive, 409),
+    (LeaseLost, 409),
+    (StoreError, 503),
+)
+
+
+def status_of(error: AgentensorError) -> int:
+    """The HTTP status that says what `error` says."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def error_document(error: AgentensorError) -> dict[str, Any]:
+    """`{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
+    problems: list[dict[str, Any]] = []
+    if isinstance(error, ConfigError):
+        problems = error.problems
+    elif isinstance(error, BadInput):
+        problems = [{"field": error.field, "value": shorten(error.value), "rule": error.rule}]
+    return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
+
+
+def error_response(error: AgentensorError) -> JSONResponse:
+    """`error` as a response."""
+    return JSONResponse(error_document(error), status_code=status_of(error), headers=NO_STORE)

@@ -1,0 +1,101 @@
+"""The reference `auth` handler: bearer tokens from the environment, with identity and scopes.
+
+A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the rest
+of the server needs from it is an identity and, as permissions, the scopes `run`, `train` and
+`promote`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from typing import Any
+
+from langgraph_sdk import Auth
+
+from orcheo_agentensor.settings import SCOPES, Settings
+
+OWNER = "owner"
+_ACTIONS_THAT_WRITE = ("create", "update", "create_run", "put")
+_logger = logging.getLogger(__name__)
+
+
+def create_auth(settings: Settings | None = None) -> Auth:
+    """An `Auth` for `langgraph.json`.
+
+    Tokens are those of `AGENTENSOR_AUTH_TOKENS`, kept as SHA-256 hashes. Without any, the bundled
+    development set-up lets everybody in and says so; any other server lets nobody in.
+
+    Threads, runs, assistants, crons and stored items belong to who made them, and nobody else sees
+    them. The scope `run` is needed for everything; `train` and `promote` are checked with the
+    requests that need them.
+    """
+    settings = settings or Settings()
+    tokens = [(token.sha256.encode(), token) for token in settings.auth_tokens]
+    if not tokens:
+        _logger.warning(
+            "No tokens are configured: %s (AGENTENSOR_AUTH_TOKENS)",
+            "everybody who can reach this development server may use it"
+            if settings.dev_server
+            else "nobody is let in",
+        )
+    auth = Auth()
+
+    @auth.authenticate
+    async def authenticate(authorization: str | None) -> Any:
+        if not tokens and settings.dev_server:
+            return _user("local", SCOPES, known=False)
+        scheme, _, given = (authorization or "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode()).hexdigest().encode()
+        # Every token is compared, so that the time taken tells nothing about any of them.
+        matches = [token for known, token in tokens if hmac.compare_digest(known, digest)]
+        if scheme.lower() != "bearer" or not matches:
+            raise Auth.exceptions.HTTPException(
+                status_code=401,
+                detail="a known bearer token is needed",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return _user(matches[0].identity, matches[0].scopes, known=True)
+
+    @auth.on
+    async def own(ctx: Auth.types.AuthContext, value: Any) -> Any:
+        if not ctx.user.is_authenticated:
+            return None
+        if "run" not in ctx.permissions:
+            raise Auth.exceptions.HTTPException(
+                status_code=403, detail="this needs the scope 'run'"
+            )
+        owner = ctx.user.identity
+        if ctx.resource == "store":
+            namespace = tuple(value.get("namespace") or ())
+            value["namespace"] = namespace if namespace[:1] == (owner,) else (owner, *namespace)
+            return None
+        if ctx.action in _ACTIONS_THAT_WRITE and _is_written(ctx, value):
+            metadata = dict(value.get("metadata") or {})
+            metadata.pop("created_by", None)  # who says "system" would be seen by everybody
+            _replace(value, {**metadata, OWNER: owner})
+        if ctx.resource == "assistants" and ctx.action in ("read", "search"):
+            return {"$or": [{OWNER: owner}, {"created_by": "system"}]}
+        return {OWNER: owner}
+
+    return auth
+
+
+def _user(identity: str, scopes: tuple[str, ...], *, known: bool) -> Any:
+    return {"identity": identity, "permissions": [*scopes], "is_authenticated": known}
+
+
+def _is_written(ctx: Auth.types.AuthContext, value: Any) -> bool:
+    """Whether what is written gets an owner: everything made, and metadata that is changed."""
+    return ctx.action != "update" or bool(value.get("metadata"))
+
+
+def _replace(value: Any, metadata: dict[str, Any]) -> None:
+    """Change the metadata in place: the server reads the very object that it has handed over."""
+    held = value.get("metadata")
+    if isinstance(held, dict):
+        held.clear()
+        held.update(metadata)
+    else:
+        value["metadata"] = metadata

@@ -1,0 +1,253 @@
+"""The middleware that looks at every run request before the server does.
+
+Pure ASGI: bodies of requests are read, responses are never touched. A request of a workflow that
+has not opted in reaches the server byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orcheo_agentensor.errors import AgentensorError
+from orcheo_agentensor.server.access import caller_of
+from orcheo_agentensor.server.answers import error_response
+from orcheo_agentensor.server.bodies import (
+    BodyTooLarge,
+    MalformedBody,
+    dump_body,
+    parse_body,
+    read_body,
+    require_json,
+    text_of,
+)
+from orcheo_agentensor.server.desk import Desk, Request
+from orcheo_agentensor.server.endpoints import (
+    Endpoint,
+    command_params,
+    find_endpoint,
+    items_of,
+    route_path,
+    takes_commands,
+)
+from orcheo_agentensor.server.graphs import assistant_id_of
+
+_SERVER_LIMIT = 300 * 1024 * 1024
+"""What the server itself takes; it answers a larger body by itself."""
+
+_logger = logging.getLogger(__name__)
+
+
+class RunRequests:
+    """ASGI middleware: run requests go by way of a `Desk`."""
+
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+        self.app = app
+        self.desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the request, if it is one for a run, and hand it on."""
+        if scope["type"] == "websocket" and takes_commands(scope):
+            await self.app(scope, self._checked_commands(scope, receive, send), send)
+            return
+        endpoint = find_endpoint(scope) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self.app(scope, receive, send)
+            return
+        body = await read_body(receive, limit=_SERVER_LIMIT)
+        if body is None:
+            return
+        try:
+            content = await self._checked(scope, endpoint, body.content) if body.whole else None
+        except AgentensorError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if content is not None:
+            scope = {**scope, "headers": _with_length(scope["headers"], len(content))}
+        await self.app(scope, body.replay(content), send)
+
+    async def _checked(self, scope: Scope, endpoint: Endpoint, content: bytes) -> bytes | None:
+        """The body to hand on; None for the one that came."""
+        settings = self.desk.settings
+        try:
+            parsed = await parse_body(content)
+        except MalformedBody:
+            if not settings.flag("runnable_config_enabled"):
+                return None  # the server says so in its own way
+            require_json(Headers(scope=scope))
+            raise
+        is_batch = isinstance(parsed.value, list)
+        items = items_of(parsed.value)
+        answers: list[Any] = []
+        for index, item in enumerate(items):
+            params = command_params(item) if endpoint.kind == "command" else item
+            if not isinstance(params, dict):
+                answers.append(item)
+                continue
+            request = await self._request(scope, endpoint, params)
+            if request is None:
+                answers.append(item)
+                continue
+            if await self.desk.opted_in(request):
+                require_json(Headers(scope=scope))
+                if len(content) > settings.max_request_bytes:
+                    raise BodyTooLarge(
+                        field="body",
+                        value=f"<{len(content):,} bytes>",
+                        rule=f"is larger than {settings.max_request_bytes:,} bytes",
+                    )
+            prefix = f"{index}." if is_batch else ""
+            found = await self.desk.review(request, odd=parsed.problems, prefix=prefix)
+            answers.append({**item, "params": found} if endpoint.kind == "command" else found)
+        if all(answer == item for answer, item in zip(answers, items, strict=True)):
+            return None
+        return dump_body(answers if is_batch else answers[0])
+
+    async def _request(
+        self, scope: Scope, endpoint: Endpoint, item: dict[str, Any]
+    ) -> Request | None:
+        """A run request with the graph it is for; None where the server will not find one."""
+        assistant: Mapping[str, Any] | None = None
+        name = text_of(item, "assistant_id")
+        if endpoint.kind == "assistant_update":
+            name = endpoint.id
+        elif endpoint.kind == "cron_update" and name is None:
+            cron = await self._get(scope, f"/runs/crons/{endpoint.id}") or {}
+            stored = cron.get("payload") or {}
+            name = text_of(cron, "assistant_id") or text_of(stored, "assistant_id")
+        elif endpoint.kind == "command" and name is None:
+            thread_id = route_path(scope).split("/")[2]
+            thread = await self._get(scope, f"/threads/{thread_id}") or {}
+            name = text_of(thread.get("metadata") or {}, "assistant_id")
+        if endpoint.kind != "assistant":
+            if name is None:
+                return None
+            assistant = await self._get(scope, f"/assistants/{assistant_id_of(name)}")
+            if assistant is None:
+                return None
+        graph_id = text_of(item, "graph_id") if endpoint.kind.startswith("assistant") else None
+        graph_id = graph_id or text_of(assistant or {}, "graph_id")
+        if graph_id is None:
+            return None
+        resumes = endpoint.kind == "command" or _resumes(item.get("command"))
+        return Request(
+            endpoint=endpoint,
+            item=item,
+            asked=resumes and await self._awaits_approval(scope),
+            graph_id=graph_id,
+            assistant=assistant,
+            caller=caller_of(scope),
+            trusted=str(scope.get("root_path") or "").startswith("/noauth"),
+        )
+
+    async def _awaits_approval(self, scope: Scope) -> bool:
+        """Whether the thread of this request waits for somebody to approve a promotion."""
+        parts = route_path(scope).split("/")
+        if parts[1] != "threads":
+            return False
+        thread = await self._get(scope, f"/threads/{parts[2]}") or {}
+        pauses = (thread.get("interrupts") or {}).values()
+        return any(
+            isinstance(pause.get("value"), dict) and pause["value"].get("type") == "approval"
+            for found in pauses
+            for pause in found
+        )
+
+    async def _get(self, scope: Scope, path: str) -> dict[str, Any] | None:
+        """Ask the server itself, as the caller of `scope`; None unless it answers 200."""
+        root = str(scope.get("root_path") or "")
+        full = root.rstrip("/") + path if scope["path"].startswith(f"{root.rstrip('/')}/") else path
+        asked = {
+            key: value
+            for key, value in scope.items()
+            if key not in ("path_params", "endpoint", "route")
+        }
+        asked |= {
+            "type": "http",
+            "method": "GET",
+            "path": full,
+            "raw_path": full.encode(),
+            "query_string": b"",
+            "headers": [
+                pair
+                for pair in scope["headers"]
+                if pair[0].lower() not in (b"content-length", b"content-type", b"transfer-encoding")
+            ],
+        }
+        status, parts = 500, bytearray()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status, parts
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                parts += message.get("body", b"")
+
+        await self.app(asked, receive, send)
+        if status != 200:
+            return None
+        found: dict[str, Any] = json.loads(bytes(parts))
+        return found
+
+    def _checked_commands(self, scope: Scope, receive: Receive, send: Send) -> Receive:
+        """The messages of a WebSocket; a command that is refused is answered and left out."""
+
+        async def checked() -> Message:
+            while True:
+                message = await receive()
+                text = message.get("text")
+                content = text.encode() if isinstance(text, str) else message.get("bytes")
+                if message["type"] != "websocket.receive" or not content:
+                    return message
+                try:
+                    found = await self._checked_command(scope, content)
+                except AgentensorError as error:
+                    await send({"type": "websocket.send", "text": _refusal(content, error)})
+                    continue
+                if found is None:
+                    return message
+                return {"type": "websocket.receive", "text": found.decode()}
+
+        return checked
+
+    async def _checked_command(self, scope: Scope, content: bytes) -> bytes | None:
+        path = scope["path"].rstrip("/").removesuffix("/stream/events") + "/commands"
+        headers = [*scope["headers"], (b"content-type", b"application/json")]
+        asked = {**scope, "path": path, "method": "POST", "headers": headers}
+        return await self._checked(asked, Endpoint("command"), content)
+
+
+def _resumes(command: Any) -> bool:
+    return isinstance(command, dict) and "resume" in command
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [
+        pair for pair in headers if pair[0].lower() not in (b"content-length", b"transfer-encoding")
+    ]
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+def _refusal(content: bytes, error: AgentensorError) -> str:
+    """How the protocol says no to a command."""
+    try:
+        command = json.loads(content)
+    except ValueError:
+        command = {}
+    number = command.get("id") if isinstance(command, dict) else None
+    return json.dumps(
+        {
+            "type": "error",
+            "id": number if isinstance(number, int) else None,
+            "error": "invalid_argument",
+            "message": error.message,
+        }
+    )

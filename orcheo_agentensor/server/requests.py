@@ -1,0 +1,283 @@
+"""One run request: checked, merged and noted before the server makes a run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
+from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
+from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
+from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.places import put
+from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.server.endpoints import Endpoint
+from orcheo_agentensor.server.graphs import Served
+from orcheo_agentensor.server.merging import Resolved, resolve
+from orcheo_agentensor.server.served import RESOLVED_BY
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.context import context_binds
+from orcheo_agentensor.targets.overriding import unfollowed_overrides
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Store
+
+OWN_METADATA = "agentensor_"
+_Problem = dict[str, Any]
+
+
+class Problems:
+    """Collects everything that is wrong with a request, and says it all at once."""
+
+    def __init__(self) -> None:
+        self.found: list[_Problem] = []
+
+    def add(self, field: str, value: Any, rule: str) -> None:
+        """One more problem."""
+        self.found += config_error([(field, value, rule)], field).problems
+
+    def of(self, error: BadInput) -> None:
+        """The problems of an error."""
+        if isinstance(error, ConfigError):
+            self.found += error.problems
+        else:
+            self.add(error.field or "input", error.value, error.rule or error.message)
+
+    def settle(self, what: str) -> None:
+        """Raise one `ConfigError` with all problems, if there are any."""
+        unique = list({problem["field"]: problem for problem in self.found}.values())
+        if not unique:
+            return
+        lines = [f"{p['field']}: {p['value']} {p['rule']}" for p in unique]
+        text = lines[0] if len(lines) == 1 else f"{len(lines)} problems in {what}: "
+        raise ConfigError(
+            text if len(lines) == 1 else text + "; ".join(lines),
+            field=unique[0]["field"],
+            value=unique[0]["value"],
+            rule=unique[0]["rule"],
+            problems=unique,
+        )
+
+
+async def check_request(
+    item: Mapping[str, Any],
+    *,
+    endpoint: Endpoint,
+    workflow_id: str,
+    graph: Served,
+    assistant: Mapping[str, Any] | None,
+    trusted: bool,
+    store: Store,
+    settings: Settings,
+) -> tuple[dict[str, Any], Problems]:
+    """`item` with its config merged and its metadata written, and what is wrong with it.
+
+    `assistant` is the stored one that the run is for; its config goes under the request's.
+    `trusted` says that the server asks itself, so that LangGraph's own keys are left out instead
+    of refused.
+    """
+    problems = Problems()
+    request = _request_config(item, problems, endpoint=endpoint, trusted=trusted)
+    _check_metadata(item.get("metadata"), problems)
+    if request is None or problems.found:
+        return dict(item), problems
+    if graph.takes is not None:  # its own job holds the config of what it runs
+        return _without_concurrency(item, request), problems
+    _check_against_graph(request, graph, workflow_id, problems)
+    try:
+        under = _assistant_config(assistant)
+        merged = merge_configs(under, request)
+        resolved = await resolve(merged, workflow_id, store, settings)
+        plain = _as_sent(resolved.config)
+    except ConfigError as error:
+        problems.of(error)
+        return dict(item), problems
+    if problems.found or not endpoint.starts_run:
+        return dict(item), problems
+    if endpoint.kind in ("cron", "cron_update") and graph.wrapped:
+        return dict(item), problems  # resolved when it runs: an alias may have moved by then
+    metadata = _run_metadata(resolved, merged, workflow_id)
+    changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
+    if resolved.config != request:
+        changed["config"] = _kept(item, endpoint, plain)
+        changed.pop("context", None)  # the server gives `configurable` to graphs that read it
+    return changed, problems
+
+
+def _request_config(
+    item: Mapping[str, Any], problems: Problems, *, endpoint: Endpoint, trusted: bool
+) -> RunConfig | None:
+    """The config and the context of a request as one config; None where one is wrong."""
+    config, context = item.get("config"), item.get("context")
+    if isinstance(config, dict) and isinstance(config.get("configurable"), dict):
+        own = config["configurable"]
+        if endpoint.kind == "command":
+            own = {key: value for key, value in own.items() if key != "checkpoint_id"}
+        if trusted:
+            own = {key: value for key, value in own.items() if not _is_langgraphs(key)}
+        config = {**config, "configurable": own}
+        if own and context:
+            problems.add(
+                "context",
+                list(context) if isinstance(context, dict) else context,
+                "cannot be given together with config.configurable: LangGraph takes one of them",
+            )
+    parts = []
+    try:
+        parts.append(RunConfig.parse(config))
+    except ConfigError as error:
+        problems.of(error)
+    if context is not None and not isinstance(context, dict):
+        problems.add("context", context, "must be an object")
+    elif context:
+        try:
+            parts.append(RunConfig.parse({"configurable": context}, field="context"))
+        except ConfigError as error:
+            for found in error.problems:
+                field = str(found["field"]).replace("context.configurable", "context", 1)
+                problems.found.append({**found, "field": field})
+    return None if problems.found else merge_configs(*parts)
+
+
+def _check_metadata(metadata: Any, problems: Problems) -> None:
+    if metadata is None:
+        return
+    found = config_problems({"metadata": metadata}, field="", callbacks=())
+    for path, value, rule in islice(found, MAX_PROBLEMS):
+        problems.add(path.removeprefix("."), value, rule)
+    if isinstance(metadata, dict):
+        for key in metadata:
+            if isinstance(key, str) and key.startswith(OWN_METADATA):
+                problems.add(f"metadata.{key}", metadata[key], "is a key that the server sets")
+
+
+def _check_against_graph(
+    request: RunConfig, graph: Served, workflow_id: str, problems: Problems
+) -> None:
+    if request.callbacks and not graph.wrapped:
+        problems.add(
+            "config.callbacks",
+            list(request.callbacks),
+            f"cannot be attached: {workflow_id!r} is not served by `serve`",
+        )
+    if graph.graph is None:
+        if "node_overrides" in request.configurable:
+            problems.add(
+                "config.configurable.node_overrides",
+                list(request.configurable["node_overrides"]),
+                f"cannot be checked: {workflow_id!r} is served by a factory",
+            )
+        return
+    for path, value, rule in unfollowed_overrides(
+        graph.graph, request, field="config", wrapped=graph.wrapped
+    ):
+        problems.add(path, value, rule)
+
+
+def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:
+    stored = (assistant or {}).get("config") or {}
+    known = {key: value for key, value in stored.items() if key in RunConfig.model_fields}
+    context = (assistant or {}).get("context") or {}
+    configurable = {**context, **(known.get("configurable") or {})}
+    known["configurable"] = {
+        key: value for key, value in configurable.items() if not _is_langgraphs(key)
+    }
+    return RunConfig.parse(known, field="assistant.config")
+
+
+def _as_sent(config: RunConfig) -> dict[str, Any]:
+    """A config for the server, with the texts of prompts where they bind.
+
+    What binds to the context goes to `configurable` as well: the server gives the graph's context
+    the fields that it has from there.
+    """
+    plain = config.to_plain()
+    if config.prompts:
+        placed = with_prompts(plain.get("configurable", {}), config.prompts)
+        for name, path, text in context_binds(config.prompts):
+            placed = put(placed, path, text, field=f"prompts.{name}.bind")
+        plain["configurable"] = placed
+    return plain
+
+
+def _run_metadata(resolved: Resolved, request: RunConfig, workflow_id: str) -> dict[str, Any]:
+    """What LangGraph keeps with the run; prompts by their hashes, because every checkpoint of the
+    run holds a copy."""
+    shown = resolved.config.to_json()
+    prompts = (shown.get("configurable") or {}).get("prompts")
+    if prompts:
+        hashes = {name: content_hash(prompt)[:12] for name, prompt in prompts.items()}
+        shown["configurable"] = {**shown["configurable"], "prompts": hashes}
+    found = {
+        RESOLVED_BY: workflow_id,
+        "agentensor_workflow": workflow_id,
+        "agentensor_config": shown,
+        "agentensor_use": request.use,
+        "agentensor_version": resolved.base,
+        "agentensor_defaults_version": resolved.defaults_version,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _kept(item: Mapping[str, Any], endpoint: Endpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what a command says in it that is none of a config's business."""
+    if endpoint.kind != "command":
+        return config
+    own = (item.get("config") or {}).get("configurable") or {}
+    if "checkpoint_id" in own:
+        config = {
+            **config,
+            "configurable": {
+                **config.get("configurable", {}),
+                "checkpoint_id": own["checkpoint_id"],
+            },
+        }
+    return config
+
+
+def _without_concurrency(item: Mapping[str, Any], request: RunConfig) -> dict[str, Any]:
+    """`max_concurrency` would gate the checkpoint writes of a job's own graph."""
+    if request.max_concurrency is None:
+        return dict(item)
+    config = {key: value for key, value in item["config"].items() if key != "max_concurrency"}
+    return {**item, "config": config}
+
+
+def _is_langgraphs(key: Any) -> bool:
+    return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
+
+
+async def check_job(
+    graph: Served, job: Mapping[str, Any], *, named: bool, problems: Problems
+) -> Any:
+    """A job checked and resolved as its run would; None, and why, where it cannot run.
+
+    `named` says that the answer may name what else is stored: not where there are tenants.
+    """
+    assert graph.check_job is not None
+    try:
+        return await graph.check_job(job)
+    except NotFound as error:
+        rule = error.message if named else "names something that is not stored"
+        problems.add("input", None, rule)
+    except StoreError:
+        raise
+    except BadInput as error:
+        problems.of(error)
+    return None
+
+
+def job_metadata(prepared: Any) -> dict[str, Any]:
+    """What LangGraph keeps with the run of a job; the whole of it is our run record."""
+    run = prepared.run
+    found = {
+        "agentensor_run_id": run.run_id,
+        "agentensor_workflow": run.workflow_id,
+        "agentensor_version": run.refs.get("base_version"),
+        "agentensor_dataset_id": run.dataset_id,
+        "agentensor_dataset_version": run.dataset_version,
+        "agentensor_evaluator_set": run.evaluator_set,
+        "agentensor_config": redact(prepared.config.to_json()),
+    }
+    return {key: value for key, value in found.items() if value not in (None, {})}

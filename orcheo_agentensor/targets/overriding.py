@@ -1,0 +1,139 @@
+"""Per-node overrides for graphs whose nodes know nothing of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from pydantic import BaseModel
+
+from orcheo_agentensor.config import RunConfig
+from orcheo_agentensor.config_rules import Problem, config_error
+from orcheo_agentensor.overrides import (
+    MODEL_FIELDS,
+    NODE_OVERRIDES,
+    override_for,
+    overrides_in,
+)
+
+_HIDDEN = "__"
+
+
+def with_node_overrides(graph: Any) -> Any:
+    """A copy of a compiled graph whose own nodes follow `configurable.node_overrides`.
+
+    Tags, metadata and timeout work for every node; `model` and `temperature` are put into the
+    `configurable` that the node sees.
+    """
+    nodes = {
+        name: node
+        if name.startswith(_HIDDEN)
+        else node.copy({"bound": _OverriddenNode(name, node.bound)})
+        for name, node in graph.nodes.items()
+    }
+    return graph.copy(update={"nodes": nodes})
+
+
+def unfollowed_overrides(
+    graph: Any, config: RunConfig, *, field: str, wrapped: bool = True
+) -> Iterator[Problem]:
+    """The overrides in `config` that name no node of `graph`, or that its node cannot follow.
+
+    `wrapped` says that the graph will run through `with_node_overrides`.
+    """
+    given = overrides_in({"configurable": config.configurable})
+    if not given:
+        return
+    known = dict(_nodes(graph, ""))
+    for name, override in given.items():
+        path = f"{field}.configurable.{NODE_OVERRIDES}.{name}"
+        if name not in known:
+            yield path, name, f"is not a node of the workflow; its nodes: {', '.join(known)}"
+            continue
+        own = wrapped and "|" not in name
+        takes = _followed(known[name], reachable=own)
+        for what in override:
+            if what not in takes:
+                yield f"{path}.{what}", override[what], _why_not(known[name], what, own)
+
+
+def require_followed(graph: Any, config: RunConfig, *, field: str = "config") -> None:
+    """Raise `ConfigError` listing the overrides that cannot be followed."""
+    problems = list(unfollowed_overrides(graph, config, field=field))
+    if problems:
+        raise config_error(problems, field)
+
+
+class _OverriddenNode(Runnable[Any, Any]):
+    """A node's runnable that follows the override of the run for it, if there is one."""
+
+    def __init__(self, name: str, bound: Runnable[Any, Any]) -> None:
+        self.name = name
+        self.bound = bound
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the node; a timeout needs the async way, because a thread cannot be stopped."""
+        override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
+        if override is None or config is None:
+            return self.bound.invoke(input, config, **kwargs)
+        if override.timeout is not None:
+            work = self.bound.ainvoke(input, override.patch(config), **kwargs)
+            return asyncio.run(override.in_time(str(self.name), work))
+        return self.bound.invoke(input, override.patch(config), **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the node."""
+        override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
+        if override is None or config is None:
+            return await self.bound.ainvoke(input, config, **kwargs)
+        work = self.bound.ainvoke(input, override.patch(config), **kwargs)
+        return await override.in_time(str(self.name), work)
+
+
+def _nodes(graph: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Every node with its path, those of subgraphs after their node."""
+    for name, node in graph.nodes.items():
+        if name.startswith(_HIDDEN):
+            continue
+        yield prefix + name, node
+        for inner in node.subgraphs or ():
+            if hasattr(inner, "nodes"):
+                yield from _nodes(inner, f"{prefix}{name}|")
+
+
+def _task_node(bound: Any) -> Any:
+    """The object behind a node's runnable that follows overrides itself (a `TaskNode`), or None."""
+    for candidate in (getattr(bound, "afunc", None), getattr(bound, "func", None)):
+        if isinstance(candidate, BaseModel) and hasattr(candidate, "decode_variables"):
+            return candidate
+    return None
+
+
+def _followed(node: Any, *, reachable: bool) -> set[str]:
+    """What of an override reaches this node."""
+    task = _task_node(node.bound)
+    if task is not None:
+        return {"timeout", "tags", "metadata", *(set(MODEL_FIELDS) & set(type(task).model_fields))}
+    declared = set((node.metadata or {}).get("overrides") or ())
+    if not reachable:
+        return declared & set(MODEL_FIELDS)
+    specs = {spec.id for spec in getattr(node.bound, "config_specs", ()) or ()}
+    return {"timeout", "tags", "metadata", *(set(MODEL_FIELDS) & (declared | specs))}
+
+
+def _why_not(node: Any, what: str, own: bool) -> str:
+    if what in MODEL_FIELDS:
+        return (
+            "cannot be overridden: the node does not look for it; it can say that it does with "
+            f"add_node(…, metadata={{'overrides': ['{what}']}})"
+        )
+    if not own:
+        return "cannot be overridden from outside; serve the workflow with `serve`, or configure it"
+    return "cannot be overridden"
+
+
+def has_overrides(config: Mapping[str, Any] | None) -> bool:
+    """Whether a run overrides anything of any node."""
+    return bool(overrides_in(config))

@@ -1,0 +1,69 @@
+"""The server killed in the middle of a training: submitting its run id again finishes it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dev_server import lay_out, running
+from langgraph_sdk import get_client
+from test_runs import TRAINING
+
+from orcheo_agentensor import Store
+
+JOB: dict[str, Any] = {
+    **TRAINING,
+    "workflow_id": "killed",
+    "run_id": "killed",
+    "limits": {"concurrency": 1},
+}
+
+
+@pytest.mark.timeout(240)
+async def test_a_training_survives_the_kill_of_its_server(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "served")
+    with running(folder) as first:
+        async with get_client(url=first.url, api_key=None) as client:
+            thread = (await client.threads.create())["thread_id"]
+            await client.runs.create(thread, "training", input=JOB)
+            async with Store.from_url(first.store_url) as store:
+                await _until_some_work(store)
+        first.kill()
+    async with Store.from_url(first.store_url) as store:
+        assert (await store.runs.get("killed")).result is None
+        before = await store.runs.case_rows("killed", limit=None)
+        spent = (await store.runs.usage("killed")).rollouts
+        assert 0 < spent < 100
+        async with store.checkpointer() as saver:
+            kept = await saver.aget_tuple({"configurable": {"thread_id": thread}})
+            assert kept is not None, "the thread outlives the server"
+    with running(folder, store_url=first.store_url) as second:
+        async with get_client(url=second.url, api_key=None) as client:
+            again = (await client.threads.create())["thread_id"]
+            found = await client.runs.wait(again, "training", input=JOB)
+        assert found["status"] == "finished"
+        assert found["best"]["objective"] == 1.0
+        log = second.log.read_text()
+    async with Store.from_url(first.store_url) as store:
+        after = await store.runs.case_rows("killed", limit=None)
+        keys = {row.rollout.key for row in after}
+        assert {row.rollout.key for row in before} <= keys
+        assert len(keys) == len(after)
+        assert all(row.rollout.attempts == 1 for row in after)
+        assert (await store.runs.usage("killed")).rollouts == len(after)
+    for text in (first.log.read_text(), log):
+        assert "Deserializing unregistered type" not in text
+        assert "BlockingError" not in text
+
+
+async def _until_some_work(store: Store) -> None:
+    for _ in range(600):
+        try:
+            if (await store.runs.usage("killed")).rollouts >= 12:
+                return
+        except Exception:  # noqa: BLE001 - the run is not there yet
+            pass
+        await asyncio.sleep(0.02)
+    pytest.fail("the training did not start")

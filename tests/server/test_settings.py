@@ -1,0 +1,68 @@
+"""The bundled `langgraph.json`, and a server with the flags off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dev_server import ROOT, lay_out, running
+from test_runs import EVALUATION, TRAINING
+
+GRAPHS = {"bare": "./served_graphs.py:bare", "echo": "./served_graphs.py:echo"}
+
+
+def test_the_bundled_configuration_is_valid() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "langgraph_cli", "validate", "-c", str(ROOT / "langgraph.json")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(180)
+def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
+    tokens = [{"sha256": hashlib.sha256(b"key").hexdigest(), "identity": "ana"}]
+    folder = lay_out(tmp_path, graphs=GRAPHS, env={})
+    (folder / "data").mkdir()
+    cases = [{"id": "a", "inputs": {"kind": "card"}, "expected_output": {"answer": "card"}}]
+    (folder / "data" / "cases.json").write_text(json.dumps(cases))
+    environment = {
+        "AGENTENSOR_AUTH_TOKENS": json.dumps([{**tokens[0], "scopes": ["run", "train"]}]),
+        "AGENTENSOR_DATASET_DIR": str(folder / "data"),
+    }
+    with running(folder, environment=environment) as server:
+        key = {"authorization": "Bearer key"}
+        with httpx.Client(base_url=server.url, headers=key, timeout=60) as http:
+            odd: dict[str, Any] = {"oddity": 1, "configurable": {"agentensor": {"use": 99}}}
+            for graph in GRAPHS:
+                body = {"assistant_id": graph, "input": {}, "config": odd}
+                answer = http.post("/runs/wait", json=body)
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["one"]["agentensor"] == {"use": 99}
+            answer = http.post("/runs/wait", json={"assistant_id": "training", "input": TRAINING})
+            assert answer.status_code == 403
+            assert answer.json()["error"]["type"] == "Forbidden"
+            inside = {**EVALUATION, "dataset": "cases.json"}
+            answer = http.post("/runs/wait", json={"assistant_id": "evaluation", "input": inside})
+            assert answer.json()["summary"]["n_ok"] == 1
+            outside = {**EVALUATION, "dataset": {"path": "../langgraph.json"}}
+            answer = http.post("/runs/wait", json={"assistant_id": "evaluation", "input": outside})
+            assert "AGENTENSOR_DATASET_DIR" in answer.text
+
+
+@pytest.mark.timeout(120)
+def test_without_tokens_only_the_development_set_up_is_open(tmp_path: Path) -> None:
+    with running(lay_out(tmp_path, env={})) as server:
+        assert httpx.post(f"{server.url}/threads", json={}).status_code == 401
+        assert "nobody is let in" in server.log.read_text()

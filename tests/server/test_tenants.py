@@ -1,0 +1,209 @@
+"""A server with tokens: who may do what, and what one tenant learns of another: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+from dev_server import Served
+from langgraph_sdk import get_client
+from langgraph_sdk.errors import APIStatusError
+from test_runs import EVALUATION, TRAINING
+
+from orcheo_agentensor import Store
+
+PREFIX = "/agentensor/v1"
+REFUSED = (APIStatusError, httpx.HTTPStatusError)
+"""What the SDK raises; which of them depends on the method."""
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+async def as_(guarded: Served) -> AsyncIterator[Any]:
+    """An SDK client with a token."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(token: str) -> Any:
+            client = get_client(url=guarded.url, api_key=None, headers=bearer(token))
+            return await stack.enter_async_context(client)
+
+        yield opened
+
+
+@pytest.fixture
+async def http(guarded: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def guarded_store(guarded: Served) -> AsyncIterator[Store]:
+    async with Store.from_url(guarded.store_url) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"{PREFIX}/runs"),
+        ("GET", f"{PREFIX}/workflows/x/checkpoints/1"),
+        ("POST", "/threads"),
+        ("POST", "/runs/wait"),
+        ("POST", "/assistants/search"),
+    ],
+)
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), {"authorization": "Basic ana-token"}, {"x-auth-scheme": "langsmith"}],
+)
+async def test_nobody_gets_in_without_a_known_token(
+    http: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    answer = await http.request(
+        method, path, headers=headers, json={} if method == "POST" else None
+    )
+    assert answer.status_code == 401
+
+
+async def test_scopes_are_needed(as_: Any, http: httpx.AsyncClient, guarded_store: Store) -> None:
+    nobody, reader, trainer = await as_("nobody"), await as_("ana-reader"), await as_("ana-trainer")
+    with pytest.raises(REFUSED) as caught:
+        await nobody.runs.wait(None, "echo", input={})
+    assert caught.value.response.status_code == 403
+    assert "one" in await reader.runs.wait(None, "echo", input={})
+    job = {**TRAINING, "workflow_id": "scopes"}
+    with pytest.raises(REFUSED) as caught:
+        await reader.runs.wait(None, "training", input=job)
+    assert caught.value.response.status_code == 403
+    with pytest.raises(REFUSED) as caught:
+        await trainer.runs.wait(None, "training", input={**job, "promote": "auto"})
+    assert caught.value.response.status_code == 403
+    await guarded_store.checkpoints.save(
+        workflow_id="scopes-alias", runnable_config={"tags": ["x"]}, metrics={}
+    )
+    place = f"{PREFIX}/workflows/scopes-alias/aliases/production"
+    body = {"version": 1, "expected_version": None}
+    answer = await http.put(place, json=body, headers=bearer("ana-trainer"))
+    assert answer.status_code == 403
+    assert answer.json()["error"]["type"] == "Forbidden"
+    answer = await http.put(place, json=body, headers=bearer("ana-token"))
+    assert answer.status_code == 200
+    assert answer.json()["actor"] == "ana"
+
+
+async def test_approving_needs_its_scope_and_is_signed(as_: Any, guarded_store: Store) -> None:
+    trainer, owner = await as_("ana-trainer"), await as_("ana-token")
+    thread = (await trainer.threads.create())["thread_id"]
+    job = {**TRAINING, "workflow_id": "approvals", "promote": "ask", "run_id": "approvals"}
+    await trainer.runs.wait(thread, "training", input=job)
+    yes = {"approve": True, "actor": "the boss"}
+    for answer in (yes, True, "approve"):
+        with pytest.raises(REFUSED) as caught:
+            await trainer.runs.wait(thread, "training", command={"resume": answer})
+        assert caught.value.response.status_code == 403
+    found = await owner.runs.wait(thread, "training", command={"resume": yes})
+    assert found["decision"]["status"] == "promoted"
+    [newest, *_] = await guarded_store.aliases.log("approvals", "production")
+    assert newest.actor == "ana"
+
+
+async def test_what_is_somebody_elses_looks_like_nothing(
+    as_: Any, http: httpx.AsyncClient, guarded_store: Store
+) -> None:
+    ana = await as_("ana-token")
+    job = {**TRAINING, "workflow_id": "anas", "run_id": "anas-run"}
+    found = await ana.runs.wait(None, "training", input=job)
+    version = found["best"]["config_version"]
+    assert (await guarded_store.workflows.get("anas")).owner == "ana"  # type: ignore[union-attr]
+    paths = [
+        "/workflows/{}/checkpoints",
+        f"/workflows/{{}}/checkpoints/{version}",
+        "/workflows/{}/checkpoints/latest",
+        f"/workflows/{{}}/checkpoints/{version}/download",
+        f"/workflows/{{}}/diff?before=1&after={version}",
+        "/workflows/{}/aliases/latest",
+        "/workflows/{}/aliases/latest/log",
+        "/runs/{}-run",
+        "/runs/{}-run/cases",
+    ]
+    for path in paths:
+        own = await http.get(PREFIX + path.format("anas"), headers=bearer("ana-token"))
+        assert own.status_code == 200, path
+        hidden = await http.get(PREFIX + path.format("anas"), headers=bearer("ben-token"))
+        absent = await http.get(PREFIX + path.format("sana"), headers=bearer("ben-token"))
+        assert hidden.status_code == absent.status_code == 404, path
+        assert hidden.text.replace("anas", "sana") == absent.text
+        drop = {"date"}
+        assert {k: v for k, v in hidden.headers.items() if k not in drop} == {
+            k: v for k, v in absent.headers.items() if k not in drop
+        }
+    for name in ("anas", "sana"):
+        answer = await http.put(
+            f"{PREFIX}/workflows/{name}/aliases/production",
+            json={"version": version, "expected_version": None},
+            headers=bearer("ben-token"),
+        )
+        assert answer.status_code == 404
+    for path in ("/workflows?limit=200", "/runs?limit=200", "/datasets?limit=200"):
+        seen = await http.get(PREFIX + path, headers=bearer("ben-token"))
+        assert "anas" not in seen.text, path
+        assert found["run_id"] not in seen.text
+    mine = await http.get(f"{PREFIX}/runs?limit=200", headers=bearer("ana-token"))
+    assert "anas-run" in mine.text
+
+
+async def test_nobody_works_on_somebody_elses_workflow_or_run(as_: Any) -> None:
+    ana, ben = await as_("ana-token"), await as_("ben-token")
+    job = {**EVALUATION, "workflow_id": "owned", "run_id": "owned-run"}
+    await ana.runs.wait(None, "evaluation", input=job)
+    others = [
+        {**EVALUATION, "workflow_id": "owned"},
+        {**EVALUATION, "workflow_id": "bens", "run_id": "owned-run"},
+        {**EVALUATION, "workflow_id": "bens", "reuse": "owned-run"},
+    ]
+    for other in others:
+        with pytest.raises(REFUSED) as caught:
+            await ben.runs.wait(None, "evaluation", input=other)
+        assert caught.value.response.status_code == 403
+    version = {"configurable": {"agentensor": {"use": 1}}}
+    with pytest.raises(REFUSED) as caught:
+        await ben.runs.wait(
+            None, "evaluation", input={**EVALUATION, "workflow_id": "bens-own", "config": version}
+        )
+    assert caught.value.response.status_code == 422
+    assert "owned" not in caught.value.response.text
+
+
+async def test_threads_assistants_and_crons_belong_to_who_made_them(as_: Any) -> None:
+    ana, ben = await as_("ana-token"), await as_("ben-token")
+    thread = (await ana.threads.create())["thread_id"]
+    assistant = await ana.assistants.create(
+        "echo", metadata={"owner": "ben", "created_by": "system"}
+    )
+    cron = await ana.crons.create("echo", schedule="0 0 1 1 *", input={})
+    await ana.runs.wait(thread, assistant["assistant_id"], input={})
+    for attempt in (
+        lambda: ben.threads.get(thread),
+        lambda: ben.runs.wait(thread, "echo", input={}),
+        lambda: ben.assistants.get(assistant["assistant_id"]),
+        lambda: ben.runs.wait(None, assistant["assistant_id"], input={}),
+        lambda: ben.assistants.update(assistant["assistant_id"], name="mine"),
+        lambda: ben.crons.delete(cron["cron_id"]),
+    ):
+        with pytest.raises(REFUSED) as caught:
+            await attempt()
+        assert caught.value.response.status_code == 404
+    assert thread not in [found["thread_id"] for found in await ben.threads.search(limit=100)]
+    seen = [found["assistant_id"] for found in await ben.assistants.search(limit=100)]
+    assert assistant["assistant_id"] not in seen
+    assert seen, "the assistants that the server itself makes are everybody's"
+    await ana.store.put_item(["notes"], "a", {"text": "secret"})
+    assert (await ana.store.get_item(["notes"], "a"))["value"] == {"text": "secret"}
+    assert not await ben.store.get_item(["notes"], "a")
+    await ana.crons.delete(cron["cron_id"])
