@@ -692,14 +692,14 @@ async def test_a_budget_that_ends_in_the_holdout_leaves_the_gain_unproved() -> N
         dataset=[{**case, "inputs": {**case["inputs"], "split": case["split"]}} for case in CASES],
         evaluators=[done],
         optimizer=TextGrad(proposer=Teacher()),
-        budget=Budget(rollouts=70),
+        budget=Budget(rollouts=80),
         stop=[MaxSteps(1)],
         limits=Limits(retries=2),
     )
     assert result.decision.status == "kept"
     assert "budget ended" in result.decision.reasons[0]
     assert result.holdout is None
-    assert len(attempts) == result.usage.rollouts == 70
+    assert len(attempts) == result.usage.rollouts == 80
 
 
 async def test_a_hosts_recursion_limit_does_not_end_a_long_search() -> None:
