@@ -82,7 +82,7 @@ def _not_allowed(spec: str, what: str, settings: Settings) -> EntrypointNotAllow
         f"{spec!r} is not under {allowed}; add its module to AGENTENSOR_ALLOWED_MODULES",
         field=what,
         value=spec,
-        rule="must be under an allowed module",
+        rule=f"is not under {allowed}; add its module to AGENTENSOR_ALLOWED_MODULES",
     )
 
 
