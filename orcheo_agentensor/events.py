@@ -39,8 +39,16 @@ _listener: ContextVar[EventWriter | None] = ContextVar("agentensor_listener", de
 
 @contextmanager
 def listening(hear: EventWriter) -> Iterator[None]:
-    """Let `hear` hear of every event of the runs that work inside the block."""
-    token = _listener.set(hear)
+    """Let `hear` hear of every event of the runs that work inside the block; who listens around it
+    still does."""
+    outer = _listener.get()
+
+    def both(event: Event) -> None:
+        hear(event)
+        if outer is not None:
+            outer(event)
+
+    token = _listener.set(both)
     try:
         yield
     finally:

@@ -87,6 +87,7 @@ def create_evaluation_graph(
         prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
         run = prepared.run
         update: dict[str, Any] = dict.fromkeys(EvaluationJob.model_fields)
+        update |= {key: None for key in EvaluationOutput.__annotations__ if state.get(key) is not None}
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:

@@ -1,7 +1,9 @@
-"""A graph whose input is a job: a key that no job has is refused."""
+"""A graph whose input is a job: a key that no job has is refused, and one that is left out is empty."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +24,11 @@ OutputT = TypeVar("OutputT", bound=Any)
 class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
     """A `StateGraph` that does not drop unknown input keys, as LangGraph does, but refuses them.
 
-    As a node of a host that shares its state, it takes from that state what it knows. `check_job`
-    checks and resolves a job as a run would, and writes nothing.
+    As a node of a host that shares its state, it takes from that state what it knows. Each input is
+    a job of its own: nothing of an earlier one on the same thread is left in what it leaves out.
+    Inside a host's node the run id, where none is given, is that of the node's execution, so that
+    the node, executed again on a resume, goes on with its run instead of paying for another.
+    `check_job` checks and resolves a job as a run would, and writes nothing.
     """
 
     check_job: Callable[[Mapping[str, Any]], Awaitable[Prepared[Any]]]
@@ -35,15 +40,27 @@ class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
         known = set(self.schemas[self.input_schema])
 
         def check(job: Any, config: RunnableConfig) -> Any:
-            is_subgraph = "|" in config.get("configurable", {}).get("checkpoint_ns", "")
-            if isinstance(job, Mapping) and not is_subgraph:
+            if not isinstance(job, Mapping):
+                return job
+            configurable = config.get("configurable", {})
+            inside, _, _start = configurable.get("checkpoint_ns", "").rpartition("|")
+            if not inside:
                 refuse_unknown(job, known)
-            return job
+            whole = {**dict.fromkeys(known), **job}
+            if "run_id" in known and whole["run_id"] is None and ":" in inside:
+                whole["run_id"] = _run_id(configurable.get("thread_id"), inside, job)
+            return whole
 
         compiled = super().compile(*args, **kwargs)
         start = compiled.nodes[START]
         compiled.nodes[START] = start.copy({"bound": RunnableLambda(check), "subgraphs": []})
         return compiled
+
+
+def _run_id(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:
+    """The same for the same execution of the host's node; the job tells calls inside it apart."""
+    parts = json.dumps([str(thread_id), namespace, dict(job)], default=repr, sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def refuse_unknown(job: Mapping[str, Any], known: set[str]) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from orcheo_agentensor.evaluation.job_graph import refuse_unknown
+from orcheo_agentensor.events import listening
 from orcheo_agentensor.targets.base import compiled
 
 MapInput = Callable[[Any], Mapping[str, Any]]
 MapOutput = Callable[[dict[str, Any]], Any]
 HostNode = Callable[[Any], Awaitable[Any]]
+
+INSIDE_A_GRAPH, STREAMED_SUBGRAPHS = "__pregel_runtime", "__pregel_stream"
+"""The keys under which LangGraph hands its runtime to nodes, and the host's stream to subgraphs
+that are streamed with it."""
 
 ENOUGH_STEPS = 10_000_000
 """The recursion limit of our subgraphs: a host's is for its own loops, and budgets end ours."""
@@ -23,7 +31,8 @@ def subgraph_node(
 
     `map_input` makes the job from the host's state (by default the state's keys that are job
     fields), `map_output` makes the host's update from the result (by default the result itself).
-    Events, interrupts and checkpoints pass through the host.
+    Events, interrupts and checkpoints pass through the host. A node that is executed again, on a
+    resume or a retry, goes on with the run it had begun.
     """
     inner = compiled(graph)
     fields = set(inner.get_input_jsonschema().get("properties", {}))
@@ -32,11 +41,36 @@ def subgraph_node(
         given = _as_mapping(state)
         job = map_input(state) if map_input else {k: v for k, v in given.items() if k in fields}
         refuse_unknown(job, fields)
-        result = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
+        result = await run_inside(inner, job)
         return map_output(result) if map_output else result
 
     node.__name__ = str(inner.get_name())
     return node
+
+
+async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the compiled `inner` on `job` inside a node of a host; returns its output."""
+    with _heard_by_host():
+        result: dict[str, Any] = await inner.ainvoke(
+            dict(job), {"recursion_limit": ENOUGH_STEPS}
+        )
+    return result
+
+
+@contextmanager
+def _heard_by_host() -> Iterator[None]:
+    """Hand the events on to the host's own custom stream, where it does not stream its subgraphs.
+
+    LangGraph drops what subgraphs write unless they are streamed too.
+    """
+    from langgraph.config import get_stream_writer
+
+    configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
+    if INSIDE_A_GRAPH not in configurable or STREAMED_SUBGRAPHS in configurable:
+        yield
+        return
+    with listening(get_stream_writer()):
+        yield
 
 
 def evaluation_node(

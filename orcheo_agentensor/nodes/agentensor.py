@@ -93,7 +93,7 @@ class AgentensorNode(TaskNode):
         """Run the subgraph on the job that the fields make; returns its output."""
         from orcheo_agentensor.evaluation import create_evaluation_graph
         from orcheo_agentensor.evaluation.drive import split_live
-        from orcheo_agentensor.evaluation.node import ENOUGH_STEPS
+        from orcheo_agentensor.evaluation.node import run_inside
         from orcheo_agentensor.training import create_training_graph
 
         create: Any = create_training_graph if self.mode == "train" else create_evaluation_graph
@@ -103,9 +103,7 @@ class AgentensorNode(TaskNode):
         if self.prompts is not None:
             job["prompts"] = prompts_to_json(as_prompts(self.prompts))
         given = {name: value for name, value in job.items() if value is not None}
-        own: Any = {**config, "recursion_limit": ENOUGH_STEPS}
-        output: dict[str, Any] = await graph.compile(name=self.name).ainvoke(given, own)
-        return output
+        return await run_inside(graph.compile(name=self.name), given)
 
     def _plain_fields(self) -> tuple[str, ...]:
         return (*_PLAIN, *_TRAINING_PLAIN) if self.mode == "train" else _PLAIN

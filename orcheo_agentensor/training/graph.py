@@ -153,6 +153,7 @@ def create_training_graph(
         prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
         run = prepared.run
         update: dict[str, Any] = dict.fromkeys(TrainingJob.model_fields)
+        update |= {key: None for key in TrainingOutput.__annotations__ if state.get(key) is not None}
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:
