@@ -2,17 +2,20 @@
 #
 #   make demo    train the bundled workflow, offline
 #   make test    lint, types, layers and every test, embedded PostgreSQL included
+#   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 as PYTHON312
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make clean   remove what the others made
 
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 PORT ?= 2024
 UPGRADE ?=
 
 VENV := .venv
 BENCH := .venv-bench
+ORCHEO := .venv-orcheo
 LOCK := .venv-lock
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
@@ -22,7 +25,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve bench lint lock clean
+.PHONY: help demo test test-orcheo serve bench lint lock clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -41,12 +44,15 @@ lint: $(VENV)/.dev
 test: lint
 	@$(VENV)/bin/python -m pytest
 
+test-orcheo: $(ORCHEO)/.orcheo
+	@$(ORCHEO)/bin/python -m pytest tests/orcheo
+
 bench: $(BENCH)/.bench
 	@$(BENCH)/bin/python -m benchmarks.evaluation; evaluation=$$?; \
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(LOCK) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(ORCHEO) $(LOCK) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .hypothesis .import_linter_cache dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -62,6 +68,13 @@ $(BENCH)/.bench: requirements/bench.txt pyproject.toml | $(BENCH)/bin/python
 	@echo "Installing requirements/bench.txt into $(BENCH)"
 	@$(BENCH)/bin/python $(PIP) --require-hashes --requirement requirements/bench.txt
 	@$(BENCH)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(ORCHEO)/.orcheo: requirements/orcheo.txt pyproject.toml
+	@$(PYTHON312) -m venv $(ORCHEO)
+	@echo "Installing requirements/orcheo.txt into $(ORCHEO)"
+	@$(ORCHEO)/bin/python $(PIP) --require-hashes --requirement requirements/orcheo.txt
+	@$(ORCHEO)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/bin/python $(BENCH)/bin/python $(LOCK)/bin/python:
@@ -81,3 +94,5 @@ lock: $(LOCK)/bin/python
 	$(COMPILE) -c requirements/dev.txt --extra postgres --extra server --extra openai \
 	  -o requirements/server.txt
 	$(COMPILE) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
+	$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) --extra orcheo --group orcheo \
+	  -o requirements/orcheo.txt

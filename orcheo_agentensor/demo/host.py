@@ -96,8 +96,10 @@ class HostState(HostOutput, total=False):
 def create_host_workflow(
     *, store: Store | None = None, settings: Settings | None = None
 ) -> StateGraph[HostState, None, HostInput, HostOutput]:
-    """The host as an uncompiled graph: it evaluates what is in production on the tickets that
-    arrive, trains where that is below the threshold, and pauses by `interrupt()` before it promotes.
+    """The host as an uncompiled graph.
+
+    It evaluates what is in production on the tickets that arrive, trains where that is below the
+    threshold, and pauses by `interrupt()` before it promotes.
 
     `store` is where versions and runs are kept; the settings' database when left out. Reads the
     bundled tickets from their file.

@@ -12,7 +12,7 @@ from langgraph.types import Command, StreamWriter
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.job import EvaluationJob
-from orcheo_agentensor.evaluation.job_graph import JobGraph
+from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.results import CaseResult, summarize
@@ -86,8 +86,7 @@ def create_evaluation_graph(
         """Check the job, store its dataset, make the run record."""
         prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
         run = prepared.run
-        update: dict[str, Any] = dict.fromkeys(EvaluationJob.model_fields)
-        update |= {key: None for key in EvaluationOutput.__annotations__ if state.get(key) is not None}
+        update = emptied(state, EvaluationJob, EvaluationOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:

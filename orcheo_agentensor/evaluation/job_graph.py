@@ -1,4 +1,4 @@
-"""A graph whose input is a job: a key that no job has is refused, and one that is left out is empty."""
+"""A graph whose input is a job: unknown keys are refused, and what is left out is empty."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, shorten
 
@@ -55,6 +56,12 @@ class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
         start = compiled.nodes[START]
         compiled.nodes[START] = start.copy({"bound": RunnableLambda(check), "subgraphs": []})
         return compiled
+
+
+def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:
+    """The update that takes a job, which is stored by now, and an earlier job's output away."""
+    left = [key for key in output.__annotations__ if state.get(key) is not None]
+    return dict.fromkeys([*job.model_fields, *left])
 
 
 def _run_id(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:

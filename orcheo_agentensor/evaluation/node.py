@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -14,7 +14,15 @@ from orcheo_agentensor.targets.base import compiled
 
 MapInput = Callable[[Any], Mapping[str, Any]]
 MapOutput = Callable[[dict[str, Any]], Any]
-HostNode = Callable[[Any], Awaitable[Any]]
+
+
+class HostNode(Protocol):
+    """A node function, as `StateGraph.add_node` takes it."""
+
+    def __call__(self, state: Any) -> Awaitable[Any]:
+        """Run once; returns the host's update."""
+        ...
+
 
 INSIDE_A_GRAPH, STREAMED_SUBGRAPHS = "__pregel_runtime", "__pregel_stream"
 """The keys under which LangGraph hands its runtime to nodes, and the host's stream to subgraphs
@@ -51,9 +59,7 @@ def subgraph_node(
 async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     """Run the compiled `inner` on `job` inside a node of a host; returns its output."""
     with _heard_by_host():
-        result: dict[str, Any] = await inner.ainvoke(
-            dict(job), {"recursion_limit": ENOUGH_STEPS}
-        )
+        result: dict[str, Any] = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
     return result
 
 

@@ -13,7 +13,7 @@ from langgraph.types import Command, StreamWriter, interrupt
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
-from orcheo_agentensor.evaluation.job_graph import JobGraph
+from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.workbench import Workbench
 from orcheo_agentensor.settings import Settings
@@ -152,8 +152,7 @@ def create_training_graph(
         """Check the job, store its dataset, make the run record."""
         prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
         run = prepared.run
-        update: dict[str, Any] = dict.fromkeys(TrainingJob.model_fields)
-        update |= {key: None for key in TrainingOutput.__annotations__ if state.get(key) is not None}
+        update = emptied(state, TrainingJob, TrainingOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:

@@ -1,0 +1,237 @@
+"""Workflows of Orcheo's own nodes, evaluated and trained by `AgentensorNode` inside Orcheo."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import orcheo.nodes.ai
+import pytest
+from agentensor.tensor import TextTensor as TheirTensor
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.graph import END, START, StateGraph
+from orcheo.agentensor.prompts import TrainablePrompt
+from orcheo.graph.state import State
+from orcheo.nodes import AgentNode, SetVariableNode
+
+from orcheo_agentensor import Store, TextGrad, TextTensor
+from orcheo_agentensor.errors import BadInput, TemplateError
+from orcheo_agentensor.integrations.orcheo import AgentensorNode
+from orcheo_agentensor.integrations.orcheo_workflow import OrcheoPrompt
+from orcheo_agentensor.optimizers import ProposalRequest
+
+KINDS = ("card", "login", "refund")
+CASES = [
+    {
+        "id": f"{split}-{number}",
+        "split": split,
+        "inputs": {"message": KINDS[number % 3]},
+        "expected_output": {"answer": KINDS[number % 3]},
+    }
+    for split, count in (("train", 6), ("validation", 6), ("holdout", 30))
+    for number in range(count)
+]
+
+
+def knows(outputs: Mapping[str, Any], reference_outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """1.0 where the reply names the kind asked for."""
+    right = reference_outputs["answer"] in outputs["reply"]["known"].split()
+    return {"key": "knows", "score": float(right), "comment": "" if right else "unknown kind"}
+
+
+def answered(outputs: Mapping[str, Any], reference_outputs: Mapping[str, Any]) -> bool:
+    """Whether the agent's last message is the kind asked for."""
+    return outputs["messages"][-1]["content"] == reference_outputs["answer"]
+
+
+class Tutor:
+    """A proposer that adds the first kind found lacking."""
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+        texts = {}
+        for component in request.components:
+            lacking = sorted(
+                str(record.expected_output["answer"])
+                for record in component.feedback
+                if record.score != 1.0
+            )
+            if lacking:
+                texts[component.name] = f"{component.text} {lacking[0]}"
+        return texts
+
+
+class SimulatedClerk(BaseChatModel):
+    """A simulated chat model: it answers with the message if its system prompt names it."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "simulated-clerk"
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> ChatResult:
+        known = " ".join(m.text for m in messages if isinstance(m, SystemMessage)).split()
+        asked = messages[-1].text
+        message = AIMessage(asked if asked in known else "unknown")
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def workflow(*nodes: Any) -> StateGraph[Any]:
+    """Orcheo's nodes in a row."""
+    graph = StateGraph(State)
+    names = [node.name for node in nodes]
+    for node in nodes:
+        graph.add_node(node.name, node)
+    for one, next_one in zip([START, *names], [*names, END], strict=True):
+        graph.add_edge(one, next_one)
+    return graph
+
+
+def clerk() -> StateGraph[Any]:
+    """Two nodes of Orcheo's: the first takes the whole prompt, the second a text out of it."""
+    return workflow(
+        SetVariableNode(name="draft", variables={"prompt": "{{config.prompts.skills}}"}),
+        SetVariableNode(name="reply", variables={"known": "known: {{draft.prompt.text}}"}),
+    )
+
+
+async def run_in_orcheo(node: AgentensorNode, prompts: Any = None, **inputs: Any) -> dict[str, Any]:
+    """The node's payload from a workflow that Orcheo's state travels through."""
+    given = prompts or {"skills": TrainablePrompt(text="card", requires_grad=True)}
+    state = {"messages": [], "inputs": inputs, "node_results": {}, "config": {"prompts": given}}
+    found = await workflow(node).compile().ainvoke(state)
+    payload: dict[str, Any] = found["node_results"][node.name]
+    return payload
+
+
+TRAINING: dict[str, Any] = {
+    "name": "train",
+    "mode": "train",
+    "dataset": CASES,
+    "prompts": {"skills": "{{config.prompts.skills}}"},
+    "optimizer": TextGrad(proposer=Tutor()),
+    "stop": [{"type": "target_score", "score": 1.0}],
+    "promote": "auto",
+    "workflow_id": "clerk",
+    "limits": {"concurrency": 1},
+}
+
+
+async def test_a_workflow_of_orcheos_nodes_is_evaluated() -> None:
+    node = AgentensorNode(
+        name="evaluate",
+        target=clerk(),
+        dataset=CASES,
+        evaluators=[knows],
+        prompts={"skills": "{{config.prompts.skills}}"},
+    )
+    found = await run_in_orcheo(node)
+    assert found["status"] == "finished"
+    assert found["summary"]["objective"] == pytest.approx(1 / 3)
+    again = await run_in_orcheo(node, {"skills": {"text": "card login", "model_kwargs": {}}})
+    assert again["summary"]["objective"] == pytest.approx(2 / 3)
+
+
+async def test_a_workflow_of_orcheos_nodes_is_trained_and_promoted() -> None:
+    store = Store.from_url(None)
+    node = AgentensorNode(**TRAINING, target=clerk().compile(), evaluators=[knows], store=store)
+    found = await run_in_orcheo(node)
+    assert found["decision"]["status"] == "promoted", found["decision"]
+    assert set(found["best"]["prompts"]["skills"]["text"].split()) == set(KINDS)
+    version = await store.aliases.resolve("clerk", "production")
+    assert version == found["best"]["config_version"]
+
+
+async def test_an_agent_of_orcheos_is_trained_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orcheo.nodes.ai, "init_chat_model", lambda *_a, **_k: SimulatedClerk())
+    agent = AgentNode(
+        name="agent", ai_model="openai:simulated", system_prompt="{{config.prompts.skills}}"
+    )
+    node = AgentensorNode(**TRAINING, target=agent, evaluators=[answered])
+    found = await run_in_orcheo(node)
+    assert set(found["best"]["prompts"]["skills"]["text"].split()) == set(KINDS)
+    assert found["holdout"]["gain"] == pytest.approx(2 / 3)
+    assert found["decision"]["status"] == "promoted", found["decision"]
+    assert agent.system_prompt == "{{config.prompts.skills}}"
+
+
+async def test_a_stored_workflow_is_a_target() -> None:
+    source = """
+        from langgraph.graph import END, START, StateGraph
+        from orcheo.graph.state import State
+        from orcheo.nodes import SetVariableNode
+
+        reply = SetVariableNode(name="reply", variables={"known": "{{config.prompts.skills.text}}"})
+        graph = StateGraph(State)
+        graph.add_node("reply", reply)
+        graph.add_edge(START, "reply")
+        graph.add_edge("reply", END)
+    """
+    stored = {"format": "langgraph-script", "source": textwrap.dedent(source)}
+    node = AgentensorNode(
+        name="evaluate",
+        target=stored,
+        dataset="{{inputs.cases}}",
+        evaluators=["exact_match"],
+        output="reply.known",
+        prompts="{{config.prompts}}",
+    )
+    cases = [{"id": "one", "inputs": {}, "expected_output": "card"}]
+    assert (await run_in_orcheo(node, cases=cases))["summary"]["objective"] == 1.0
+
+
+def test_orcheos_decoding_gives_a_text_tensor() -> None:
+    prompt = OrcheoPrompt(text="Be brief.", metadata={"max_chars": 20})
+    state: Any = {"config": {"prompts": {"tone": prompt}}}
+    node = AgentNode(name="agent", ai_model="openai:x", system_prompt="{{config.prompts.tone}}")
+    node.decode_variables(state)
+    assert isinstance(node.system_prompt, TextTensor)
+    assert isinstance(node.system_prompt, TheirTensor)
+    assert node._system_prompt_text == "Be brief."
+
+    own = AgentensorNode(name="own", prompts={"tone": "{{config.prompts.tone}}"})
+    resolved = own.resolved_for_run(state)
+    assert resolved.prompts["tone"] is prompt
+    assert own.prompts == {"tone": "{{config.prompts.tone}}"}
+    own.decode_variables(state)
+    assert own.prompts["tone"] is prompt
+
+
+async def test_cases_keep_their_braces() -> None:
+    seen: list[Any] = []
+
+    async def target(inputs: dict[str, str]) -> str:
+        seen.append(inputs["text"])
+        return inputs["text"]
+
+    cases = [{"id": "a", "inputs": {"text": "{{inputs.x}}"}, "expected_output": "{{inputs.x}}"}]
+    node = AgentensorNode(name="evaluate", target=target, dataset=cases, evaluators=["exact_match"])
+    found = await run_in_orcheo(node, x="resolved")
+    assert found["summary"]["objective"] == 1.0
+    assert seen == ["{{inputs.x}}"]
+
+
+async def test_a_reference_that_leads_nowhere_says_what_there_is() -> None:
+    node = AgentensorNode(
+        name="evaluate",
+        target=clerk(),
+        dataset=CASES,
+        evaluators=[knows],
+        prompts={"skills": "{{config.prompts.skils}}"},
+    )
+    with pytest.raises(TemplateError, match=r"no 'skils' in config\.prompts, which has skills"):
+        await run_in_orcheo(node)
+
+
+async def test_output_is_for_workflows_of_orcheos_nodes() -> None:
+    async def target(inputs: dict[str, str]) -> str:
+        return ""
+
+    node = AgentensorNode(
+        name="evaluate", target=target, dataset=CASES, evaluators=["exact_match"], output="a.b"
+    )
+    with pytest.raises(BadInput, match="output"):
+        await run_in_orcheo(node)
