@@ -49,7 +49,7 @@ class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
                 refuse_unknown(job, known)
             whole = {**dict.fromkeys(known), **job}
             if "run_id" in known and whole["run_id"] is None and ":" in inside:
-                whole["run_id"] = _run_id(configurable.get("thread_id"), inside, job)
+                whole["run_id"] = run_id_inside(configurable.get("thread_id"), inside, job)
             return whole
 
         compiled = super().compile(*args, **kwargs)
@@ -64,8 +64,8 @@ def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -
     return dict.fromkeys([*job.model_fields, *left])
 
 
-def _run_id(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:
-    """The same for the same execution of the host's node; the job tells calls inside it apart."""
+def run_id_inside(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:
+    """The run id of `job` in the execution of a host's node: the same when that is repeated."""
     parts = json.dumps([str(thread_id), namespace, dict(job)], default=repr, sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 

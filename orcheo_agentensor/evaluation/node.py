@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.evaluation.job_graph import refuse_unknown
+from orcheo_agentensor.evaluation.job_graph import refuse_unknown, run_id_inside
 from orcheo_agentensor.events import listening
 from orcheo_agentensor.targets.base import compiled
 
@@ -57,21 +57,26 @@ def subgraph_node(
 
 
 async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the compiled `inner` on `job` inside a node of a host; returns its output."""
-    with _heard_by_host():
+    """Run the compiled `inner` on `job` inside a node of a host, once; returns its output."""
+    configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
+    namespace = configurable.get("checkpoint_ns", "")
+    if namespace and job.get("run_id") is None:
+        # LangGraph counts attempts of a node into the namespace of what the node calls.
+        run_id = run_id_inside(configurable.get("thread_id"), namespace, job)
+        job = {**job, "run_id": run_id}
+    with _heard_by_host(configurable):
         result: dict[str, Any] = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
     return result
 
 
 @contextmanager
-def _heard_by_host() -> Iterator[None]:
+def _heard_by_host(configurable: Mapping[str, Any]) -> Iterator[None]:
     """Hand the events on to the host's own custom stream, where it does not stream its subgraphs.
 
     LangGraph drops what subgraphs write unless they are streamed too.
     """
     from langgraph.config import get_stream_writer
 
-    configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
     if INSIDE_A_GRAPH not in configurable or STREAMED_SUBGRAPHS in configurable:
         yield
         return
