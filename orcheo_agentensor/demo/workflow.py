@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Annotated
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.demo.model import LexicalChatModel
@@ -22,14 +24,14 @@ DEFAULTS = seed_prompts()
 class Ticket(TypedDict):
     """What comes in."""
 
-    ticket: str
+    ticket: Annotated[str, Field(title="Message", description="What the customer wrote.")]
 
 
 class Answer(TypedDict):
     """What goes out: the queue the message goes to, and the first reply."""
 
-    queue: str
-    reply: str
+    queue: Annotated[str, Field(title="Queue", description="Where the message goes.")]
+    reply: Annotated[str, Field(title="Reply", description="The first reply to the customer.")]
 
 
 class TriageState(Ticket, Answer):

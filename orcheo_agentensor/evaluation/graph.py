@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.job import EvaluationJob
+from orcheo_agentensor.evaluation.job import EvaluationJob, shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.resolve import Given
@@ -26,25 +27,36 @@ RESULT_KEYS = ("status", "summary", "usage")
 class EvaluationOutput(TypedDict, total=False):
     """What an evaluation gives back; everything larger is in the side store under `run_id`."""
 
-    run_id: str
-    status: str
-    summary: dict[str, Any]
-    usage: dict[str, Any]
+    run_id: Annotated[str, Field(title="Run", description="Under which everything else is stored.")]
+    status: Annotated[
+        str,
+        Field(
+            title="Status",
+            description="finished, or missed_threshold where too few cases could be scored.",
+        ),
+    ]
+    summary: Annotated[
+        dict[str, Any],
+        Field(title="Summary", description="Scores with intervals, latency, failures, coverage."),
+    ]
+    usage: Annotated[
+        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
+    ]
 
 
 class EvaluationState(EvaluationOutput, total=False):
     """The job's fields until `prepare` has stored them, then only ids and numbers."""
 
-    target: Any
-    workflow_id: str | None
-    dataset: Any
-    evaluators: Any
-    prompts: Any
-    config: Any
-    limits: Any
-    min_coverage: float
-    replicates: int
-    reuse: str | None
+    target: Annotated[Any, shown_as(EvaluationJob, "target")]
+    workflow_id: Annotated[str | None, shown_as(EvaluationJob, "workflow_id")]
+    dataset: Annotated[Any, shown_as(EvaluationJob, "dataset")]
+    evaluators: Annotated[Any, shown_as(EvaluationJob, "evaluators")]
+    prompts: Annotated[Any, shown_as(EvaluationJob, "prompts")]
+    config: Annotated[Any, shown_as(EvaluationJob, "config")]
+    limits: Annotated[Any, shown_as(EvaluationJob, "limits")]
+    min_coverage: Annotated[float, shown_as(EvaluationJob, "min_coverage")]
+    replicates: Annotated[int, shown_as(EvaluationJob, "replicates")]
+    reuse: Annotated[str | None, shown_as(EvaluationJob, "reuse")]
 
 
 def create_evaluation_graph(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orcheo_agentensor.errors import ConfigError, shorten
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
+_DEMO = "orcheo_agentensor.demo"
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 
@@ -19,16 +20,31 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, title="Limits")
 
     concurrency: int = Field(
-        10, ge=1, le=1_000, description="Most cases of this run in flight at once."
+        10,
+        ge=1,
+        le=1_000,
+        title="Concurrency",
+        description="Most cases of this run in flight at once.",
     )
     case_timeout: float = Field(
-        120.0, gt=0, le=86_400, description="Seconds one execution of the target may take."
+        120.0,
+        gt=0,
+        le=86_400,
+        title="Case timeout",
+        description="Seconds one execution of the target may take.",
     )
     retries: int = Field(
-        2, ge=0, le=10, description="Further attempts after a passing trouble (timeout, HTTP 5xx)."
+        2,
+        ge=0,
+        le=10,
+        title="Retries",
+        description="Further attempts after a passing trouble (timeout, HTTP 5xx).",
     )
     case_sla_ms: float | None = Field(
-        None, gt=0, description="Cases slower than this many milliseconds are counted."
+        None,
+        gt=0,
+        title="Case SLA",
+        description="Cases slower than this many milliseconds are counted.",
     )
 
 
@@ -42,6 +58,7 @@ class Job(BaseModel):
         title="Target",
         description='The workflow under test: "module:attribute", {"entrypoint", "output"}, or '
         '{"url", "assistant", "api_key_env"} for one on a LangGraph server.',
+        examples=[f"{_DEMO}.workflow:create_support_triage"],
     )
     workflow_id: str | None = Field(
         None,
@@ -59,19 +76,29 @@ class Job(BaseModel):
         None,
         title="Dataset",
         description="A path, a list of cases, or {path | cases | id+version, split, splits}.",
+        examples=["orcheo_agentensor/demo/data/banking_tickets.jsonl"],
     )
     evaluators: list[str | dict[str, Any]] | None = Field(
         None,
         title="Evaluators",
         description='Built-in names, "module:attribute" strings, or {"type" | "entrypoint", …}.',
+        examples=[[f"{_DEMO}.evaluators:reply_policy"], ["exact_match"]],
     )
     prompts: dict[str, str | dict[str, Any]] | None = Field(
-        None, title="Prompts", description="Prompt name to text, or to a TextTensor in JSON form."
+        None,
+        title="Prompts",
+        description="Prompt name to text, or to a TextTensor in JSON form.",
+        examples=[{"reply": "You write the first reply to a bank's customer.\n\nRules:\n"}],
     )
     config: dict[str, Any] | None = Field(
-        None, title="Config", description="The RunnableConfig the target runs with."
+        None,
+        title="Config",
+        description="The RunnableConfig the target runs with.",
+        examples=[{"configurable": {"agentensor": {"use": "production"}}}],
     )
-    limits: Limits = Field(default_factory=lambda: Limits(), title="Limits")
+    limits: Limits = Field(
+        Limits(), title="Run limits", description="How hard the run may push the target."
+    )
     min_coverage: float = Field(
         1.0,
         ge=0,
@@ -107,6 +134,12 @@ class EvaluationJob(Job):
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def shown_as(job: type[Job], field: str) -> Any:
+    """Title and description of a job's field, for the graph state that holds it for a while."""
+    found = job.model_fields[field]
+    return Field(title=found.title, description=found.description)
 
 
 def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:

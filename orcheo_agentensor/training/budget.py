@@ -29,10 +29,12 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="Budget")
 
-    rollouts: int | None = Field(None, ge=0, description="Most executions of the target.")
-    calls: int | None = Field(None, ge=0, description="Most model calls.")
-    tokens: int | None = Field(None, ge=0, description="Most tokens, in and out.")
-    cost: float | None = Field(None, ge=0, description="Most US dollars.")
+    rollouts: int | None = Field(
+        None, ge=0, title="Rollouts", description="Most executions of the target."
+    )
+    calls: int | None = Field(None, ge=0, title="Calls", description="Most model calls.")
+    tokens: int | None = Field(None, ge=0, title="Tokens", description="Most tokens, in and out.")
+    cost: float | None = Field(None, ge=0, title="Cost", description="Most US dollars.")
 
 
 def required_rollouts(*, validation: int, holdout: int, replicates: int = 1) -> int:

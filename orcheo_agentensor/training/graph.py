@@ -6,13 +6,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
+from orcheo_agentensor.evaluation.job import shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.workbench import Workbench
@@ -31,14 +33,34 @@ from orcheo_agentensor.training.work import Training
 class TrainingOutput(TypedDict, total=False):
     """What a training gives back; everything larger is in the side store under `run_id`."""
 
-    run_id: str
-    status: str
-    summary: dict[str, Any]
-    best: dict[str, Any]
-    baseline: dict[str, Any]
-    holdout: dict[str, Any] | None
-    decision: dict[str, Any]
-    usage: dict[str, Any]
+    run_id: Annotated[str, Field(title="Run", description="Under which everything else is stored.")]
+    status: Annotated[
+        str,
+        Field(
+            title="Status",
+            description="finished, or missed_threshold where too few cases could be scored.",
+        ),
+    ]
+    summary: Annotated[
+        dict[str, Any], Field(title="Summary", description="The best version on validation.")
+    ]
+    best: Annotated[
+        dict[str, Any], Field(title="Best", description="The best version: prompts and scores.")
+    ]
+    baseline: Annotated[
+        dict[str, Any], Field(title="Baseline", description="The version that the run began with.")
+    ]
+    holdout: Annotated[
+        dict[str, Any] | None,
+        Field(title="Holdout", description="The gain on cases the search never saw."),
+    ]
+    decision: Annotated[
+        dict[str, Any],
+        Field(title="Decision", description="promoted, kept or rejected, and the reasons."),
+    ]
+    usage: Annotated[
+        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
+    ]
 
 
 class TrainingState(TrainingOutput, total=False):
@@ -47,28 +69,42 @@ class TrainingState(TrainingOutput, total=False):
     `prompts` holds the best prompts so far as `TextTensor`s in JSON form.
     """
 
-    target: Any
-    workflow_id: str | None
-    dataset: Any
-    evaluators: Any
-    prompts: Any
-    config: Any
-    limits: Any
-    min_coverage: float
-    replicates: int
-    reuse: str | None
-    optimizer: Any
-    budget: Any
-    stop: Any
-    checkpoint_every: int
-    promote: str
-    publish: Any
-    seed: int
-    step: int
-    epoch: int
-    objective: float | None
-    checkpoint_due: bool
-    stopped: str | None
+    target: Annotated[Any, shown_as(TrainingJob, "target")]
+    workflow_id: Annotated[str | None, shown_as(TrainingJob, "workflow_id")]
+    dataset: Annotated[Any, shown_as(TrainingJob, "dataset")]
+    evaluators: Annotated[Any, shown_as(TrainingJob, "evaluators")]
+    prompts: Annotated[Any, shown_as(TrainingJob, "prompts")]
+    config: Annotated[Any, shown_as(TrainingJob, "config")]
+    limits: Annotated[Any, shown_as(TrainingJob, "limits")]
+    min_coverage: Annotated[float, shown_as(TrainingJob, "min_coverage")]
+    replicates: Annotated[int, shown_as(TrainingJob, "replicates")]
+    reuse: Annotated[str | None, shown_as(TrainingJob, "reuse")]
+    optimizer: Annotated[Any, shown_as(TrainingJob, "optimizer")]
+    budget: Annotated[Any, shown_as(TrainingJob, "budget")]
+    stop: Annotated[Any, shown_as(TrainingJob, "stop")]
+    checkpoint_every: Annotated[int, shown_as(TrainingJob, "checkpoint_every")]
+    promote: Annotated[str, shown_as(TrainingJob, "promote")]
+    publish: Annotated[Any, shown_as(TrainingJob, "publish")]
+    seed: Annotated[int, shown_as(TrainingJob, "seed")]
+    step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
+    epoch: Annotated[
+        int, Field(title="Epoch", description="Passes over the training cases finished.")
+    ]
+    objective: Annotated[
+        float | None,
+        Field(title="Objective", description="The best complete validation objective so far."),
+    ]
+    checkpoint_due: Annotated[
+        bool,
+        Field(
+            title="Checkpoint due",
+            description="Whether a version is to be stored before the next step.",
+        ),
+    ]
+    stopped: Annotated[
+        str | None,
+        Field(title="Stopped", description="Why the search is over; empty while it goes on."),
+    ]
 
 
 def create_training_graph(

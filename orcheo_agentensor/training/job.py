@@ -17,7 +17,15 @@ class TrainingJob(Job):
     model_config = ConfigDict(title="Training job")
 
     optimizer: str | dict[str, Any] | None = Field(
-        None, title="Optimizer", description="A name, or {name, …options}; the default when empty."
+        None,
+        title="Optimizer",
+        description="A name, or {name, …options}; the default when empty.",
+        examples=[
+            {"name": "textgrad", "proposer": "orcheo_agentensor.demo.proposer:LexicalProposer"},
+            "reflective",
+            "textgrad",
+            "random_search",
+        ],
     )
     budget: Budget | None = Field(
         None,
@@ -25,9 +33,10 @@ class TrainingJob(Job):
         description="What the run may spend; computed from the split sizes when left out.",
     )
     stop: list[StopCondition] = Field(
-        default_factory=list,
+        [],
         title="Stop conditions",
         description='Such as {"type": "target_score", "score": 1.0}; the budget always counts.',
+        examples=[[{"type": "max_steps", "steps": 2}]],
     )
     checkpoint_every: int = Field(
         1, ge=1, title="Checkpoint interval", description="In optimizer steps."

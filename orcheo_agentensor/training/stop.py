@@ -25,6 +25,9 @@ class Progress:
     elapsed: float
 
 
+_TYPE = "Which condition this is."
+
+
 class _Stop(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,8 +38,8 @@ class _Stop(BaseModel):
 class TargetScore(_Stop):
     """Stop once the best validation objective is at least `score`."""
 
-    type: Literal["target_score"] = "target_score"
-    score: float
+    type: Literal["target_score"] = Field("target_score", title="Type", description=_TYPE)
+    score: float = Field(title="Score", description="The validation objective to reach.")
 
     def __init__(self, score: float, **data: Any) -> None:
         """Take the one setting by position too: `TargetScore(0.9)`."""
@@ -52,8 +55,8 @@ class TargetScore(_Stop):
 class Patience(_Stop):
     """Stop after `steps` steps in a row without a new best."""
 
-    type: Literal["patience"] = "patience"
-    steps: int = Field(ge=1)
+    type: Literal["patience"] = Field("patience", title="Type", description=_TYPE)
+    steps: int = Field(ge=1, title="Steps", description="Steps in a row without a new best.")
 
     def __init__(self, steps: int, **data: Any) -> None:
         """Take the one setting by position too: `Patience(5)`."""
@@ -69,8 +72,8 @@ class Patience(_Stop):
 class Deadline(_Stop):
     """Stop `seconds` after the run began."""
 
-    type: Literal["deadline"] = "deadline"
-    seconds: float = Field(gt=0)
+    type: Literal["deadline"] = Field("deadline", title="Type", description=_TYPE)
+    seconds: float = Field(gt=0, title="Seconds", description="Seconds since the run began.")
 
     def __init__(self, seconds: float, **data: Any) -> None:
         """Take the one setting by position too: `Deadline(5)`."""
@@ -84,8 +87,8 @@ class Deadline(_Stop):
 class MaxSteps(_Stop):
     """Stop after `steps` optimizer steps."""
 
-    type: Literal["max_steps"] = "max_steps"
-    steps: int = Field(ge=0)
+    type: Literal["max_steps"] = Field("max_steps", title="Type", description=_TYPE)
+    steps: int = Field(ge=0, title="Steps", description="Most optimizer steps.")
 
     def __init__(self, steps: int, **data: Any) -> None:
         """Take the one setting by position too: `MaxSteps(5)`."""
@@ -99,8 +102,8 @@ class MaxSteps(_Stop):
 class MaxEpochs(_Stop):
     """Stop after `epochs` passes over the training cases."""
 
-    type: Literal["max_epochs"] = "max_epochs"
-    epochs: int = Field(ge=0)
+    type: Literal["max_epochs"] = Field("max_epochs", title="Type", description=_TYPE)
+    epochs: int = Field(ge=0, title="Epochs", description="Most passes over the training cases.")
 
     def __init__(self, epochs: int, **data: Any) -> None:
         """Take the one setting by position too: `MaxEpochs(5)`."""

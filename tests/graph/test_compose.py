@@ -383,16 +383,3 @@ async def test_a_key_that_no_job_has_is_refused_not_dropped(make: Any) -> None:
     host.add_edge(START, "inner")
     with pytest.raises(ConfigError, match=r"^job\.limit: no such field"):
         await host.compile().ainvoke({"unrelated": 1})
-
-
-@pytest.mark.parametrize("make", [create_evaluation_graph, create_training_graph])
-def test_the_input_schema_reads_in_studio(make: Any) -> None:
-    graph = make().compile()
-    schema = graph.get_input_jsonschema()
-    assert schema["title"].endswith("job")
-    assert schema["description"]
-    for name, field in schema["properties"].items():
-        shown = {**schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {}), **field}
-        assert shown.get("title"), name
-        assert shown.get("description"), name
-    assert "run_id" in graph.get_output_jsonschema()["properties"]

@@ -1,0 +1,86 @@
+"""What LangGraph Studio shows of the served graphs: forms that say what they want, and can be filled."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
+NODES = {
+    "evaluation": {"prepare", "run_cases", "summarize"},
+    "training": {"prepare", "baseline", "step", "checkpoint", "holdout", "decide"},
+    "host_workflow": {"arrive", "evaluate", "train", "report"},
+    "support_triage": {"triage", "reply"},
+}
+
+
+def properties(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property at every depth, by its path."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{at}{name}", field
+    for name, definition in schema.get("$defs", {}).items():
+        yield from properties(definition, f"{name}.")
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_every_field_has_a_title_and_a_description(client: Any, graph: str) -> None:
+    [assistant] = await client.assistants.search(graph_id=graph)
+    schemas = await client.assistants.get_schemas(assistant["assistant_id"])
+    for kind in ("input_schema", "output_schema", "state_schema"):
+        untold = [
+            path
+            for path, field in properties(schemas[kind])
+            if not (field.get("title") and field.get("description"))
+        ]
+        assert untold == [], kind
+    assert schemas["input_schema"]["title"]
+    assert schemas["input_schema"]["description"]
+    drawn = await client.assistants.get_graph(assistant["assistant_id"])
+    assert {node["id"] for node in drawn["nodes"]} - {"__start__", "__end__"} == NODES[graph]
+
+
+@pytest.mark.parametrize("graph", ["evaluation", "training", "host_workflow"])
+async def test_a_form_asks_for_nothing_it_cannot_express(client: Any, graph: str) -> None:
+    [assistant] = await client.assistants.search(graph_id=graph)
+    schema = (await client.assistants.get_schemas(assistant["assistant_id"]))["input_schema"]
+    assert not schema.get("required")
+    for name, field in schema["properties"].items():
+        assert "default" in field or field.get("type") == "array", name
+    if graph == "training":
+        assert schema["properties"]["promote"]["enum"] == ["auto", "ask", "never"]
+        assert schema["properties"]["promote"]["default"] == "never"
+        assert schema["properties"]["limits"]["default"]["concurrency"] == 10
+
+
+async def test_a_form_filled_with_its_examples_starts_a_training(client: Any) -> None:
+    [assistant] = await client.assistants.search(graph_id="training")
+    schema = (await client.assistants.get_schemas(assistant["assistant_id"]))["input_schema"]
+    filled = {
+        name: field["examples"][0] if "examples" in field else field["default"]
+        for name, field in schema["properties"].items()
+    }
+    filled["config"] = None  # the example asks for what is in production: nothing, yet
+    filled["workflow_id"] = "from-a-form"
+    filled["dataset"] = {"path": str(ROOT / filled["dataset"]), "split": ["train", "validation"]}
+    thread = await client.threads.create()
+    found = await client.runs.wait(thread["thread_id"], "training", input=filled)
+    assert found["status"] == "finished"
+    assert found["best"]["objective"] > found["baseline"]["objective"]
+
+
+def test_langgraph_validate_passes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "langgraph_cli", "validate"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
