@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Mapping
+from tokenize import TokenError
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -103,7 +104,7 @@ def _class_source(cls: type) -> str:
 def _source(thing: Any) -> str:
     try:
         text = inspect.getsource(thing)
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, TokenError):  # no file, or no Python at that line
         code = getattr(thing, "__code__", None)
         text = _code(code) if isinstance(code, CodeType) else ""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What LangGraph Studio shows of the served graphs: forms that say what they want, and can be filled."""
+"""What Studio shows of the served graphs: forms that say what they want and can be filled."""
 
 from __future__ import annotations
 
