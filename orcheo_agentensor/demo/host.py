@@ -20,7 +20,7 @@ from orcheo_agentensor.demo.arms import DATA, TARGET, WORKFLOW, set_up
 from orcheo_agentensor.demo.prompts import QUEUES, seed_prompts
 from orcheo_agentensor.evaluation import create_evaluation_graph, evaluation_node
 from orcheo_agentensor.evaluation.job import parse_model
-from orcheo_agentensor.evaluation.job_graph import JobGraph
+from orcheo_agentensor.evaluation.job_graph import StrictGraph
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.tensor import prompts_to_json
@@ -162,7 +162,7 @@ def create_host_workflow(
         )
         return {"production": now, "decision": "not due", "reasons": [why]}
 
-    host = JobGraph(HostState, input_schema=HostInput, output_schema=HostOutput)
+    host = StrictGraph(HostState, input_schema=HostInput, output_schema=HostOutput)
     host.add_node("arrive", arrive, input_schema=HostState)
     host.add_node(
         "evaluate",

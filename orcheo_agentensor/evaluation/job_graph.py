@@ -22,17 +22,14 @@ InputT = TypeVar("InputT", bound=Any)
 OutputT = TypeVar("OutputT", bound=Any)
 
 
-class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
+class StrictGraph(StateGraph[StateT, None, InputT, OutputT]):
     """A `StateGraph` that does not drop unknown input keys, as LangGraph does, but refuses them.
 
     As a node of a host that shares its state, it takes from that state what it knows. Each input is
     a job of its own: nothing of an earlier one on the same thread is left in what it leaves out.
     Inside a host's node the run id, where none is given, is that of the node's execution, so that
     the node, executed again on a resume, goes on with its run instead of paying for another.
-    `check_job` checks and resolves a job as a run would, and writes nothing.
     """
-
-    check_job: Callable[[Mapping[str, Any]], Awaitable[Prepared[Any]]]
 
     def compile(
         self, *args: Any, **kwargs: Any
@@ -56,6 +53,13 @@ class JobGraph(StateGraph[StateT, None, InputT, OutputT]):
         start = compiled.nodes[START]
         compiled.nodes[START] = start.copy({"bound": RunnableLambda(check), "subgraphs": []})
         return compiled
+
+
+class JobGraph(StrictGraph[StateT, InputT, OutputT]):
+    """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
+    nothing."""
+
+    check_job: Callable[[Mapping[str, Any]], Awaitable[Prepared[Any]]]
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:
