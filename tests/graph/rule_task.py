@@ -29,7 +29,11 @@ def dataset(
 ) -> list[dict[str, Any]]:
     sizes = dict(zip(SPLITS, (train, validation, holdout), strict=True))
     return [
-        {"id": f"{split}-{i}", "split": split, "inputs": {"rule": i % rules, "split": split, "i": i}}
+        {
+            "id": f"{split}-{i}",
+            "split": split,
+            "inputs": {"rule": i % rules, "split": split, "i": i},
+        }
         for split, size in sizes.items()
         for i in range(size)
     ]

@@ -1,4 +1,4 @@
-"""Several proposals in flight at once, through `atrain`. Nothing here sleeps: events order things."""
+"""Several proposals in flight at once, through `atrain`. Events order things: nothing sleeps."""
 
 from __future__ import annotations
 

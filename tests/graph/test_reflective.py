@@ -186,7 +186,7 @@ async def test_later_minibatches_take_failing_and_unseen_cases_first() -> None:
     rewritten = [texts for texts, case in target.calls if case.startswith("train")]
     learnt = list(dict.fromkeys(rewritten))
     for texts in learnt[1:]:
-        first = [case for case in target.cases(*texts) if case.startswith("train")][0]
+        first = next(case for case in target.cases(*texts) if case.startswith("train"))
         before = [texts_ for texts_ in learnt if texts_ != texts]
         assert any(first in target.cases(*other) for other in before)
 
@@ -281,9 +281,7 @@ async def test_a_rejected_child_is_refined_once_on_its_own_failures() -> None:
         options={"minibatch": 8},
     )
     assert [request.purpose for request in teacher.requests] == ["rewrite", "refine"]
-    first, second = (
-        next(c for c in r.components if c.name == "writer") for r in teacher.requests
-    )
+    first, second = (next(c for c in r.components if c.name == "writer") for r in teacher.requests)
     assert first.text == "Write."
     assert second.text == "Write. R1"
     broken = [record for record in second.feedback if record.score == 0]

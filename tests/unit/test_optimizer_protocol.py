@@ -56,7 +56,7 @@ def outcome(trial: Trial, draw: random.Random) -> TrialOutcome:
         status=status,
         parent=trial.parent,
         child=f"candidate{draw.randrange(10**6)}" if draw.random() < 0.9 else trial.parent,
-        prompts={name: "text" for name in trial.donors or blamed},
+        prompts=dict.fromkeys(trial.donors or blamed, "text"),
         parent_scores=before,
         case_scores=scores(trial.case_ids),
         validation_scores=scores(VALIDATION) if trial.validated else {},

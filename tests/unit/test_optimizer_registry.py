@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from orcheo_agentensor import BadInput, RandomSearch, Reflective, Settings, TextGrad, atrain
-from orcheo_agentensor import get_prompt
+from orcheo_agentensor import (
+    BadInput,
+    RandomSearch,
+    Reflective,
+    Settings,
+    TextGrad,
+    atrain,
+    get_prompt,
+)
 from orcheo_agentensor.errors import EntrypointNotFound
 from orcheo_agentensor.optimizers import resolve_optimizer
 
@@ -65,12 +72,12 @@ class Better:
         return {component.name: "Do it well." for component in request.components}
 
 
-async def target(inputs: dict[str, int]) -> float:
-    return float("well" in get_prompt("p"))
+async def target(inputs: dict[str, int]) -> dict[str, bool]:
+    return {"well": "well" in get_prompt("p")}
 
 
-def score(outputs: float) -> float:
-    return outputs
+def score(outputs: dict[str, bool]) -> bool:
+    return outputs["well"]
 
 
 @pytest.fixture
