@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     )
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
     from orcheo_agentensor.nodes.middleware import TrainablePrompt
-    from orcheo_agentensor.optimizers import RandomSearch, TextGrad
+    from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
@@ -105,6 +105,7 @@ __all__ = [
     "NumericTolerance",
     "Patience",
     "RandomSearch",
+    "Reflective",
     "Regex",
     "RunConfig",
     "Settings",
@@ -171,7 +172,7 @@ _WHERE = {
     "evaluators.result": ("EvaluationResult", "EvaluatorFailure", "TargetFailure"),
     "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
     "nodes.middleware": ("TrainablePrompt",),
-    "optimizers": ("RandomSearch", "TextGrad"),
+    "optimizers": ("RandomSearch", "Reflective", "TextGrad"),
     "settings": ("Settings",),
     "storage": ("ConfigCheckpoint", "Store"),
     "tape": ("get_prompt",),

@@ -14,6 +14,7 @@ from orcheo_agentensor.optimizers.base import (
     derive_seed,
 )
 from orcheo_agentensor.optimizers.random_search import RandomSearch
+from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.registry import (
     resolve_model,
     resolve_optimizer,
@@ -30,6 +31,7 @@ __all__ = [
     "Proposer",
     "Purpose",
     "RandomSearch",
+    "Reflective",
     "SearchSpace",
     "TextGrad",
     "Trial",

@@ -100,17 +100,23 @@ async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, 
     session, memory = training.session, training.memory
     workflow_id = session.prepared.run.workflow_id
     version = memory.versions[memory.best]
-    current = await session.store.aliases.resolve(workflow_id, PRODUCTION)
+    aliases = session.store.aliases
+    current = await aliases.resolve(workflow_id, PRODUCTION)
+    before = current
     if current == version:
-        return "promoted", [f"{PRODUCTION!r} points to version {version}"]
-    try:
-        await session.store.aliases.move(
-            workflow_id, PRODUCTION, to=version, expect=current, actor=actor, reason=reason
-        )
-    except AliasConflict as conflict:
-        return "kept", [conflict.message]
-    before = "nothing" if current is None else f"version {current}"
-    return "promoted", [f"{PRODUCTION!r} moved from {before} to version {version}"]
+        (last,) = await aliases.log(workflow_id, PRODUCTION, limit=1)
+        if (last.actor, last.reason) != (actor, reason):
+            return "promoted", [f"{PRODUCTION!r} points to version {version}"]
+        before = last.from_version  # moved by this run, before it was cut off
+    else:
+        try:
+            await aliases.move(
+                workflow_id, PRODUCTION, to=version, expect=current, actor=actor, reason=reason
+            )
+        except AliasConflict as conflict:
+            return "kept", [conflict.message]
+    shown = "nothing" if before is None else f"version {before}"
+    return "promoted", [f"{PRODUCTION!r} moved from {shown} to version {version}"]
 
 
 async def publish(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluators.result import EvaluationResult, TargetFailure
-from orcheo_agentensor.training.acceptance import reasons_against
+from orcheo_agentensor.training.acceptance import foreseen, reasons_against
 from orcheo_agentensor.training.guardrail import guardrail_breaches, target_gain, verdict
 
 WEIGHTS = {"e": 1.0}
@@ -128,3 +128,48 @@ def test_the_goal_is_a_tenth_more_and_never_met_without_a_gain(
     before: float | None, after: float, met: bool | None
 ) -> None:
     assert target_gain(before, after)["met"] is met
+
+
+grid = st.one_of(st.none(), st.integers(0, 8).map(lambda eighths: eighths / 8))
+
+
+@given(
+    st.lists(st.tuples(grid, grid, st.booleans()), min_size=1, max_size=10),
+    st.booleans(),
+)
+def test_what_is_foreseen_comes_true_once_all_is_measured(
+    scores: list[tuple[float | None, float | None, bool]], strictly: bool
+) -> None:
+    parent, child = [case(a) for a, _, _ in scores], [case(b) for _, b, _ in scores]
+    so_far = [one if there else None for one, (_, _, there) in zip(child, scores, strict=True)]
+    said = foreseen(parent, so_far, weights=WEIGHTS, strictly=strictly)
+    accepted = not reasons_against(parent, child, weights=WEIGHTS, strictly=strictly)
+    missing_broke = any(b is None and not there for _, b, there in scores)
+    if said is False:
+        assert not accepted
+    if said is True and not missing_broke:
+        assert accepted
+
+
+@given(st.lists(st.tuples(grid, grid), min_size=1, max_size=10))
+def test_what_is_foreseen_never_changes_as_more_is_measured(
+    scores: list[tuple[float | None, float | None]],
+) -> None:
+    parent, child = [case(a) for a, _ in scores], [case(b) for _, b in scores]
+    said = [
+        foreseen(
+            parent,
+            [*child[:n], *[None] * (len(child) - n)],
+            weights=WEIGHTS,
+            strictly=True,
+        )
+        for n in range(len(child) + 1)
+    ]
+    firm = [verdict for verdict in said if verdict is not None]
+    if all(one.ok for one in child):
+        assert len(set(firm)) <= 1
+
+
+def test_nothing_is_foreseen_of_scores_outside_zero_and_one() -> None:
+    parent, child = [case(0.0), case(0.0)], [case(5.0), None]
+    assert foreseen(parent, child, weights=WEIGHTS, strictly=True) is None

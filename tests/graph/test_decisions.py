@@ -1,0 +1,163 @@
+"""How a training ends: promoted, kept, rejected, or waiting for a person; and never for noise."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from typing import Any
+
+import pytest
+from rule_task import PROMPTS, Target, Teacher, dataset, trained
+
+from orcheo_agentensor import Budget, Limits, Reflective, Store, TrainingResult, atrain, get_prompt
+from orcheo_agentensor.optimizers import ProposalRequest
+
+CALM = Limits(concurrency=1)  # a moment in which the machine stands still slows one case
+
+
+async def test_promoted_with_the_gain_and_its_interval() -> None:
+    async with Store.from_url(None) as store:
+        result = await trained(
+            dataset=dataset(holdout=40), promote="auto", store=store, workflow_id="w", limits=CALM
+        )
+        production = await store.aliases.resolve("w", "production")
+    assert result.decision.status == "promoted"
+    assert production == result.best.config_version
+    assert result.holdout is not None
+    assert (result.holdout["gain"], result.holdout["ci95"]) == (1.0, [1.0, 1.0])
+    assert result.holdout["n"] == 40
+    assert result.holdout["p_value"] < 0.001
+    said = "; ".join(result.decision.reasons)
+    assert "holdout gain +1.0000 on 40 cases" in said
+    assert "'production' moved from nothing to version 2" in said
+
+
+async def test_kept_where_the_gain_could_be_chance() -> None:
+    """Of 40 held-out cases two are won: that happens by itself."""
+
+    async def target(inputs: dict[str, Any]) -> dict[str, Any]:
+        right = inputs["split"] != "holdout" or inputs["i"] < 2
+        score = float(right and "R0" in get_prompt("planner"))
+        return {"score": score, "feedback": "needs R0 in planner"}
+
+    result = await trained(
+        target,
+        dataset=dataset(rules=1, holdout=40),
+        prompts={"planner": "Plan."},
+        promote="auto",
+        limits=CALM,
+    )
+    assert result.best.metrics["objective"] == 1.0
+    assert result.decision.status == "kept"
+    assert "+0.0500 is not significant (p = 0.5" in result.decision.reasons[0]
+    assert result.holdout is not None
+    low, high = result.holdout["ci95"]
+    assert low <= 0.05 <= high
+
+
+async def test_rejected_where_a_single_evaluator_falls() -> None:
+    """The objective rises on holdout; politeness falls there."""
+
+    def right(outputs: dict[str, Any]) -> dict[str, Any]:
+        return {"key": "right", "score": outputs["score"], "comment": outputs["feedback"]}
+
+    def polite(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+        rude = inputs["split"] == "holdout" and outputs["score"] == 1 and inputs["i"] % 4 == 0
+        return {"key": "polite", "score": 0.0 if rude else 1.0}
+
+    async with Store.from_url(None) as store:
+        result = await trained(
+            dataset=dataset(holdout=40),
+            evaluators=[right, polite],
+            promote="auto",
+            store=store,
+            workflow_id="w",
+            limits=CALM,
+        )
+        assert await store.aliases.resolve("w", "production") is None
+    assert result.holdout is not None
+    assert result.holdout["gain"] > 0.3
+    assert result.decision.status == "rejected"
+    assert result.decision.reasons == (
+        "polite: 0.7500 on holdout is below 0.9800 (-2 % guardrail)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"approve": True, "actor": "ann", "reason": "reads well"}, "promoted"),
+        ({"approve": False, "actor": "bob", "reason": "too terse"}, "kept"),
+    ],
+)
+async def test_awaiting_approval_shows_the_numbers_and_takes_an_answer(
+    answer: dict[str, Any], status: str
+) -> None:
+    events: list[dict[str, Any]] = []
+    async with Store.from_url(None) as store:
+        job: dict[str, Any] = {
+            "promote": "ask",
+            "dataset": dataset(holdout=40),
+            "run_id": "r",
+            "store": store,
+            "workflow_id": "w",
+            "limits": CALM,
+        }
+        waiting = await trained(on_event=events.append, **job)
+        assert (waiting.status, waiting.decision.status) == ("awaiting_approval",) * 2
+        assert "holdout gain +1.0000" in waiting.decision.reasons[0]
+        assert waiting.holdout is not None
+        assert waiting.holdout["ci95"] == [1.0, 1.0]
+        assert (await store.runs.get("r")).status == "paused"
+        assert await store.aliases.resolve("w", "production") is None
+        said = [event for event in events if event["type"] == "decision"]
+        assert [event["status"] for event in said] == ["awaiting_approval"]
+        target = Target()
+        result = await trained(target, answer=answer, **job)
+        assert target.calls == []  # deciding runs nothing
+        assert result.decision.status == status
+        assert any(
+            f"by {answer['actor']}: {answer['reason']}" in reason
+            for reason in result.decision.reasons
+        )
+
+
+class Restless(Teacher):
+    """Every edit is another text that changes nothing."""
+
+    def texts(self, request: ProposalRequest) -> dict[str, str]:
+        return {c.name: f"{c.text.split(' #')[0]} #{request.seed}" for c in request.components}
+
+
+async def flipped(seed: int) -> TrainingResult:
+    """A training on a metric that is a coin flip, fixed by the texts and the case."""
+
+    async def target(inputs: dict[str, Any]) -> dict[str, Any]:
+        key = (seed, get_prompt("planner"), inputs["split"], inputs["i"])
+        return {"score": float(random.Random(repr(key)).random() < 0.6)}
+
+    async def score(outputs: dict[str, Any]) -> Any:
+        return outputs["score"]
+
+    return await atrain(
+        target,
+        prompts={"planner": PROMPTS["planner"]},
+        dataset=dataset(train=10, validation=8, holdout=20),
+        evaluators=[score],
+        optimizer=Reflective(minibatch=5, proposer=Restless()),
+        budget=Budget(rollouts=2 * 20 + 50),
+        promote="auto",
+        seed=seed,
+    )
+
+
+async def test_noise_is_not_promoted() -> None:
+    results = await asyncio.gather(*(flipped(seed) for seed in range(60)))
+    gains = [result.holdout["gain"] for result in results if result.holdout is not None]
+    assert len(gains) == 60
+    assert max(result.usage.rollouts for result in results) <= 90
+    assert any(gains)  # there were candidates to be fooled by
+    assert sum(result.decision.status == "promoted" for result in results) <= 3
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    assert abs(statistics.fmean(gains)) <= 2 * error
