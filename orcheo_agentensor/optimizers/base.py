@@ -190,7 +190,8 @@ class Optimizer(Protocol):
     """A search strategy. Third parties add theirs by entry point `orcheo_agentensor.optimizers`.
 
     It may also have the attributes `minibatch` (cases per trial, for the default budget),
-    `momentum` (past edits shown to the proposer), `proposer`, `model`, `pipelined`, and a method
+    `momentum` (past edits shown to the proposer), `proposer`, `model`, `criticises` (its model
+    gives feedback along every edge of a tape), `pipelined`, and a method
     `finalists(state)`: candidates that are worth validating once the search is over, best first.
     """
 

@@ -8,7 +8,7 @@ with their scores are shown to the proposer (momentum).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,8 @@ class TextGrad(BaseModel):
     backward pass, criticises along the tape's edges; `proposer` replaces it as proposer.
     `momentum` is how many past edits of a prompt the proposer sees.
     """
+
+    criticises: ClassVar[bool] = True
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 

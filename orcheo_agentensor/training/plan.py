@@ -80,7 +80,7 @@ def make_plan(
     check_budget(
         budget, validation=len(validation), holdout=len(holdout), replicates=job.replicates
     )
-    model = getattr(chosen, "model", None)
+    model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
     plan = Plan(
         optimizer=chosen,
         proposer=proposer,
