@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orcheo_agentensor.errors import BadInput, RunFailed
+from orcheo_agentensor.errors import BadInput, RunFailed, shorten
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -134,13 +134,28 @@ def overridden_model(chat: BaseChatModel, config: Mapping[str, Any] | None = Non
     """`chat`, or what an override of the node that runs with `config` puts in its place.
 
     For nodes that build their model themselves; declare that one does, so that requests may
-    override it: `add_node(..., metadata={"overrides": ["model", "temperature"]})`. Raises
+    override it: `add_node(..., metadata={"overrides": ["model", "temperature"]})`. With
+    `"chat_model": True` beside it, a server refuses names that no chat model has. Raises
     `RunFailed` where a temperature is asked for and the model has none.
     """
     if not overrides_in(config):
         return chat
     override = override_for(config)
     return chat if override is None else with_model(chat, override)
+
+
+def model_trouble(name: str) -> str | None:
+    """Why there cannot be a chat model of this name here, or None. Blocks: it imports and builds.
+
+    For a check before a run; what is missing may be a provider, its package, or its key.
+    """
+    from langchain.chat_models import init_chat_model
+
+    try:
+        init_chat_model(name)
+    except Exception as error:  # noqa: BLE001 - every provider has errors of its own
+        return shorten(str(error).split("\n")[0]).strip("'\"")
+    return None
 
 
 def with_model(chat: BaseChatModel, override: NodeOverride) -> BaseChatModel:

@@ -37,6 +37,9 @@ _FIELD = re.compile(r"^(?P<name>[A-Za-z]+):[ \t]*(?P<value>\S.*)$", re.MULTILINE
 class LexicalChatModel(BaseChatModel):
     """A simulated chat model: labels and replies by word matching, in microseconds, for nothing."""
 
+    temperature: float = 0.0
+    """Taken as other models take it; matching words leaves nothing to chance at any."""
+
     @property
     def _llm_type(self) -> str:
         return "lexical-simulated"

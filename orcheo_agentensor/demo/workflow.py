@@ -78,7 +78,7 @@ def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket,
         return {"reply": said.text.strip()}
 
     graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Answer)
-    overridable = {"overrides": ["model", "temperature"]}
+    overridable = {"overrides": ["model", "temperature"], "chat_model": True}
     graph.add_node("triage", triage, metadata=overridable)
     graph.add_node("reply", reply, metadata=overridable)
     graph.add_edge(START, "triage")

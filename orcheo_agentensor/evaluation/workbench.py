@@ -19,6 +19,7 @@ from orcheo_agentensor.errors import (
     AgentensorError,
     BadInput,
     LeaseLost,
+    NotFound,
     RunMismatch,
     TargetUnavailable,
 )
@@ -33,6 +34,10 @@ from orcheo_agentensor.targets import ConnectedTarget, Target
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Ledger, Store
     from orcheo_agentensor.storage.records import RunMode
+
+
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks at a run that somebody else works on."""
 
 
 @dataclass(kw_only=True)
@@ -90,14 +95,38 @@ class Workbench(Generic[JobT]):
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
         """Check and resolve a job, store its dataset and create its run record.
 
+        While this workbench works on the very same job already, that is waited for: a client that
+        submits it again, after a lost connection or a restart of its server, wants its result.
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
         prepared = await self.check(data)
-        record = await self.store.runs.create(prepared.run)
-        await self._save_dataset(prepared.dataset)
+        run_id = prepared.run.run_id
+        await self._until_free(prepared)
+        self._prepared[run_id] = prepared
+        try:
+            record = await self.store.runs.create(prepared.run)
+            await self._save_dataset(prepared.dataset)
+        except BaseException:
+            if self._prepared.get(run_id) is prepared:
+                self.forget(run_id)
+            raise
         prepared = replace(prepared, run=record)
-        self._prepared[record.run_id] = prepared
+        self._prepared[run_id] = prepared
         return prepared
+
+    async def _until_free(self, prepared: Prepared[JobT]) -> None:
+        """Wait until no other invocation of this graph works on the same job."""
+        run_id = prepared.run.run_id
+        while (other := self._prepared.get(run_id)) is not None:
+            if other.run.job_hash != prepared.run.job_hash:
+                return  # to be refused
+            await asyncio.sleep(_LOOK_AGAIN)
+            try:
+                status = (await self.store.runs.get(run_id)).status
+            except NotFound:
+                continue  # about to be made
+            if status != "running" and self._prepared.get(run_id) in (other, None):
+                return
 
     async def recall(self, run_id: str) -> Prepared[JobT]:
         """The prepared run with this id, rebuilt from the store where this process has not it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
@@ -38,6 +38,8 @@ class AgentNode(TaskNode):
     the last message, or the structured output as JSON) and, with a `response_format` (a pydantic
     model or a JSON Schema), `structured_response`.
     """
+
+    chat_model: ClassVar[bool] = True
 
     model: str | BaseChatModel
     temperature: float | str | None = None

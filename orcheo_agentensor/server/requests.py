@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
 from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.overrides import model_trouble
 from orcheo_agentensor.places import put
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.server.endpoints import Endpoint
@@ -18,7 +20,7 @@ from orcheo_agentensor.server.merging import Resolved, resolve
 from orcheo_agentensor.server.served import RESOLVED_BY
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds
-from orcheo_agentensor.targets.overriding import unfollowed_overrides
+from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
@@ -85,6 +87,7 @@ async def check_request(
     if graph.takes is not None:  # its own job holds the config of what it runs
         return _without_concurrency(item, request), problems
     _check_against_graph(request, graph, workflow_id, problems)
+    await _check_models(request, graph, problems)
     try:
         under = _assistant_config(assistant)
         merged = merge_configs(under, request)
@@ -173,6 +176,15 @@ def _check_against_graph(
         graph.graph, request, field="config", wrapped=graph.wrapped
     ):
         problems.add(path, value, rule)
+
+
+async def _check_models(request: RunConfig, graph: Served, problems: Problems) -> None:
+    if graph.graph is None:
+        return
+    for path, name in asked_models(graph.graph, request, field="config"):
+        trouble = await asyncio.to_thread(model_trouble, name)
+        if trouble is not None:
+            problems.add(path, name, f"cannot be used on this server: {trouble}")
 
 
 def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:

@@ -19,6 +19,8 @@ from orcheo_agentensor.overrides import (
 )
 
 _HIDDEN = "__"
+CHAT_MODEL = "chat_model"
+"""What a node's metadata says, and a task node's class, where `model` names a chat model."""
 
 
 def with_node_overrides(graph: Any) -> Any:
@@ -57,6 +59,21 @@ def unfollowed_overrides(
         for what in override:
             if what not in takes:
                 yield f"{path}.{what}", override[what], _why_not(known[name], what, own)
+
+
+def asked_models(graph: Any, config: RunConfig, *, field: str) -> Iterator[tuple[str, str]]:
+    """Path and name of each model in `config` for a node that makes a chat model of the name."""
+    given = overrides_in({"configurable": config.configurable})
+    if not given:
+        return
+    known = dict(_nodes(graph, ""))
+    for name, override in given.items():
+        node = known.get(name)
+        if node is None or "model" not in override:
+            continue
+        makes = getattr(_task_node(node.bound), CHAT_MODEL, False)
+        if makes or (node.metadata or {}).get(CHAT_MODEL) is True:
+            yield f"{field}.configurable.{NODE_OVERRIDES}.{name}.model", override["model"]
 
 
 def require_followed(graph: Any, config: RunConfig, *, field: str = "config") -> None:

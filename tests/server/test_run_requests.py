@@ -32,6 +32,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"config": {"configurable": {"prompts": {"a": 1}}}},
         ["config.configurable.prompts.a"],
     ),
+    "no-model": (
+        {"config": {"configurable": {"node_overrides": {"reply": {"model": "no:model"}}}}},
+        ["config.configurable.node_overrides.reply.model"],
+    ),
     "use": (
         {"config": {"configurable": {"agentensor": {"use": "PRODUCTION!"}}}},
         ["config.configurable.agentensor.use"],

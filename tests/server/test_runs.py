@@ -282,7 +282,9 @@ async def test_two_runs_at_once_do_not_mix(client: Any) -> None:
         assert {event["run_id"] for _at, event in heard.events} == {run_id}
 
 
-async def test_the_same_run_submitted_twice_at_once_is_refused(client: Any) -> None:
+async def test_the_same_run_submitted_while_it_is_at_work_gives_its_result_to_both(
+    client: Any, store: Store
+) -> None:
     job = {
         **EVALUATION,
         "run_id": "contended",
@@ -290,10 +292,11 @@ async def test_the_same_run_submitted_twice_at_once_is_refused(client: Any) -> N
         "limits": {"concurrency": 1},
     }
     both = await asyncio.gather(run(client, "evaluation", job), run(client, "evaluation", job))
-    errors = [heard.error for heard in both if heard.error is not None]
-    assert len(errors) == 1
-    assert errors[0]["error"] == "RunAlreadyActive"
-    assert "contended" in errors[0]["message"]
+    assert [heard.error for heard in both] == [None, None]
+    one, two = [(await values(client, heard))["summary"] for heard in both]
+    assert one == two
+    assert one["n_ok"] == 100
+    assert (await store.runs.usage("contended")).rollouts == 100
 
 
 async def test_schemas_describe_the_job(client: Any) -> None:
