@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.errors import BadInput, RunFailed, shorten
@@ -68,6 +70,16 @@ class NodeOverride(BaseModel):
         if given:
             patched["configurable"] = {**(config.get("configurable") or {}), **given}
         return patched
+
+    @contextmanager
+    def patched(self, config: RunnableConfig) -> Iterator[RunnableConfig]:
+        """As `patch`, and what the node calls without passing the config on gets it as well."""
+        patched = self.patch(config)
+        token = var_child_runnable_config.set(patched)
+        try:
+            yield patched
+        finally:
+            var_child_runnable_config.reset(token)
 
     async def in_time(self, node: str, work: Awaitable[T]) -> T:
         """The outcome of `work`; raises `RunFailed` where it takes longer than the timeout."""

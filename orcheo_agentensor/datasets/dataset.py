@@ -32,7 +32,9 @@ class Dataset:
         if not isinstance(self.id, str) or not self.id.strip() or not self.id.isprintable():
             raise DatasetError(field="id", value=self.id, rule="must be a printable name")
         if not self.cases:
-            raise DatasetError(f"{self.id}: the dataset holds no case", rule="holds no case")
+            raise DatasetError(
+                f"{self.id}: the dataset holds no case", field="dataset", rule="holds no case"
+            )
         if not isinstance(self.metadata, dict):
             raise DatasetError(field="metadata", value=self.metadata, rule="must be an object")
         try:

@@ -57,8 +57,9 @@ class TaskNode(BaseModel, ABC):
         override = override_for(config)
         if override is None:
             return await self._update(state, config)
-        node, config = self._overridden(override), override.patch(config)
-        return await override.in_time(self.name, node._update(state, config))
+        node = self._overridden(override)
+        with override.patched(config) as patched:
+            return await override.in_time(self.name, node._update(state, patched))
 
     async def _update(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
         node = self.decode_variables(state, config)

@@ -95,18 +95,20 @@ class _OverriddenNode(Runnable[Any, Any]):
         override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
         if override is None or config is None:
             return self.bound.invoke(input, config, **kwargs)
-        if override.timeout is not None:
-            work = self.bound.ainvoke(input, override.patch(config), **kwargs)
+        with override.patched(config) as patched:
+            if override.timeout is None:
+                return self.bound.invoke(input, patched, **kwargs)
+            work = self.bound.ainvoke(input, patched, **kwargs)
             return asyncio.run(override.in_time(str(self.name), work))
-        return self.bound.invoke(input, override.patch(config), **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the node."""
         override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
         if override is None or config is None:
             return await self.bound.ainvoke(input, config, **kwargs)
-        work = self.bound.ainvoke(input, override.patch(config), **kwargs)
-        return await override.in_time(str(self.name), work)
+        with override.patched(config) as patched:
+            work = self.bound.ainvoke(input, patched, **kwargs)
+            return await override.in_time(str(self.name), work)
 
 
 def _nodes(graph: Any, prefix: str) -> Iterator[tuple[str, Any]]:

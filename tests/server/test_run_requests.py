@@ -32,10 +32,6 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"config": {"configurable": {"prompts": {"a": 1}}}},
         ["config.configurable.prompts.a"],
     ),
-    "no-model": (
-        {"config": {"configurable": {"node_overrides": {"reply": {"model": "no:model"}}}}},
-        ["config.configurable.node_overrides.reply.model"],
-    ),
     "use": (
         {"config": {"configurable": {"agentensor": {"use": "PRODUCTION!"}}}},
         ["config.configurable.agentensor.use"],
@@ -363,6 +359,20 @@ async def test_the_bundled_workflow_takes_a_stored_version(client: Any, store: S
     assert plain["queue"] != "vault"
     [newest, *_] = await store.runs.list(workflow_id="support_triage", mode="run")
     assert newest.refs["base_version"] == version.config_version
+
+
+async def test_the_bundled_workflow_follows_overrides_that_can_be_followed(http: Any) -> None:
+    def request(**override: Any) -> dict[str, Any]:
+        config = {"configurable": {"node_overrides": {"reply": override}}}
+        return {"assistant_id": "support_triage", "input": {"ticket": "hello"}, "config": config}
+
+    answer = await http.post("/runs/wait", json=request(model="nobody:nothing", temperature=0.5))
+    assert answer.status_code == 422
+    [problem] = answer.json()["error"]["problems"]
+    assert problem["field"] == "config.configurable.node_overrides.reply.model"
+    assert "cannot be used on this server" in problem["rule"]
+    answer = await http.post("/runs/wait", json=request(temperature=0.5))
+    assert answer.json()["reply"]
 
 
 async def test_a_job_run_is_noted_with_its_data_and_evaluators(client: Any, store: Store) -> None:

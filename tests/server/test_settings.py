@@ -13,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from dev_server import ROOT, lay_out, running
+from langgraph_sdk import Auth
 from test_runs import EVALUATION, TRAINING
+
+from orcheo_agentensor import Settings
+from orcheo_agentensor.server.auth import create_auth
 
 GRAPHS = {"bare": "./served_graphs.py:bare", "echo": "./served_graphs.py:echo"}
 
@@ -61,8 +65,16 @@ def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
             assert "AGENTENSOR_DATASET_DIR" in answer.text
 
 
-@pytest.mark.timeout(120)
-def test_without_tokens_only_the_development_set_up_is_open(tmp_path: Path) -> None:
-    with running(lay_out(tmp_path, env={})) as server:
-        assert httpx.post(f"{server.url}/threads", json={}).status_code == 401
-        assert "nobody is let in" in server.log.read_text()
+async def test_without_tokens_only_the_development_set_up_is_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    let_in = create_auth(Settings(dev_server=True))._authenticate_handler
+    assert let_in is not None
+    assert (await let_in(authorization=None))["identity"] == "local"
+    keep_out = create_auth(Settings(dev_server=False))._authenticate_handler
+    assert keep_out is not None
+    assert "nobody is let in" in caplog.text
+    for given in (None, "", "Bearer ", "Bearer x"):
+        with pytest.raises(Auth.exceptions.HTTPException) as caught:
+            await keep_out(authorization=given)
+        assert caught.value.status_code == 401

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -71,6 +72,32 @@ async def test_an_override_reaches_its_node_and_no_other() -> None:
     assert streamed[0]["one"]["one"]["tags"] == ["hot"]
     [batched] = await graph.abatch([{}], overriding(one=override))
     assert batched["one"]["team"] == "red"
+
+
+async def test_an_override_reaches_a_model_that_the_node_calls_without_the_config() -> None:
+    class Listening(AsyncCallbackHandler):
+        heard: list[tuple[str, bool, Any]] = []
+
+        async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+            metadata = kwargs["metadata"]
+            tagged = "hot" in kwargs["tags"]
+            self.heard.append((metadata["langgraph_node"], tagged, metadata.get("team")))
+
+    model = FakeListChatModel(responses=["x"])
+
+    async def call(state: Seen) -> Seen:
+        await model.ainvoke("hello")
+        return {}
+
+    bare = StateGraph(Seen)
+    bare.add_node("one", call)
+    bare.add_node("two", call)
+    bare.add_edge(START, "one")
+    bare.add_edge("one", "two")
+    config = overriding(one={"tags": ["hot"], "metadata": {"team": "red"}})
+    graph = configure(bare, workflow_id="two")
+    await graph.ainvoke({}, {**config, "callbacks": [Listening()]})
+    assert Listening.heard == [("one", True, "red"), ("two", False, None)]
 
 
 async def test_a_node_that_takes_too_long_fails_by_name() -> None:
