@@ -80,6 +80,7 @@ async def check_request(
     of refused.
     """
     problems = Problems()
+    item = _without_own_metadata(item)
     request = _request_config(item, problems, endpoint=endpoint, trusted=trusted)
     _check_metadata(item.get("metadata"), problems)
     if request is None or problems.found:
@@ -151,7 +152,7 @@ def _check_metadata(metadata: Any, problems: Problems) -> None:
         problems.add(path.removeprefix("."), value, rule)
     if isinstance(metadata, dict):
         for key in metadata:
-            if isinstance(key, str) and key.startswith(OWN_METADATA):
+            if _is_own(key):
                 problems.add(f"metadata.{key}", metadata[key], "is a key that the server sets")
 
 
@@ -254,6 +255,20 @@ def _without_concurrency(item: Mapping[str, Any], request: RunConfig) -> dict[st
         return dict(item)
     config = {key: value for key, value in item["config"].items() if key != "max_concurrency"}
     return {**item, "config": config}
+
+
+def _without_own_metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Notes about the run that a caller hands on with its own config would pass for ours."""
+    config = item.get("config")
+    metadata = config.get("metadata") if isinstance(config, dict) else None
+    if not isinstance(metadata, dict) or not any(map(_is_own, metadata)):
+        return item
+    kept = {key: value for key, value in metadata.items() if not _is_own(key)}
+    return {**item, "config": {**item["config"], "metadata": kept}}
+
+
+def _is_own(key: Any) -> bool:
+    return isinstance(key, str) and key.startswith(OWN_METADATA)
 
 
 def _is_langgraphs(key: Any) -> bool:

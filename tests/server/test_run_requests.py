@@ -375,6 +375,18 @@ async def test_the_bundled_workflow_follows_overrides_that_can_be_followed(http:
     assert answer.json()["reply"]
 
 
+async def test_nobody_else_says_which_version_ran(client: Any, store: Store, thread: str) -> None:
+    noted = {"agentensor_version": 77, "agentensor_resolved": "support_triage", "team": "red"}
+    await client.runs.wait(
+        thread, "support_triage", input={"ticket": "hello"}, config={"metadata": noted}
+    )
+    [run] = await client.runs.list(thread)
+    assert run["metadata"]["team"] == "red"
+    assert "agentensor_version" not in run["metadata"]
+    [record] = await store.runs.list(workflow_id="support_triage", limit=1)
+    assert "base_version" not in record.refs
+
+
 async def test_a_job_run_is_noted_with_its_data_and_evaluators(client: Any, store: Store) -> None:
     from test_runs import EVALUATION
 

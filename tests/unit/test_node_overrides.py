@@ -75,13 +75,13 @@ async def test_an_override_reaches_its_node_and_no_other() -> None:
 
 
 async def test_an_override_reaches_a_model_that_the_node_calls_without_the_config() -> None:
-    class Listening(AsyncCallbackHandler):
-        heard: list[tuple[str, bool, Any]] = []
+    heard: list[tuple[str, bool, Any]] = []
 
+    class Listening(AsyncCallbackHandler):
         async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
             metadata = kwargs["metadata"]
             tagged = "hot" in kwargs["tags"]
-            self.heard.append((metadata["langgraph_node"], tagged, metadata.get("team")))
+            heard.append((metadata["langgraph_node"], tagged, metadata.get("team")))
 
     model = FakeListChatModel(responses=["x"])
 
@@ -97,7 +97,7 @@ async def test_an_override_reaches_a_model_that_the_node_calls_without_the_confi
     config = overriding(one={"tags": ["hot"], "metadata": {"team": "red"}})
     graph = configure(bare, workflow_id="two")
     await graph.ainvoke({}, {**config, "callbacks": [Listening()]})
-    assert Listening.heard == [("one", True, "red"), ("two", False, None)]
+    assert heard == [("one", True, "red"), ("two", False, None)]
 
 
 async def test_a_node_that_takes_too_long_fails_by_name() -> None:
