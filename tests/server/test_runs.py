@@ -233,7 +233,7 @@ BAD: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "evaluator": ("evaluation", {"evaluators": ["subprocess:run"]}, ["subprocess:run"]),
     "no-cases": ("evaluation", {"dataset": []}, ["dataset"]),
     "twice": ("evaluation", {"dataset": cases("a", 1) * 2}, ["a-0"]),
-    "misspelt": ("training", {"stops": []}, ["job.stops", "no such field", "checkpoint_every"]),
+    "misspelt": ("training", {"stops": []}, ["job.stops", "not a known field", "checkpoint_every"]),
     "coverage": ("evaluation", {"min_coverage": 2}, ["job.min_coverage", "2"]),
     "limits": ("evaluation", {"limits": {"concurrrency": 1}}, ["job.limits.concurrrency"]),
     "config": (
