@@ -107,6 +107,9 @@ class Pool:
     def __getitem__(self, candidate_hash: str) -> Candidate:
         return self.with_texts(self._texts[candidate_hash])
 
+    def __contains__(self, candidate_hash: object) -> bool:
+        return candidate_hash in self._texts
+
     def with_texts(self, texts: Mapping[str, str]) -> Candidate:
         """The run's prompt set with these texts; flags and metadata stay as the job gave them."""
         return Candidate.of(

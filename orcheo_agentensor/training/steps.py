@@ -9,6 +9,7 @@ from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
+from orcheo_agentensor.training import strategy
 from orcheo_agentensor.training.contest import validate_against
 from orcheo_agentensor.training.flight import Flight, pipelined
 from orcheo_agentensor.training.memory import Memory
@@ -29,14 +30,15 @@ async def begin(training: Training) -> Memory:
     session, plan, job = training.session, training.plan, training.session.prepared.job
     candidate = Candidate.of(session.prepared.prompts)
     memory = Memory(baseline=candidate.hash, best=candidate.hash)
-    memory.optimizer = plan.optimizer.start(
+    memory.optimizer = strategy.start(
+        plan,
         SearchSpace(
             components=plan.trainable,
             case_ids=tuple(case.id for case in plan.train),
             baseline=candidate.hash,
             objective=None,
             seed=job.seed,
-        )
+        ),
     )
     training.memory = memory
     memory.stopped = _stop(training)
@@ -83,7 +85,7 @@ async def take_steps(training: Training) -> None:
 async def _one_step(training: Training, flight: Flight, *, last: bool = False) -> None:
     session, plan, memory = training.session, training.plan, training.memory
     run_id, events = session.prepared.run.run_id, session.events
-    trials = plan.optimizer.ask(memory.optimizer)
+    trials = strategy.ask(plan, memory.optimizer, training.pool)
     if not trials:
         memory.stopped = f"{plan.optimizer.name} has nothing more to try"
         await memory.save(session.store, run_id, lease=session.lease)
@@ -103,7 +105,7 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
     made = [o.child for o in outcomes if o.child]
     fresh = any(training.pool.is_new(child, step=memory.step) for child in made)
     memory.idle = 0 if fresh else memory.idle + 1
-    memory.optimizer = plan.optimizer.tell(memory.optimizer, outcomes)
+    memory.optimizer = strategy.tell(plan, memory.optimizer, outcomes)
     memory.step += 1
     memory.epoch = int(memory.optimizer.get("epoch", 0))
     current = memory.optimizer.get("current", memory.best)
@@ -205,9 +207,8 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
 async def _settle(training: Training) -> None:
     """The search is over: look at the candidates it would have validated next, then close it."""
     memory, plan, run = training.memory, training.plan, training.session.prepared.run
-    finalists = getattr(plan.optimizer, "finalists", None)
-    if finalists is not None and not _reached_target(training):
-        for candidate_hash in finalists(memory.optimizer):
+    if not _reached_target(training):
+        for candidate_hash in strategy.finalists(plan, memory.optimizer, training.pool):
             if memory.objective is not None and memory.objective >= PERFECT:
                 break
             try:
