@@ -45,9 +45,9 @@ class Flight:
         for place, trial in enumerate(trials):
             if place < len(self._open):
                 if self._open[place][0] != trial:
+                    name = self._training.plan.optimizer.name
                     raise RunFailed(
-                        f"optimizer {self._training.plan.optimizer.name!r}: ask() must give the open trials "
-                        "first, in their order"
+                        f"optimizer {name!r}: ask() must give the open trials first, in their order"
                     )
                 continue
             known = max(0, told + place - width + 1) if self._pipelined else told

@@ -18,7 +18,6 @@ from orcheo_agentensor.training.trial import edits_of
 from orcheo_agentensor.training.work import Training
 
 IDLE_STEPS = 10
-PERFECT = 1.0
 
 
 async def begin(training: Training) -> Memory:
@@ -128,6 +127,11 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Remember an outcome: candidate, edits, and whether it is the new best."""
     memory, events = training.memory, training.session.events
+    seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
+    if memory.beyond is None and any(
+        not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
+    ):
+        memory.beyond = memory.told
     for name, edit in edits_of(outcome).items():
         memory.remember(name, edit)
     scores = {
@@ -209,7 +213,8 @@ async def _settle(training: Training) -> None:
     memory, plan, run = training.memory, training.plan, training.session.prepared.run
     if not _reached_target(training):
         for candidate_hash in strategy.finalists(plan, memory.optimizer, training.pool):
-            if memory.objective is not None and memory.objective >= PERFECT:
+            full = memory.full_marks(known=memory.told)
+            if memory.objective is not None and memory.objective >= full:
                 break
             try:
                 verdict = await validate_against(
@@ -218,6 +223,7 @@ async def _settle(training: Training) -> None:
                     training.pool[memory.best],
                     rival_known=memory.best in memory.validated,
                     strictly=True,
+                    full=full,
                     meter=training.meter.aside,
                 )
             except BudgetExhausted:
@@ -251,8 +257,9 @@ def _make_due(memory: Memory, candidate: str, reason: str) -> None:
 
 def _stop(training: Training) -> str | None:
     session, plan, memory = training.session, training.plan, training.memory
-    if memory.objective is not None and memory.objective >= PERFECT and not memory.failures:
-        return f"the validation objective is {memory.objective:g}: nothing can beat it"
+    full = memory.full_marks(known=memory.told)
+    if memory.objective is not None and memory.objective >= full and not memory.failures:
+        return f"the validation objective is {memory.objective:g}: nothing can beat it on a scale from 0 to 1"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
