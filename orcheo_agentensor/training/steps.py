@@ -57,9 +57,7 @@ async def begin(training: Training) -> Memory:
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: what a version carries."""
-    results = await training.measure(
-        training.plan.validation, candidate, phase="validation", meter=training.meter.aside
-    )
+    results = await training.measure_all(training.plan.validation, candidate, phase="validation")
     return await summary_of(training.session, results)
 
 
@@ -259,7 +257,7 @@ def _stop(training: Training) -> str | None:
     session, plan, memory = training.session, training.plan, training.memory
     full = memory.full_marks(known=memory.told)
     if memory.objective is not None and memory.objective >= full and not memory.failures:
-        return f"the validation objective is {memory.objective:g}: nothing can beat it on a scale from 0 to 1"
+        return f"the validation objective is {memory.objective:g}: nothing can beat it"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
