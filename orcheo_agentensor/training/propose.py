@@ -90,7 +90,7 @@ async def propose(
     refused, and the search goes on. Raises `BudgetExhausted`, and `RunFailed` where the trouble
     does not pass or the proposer has broken `BROKEN_IN_A_ROW` times in a row.
     """
-    broken = _broken.setdefault(ledger, [])
+    broken = plan.broken
 
     async def ask() -> dict[str, Any]:
         try:
@@ -142,7 +142,6 @@ def _guarded(
 
 
 BROKEN_IN_A_ROW = 3
-_broken: WeakKeyDictionary[Ledger, list[str]] = WeakKeyDictionary()
 _turns: WeakKeyDictionary[Ledger, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
 

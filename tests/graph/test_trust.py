@@ -150,7 +150,7 @@ async def test_a_running_optimizer_sees_the_state_that_a_resumed_one_would() -> 
             seen.append(state.get("1"))
             return super().tell(state, outcomes)
 
-    await trained(optimizer=Looking())
+    await trained(optimizer=Looking(case_ids=("train-0",)))
     assert seen[:2] == [None, ["as JSON"]]
 
 
