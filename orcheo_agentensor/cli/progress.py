@@ -156,7 +156,10 @@ def news(event: dict[str, Any]) -> str | None:
     kind = event["type"]
     if kind == "candidate_accepted":
         best = "new best" if event["new_best"] else "accepted"
-        return f"{best}: {', '.join(event['components'])}, validation {number(event['validation'])}"
+        parts = [", ".join(event["components"])] if event["components"] else []
+        if event["validation"] is not None:
+            parts.append(f"validation {number(event['validation'])}")
+        return f"{best}: {', '.join(parts)}"
     if kind == "proposal_rejected":
         return f"not kept ({event['status'].replace('_', ' ')}): {event['reason']}"
     if kind == "checkpoint_saved":

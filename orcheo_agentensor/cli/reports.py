@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orcheo_agentensor.cli.output import (
@@ -150,7 +150,29 @@ def _show_comparison(
             ]
         p95 = before["latency_ms"]["p95"], after["latency_ms"]["p95"]
         rows.append(("holdout p95", _ms(p95[0]), _ms(p95[1]), "", ""))
+        rows += _dearer(holdout.get("deltas") or {})
     show_table(("", ">baseline", ">best", ">change", ">95 % interval"), rows)
+
+
+def _dearer(deltas: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+    """What a holdout case takes: time, tokens and money."""
+    shown = {"latency_ms": _ms, "tokens": "{:.0f}".format, "cost": "${:.2g}".format}
+    for name, text in shown.items():
+        found = deltas.get(name) or {}
+        change = found.get("difference")
+        if change is None or (name != "latency_ms" and not (found["baseline"] or found["best"])):
+            continue
+        sign = "-" if change < 0 else "+"
+        ends = found.get("ci95")
+        yield (
+            f"holdout {name.removesuffix('_ms')} per case",
+            text(found["baseline"]),
+            text(found["best"]),
+            f"{sign}{text(abs(change))}",
+            ""
+            if ends is None
+            else f"[{', '.join(('-' if e < 0 else '') + text(abs(e)) for e in ends)}]",
+        )
 
 
 def show_gain(holdout: Mapping[str, Any] | None) -> None:

@@ -18,8 +18,9 @@ class Meter(Protocol):
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
 
-    def spent(self, usage: Usage) -> None:
-        """An execution or a scoring is over, and came to this."""
+    def spent(self, usage: Usage, *, refused: bool = False) -> None:
+        """An execution or a scoring is over, and came to this; `refused` where it was refused a
+        call."""
 
 
 class Unmetered:
@@ -30,5 +31,5 @@ class Unmetered:
     def reserve_rollout(self) -> None:
         """Always granted."""
 
-    def spent(self, usage: Usage) -> None:
+    def spent(self, usage: Usage, *, refused: bool = False) -> None:
         """Nothing to settle."""

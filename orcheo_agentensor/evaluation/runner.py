@@ -311,7 +311,7 @@ class Runner:
                 finally:
                     usage = recorder.total + ONE_ROLLOUT
                     spent = spent + usage
-                    meter.spent(usage)
+                    meter.spent(usage, refused=recorder.refused is not None)
 
         try:
             last = await retried(attempt, retries=self._limits.retries)

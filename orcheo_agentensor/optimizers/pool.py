@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -138,7 +139,8 @@ class CandidatePool:
         """
         entry = self._entries[parent]
         taught = set(entry.taught)
-        failed = {case for other in self for case, score in other.scores.items() if score < SOLVED}
+        full = self.full_marks()
+        failed = {case for other in self for case, score in other.scores.items() if score < full}
         failed.update(case for other in self for case in other.failed)
         seen = {case for other in self for case in other.scores}
         order = [case for case in case_ids if case not in busy]
@@ -147,7 +149,7 @@ class CandidatePool:
         solved: list[str] = []
         for case in order:
             score, tries = entry.scores.get(case), lessons.get(case, 0)
-            if score is not None and score >= SOLVED:
+            if score is not None and score >= full:
                 solved.append(case)
             elif score is not None or case in entry.failed:
                 ranked.append((3 if tries else 0, tries, case))
@@ -165,6 +167,16 @@ class CandidatePool:
         if not chosen:
             return ()
         return (*chosen, *solved[: max(1, size // GUARDS)])
+
+    def full_marks(self) -> float:
+        """The score from which on a case counts as solved: none, once one was outside [0, 1]."""
+        outside = any(
+            not 0.0 <= score <= 1.0
+            for entry in self
+            for scores in (entry.scores, entry.validation)
+            for score in scores.values()
+        )
+        return math.inf if outside else SOLVED
 
     def front(self) -> dict[str, int]:
         """On how many validation cases each candidate is among the best, dominated ones left out.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.optimizers.base import SearchSpace, State, Trial, TrialOutcome, derive_seed
-from orcheo_agentensor.optimizers.pool import SOLVED, CandidatePool, Entry, next_merge
+from orcheo_agentensor.optimizers.pool import CandidatePool, Entry, next_merge
 
 
 class Reflective(BaseModel):
@@ -203,11 +203,12 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     if outcome.status == "nothing_to_learn":
         parent.quiet += 1
         return
-    failing = [case for case in trial.case_ids if outcome.parent_scores.get(case, 0.0) < SOLVED]
+    full = pool.full_marks()
+    failing = [case for case in trial.case_ids if outcome.parent_scores.get(case, 0.0) < full]
     learnt = outcome.status == "accepted"
     lessons = dict(state["lessons"])
     for case in failing:
-        if not (learnt and outcome.case_scores.get(case, 1.0) >= SOLVED):
+        if not (learnt and outcome.case_scores.get(case, 1.0) >= full):
             lessons[case] = lessons.get(case, 0) + 1
     state["lessons"] = lessons
     if not learnt or outcome.child is None:

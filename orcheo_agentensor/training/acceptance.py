@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.results import CaseResult, weight_of
 
 EPSILON = 1e-12
 
@@ -59,30 +59,42 @@ def reasons_against(
     return reasons
 
 
+def outside(results: Iterable[CaseResult], weights: Mapping[str, float]) -> bool:
+    """Whether a score that counts lies outside [0, 1]."""
+    return any(
+        not 0.0 <= score <= 1.0 and weight_of(name, weights) > 0
+        for result in results
+        for name, score in result.scores.items()
+    )
+
+
 def foreseen(
     parent: Sequence[CaseResult],
     child: Sequence[CaseResult | None],
     *,
     weights: Mapping[str, float],
     strictly: bool,
+    full: float = 1.0,
 ) -> bool | None:
     """Whether the child will replace the parent, as far as the missing results cannot change it.
 
     `child` has None for cases that were not measured yet. True and False are certain as long as
-    objectives lie within [0, 1] (and, for True, as long as the child breaks on no missing case);
-    None means that more has to be measured, always so once an objective outside was seen.
+    scores lie within [0, 1] (and, for True, as long as the child breaks on no missing case); None
+    means that more has to be measured, always so once a score outside was seen, here or before
+    (`full` is infinite).
     """
+    measured = [result for result in child if result is not None]
     failed_before = sum(not result.ok for result in parent)
     failed_after = sum(result is not None and not result.ok for result in child)
     if failed_after > failed_before:
         return False
+    if full > 1.0 or outside((*parent, *measured), weights):
+        return None
     low: list[float] = []
     high: list[float] = []
     for one, other in zip(parent, child, strict=True):
         before = one.objective(weights)
         after = None if other is None else other.objective(weights)
-        if any(score is not None and not 0.0 <= score <= 1.0 for score in (before, after)):
-            return None
         if before is None:
             continue
         if other is None:

@@ -110,17 +110,18 @@ async def feedback_records(
     weights: dict[str, float],
     trainable: Iterable[str],
     critic: EdgeCritic | None = None,
+    full: float = 1.0,
 ) -> dict[str, list[FeedbackRecord]]:
     """Feedback per trainable prompt over a minibatch; prompts that nobody read are absent.
 
-    Cases whose evaluators broke teach nothing and are left out. Cases that scored full marks are
+    Cases whose evaluators broke teach nothing and are left out. Cases that scored `full` marks are
     included: what must not be broken is part of the lesson, but they cost no critic calls.
     """
     names = set(trainable)
     records: dict[str, list[FeedbackRecord]] = {}
     lessons = await asyncio.gather(
         *(
-            _one_case(case, result, weights=weights, critic=critic)
+            _one_case(case, result, weights=weights, critic=critic, full=full)
             for case, result in zip(cases, results, strict=True)
             if not result.failures
         )
@@ -133,12 +134,17 @@ async def feedback_records(
 
 
 async def _one_case(
-    case: Case, result: CaseResult, *, weights: dict[str, float], critic: EdgeCritic | None
+    case: Case,
+    result: CaseResult,
+    *,
+    weights: dict[str, float],
+    critic: EdgeCritic | None,
+    full: float,
 ) -> dict[str, FeedbackRecord]:
     if result.tape is None:
         return {}
     score = result.objective(weights)
-    wrong = score is None or score < 1.0
+    wrong = score is None or score < full
     tape = Tape.from_json(result.tape)
     blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)
     return {

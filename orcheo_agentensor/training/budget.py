@@ -130,6 +130,10 @@ class BudgetMeter:
         self._asked = _Sum()
         self._asked.add(asked)
         self._set_aside = set_aside
+        self._wished = 0  # of these, what the search keeps only where there is room
+        self._fixed = set_aside  # rollouts that the job takes whatever the search does
+        self._refused = 0  # rollouts that a call was refused to
+        self._refused_took = _Sum()
         self._deadline = deadline
         self._too_late = too_late
         self._clock = clock
@@ -148,10 +152,12 @@ class BudgetMeter:
         """Itself: what the search's model calls ask."""
         return self
 
-    def set_aside(self, rollouts: int) -> None:
-        """Keep this many rollouts from the search from now on."""
+    def set_aside(self, rollouts: int, *, wished: int = 0, fixed: int = 0) -> None:
+        """Keep this many rollouts from the search from now on, and `wished` ones where there is
+        room beside the `fixed` ones that the whole job takes."""
         with self._lock:
-            self._set_aside = rollouts
+            self._set_aside = rollouts + wished
+            self._wished, self._fixed = wished, fixed
 
     def end_at(self, deadline: datetime, *, reason: str) -> None:
         """From `deadline` on the search begins nothing more, for this reason."""
@@ -161,6 +167,11 @@ class BudgetMeter:
         """The search is over: what was set aside may be used, and nothing is too late."""
         self._halted = self._deadline = None
         self.set_aside(0)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether nobody knows yet what a rollout takes of what is limited."""
+        return bool(self._limits()) and self.usage.rollouts == 0
 
     def halt(self, reason: str) -> None:
         """The search is over: whatever it still has in flight begins nothing more."""
@@ -198,10 +209,14 @@ class BudgetMeter:
             excess.tokens = max(excess.tokens, reserved.tokens - used.tokens)
             excess.cost = max(excess.cost, (reserved.cost or 0.0) - (used.cost or 0.0))
 
-    def spent(self, usage: Usage, *, asked: bool = False) -> None:
+    def spent(self, usage: Usage, *, asked: bool = False, refused: bool = False) -> None:
         """A rollout, a scoring or (`asked`) a proposer's or critic's call is over, and came to
-        this; its model calls have been settled one by one."""
+        this; its model calls have been settled one by one. One that a call was `refused` to says
+        nothing about what a rollout takes."""
         with self._lock:
+            if refused and usage.rollouts:
+                self._refused += usage.rollouts
+                self._refused_took.add(usage)
             self._rollouts = max(0, self._rollouts - usage.rollouts)
             self._open.take(usage)
             self._done.add(usage)
@@ -215,6 +230,7 @@ class BudgetMeter:
             self._check_average(rollouts=1, aside=True)
             self._check_rollouts(0)
             self._set_aside = max(0, self._set_aside - 1)
+            self._wished = min(self._wished, self._set_aside)
             self._rollouts += 1
 
     def _start_call(self, most: Callable[[], Usage], *, aside: bool) -> Usage:
@@ -259,6 +275,12 @@ class BudgetMeter:
     def _check_room(self, kind: str, limit: float, taken: float, *, aside: bool) -> None:
         most = limit * (1 + 1e-9)  # sums of floats leave crumbs
         if taken > most:
+            if self._fixed and self._taken(kind) == 0:
+                raise BudgetExhausted(
+                    f"{self._words(kind)} is too small: not one model call fits in it, and the "
+                    f"baseline and the holdout measurement take {self._fixed} rollouts"
+                )
+            self._check_fixed(measured=1)
             raise BudgetExhausted(f"{self._words(kind)} is spent")
         if not aside and taken + self._kept(kind) > most:
             self._check_fixed()
@@ -266,13 +288,14 @@ class BudgetMeter:
                 f"{self._words(kind)} is spent, but for what the holdout measurement needs"
             )
 
-    def _check_fixed(self) -> None:
+    def _check_fixed(self, *, measured: int = MEASURED) -> None:
         """Whether what is set aside fits, once a few rollouts have shown what one takes."""
-        if not MEASURED <= self.usage.rollouts <= self._set_aside:
+        needed = self._set_aside - self._wished
+        if not measured <= self.usage.rollouts - self._refused <= needed:
             return
         for kind, limit in self._limits():
             each = self._each(kind)
-            whole = getattr(self._done, kind) + each * (self._rollouts + self._set_aside)
+            whole = getattr(self._done, kind) + each * (self._rollouts + needed)
             if whole > limit * (1 + 1e-9):
                 shown = f"${whole:.2g}" if kind == "cost" else f"{math.ceil(whole)}"
                 raise BudgetExhausted(
@@ -296,16 +319,22 @@ class BudgetMeter:
 
     def _each(self, kind: str) -> float:
         """What a rollout took on average so far, its scoring included."""
-        own = float(getattr(self._done, kind) - getattr(self._asked, kind))
-        return max(0.0, own) / max(1, self.usage.rollouts)
+        own = float(
+            getattr(self._done, kind)
+            - getattr(self._asked, kind)
+            - getattr(self._refused_took, kind)
+        )
+        return max(0.0, own) / max(1, self.usage.rollouts - self._refused)
 
     def _kept(self, kind: str) -> float:
         """What the search has to leave: the average for each rollout set aside, and room for the
         calls among them that hold more than they will take."""
         if self._set_aside <= 0:
             return 0.0
-        spare = min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
-        return self._set_aside * self._each(kind) + spare
+        each = self._each(kind)
+        room = max(0.0, getattr(self.budget, kind) - self._fixed * each) / 2
+        kept = (self._set_aside - self._wished) * each + min(self._wished * each, room)
+        return kept + min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
 
     def _words(self, kind: str) -> str:
         limit = getattr(self.budget, kind)
@@ -337,6 +366,6 @@ class Aside:
         """Settle a model call."""
         self._meter.call_ended(reserved, used)
 
-    def spent(self, usage: Usage) -> None:
+    def spent(self, usage: Usage, *, refused: bool = False) -> None:
         """A rollout or a scoring is over, and came to this."""
-        self._meter.spent(usage)
+        self._meter.spent(usage, refused=refused)

@@ -16,12 +16,17 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import Candidate, Meter
 from orcheo_agentensor.optimizers import derive_seed
-from orcheo_agentensor.training.acceptance import foreseen, paired_sums, reasons_against
+from orcheo_agentensor.training.acceptance import (
+    EPSILON,
+    foreseen,
+    outside,
+    paired_sums,
+    reasons_against,
+)
 from orcheo_agentensor.training.work import Training
 
 GATE_BLOCK = 5
 GUARDS = 3
-SOLVED = 1.0 - 1e-12
 VALIDATION_BLOCK = 8
 
 
@@ -56,31 +61,38 @@ async def gate(
     before: Sequence[CaseResult],
     child: Candidate,
     *,
+    full: float,
     phase: str = "train",
 ) -> Verdict:
     """Test a child on the cases its parent was measured on; worst ones of the parent first.
 
     It ends when it is decided, or when the child has gained on the cases that its parent failed
     and lost nothing on as many others (`GUARDS` at least): an accepted child is validated later.
+    `full` is the score that nothing can beat.
     """
     order = _worst_first(training, before)
     held = [before[index] for index in order]
     after: list[CaseResult] = []
     weights = training.weights
-    failing = sum((score := one.objective(weights)) is None or score < SOLVED for one in held)
+    failing = sum(
+        (score := one.objective(weights)) is None or score < full - EPSILON for one in held
+    )
     enough = failing + max(GUARDS, failing)
     for start in range(0, len(order), GATE_BLOCK):
         block = [cases[index] for index in order[start : start + GATE_BLOCK]]
         after += await training.measure(block, child, phase=phase)
         missing = [None] * (len(order) - len(after))
-        if foreseen(held, [*after, *missing], weights=weights, strictly=True) is not None:
+        if (
+            foreseen(held, [*after, *missing], weights=weights, strictly=True, full=full)
+            is not None
+        ):
             break
         tested = held[: len(after)]
         if len(after) >= enough and not reasons_against(
             tested, after, weights=weights, strictly=True
         ):
-            return _verdict(training, tested, after, strictly=True)
-    return _verdict(training, held, after, strictly=True)
+            return _verdict(training, tested, after, strictly=True, full=full)
+    return _verdict(training, held, after, strictly=True, full=full)
 
 
 async def validate_against(
@@ -90,6 +102,7 @@ async def validate_against(
     *,
     rival_known: bool,
     strictly: bool,
+    full: float,
     meter: Meter | None = None,
 ) -> Verdict:
     """Measure a candidate on the validation cases for as long as it can beat its rival.
@@ -111,15 +124,18 @@ async def validate_against(
             block = cases[start : start + VALIDATION_BLOCK]
             after += await training.measure(block, candidate, phase="validation", meter=meter)
             missing = [None] * (len(cases) - len(after))
-            if foreseen(held, [*after, *missing], weights=weights, strictly=strictly) is False:
+            if (
+                foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
+                is False
+            ):
                 break
-        return _verdict(training, held, after, strictly=strictly)
+        return _verdict(training, held, after, strictly=strictly, full=full)
     reached = await training.measure(cases, candidate, phase="validation", meter=meter)
     held = []
     for start in range(0, len(cases), VALIDATION_BLOCK):
         block = cases[start : start + VALIDATION_BLOCK]
         held += await training.measure(block, rival, phase="validation", meter=training.meter.aside)
-        if _rival_beaten(held, reached, weights=weights, strictly=strictly):
+        if full <= 1.0 and _rival_beaten(held, reached, weights=weights, strictly=strictly):
             return Verdict(
                 reasons=(),
                 before=tuple(held),
@@ -127,7 +143,7 @@ async def validate_against(
                 reached=tuple(reached),
                 complete=True,
             )
-    return _verdict(training, held, reached, strictly=strictly)
+    return _verdict(training, held, reached, strictly=strictly, full=full)
 
 
 def _rival_beaten(
@@ -138,17 +154,17 @@ def _rival_beaten(
     strictly: bool,
 ) -> bool:
     """Whether the rival cannot catch up on the cases it was not measured on."""
-    if any(not result.ok for result in (*held, *reached)):
+    if any(not result.ok for result in (*held, *reached)) or outside((*held, *reached), weights):
         return False
     gains: list[float] = []
     for index, result in enumerate(reached):
         after = result.objective(weights)
         before = held[index].objective(weights) if index < len(held) else 1.0
-        if after is None or before is None or not (0.0 <= after <= 1.0 and 0.0 <= before <= 1.0):
+        if after is None or before is None:
             return False
         gains.append(after - before)
     least = math.fsum(gains)
-    return least > 1e-12 if strictly else least >= -1e-12
+    return least > EPSILON if strictly else least >= -EPSILON
 
 
 def _worst_first(training: Training, results: Sequence[CaseResult]) -> list[int]:
@@ -165,12 +181,16 @@ def _verdict(
     after: Sequence[CaseResult],
     *,
     strictly: bool,
+    full: float,
 ) -> Verdict:
     before = held[: len(after)]
     missing = [None] * (len(held) - len(after))
     weights = training.weights
     reasons: list[str] = []
-    if foreseen(held, [*after, *missing], weights=weights, strictly=strictly) is not True:
+    if (
+        foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
+        is not True
+    ):
         reasons = reasons_against(before, after, weights=weights, strictly=strictly)
         if not reasons and missing:
             reasons = [f"cannot gain on the other {len(missing)} cases what it would need"]

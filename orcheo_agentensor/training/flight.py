@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.errors import BudgetExhausted, RunFailed
 from orcheo_agentensor.evaluation.runner import Draining
 from orcheo_agentensor.optimizers import Optimizer, Trial, TrialOutcome
 from orcheo_agentensor.training.trial import run_trial
@@ -45,9 +45,9 @@ class Flight:
         for place, trial in enumerate(trials):
             if place < len(self._open):
                 if self._open[place][0] != trial:
-                    raise RuntimeError(
-                        f"{self._training.plan.optimizer.name}: ask() must give the open trials "
-                        "first, in their order"
+                    name = self._training.plan.optimizer.name
+                    raise RunFailed(
+                        f"optimizer {name!r}: ask() must give the open trials first, in their order"
                     )
                 continue
             known = max(0, told + place - width + 1) if self._pipelined else told

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.deltas import deltas
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.training.guardrail import compare_holdout
 from orcheo_agentensor.training.work import Training
@@ -23,25 +24,23 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
         return None
     baseline, best = training.pool[memory.baseline], training.pool[memory.best]
     try:
-        before = await training.measure(plan.holdout, baseline, phase="holdout")
+        before = await training.measure_all(plan.holdout, baseline, phase="holdout")
         after = (
             before
             if best.hash == baseline.hash
-            else await training.measure(plan.holdout, best, phase="holdout")
+            else await training.measure_all(plan.holdout, best, phase="holdout")
         )
     except BudgetExhausted:
         return None
+    seed = session.prepared.job.seed
     difference = await asyncio.to_thread(
-        compare_holdout,
-        before,
-        after,
-        weights=training.weights,
-        seed=session.prepared.job.seed,
+        compare_holdout, before, after, weights=training.weights, seed=seed
     )
     holdout: dict[str, Any] = {
         **asdict(difference),
         "baseline": await summary_of(session, before),
         "best": await summary_of(session, after),
+        "deltas": await asyncio.to_thread(deltas, before, after, seed=seed),
     }
     if holdout["ci95"] is not None:
         holdout["ci95"] = list(holdout["ci95"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ class Memory:
     all validation cases to the outcome that did it; `due` lists candidates to store as versions,
     with the reason; `versions` maps stored candidates to version numbers; `idle` counts steps in a
     row that ran nothing new; `stopped` says why the search is over, `settled` that its finalists
-    were looked at.
+    were looked at; `beyond` is the first outcome with a score outside [0, 1].
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class Memory:
     idle: int = 0
     stopped: str | None = None
     settled: bool = False
+    beyond: int | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Memory:
@@ -73,6 +75,11 @@ class Memory:
     def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
         """Whether the first `known` outcomes include a full validation of a candidate."""
         return self.validated.get(candidate_hash, known) < known
+
+    def full_marks(self, *, known: int) -> float:
+        """The score that nothing can beat, by the first `known` outcomes: 1.0, and infinite once
+        one was outside [0, 1], because nobody knows where such a scale ends."""
+        return math.inf if self.beyond is not None and self.beyond < known else 1.0
 
     async def save(self, store: Store, run_id: str, *, lease: Lease) -> None:
         """Store this state; older ones than the last are dropped."""
@@ -106,6 +113,9 @@ class Pool:
 
     def __getitem__(self, candidate_hash: str) -> Candidate:
         return self.with_texts(self._texts[candidate_hash])
+
+    def __contains__(self, candidate_hash: object) -> bool:
+        return candidate_hash in self._texts
 
     def with_texts(self, texts: Mapping[str, str]) -> Candidate:
         """The run's prompt set with these texts; flags and metadata stay as the job gave them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orcheo_agentensor.datasets import Case, Dataset
@@ -28,7 +28,8 @@ class Plan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
-    it has none. `left_out` counts cases outside these splits.
+    it has none. `left_out` counts cases outside these splits. `broken` is what the proposer broke
+    with since its last answer.
     """
 
     optimizer: Optimizer
@@ -43,6 +44,7 @@ class Plan:
     trainable: tuple[str, ...]
     texts: CaseTexts
     publish: PublishTo | None = None
+    broken: list[str] = field(default_factory=list)
 
 
 def make_plan(

@@ -6,10 +6,15 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, RunFailed
+from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, RunFailed, is_transient
+from orcheo_agentensor.evaluation import Limits
+from orcheo_agentensor.evaluation.attempt import retry_after
+from orcheo_agentensor.evaluation.retry import retried
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.optimizers import (
@@ -75,19 +80,33 @@ async def propose(
     plan: Plan,
     ledger: Ledger,
     meter: BudgetMeter,
-    timeout: float,
+    limits: Limits,
 ) -> tuple[dict[str, str], list[str]]:
     """The new texts that differ from the old, or the reasons why the proposal is refused.
 
-    The answer is recorded under the content of the request, so a resume does not ask again.
-    Raises `BudgetExhausted`, or `RunFailed` when the proposer itself breaks.
+    The answer is recorded under the content of the request, so a resume does not ask again. A
+    passing trouble of the proposer (a lost connection, a busy service, no answer in time) is
+    retried as often as `limits` says. Where it breaks in any other way this one proposal is
+    refused, and the search goes on. Raises `BudgetExhausted`, and `RunFailed` where the trouble
+    does not pass or the proposer has broken `BROKEN_IN_A_ROW` times in a row.
     """
+    broken = plan.broken
 
     async def ask() -> dict[str, Any]:
         try:
             texts = await plan.proposer.propose(request)
         except ProposalRefused as error:
             return {"refused": error.message}
+        except (BudgetExhausted, TimeoutError):
+            raise
+        except Exception as error:
+            if is_transient(error):
+                raise
+            broken.append(f"{type(error).__name__}: {error}")
+            if len(broken) >= BROKEN_IN_A_ROW:
+                raise
+            return {"refused": f"the proposer failed: {clean_text(broken[-1])}"}
+        broken.clear()
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
         if any(isinstance(v, str) and clean_text(v) != v for v in texts.values()):
@@ -97,7 +116,7 @@ async def propose(
 
     key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
     answer = await recorded_call(
-        key, "proposal", ask, ledger=ledger, meter=meter, timeout=timeout, who="proposer"
+        key, "proposal", ask, ledger=ledger, meter=meter, limits=limits, who="proposer"
     )
     if "refused" in answer:
         return {}, [answer["refused"]]
@@ -122,6 +141,7 @@ def _guarded(
     return changed, reasons
 
 
+BROKEN_IN_A_ROW = 3
 _turns: WeakKeyDictionary[Ledger, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
 
@@ -132,7 +152,7 @@ async def recorded_call(
     *,
     ledger: Ledger,
     meter: BudgetMeter,
-    timeout: float,
+    limits: Limits,
     who: str,
 ) -> dict[str, Any]:
     """The recorded answer under `key`, or a fresh one that is committed before it is used.
@@ -143,9 +163,7 @@ async def recorded_call(
         known = await ledger.call(key)
         if known is not None:
             return known
-        return await _fresh_call(
-            key, kind, ask, ledger=ledger, meter=meter, timeout=timeout, who=who
-        )
+        return await _fresh_call(key, kind, ask, ledger=ledger, meter=meter, limits=limits, who=who)
 
 
 async def _fresh_call(
@@ -155,13 +173,19 @@ async def _fresh_call(
     *,
     ledger: Ledger,
     meter: BudgetMeter,
-    timeout: float,
+    limits: Limits,
     who: str,
 ) -> dict[str, Any]:
     meter.require_call()
     recorder = UsageRecorder(meter.gate)
     try:
-        answer = await _fresh_answer(ask, recorder=recorder, timeout=timeout, who=who)
+        found = await retried(
+            partial(_attempt, ask, recorder=recorder, timeout=limits.case_timeout, who=who),
+            retries=limits.retries,
+        )
+        if found.failure is not None:
+            raise found.failure from found.cause
+        answer = found.answer
     except BaseException as error:
         # What a call without an answer has cost is recorded all the same.
         if recorder.total != NOTHING:
@@ -175,31 +199,52 @@ async def _fresh_call(
     return answer
 
 
-async def _fresh_answer(
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """One attempt at an answer: the answer, or why there is none."""
+
+    answer: dict[str, Any] = field(default_factory=dict)
+    failure: RunFailed | None = None
+    cause: Exception | None = None
+    transient: bool = False
+    retry_after: float = 0.0
+
+
+async def _attempt(
     ask: Callable[[], Any], *, recorder: UsageRecorder, timeout: float, who: str
-) -> dict[str, Any]:
+) -> _Attempt:
     """Raises `BudgetExhausted` where a model call was refused, whatever `ask` made of that."""
     try:
         async with asyncio.timeout(timeout):
             with recorder:
                 answer: dict[str, Any] = await ask()
     except asyncio.CancelledError:
-        raise
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return _Attempt(failure=RunFailed(f"the {who} was cancelled; mend it and resume the run"))
     except Exception as error:
         if recorder.refused is not None:
             raise recorder.refused from None
         if isinstance(error, BudgetExhausted):
             raise
         if isinstance(error, TimeoutError):
-            raise RunFailed(
+            late = RunFailed(
                 f"the {who} gave no answer within {timeout:g} s; resume the run to ask again"
-            ) from None
-        raise RunFailed(
+            )
+            return _Attempt(failure=late, transient=True)
+        broke = RunFailed(
             f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
-        ) from error
+        )
+        return _Attempt(
+            failure=broke,
+            cause=error,
+            transient=is_transient(error),
+            retry_after=retry_after(error),
+        )
     if recorder.refused is not None:
         raise recorder.refused
-    return answer
+    return _Attempt(answer=answer)
 
 
 _CRITIC = """\
@@ -210,7 +255,7 @@ output would get better feedback; say "no change" if it had no part in the troub
 
 
 def edge_critic(
-    plan: Plan, *, ledger: Ledger, meter: BudgetMeter, timeout: float
+    plan: Plan, *, ledger: Ledger, meter: BudgetMeter, limits: Limits
 ) -> Callable[[NodeRun, str, str], Any] | None:
     """The backward call along one edge by the plan's model; None where there is no model."""
     model = plan.critic_model
@@ -234,7 +279,7 @@ def edge_critic(
 
         key = content_hash(["criticism", system, user])
         answer = await recorded_call(
-            key, "criticism", ask, ledger=ledger, meter=meter, timeout=timeout, who="critic"
+            key, "criticism", ask, ledger=ledger, meter=meter, limits=limits, who="critic"
         )
         return str(answer["text"])
 

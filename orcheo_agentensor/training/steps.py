@@ -9,6 +9,7 @@ from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
+from orcheo_agentensor.training import strategy
 from orcheo_agentensor.training.contest import validate_against
 from orcheo_agentensor.training.flight import Flight, pipelined
 from orcheo_agentensor.training.memory import Memory
@@ -17,7 +18,6 @@ from orcheo_agentensor.training.trial import edits_of
 from orcheo_agentensor.training.work import Training
 
 IDLE_STEPS = 10
-PERFECT = 1.0
 
 
 async def begin(training: Training) -> Memory:
@@ -29,14 +29,15 @@ async def begin(training: Training) -> Memory:
     session, plan, job = training.session, training.plan, training.session.prepared.job
     candidate = Candidate.of(session.prepared.prompts)
     memory = Memory(baseline=candidate.hash, best=candidate.hash)
-    memory.optimizer = plan.optimizer.start(
+    memory.optimizer = strategy.start(
+        plan,
         SearchSpace(
             components=plan.trainable,
             case_ids=tuple(case.id for case in plan.train),
             baseline=candidate.hash,
             objective=None,
             seed=job.seed,
-        )
+        ),
     )
     training.memory = memory
     memory.stopped = _stop(training)
@@ -56,9 +57,7 @@ async def begin(training: Training) -> Memory:
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: what a version carries."""
-    results = await training.measure(
-        training.plan.validation, candidate, phase="validation", meter=training.meter.aside
-    )
+    results = await training.measure_all(training.plan.validation, candidate, phase="validation")
     return await summary_of(training.session, results)
 
 
@@ -83,7 +82,7 @@ async def take_steps(training: Training) -> None:
 async def _one_step(training: Training, flight: Flight, *, last: bool = False) -> None:
     session, plan, memory = training.session, training.plan, training.memory
     run_id, events = session.prepared.run.run_id, session.events
-    trials = plan.optimizer.ask(memory.optimizer)
+    trials = strategy.ask(plan, memory.optimizer, training.pool)
     if not trials:
         memory.stopped = f"{plan.optimizer.name} has nothing more to try"
         await memory.save(session.store, run_id, lease=session.lease)
@@ -103,7 +102,7 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
     made = [o.child for o in outcomes if o.child]
     fresh = any(training.pool.is_new(child, step=memory.step) for child in made)
     memory.idle = 0 if fresh else memory.idle + 1
-    memory.optimizer = plan.optimizer.tell(memory.optimizer, outcomes)
+    memory.optimizer = strategy.tell(plan, memory.optimizer, outcomes)
     memory.step += 1
     memory.epoch = int(memory.optimizer.get("epoch", 0))
     current = memory.optimizer.get("current", memory.best)
@@ -126,6 +125,11 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Remember an outcome: candidate, edits, and whether it is the new best."""
     memory, events = training.memory, training.session.events
+    seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
+    if memory.beyond is None and any(
+        not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
+    ):
+        memory.beyond = memory.told
     for name, edit in edits_of(outcome).items():
         memory.remember(name, edit)
     scores = {
@@ -205,10 +209,10 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
 async def _settle(training: Training) -> None:
     """The search is over: look at the candidates it would have validated next, then close it."""
     memory, plan, run = training.memory, training.plan, training.session.prepared.run
-    finalists = getattr(plan.optimizer, "finalists", None)
-    if finalists is not None and not _reached_target(training):
-        for candidate_hash in finalists(memory.optimizer):
-            if memory.objective is not None and memory.objective >= PERFECT:
+    if not _reached_target(training):
+        for candidate_hash in strategy.finalists(plan, memory.optimizer, training.pool):
+            full = memory.full_marks(known=memory.told)
+            if memory.objective is not None and memory.objective >= full:
                 break
             try:
                 verdict = await validate_against(
@@ -217,6 +221,7 @@ async def _settle(training: Training) -> None:
                     training.pool[memory.best],
                     rival_known=memory.best in memory.validated,
                     strictly=True,
+                    full=full,
                     meter=training.meter.aside,
                 )
             except BudgetExhausted:
@@ -250,7 +255,8 @@ def _make_due(memory: Memory, candidate: str, reason: str) -> None:
 
 def _stop(training: Training) -> str | None:
     session, plan, memory = training.session, training.plan, training.memory
-    if memory.objective is not None and memory.objective >= PERFECT and not memory.failures:
+    full = memory.full_marks(known=memory.told)
+    if memory.objective is not None and memory.objective >= full and not memory.failures:
         return f"the validation objective is {memory.objective:g}: nothing can beat it"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)

@@ -11,6 +11,7 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import Edit, FeedbackRecord, Trial, TrialOutcome
+from orcheo_agentensor.training.acceptance import outside
 from orcheo_agentensor.training.backward import case_feedback, feedback_records
 from orcheo_agentensor.training.contest import Verdict, gate, validate_against
 from orcheo_agentensor.training.propose import edge_critic, proposal_request, propose
@@ -39,6 +40,9 @@ class _Attempt:
     trial: Trial
     known: int
 
+    def __post_init__(self) -> None:
+        self.full = self.training.memory.full_marks(known=self.known)
+
     async def run(self) -> TrialOutcome:
         training, trial = self.training, self.trial
         parent = training.pool[trial.parent]
@@ -48,6 +52,8 @@ class _Attempt:
         wanted = set(trial.case_ids)
         cases = [case for case in training.plan.train if case.id in wanted]
         before = await training.measure(cases, parent, phase="train")
+        if outside(before, training.weights):
+            self.full = math.inf
         scores = _scores(before, training.weights)
         outcome = TrialOutcome(
             status="accepted",
@@ -89,7 +95,7 @@ class _Attempt:
         child = self._child(parent, texts)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
-            verdict = await gate(training, cases, before, child)
+            verdict = await gate(training, cases, before, child, full=self.full)
             if not verdict.won and trial.refined:
                 better = await self._refine(cases, before, parent, child, texts, verdict)
                 if better is not None:
@@ -120,6 +126,7 @@ class _Attempt:
             rival,
             rival_known=memory.knows_validation(rival.hash, known=self.known),
             strictly=not trial.gated or trial.purpose == "validate",
+            full=self.full,
         )
         scores = _scores(verdict.reached, training.weights)
         outcome = replace(outcome, validation_scores=scores)
@@ -149,9 +156,9 @@ class _Attempt:
             after
             for one, after in zip(verdict.before, verdict.after, strict=True)
             if (score := after.objective(weights)) is None
-            or (score < 1.0 and score < (one.objective(weights) or 0.0))
+            or (score < self.full and score < (one.objective(weights) or 0.0))
             or (
-                score < 1.0
+                score < self.full
                 and case_feedback(by_id[one.case_id], one)
                 != case_feedback(by_id[one.case_id], after)
             )
@@ -177,7 +184,7 @@ class _Attempt:
         refined = self._child(parent, both)
         if refined.hash in (parent.hash, child.hash):
             return None
-        return refined, both, await gate(self.training, cases, before, refined)
+        return refined, both, await gate(self.training, cases, before, refined, full=self.full)
 
     async def _learn(
         self, cases: Sequence[Case], results: Sequence[CaseResult]
@@ -187,7 +194,7 @@ class _Attempt:
             training.plan,
             ledger=training.session.ledger,
             meter=training.meter,
-            timeout=training.session.prepared.job.limits.case_timeout,
+            limits=training.session.prepared.job.limits,
         )
         return await feedback_records(
             cases,
@@ -195,6 +202,7 @@ class _Attempt:
             weights=training.weights,
             trainable=training.plan.trainable,
             critic=critic,
+            full=self.full,
         )
 
     async def _propose(
@@ -233,7 +241,7 @@ class _Attempt:
             plan=training.plan,
             ledger=training.session.ledger,
             meter=training.meter,
-            timeout=training.session.prepared.job.limits.case_timeout,
+            limits=training.session.prepared.job.limits,
         )
         return Proposal(texts, tuple(reasons))
 
@@ -247,7 +255,7 @@ class _Attempt:
             return False
         if self.trial.purpose == "paraphrase":
             return True
-        return any(record.score is None or record.score < 1.0 for record in records)
+        return any(record.score is None or record.score < self.full for record in records)
 
 
 def _scores(results: Sequence[CaseResult], weights: dict[str, float]) -> dict[str, float]:

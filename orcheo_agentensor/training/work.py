@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import Candidate, Meter
@@ -58,9 +59,31 @@ class Training:
             if not result.replayed:
                 progress.case_finished(result)
 
+        if self.meter.unmeasured:  # one alone shows what a rollout takes, before many begin
+            await self.session.runner.run(
+                cases[:1], candidate, phase=phase, on_case=heard, meter=meter
+            )
         return await self.session.runner.run(
             cases, candidate, phase=phase, on_case=heard, meter=meter
         )
+
+    async def measure_all(
+        self, cases: Sequence[Case], candidate: Candidate, *, phase: str
+    ) -> list[CaseResult]:
+        """`measure` for what is set aside.
+
+        Calls in flight hold the most they can take. Where the budget seems spent for that alone,
+        the rest is run one case at a time.
+        """
+        meter = self.meter.aside
+        try:
+            return await self.measure(cases, candidate, phase=phase, meter=meter)
+        except BudgetExhausted:
+            return [
+                result
+                for case in cases
+                for result in await self.measure([case], candidate, phase=phase, meter=meter)
+            ]
 
     async def open_budget(self) -> None:
         """Keep from the search what comes after it: the holdout measurement of two candidates, the
@@ -77,7 +100,7 @@ class Training:
         fixed = validation + 2 * holdout
         room = validation if limit is None else max(0, limit - fixed) // 2
         last = 0 if self.memory.settled else min(validation, room)
-        self.meter.set_aside(2 * holdout + missing + last)
+        self.meter.set_aside(2 * holdout + missing, wished=last, fixed=fixed)
         seconds = [
             one.seconds for one in self.session.prepared.job.stop if isinstance(one, Deadline)
         ]

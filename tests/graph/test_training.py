@@ -612,7 +612,9 @@ async def test_the_same_call_made_twice_at_once_is_paid_once() -> None:
         async with store.ledger("r", lease=await store.runs.acquire("r")) as ledger:
             meter = BudgetMeter(Budget())
             call = partial(recorded_call, "key", "criticism", ask, ledger=ledger, meter=meter)
-            answers = await asyncio.gather(*(call(timeout=5, who="critic") for _ in range(3)))
+            answers = await asyncio.gather(
+                *(call(limits=Limits(case_timeout=5), who="critic") for _ in range(3))
+            )
     assert answers == [{"text": "1"}] * 3
 
 
@@ -738,7 +740,7 @@ async def test_a_call_of_a_proposer_that_broke_counts_over_a_resume() -> None:
     class Broken:
         async def propose(self, request: ProposalRequest) -> dict[str, str]:
             await model.ainvoke("?")
-            raise ValueError("no JSON")
+            raise ConnectionError("no route")
 
     job: dict[str, Any] = {
         "prompts": PROMPTS,
