@@ -42,7 +42,7 @@ lint: $(VENV)/.dev
 	@$(VENV)/bin/lint-imports
 
 test: lint
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo

@@ -17,6 +17,15 @@ from orcheo_agentensor.storage import Store
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, and those that share servers."""
+    for item in items:
+        folder = item.path.parent.name
+        group = folder if folder in ("server", "remote") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 _numbers = itertools.count(1)
 
 

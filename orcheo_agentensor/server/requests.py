@@ -34,6 +34,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[_Problem] = []
+        self._said: dict[str, str] = {}
 
     def add(self, field: str, value: Any, rule: str) -> None:
         """One more problem."""
@@ -44,14 +45,18 @@ class Problems:
         if isinstance(error, ConfigError):
             self.found += error.problems
         else:
-            self.add(error.field or "input", error.value, error.rule or error.message)
+            field = error.field or "input"
+            self.add(field, error.value, error.rule or error.message)
+            self._said[field] = error.message
 
     def settle(self, what: str) -> None:
         """Raise one `ConfigError` with all problems, if there are any."""
         unique = list({problem["field"]: problem for problem in self.found}.values())
         if not unique:
             return
-        lines = [f"{p['field']}: {p['value']} {p['rule']}" for p in unique]
+        lines = [
+            self._said.get(p["field"]) or f"{p['field']}: {p['value']} {p['rule']}" for p in unique
+        ]
         text = lines[0] if len(lines) == 1 else f"{len(lines)} problems in {what}: "
         raise ConfigError(
             text if len(lines) == 1 else text + "; ".join(lines),
