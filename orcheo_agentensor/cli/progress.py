@@ -122,9 +122,12 @@ def started(event: Event) -> str:
     """What has begun, in a line."""
     if event["mode"] == "train":
         splits = ", ".join(f"{count} {name}" for name, count in event["splits"].items() if count)
-        budget = event["budget"].get("rollouts")
-        computed = " (computed)" if event["budget"].get("computed") else ""
-        limit = "no limit" if budget is None else f"{budget} rollouts{computed}"
+        budget = event["budget"]
+        kinds = {"rollouts": "{} rollouts", "calls": "{} model calls", "tokens": "{} tokens"}
+        kinds["cost"] = "${}"
+        given = [text.format(budget[k]) for k, text in kinds.items() if budget.get(k) is not None]
+        computed = " (computed)" if budget.get("computed") else ""
+        limit = f"{', '.join(given) or 'no limit'}{computed}"
         return (
             f"run {event['run_id']}: training {', '.join(event['prompts'])} of {event['target']} "
             f"with {event['optimizer']}; cases: {splits}; budget: {limit}"

@@ -332,7 +332,8 @@ class BudgetMeter:
         if self._set_aside <= 0:
             return 0.0
         each = self._each(kind)
-        room = max(0.0, getattr(self.budget, kind) - self._fixed * each) / 2
+        limit: float = getattr(self.budget, kind)
+        room = max(0.0, limit - self._fixed * each) / 2
         kept = (self._set_aside - self._wished) * each + min(self._wished * each, room)
         return kept + min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
 
