@@ -255,22 +255,20 @@ def _make_due(memory: Memory, candidate: str, reason: str) -> None:
 
 def _stop(training: Training) -> str | None:
     session, plan, memory = training.session, training.plan, training.memory
+    elapsed = (session.store.clock() - session.prepared.run.started_at).total_seconds()
+    progress = Progress(
+        step=memory.step,
+        epoch=memory.epoch,
+        best=memory.objective,
+        steps_since_best=memory.step - memory.best_step,
+        elapsed=elapsed,
+    )
+    if asked := stop_reason(session.prepared.job.stop, progress):
+        return asked
     full = memory.full_marks(known=memory.told)
     if memory.objective is not None and memory.objective >= full and not memory.failures:
         return f"the validation objective is {memory.objective:g}: nothing can beat it"
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
-    if memory.idle >= limit:
-        return f"no new candidate in {limit} steps"
-    elapsed = (session.store.clock() - session.prepared.run.started_at).total_seconds()
-    return stop_reason(
-        session.prepared.job.stop,
-        Progress(
-            step=memory.step,
-            epoch=memory.epoch,
-            best=memory.objective,
-            steps_since_best=memory.step - memory.best_step,
-            elapsed=elapsed,
-        ),
-    )
+    return f"no new candidate in {limit} steps" if memory.idle >= limit else None
