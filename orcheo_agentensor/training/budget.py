@@ -334,7 +334,7 @@ class BudgetMeter:
         each = self._each(kind)
         limit: float = getattr(self.budget, kind)
         room = max(0.0, limit - self._fixed * each) / 2
-        kept = (self._set_aside - self._wished) * each + min(self._wished * each, room)
+        kept: float = (self._set_aside - self._wished) * each + min(self._wished * each, room)
         return kept + min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
 
     def _words(self, kind: str) -> str:
