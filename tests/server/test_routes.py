@@ -12,7 +12,6 @@ import pytest
 import schemathesis
 from dev_server import Served
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.internal.conjecture import utils as hypothesis_utils
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from test_runs import EVALUATION
 
@@ -255,10 +254,6 @@ async def test_schemas_and_descriptions_are_served(http: Any, served: Any) -> No
         assert path in server["paths"], path
 
 
-@pytest.mark.skipif(
-    not hasattr(hypothesis_utils.many, "more"),
-    reason="this hypothesis does not go with hypothesis-jsonschema; see the dev group",
-)
 def test_the_routes_hold_against_generated_requests(served: Served) -> None:
     schema = schemathesis.openapi.from_url(f"{served.url}{PREFIX}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
