@@ -12,7 +12,7 @@ from langgraph.types import Command, StreamWriter
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.job import EvaluationJob, shown_as
+from orcheo_agentensor.evaluation.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.resolve import Given
@@ -44,19 +44,23 @@ class EvaluationOutput(TypedDict, total=False):
     ]
 
 
-class EvaluationState(EvaluationOutput, total=False):
-    """The job's fields until `prepare` has stored them, then only ids and numbers."""
+class JobState(TypedDict, total=False):
+    """The fields that every job has, in the state of the graph that works on it."""
 
-    target: Annotated[Any, shown_as(EvaluationJob, "target")]
-    workflow_id: Annotated[str | None, shown_as(EvaluationJob, "workflow_id")]
-    dataset: Annotated[Any, shown_as(EvaluationJob, "dataset")]
-    evaluators: Annotated[Any, shown_as(EvaluationJob, "evaluators")]
-    prompts: Annotated[Any, shown_as(EvaluationJob, "prompts")]
-    config: Annotated[Any, shown_as(EvaluationJob, "config")]
-    limits: Annotated[Any, shown_as(EvaluationJob, "limits")]
-    min_coverage: Annotated[float, shown_as(EvaluationJob, "min_coverage")]
-    replicates: Annotated[int, shown_as(EvaluationJob, "replicates")]
-    reuse: Annotated[str | None, shown_as(EvaluationJob, "reuse")]
+    target: Annotated[Any, shown_as(Job, "target")]
+    workflow_id: Annotated[str | None, shown_as(Job, "workflow_id")]
+    dataset: Annotated[Any, shown_as(Job, "dataset")]
+    evaluators: Annotated[Any, shown_as(Job, "evaluators")]
+    prompts: Annotated[Any, shown_as(Job, "prompts")]
+    config: Annotated[Any, shown_as(Job, "config")]
+    limits: Annotated[Any, shown_as(Job, "limits")]
+    min_coverage: Annotated[float, shown_as(Job, "min_coverage")]
+    replicates: Annotated[int, shown_as(Job, "replicates")]
+    reuse: Annotated[str | None, shown_as(Job, "reuse")]
+
+
+class EvaluationState(EvaluationOutput, JobState, total=False):
+    """The job's fields until `prepare` has stored them, then only ids and numbers."""
 
 
 def create_evaluation_graph(

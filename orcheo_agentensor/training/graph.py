@@ -13,7 +13,7 @@ from langgraph.types import Command, StreamWriter, interrupt
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.graph import draining, store_status
+from orcheo_agentensor.evaluation.graph import JobState, draining, store_status
 from orcheo_agentensor.evaluation.job import shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.resolve import Given
@@ -63,22 +63,12 @@ class TrainingOutput(TypedDict, total=False):
     ]
 
 
-class TrainingState(TrainingOutput, total=False):
+class TrainingState(TrainingOutput, JobState, total=False):
     """The job's fields until `prepare` has stored them, then only prompts, numbers and ids.
 
     `prompts` holds the best prompts so far as `TextTensor`s in JSON form.
     """
 
-    target: Annotated[Any, shown_as(TrainingJob, "target")]
-    workflow_id: Annotated[str | None, shown_as(TrainingJob, "workflow_id")]
-    dataset: Annotated[Any, shown_as(TrainingJob, "dataset")]
-    evaluators: Annotated[Any, shown_as(TrainingJob, "evaluators")]
-    prompts: Annotated[Any, shown_as(TrainingJob, "prompts")]
-    config: Annotated[Any, shown_as(TrainingJob, "config")]
-    limits: Annotated[Any, shown_as(TrainingJob, "limits")]
-    min_coverage: Annotated[float, shown_as(TrainingJob, "min_coverage")]
-    replicates: Annotated[int, shown_as(TrainingJob, "replicates")]
-    reuse: Annotated[str | None, shown_as(TrainingJob, "reuse")]
     optimizer: Annotated[Any, shown_as(TrainingJob, "optimizer")]
     budget: Annotated[Any, shown_as(TrainingJob, "budget")]
     stop: Annotated[Any, shown_as(TrainingJob, "stop")]
