@@ -62,9 +62,8 @@ class Reflective(BaseModel):
             "size": self.minibatch,
             "chain": self.chain,
             "merged": [],
-            "pool": CandidatePool.begin(space.baseline).to_json(),
         }
-        return self._plan(state)
+        return self._plan(state, CandidatePool.begin(space.baseline))
 
     def ask(self, state: State) -> Sequence[Trial]:
         """The open trials, oldest first."""
@@ -73,21 +72,19 @@ class Reflective(BaseModel):
     def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
         """Take in the outcomes of the oldest trials, and plan as many new ones."""
         state = {**state}
+        pool = CandidatePool.from_json(state["pool"])
         for outcome in outcomes:
-            trial, *rest = self.ask(state)
-            state["open"] = [other.to_json() for other in rest]
-            pool = CandidatePool.from_json(state["pool"])
-            _learn(state, pool, trial, outcome)
-            state["pool"] = pool.to_json()
-        return self._plan(state)
+            first, *rest = state["open"]
+            state["open"] = rest
+            _learn(state, pool, Trial.from_json(first), outcome)
+        return self._plan(state, pool)
 
     def finalists(self, state: State) -> Sequence[str]:
         """The end of the current chain, where it was not validated yet."""
         current = CandidatePool.from_json(state["pool"])[state["current"]]
         return [] if current.judged else [current.hash]
 
-    def _plan(self, state: State) -> State:
-        pool = CandidatePool.from_json(state["pool"])
+    def _plan(self, state: State, pool: CandidatePool) -> State:
         while len(state["open"]) < self.parallel:
             trial = self._next(state, pool)
             if trial is None:

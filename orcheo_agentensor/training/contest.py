@@ -81,11 +81,7 @@ async def gate(
     for start in range(0, len(order), GATE_BLOCK):
         block = [cases[index] for index in order[start : start + GATE_BLOCK]]
         after += await training.measure(block, child, phase=phase)
-        missing = [None] * (len(order) - len(after))
-        if (
-            foreseen(held, [*after, *missing], weights=weights, strictly=True, full=full)
-            is not None
-        ):
+        if _outlook(held, after, weights=weights, strictly=True, full=full) is not None:
             break
         tested = held[: len(after)]
         if len(after) >= enough and not reasons_against(
@@ -123,11 +119,7 @@ async def validate_against(
         for start in range(0, len(cases), VALIDATION_BLOCK):
             block = cases[start : start + VALIDATION_BLOCK]
             after += await training.measure(block, candidate, phase="validation", meter=meter)
-            missing = [None] * (len(cases) - len(after))
-            if (
-                foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
-                is False
-            ):
+            if _outlook(held, after, weights=weights, strictly=strictly, full=full) is False:
                 break
         return _verdict(training, held, after, strictly=strictly, full=full)
     reached = await training.measure(cases, candidate, phase="validation", meter=meter)
@@ -144,6 +136,19 @@ async def validate_against(
                 complete=True,
             )
     return _verdict(training, held, reached, strictly=strictly, full=full)
+
+
+def _outlook(
+    held: Sequence[CaseResult],
+    after: Sequence[CaseResult],
+    *,
+    weights: dict[str, float],
+    strictly: bool,
+    full: float,
+) -> bool | None:
+    """What is `foreseen` of a child that was measured on the first of its parent's cases."""
+    missing = [None] * (len(held) - len(after))
+    return foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
 
 
 def _rival_beaten(
@@ -184,16 +189,13 @@ def _verdict(
     full: float,
 ) -> Verdict:
     before = held[: len(after)]
-    missing = [None] * (len(held) - len(after))
+    missing = len(held) - len(after)
     weights = training.weights
     reasons: list[str] = []
-    if (
-        foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
-        is not True
-    ):
+    if _outlook(held, after, weights=weights, strictly=strictly, full=full) is not True:
         reasons = reasons_against(before, after, weights=weights, strictly=strictly)
         if not reasons and missing:
-            reasons = [f"cannot gain on the other {len(missing)} cases what it would need"]
+            reasons = [f"cannot gain on the other {missing} cases what it would need"]
     return Verdict(
         reasons=tuple(reasons),
         before=tuple(before),
