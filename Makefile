@@ -2,7 +2,7 @@
 #
 #   make demo    train the bundled workflow, offline
 #   make test    lint, types, layers and every test, embedded PostgreSQL included
-#   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 as PYTHON312
+#   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
@@ -70,10 +70,10 @@ $(BENCH)/.bench: requirements/bench.txt pyproject.toml | $(BENCH)/bin/python
 	@$(BENCH)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(ORCHEO)/.orcheo: requirements/orcheo.txt pyproject.toml
-	@$(PYTHON312) -m venv $(ORCHEO)
+# The whole set is locked, so pip has nothing to resolve; before 23.3 it could not, with extras.
+$(ORCHEO)/.orcheo: requirements/orcheo.txt pyproject.toml | $(ORCHEO)/bin/python
 	@echo "Installing requirements/orcheo.txt into $(ORCHEO)"
-	@$(ORCHEO)/bin/python $(PIP) --require-hashes --requirement requirements/orcheo.txt
+	@$(ORCHEO)/bin/python $(PIP) --require-hashes --no-deps --requirement requirements/orcheo.txt
 	@$(ORCHEO)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -83,6 +83,15 @@ $(VENV)/bin/python $(BENCH)/bin/python $(LOCK)/bin/python:
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
 	  exit 1; }
 	@$(PYTHON) -m venv $(@:/bin/python=)
+
+$(ORCHEO)/bin/python:
+	@for python in $(PYTHON312) $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null && \
+	    exec $$python -m venv $(ORCHEO); \
+	done; \
+	echo "Python 3.12 or newer is needed, and neither '$(PYTHON312)' nor '$(PYTHON)' is that."; \
+	echo "Name one: make $(MAKECMDGOALS) PYTHON312=/path/to/python3.12"; \
+	exit 1
 
 COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-annotate --no-header --no-emit-index-url $(UPGRADE) pyproject.toml requirements/build.in
