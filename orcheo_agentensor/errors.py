@@ -138,7 +138,7 @@ class TargetRefused(BadInput):
     """The remote server refuses the target: unknown, or not for this key."""
 
 
-class MissingExtra(BadInput):
+class MissingExtra(BadInput, ImportError):
     """An optional dependency is missing."""
 
     def __init__(self, package: str, *, extra: str) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from agentensor.tensor import TextTensor as TheirTensor
 from langchain_core.runnables import RunnableConfig
-from orcheo.graph.state import State
-from orcheo.nodes.base import TaskNode
-from orcheo.nodes.registry import NodeMetadata
-from orcheo.plugins import PluginAPI
 from pydantic import BaseModel, ConfigDict
 
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import ConfigError, MissingExtra
+
+try:
+    from agentensor.tensor import TextTensor as TheirTensor
+    from orcheo.graph.state import State
+    from orcheo.nodes.base import TaskNode
+    from orcheo.nodes.registry import NodeMetadata
+    from orcheo.plugins import PluginAPI
+except ImportError as error:
+    raise MissingExtra("orcheo>=0.46", extra="orcheo") from error
+
 from orcheo_agentensor.integrations.orcheo_workflow import orcheo_target
 from orcheo_agentensor.nodes.job_fields import JobFields
 from orcheo_agentensor.settings import Settings
@@ -22,7 +28,7 @@ from orcheo_agentensor.templates import interpolate
 from orcheo_agentensor.tensor import TextTensor
 
 NODE_NAME = "orcheo_agentensor.AgentensorNode"
-"""The name in Orcheo's registry, where `AgentensorNode` is a node of Orcheo's own."""
+"""The name in Orcheo's registry, whose own nodes may hold the plain one."""
 
 _WITH_BRACES = ("target", "dataset", "evaluators", "optimizer", "store", "settings")
 _REFERENCE = re.compile(r"\{\{[^{}]+\}\}")
@@ -93,12 +99,16 @@ def _prompt(value: Any) -> Any:
 
 
 def register(api: PluginAPI) -> None:
-    """Orcheo's hook: add the node to its registry."""
-    api.register_node(
-        NodeMetadata(
-            name=NODE_NAME,
-            description="Evaluate a workflow, or train its prompts, resumably and with a holdout",
-            category="agentensor",
-        ),
-        AgentensorNode,
+    """Orcheo's hook: add the node to its registry, as `AgentensorNode` too where that is free."""
+    api.register_node(_metadata(NODE_NAME), AgentensorNode)
+    with suppress(ValueError):  # Orcheo keeps a name for who has it: 0.46 has such a node itself
+        api.register_node(_metadata(AgentensorNode.__name__), AgentensorNode)
+
+
+def _metadata(name: str) -> NodeMetadata:
+    return NodeMetadata(
+        name=name,
+        description="Evaluate a workflow, or train its prompts, resumably and with a holdout",
+        category="agentensor",
+        restricted=True,  # it reads files that a job names: not for authors who are not trusted
     )

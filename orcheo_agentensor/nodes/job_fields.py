@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
+from orcheo_agentensor.evaluation.job import EvaluationJob
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tensor import as_prompts, prompts_to_json
+from orcheo_agentensor.training.job import TrainingJob
 
 _LIVE = ("target", "dataset", "evaluators", "config", "optimizer")
-_PLAIN = ("workflow_id", "run_id", "limits", "min_coverage", "replicates", "reuse")
-_TRAINING_PLAIN = ("budget", "stop", "checkpoint_every", "promote", "seed")
-_TRAINING = ("optimizer", *_TRAINING_PLAIN)
+_EVALUATION = tuple(EvaluationJob.model_fields)
+_TRAINING = tuple(TrainingJob.model_fields)
+
+
+def _field(name: str) -> Any:
+    """The job's field of that name, left out so far."""
+    found = TrainingJob.model_fields[name]
+    return Field(None, title=found.title, description=found.description)
 
 
 class JobFields(BaseModel):
@@ -23,32 +30,40 @@ class JobFields(BaseModel):
     node keeps a store in memory for as long as it lives itself.
     """
 
-    mode: Literal["evaluate", "train"] = "evaluate"
-    target: Any = None
-    dataset: Any = None
-    evaluators: Any = None
-    prompts: Any = None
-    config: Any = None
-    workflow_id: str | None = None
-    run_id: str | None = None
-    limits: Any = None
-    min_coverage: float | None = None
-    replicates: int | None = None
-    reuse: str | None = None
-    optimizer: Any = None
-    budget: Any = None
-    stop: Any = None
-    checkpoint_every: int | None = None
-    promote: str | None = None
-    seed: int | None = None
-    store: Any = None
-    settings: Settings | None = None
+    mode: Literal["evaluate", "train"] = Field(
+        "evaluate", title="Mode", description="Evaluate the workflow, or train its prompts."
+    )
+    target: Any = _field("target")
+    dataset: Any = _field("dataset")
+    evaluators: Any = _field("evaluators")
+    prompts: Any = _field("prompts")
+    config: Any = _field("config")
+    workflow_id: str | None = _field("workflow_id")
+    run_id: str | None = _field("run_id")
+    limits: Any = _field("limits")
+    min_coverage: float | None = _field("min_coverage")
+    replicates: int | None = _field("replicates")
+    reuse: str | None = _field("reuse")
+    optimizer: Any = _field("optimizer")
+    budget: Any = _field("budget")
+    stop: Any = _field("stop")
+    checkpoint_every: int | None = _field("checkpoint_every")
+    promote: str | None = _field("promote")
+    publish: Any = _field("publish")
+    seed: int | None = _field("seed")
+    store: Any = Field(
+        None, title="Store", description="Where runs and versions are kept: a database URL."
+    )
+    settings: Settings | None = Field(
+        None, title="Settings", description="Those of the environment when left out."
+    )
 
     _opened: Any = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_mode(self) -> Self:
-        wrong = [name for name in _TRAINING if getattr(self, name) is not None]
+        only = [name for name in _TRAINING if name not in _EVALUATION]
+        wrong = [name for name in only if getattr(self, name) is not None]
         if self.mode == "evaluate" and wrong:
             raise ValueError(f"mode 'evaluate' does not take {', '.join(wrong)}")
         return self
@@ -67,14 +82,14 @@ class JobFields(BaseModel):
         from orcheo_agentensor.training import create_training_graph
 
         create: Any = create_training_graph if self.mode == "train" else create_evaluation_graph
-        plain, live = split_live(**{name: getattr(self, name) for name in _LIVE})
+        names = _TRAINING if self.mode == "train" else _EVALUATION
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "prompts" in given:
+            given["prompts"] = prompts_to_json(as_prompts(given["prompts"]))
+        plain, live = split_live(**{name: given.pop(name) for name in _LIVE if name in given})
         graph = create(**live, store=self._opened, settings=self.settings)
-        names = (*_PLAIN, *_TRAINING_PLAIN) if self.mode == "train" else _PLAIN
-        job = {**plain, **{name: _as_data(getattr(self, name)) for name in names}}
-        if self.prompts is not None:
-            job["prompts"] = prompts_to_json(as_prompts(self.prompts))
-        given = {name: value for name, value in job.items() if value is not None}
-        return await run_inside(graph.compile(name=self.mode), given)
+        job = {**plain, **{name: _as_data(value) for name, value in given.items()}}
+        return await run_inside(graph.compile(name=self.mode), job)
 
 
 def _as_data(value: Any) -> Any:

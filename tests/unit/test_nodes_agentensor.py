@@ -16,6 +16,7 @@ from orcheo_agentensor.errors import ConfigError, PromptNotFound
 from orcheo_agentensor.nodes import AgentensorNode, State, registry
 from orcheo_agentensor.nodes.middleware import TrainablePrompt
 from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.training.job import TrainingJob
 
 # Case `n` is solved by a prompt that holds the word `w{n % 2}`.
 CASES = [
@@ -62,6 +63,18 @@ def training(**changes: Any) -> AgentensorNode:
         **changes,
     }
     return AgentensorNode(name="measure", **fields)
+
+
+def test_the_nodes_fields_are_the_jobs() -> None:
+    own = {"name", "mode", "store", "settings"}
+    assert set(AgentensorNode.model_fields) == own | set(TrainingJob.model_fields)
+    for name, field in TrainingJob.model_fields.items():
+        assert AgentensorNode.model_fields[name].title == field.title
+
+
+async def test_what_is_to_be_published_reaches_the_job() -> None:
+    with pytest.raises(ConfigError, match="publish"):
+        await host(training(publish={"assistent": "triage"})).ainvoke({})
 
 
 async def test_a_workflow_holds_an_evaluation_as_a_node() -> None:
