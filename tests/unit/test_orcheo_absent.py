@@ -20,9 +20,11 @@ def test_the_integration_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_package_never_imports_orcheo() -> None:
-    seen = "import sys; from orcheo_agentensor import *; from orcheo_agentensor.nodes import *; "
-    seen += (
-        "print([name for name in sys.modules if name.split('.')[0] in ('orcheo', 'agentensor')])"
-    )
+    seen = """
+import sys
+from orcheo_agentensor import *
+from orcheo_agentensor.nodes import *
+print([name for name in sys.modules if name.split(".")[0] in ("orcheo", "agentensor")])
+"""
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
