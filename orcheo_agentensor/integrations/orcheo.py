@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import ConfigError, MissingExtra
 
@@ -24,14 +24,16 @@ except ImportError as error:
 from orcheo_agentensor.integrations.orcheo_workflow import orcheo_target
 from orcheo_agentensor.nodes.job_fields import JobFields
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage import Store
 from orcheo_agentensor.templates import interpolate
 from orcheo_agentensor.tensor import TextTensor
 
 NODE_NAME = "orcheo_agentensor.AgentensorNode"
 """The name in Orcheo's registry, whose own nodes may hold the plain one."""
 
-_WITH_BRACES = ("target", "dataset", "evaluators", "optimizer", "store", "settings")
-_REFERENCE = re.compile(r"\{\{[^{}]+\}\}")
+_WITH_BRACES = ("target", "dataset", "evaluators", "prompts", "optimizer", "store", "settings")
+_REFERENCE = re.compile(r"\s*\{\{[^{}]+\}\}\s*")
+_PLACEHOLDER = re.compile(r"\{\{|\[\[")
 
 
 class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
@@ -39,16 +41,23 @@ class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
 
     The fields are those of `JobFields`; a target may be made of Orcheo's nodes, see
     `OrcheoWorkflow`, and `output` is then the part of its output that evaluators see. Orcheo
-    resolves templates in the fields, `prompts={"x": "{{config.prompts.x}}"}` for one; cases and
-    evaluators have braces of their own and are resolved only as a whole
-    (`dataset="{{inputs.dataset}}"`).
+    resolves templates and credentials in the fields; cases, evaluators and prompts have braces of
+    their own and are resolved only as a whole (`dataset="{{inputs.dataset}}"`,
+    `prompts={"x": "{{config.prompts.x}}"}`).
 
     The payload in `node_results` is the output of the subgraph.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    output: str | None = None
+    output: str | None = Field(
+        None, title="Output", description="Dotted path to the part of a workflow's output to score."
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """As every job's node, but a store with a placeholder has to wait for its run."""
+        if not (isinstance(self.store, str) and _PLACEHOLDER.search(self.store)):
+            super().model_post_init(context)
 
     def _decoded_updates(self, state: State) -> dict[str, Any]:
         return {**self.__dict__, **self._compute_run_updates(state)}
@@ -60,13 +69,18 @@ class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
             for name, value in self.__dict__.items()
             if isinstance(value, str) or name not in _WITH_BRACES
         }
+        if isinstance(self.prompts, Mapping):
+            decoded["prompts"] = {
+                name: self._decode_value(text, state) if _is_reference(text) else text
+                for name, text in self.prompts.items()
+            }
         return {name: value for name, value in decoded.items() if value is not self.__dict__[name]}
 
     def _decode_string_value(self, value: str, state: State) -> Any:
         """As Orcheo, which leaves a reference that leads nowhere as it stands; here that raises."""
         decoded = super()._decode_string_value(value, state)
-        unresolved = decoded is value and _REFERENCE.fullmatch(value)
-        return interpolate(value, dict(state)) if unresolved else decoded
+        unresolved = decoded is value and _is_reference(value)
+        return interpolate(value.strip(), dict(state)) if unresolved else decoded
 
     async def run(self, state: State, config: RunnableConfig) -> dict[str, Any]:
         """Run the subgraph on the job that the fields make; returns its output."""
@@ -76,7 +90,13 @@ class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
             target = orcheo_target(target, output=self.output, settings=settings)
         prompts = None if self.prompts is None else _prompts(self.prompts)
         job = self.model_copy(update={"target": target, "prompts": prompts, "settings": settings})
+        if job._opened is None:
+            job._opened = Store.from_url(self.store)
         return await job.run_job()
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
 def _prompts(given: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentensor.tensor import TextTensor as TheirTensor
@@ -10,11 +11,15 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
 from orcheo.graph.builder import build_graph
+from orcheo.graph.ingestion import LANGGRAPH_SCRIPT_FORMAT
+from orcheo.graph.ingestion.exceptions import ScriptIngestionError
 from orcheo.graph.state import State
-from orcheo.nodes.base import BaseNode
+from orcheo.nodes.base import BaseNode, BaseRunnable
+from orcheo.runtime.state_builder import build_initial_state
+from pydantic import BaseModel
 
 from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
-from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import is_taping, prompts_in
 from orcheo_agentensor.tape_watch import watched
@@ -22,6 +27,7 @@ from orcheo_agentensor.targets.base import RunnableTarget, check_target, compile
 from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.tensor import TextTensor, as_prompts
 
+_PROMPT = re.compile(r"\{\{\s*config\.prompts\.([^\s.{}]+)")
 _SHARED = ("messages", "structured_response", "assistant_message")
 """What nodes write beside `node_results`, and a workflow may answer with."""
 
@@ -36,22 +42,41 @@ class OrcheoPrompt(TextTensor, TheirTensor):  # type: ignore[misc]
 class OrcheoWorkflow:
     """A graph over Orcheo's `State`, run on a case's inputs with the prompts of a candidate.
 
-    The case's inputs are `state["inputs"]`, the prompts are in `state["config"]["prompts"]` as
-    `OrcheoPrompt`s. The output is `node_results`, and beside it what the workflow answered with
-    (`messages`, `structured_response`, `assistant_message`) where no node has that name; with
-    `output`, a dotted path, only the part there.
+    The state is the one that Orcheo starts such a workflow with: the case's inputs are
+    `state["inputs"]`, the prompts `OrcheoPrompt`s in `state["config"]["prompts"]`, beside
+    the `configurable`, tags and metadata of the job's config. The output is `node_results`, and
+    beside it what the workflow answered with (`messages`, `structured_response`,
+    `assistant_message`) where no node has that name; with `output`, a dotted path, only the part
+    there.
     """
 
-    def __init__(self, inner: RunnableTarget, *, output: str | None = None) -> None:
-        self._inner = inner
+    def __init__(
+        self, graph: Pregel[Any, Any, Any, Any], *, stored_as: str, output: str | None = None
+    ) -> None:
+        self._inner = RunnableTarget.of(graph)
+        self._channels = frozenset(graph.channels)
+        self._asked_for = dict(_prompts_asked_for(graph))
+        self._stored_as = stored_as
         self._output = output
-        self.name = inner.name
-        self.edges = inner.edges
-        self.fingerprint = f"orcheo:{inner.fingerprint}#{output or ''}"
+        self.name = self._inner.name
+        self.edges = self._inner.edges
+        self.fingerprint = f"orcheo:{self._inner.fingerprint}#{output or ''}"
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-        """As the graph's."""
+        """As the graph's; raises `PromptNotFound` for a template that asks for another prompt.
+
+        Orcheo would leave the template as it stands, and a model would be sent the braces.
+        """
         check_target(self._inner, configurable, prompts)
+        there = ", ".join(sorted(prompts)) or "none"
+        for name, node in self._asked_for.items():
+            if name not in prompts:
+                raise PromptNotFound(
+                    f"node {node!r} of the target reads {{{{config.prompts.{name}}}}}, and "
+                    f"prompts has no {name!r} (there: {there})",
+                    field=f"prompts.{name}",
+                    rule="must exist",
+                )
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Run the workflow once."""
@@ -60,17 +85,53 @@ class OrcheoWorkflow:
             for name, tensor in as_prompts(prompts_in(config)).items()
         }
         prompts: Any = watched(tensors, {name: name for name in tensors} if is_taping() else {})
-        state: dict[str, Any] = {
-            "messages": [],
-            "inputs": inputs if isinstance(inputs, Mapping) else {"input": inputs},
-            "node_results": {},
-            "structured_response": None,
-            "config": {"prompts": prompts},
+        configurable = {
+            key: value
+            for key, value in (config.get("configurable") or {}).items()
+            if key != "prompts" and not key.startswith("__")
         }
-        found = await self._inner.run(state, config, rollout_id=rollout_id)
+        state = build_initial_state(
+            {"format": self._stored_as},
+            inputs if isinstance(inputs, Mapping) else {"input": inputs},
+            {
+                "configurable": configurable,
+                "tags": list(config.get("tags") or []),
+                "metadata": dict(config.get("metadata") or {}),
+                "prompts": prompts,
+            },
+        )
+        known = {key: value for key, value in state.items() if key in self._channels}
+        found = await self._inner.run(known, config, rollout_id=rollout_id)
         answered = {key: found[key] for key in _SHARED if found.get(key)}
         answer = to_json_output({**answered, **found["node_results"]})
         return pick(answer, self._output) if self._output else answer
+
+
+def _prompts_asked_for(graph: Any) -> Iterator[tuple[str, str]]:
+    """The prompts that templates in the graph's nodes and edges refer to, and who refers to them.
+
+    What is not a LangGraph builder's (a remote graph, say) cannot be looked into.
+    """
+    builder = getattr(graph, "builder", None)
+    for name, spec in getattr(builder, "nodes", {}).items():
+        yield from _prompts_asked_for(spec.runnable)
+        for part in (spec.runnable, *getattr(builder, "branches", {}).get(name, {}).values()):
+            path = getattr(part, "path", part)
+            for called in (path, getattr(path, "afunc", None), getattr(path, "func", None)):
+                if isinstance(called, BaseRunnable):
+                    yield from ((found, name) for found in _found_in(called.__dict__))
+
+
+def _found_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _PROMPT.findall(value)
+    elif isinstance(value, BaseModel):
+        yield from _found_in(value.__dict__)
+    elif isinstance(value, Mapping):
+        yield from _found_in(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _found_in(part)
 
 
 def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any:
@@ -81,8 +142,13 @@ def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any
     """
     if is_entrypoint(target):
         target = load_entrypoint(target, settings=settings, what="target")
+    stored_as = LANGGRAPH_SCRIPT_FORMAT
     if isinstance(target, Mapping) and "format" in target:
-        target = build_graph(target)
+        stored_as = str(target["format"])
+        try:
+            target = build_graph(target)
+        except (ScriptIngestionError, ValueError) as error:
+            raise ConfigError(f"target: {error}", field="target", rule="must build") from error
     if isinstance(target, BaseNode):
         graph = StateGraph(State)
         graph.add_node(target.name, target)
@@ -92,7 +158,7 @@ def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any
     if isinstance(target, StateGraph):
         target = compiled(target)
     if isinstance(target, Pregel) and {"node_results", "config"} <= set(target.channels):
-        return OrcheoWorkflow(RunnableTarget.of(target), output=output)
+        return OrcheoWorkflow(target, stored_as=stored_as, output=output)
     if output is not None:
         raise BadInput(field="output", value=output, rule="is for workflows of Orcheo's nodes")
     return target
