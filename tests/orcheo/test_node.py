@@ -14,11 +14,12 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, StateGraph
 from orcheo.agentensor.prompts import TrainablePrompt
+from orcheo.edges import Condition, IfElseEdge
 from orcheo.graph.state import State
 from orcheo.nodes import AgentNode, SetVariableNode
 
 from orcheo_agentensor import Store, TextGrad, TextTensor
-from orcheo_agentensor.errors import BadInput, TemplateError
+from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound, TemplateError
 from orcheo_agentensor.integrations.orcheo import AgentensorNode
 from orcheo_agentensor.integrations.orcheo_workflow import OrcheoPrompt
 from orcheo_agentensor.optimizers import ProposalRequest
@@ -223,6 +224,68 @@ async def test_a_reference_that_leads_nowhere_says_what_there_is() -> None:
         prompts={"skills": "{{config.prompts.skils}}"},
     )
     with pytest.raises(TemplateError, match=r"no 'skils' in config\.prompts, which has skills"):
+        await run_in_orcheo(node)
+
+
+async def test_prompts_keep_their_braces() -> None:
+    node = AgentensorNode(
+        name="evaluate",
+        target=clerk(),
+        dataset=[{"id": "a", "inputs": {}, "expected_output": "known: Ask {{inputs.x}}."}],
+        evaluators=["exact_match"],
+        output="reply.known",
+        prompts={"skills": "Ask {{inputs.x}}."},
+    )
+    assert (await run_in_orcheo(node, x="resolved"))["summary"]["objective"] == 1.0
+
+
+def asks_in_an_edge() -> StateGraph[Any]:
+    graph = workflow(SetVariableNode(name="a"))
+    condition = Condition(left="{{config.prompts.other.text}}", operator="is_truthy")
+    graph.add_conditional_edges(
+        "a", IfElseEdge(name="if", conditions=[condition]), {"true": END, "false": END}
+    )
+    return graph
+
+
+ASKS = {
+    "node": lambda: workflow(
+        SetVariableNode(name="a", variables={"x": ["{{ config.prompts.other }}"]})
+    ),
+    "edge": asks_in_an_edge,
+    "nested graph": lambda: (
+        StateGraph(State).add_node("inner", asks_in_an_edge().compile()).add_edge(START, "inner")
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ASKS)
+async def test_a_target_that_asks_for_a_prompt_nobody_gives_is_refused(where: str) -> None:
+    node = AgentensorNode(
+        name="evaluate",
+        target=ASKS[where](),
+        dataset=CASES,
+        evaluators=[knows],
+        prompts={"skills": "card"},
+    )
+    with pytest.raises(PromptNotFound, match=r"'a'.*config\.prompts\.other.*\(there: skills\)"):
+        await run_in_orcheo(node)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"format": "langgraph-script", "source": "x = ("}, "never closed"),
+        ({"format": "langgraph-script", "source": "1 / 0"}, "division by zero"),
+        ({"format": "langgraph-script"}, "non-empty source"),
+        ({"format": "n8n"}, "Unsupported workflow graph format 'n8n'"),
+    ],
+)
+async def test_a_stored_workflow_that_does_not_build_is_refused(
+    stored: dict[str, str], said: str
+) -> None:
+    node = AgentensorNode(name="evaluate", target=stored, dataset=CASES, evaluators=[knows])
+    with pytest.raises(ConfigError, match=f"target: .*{said}"):
         await run_in_orcheo(node)
 
 
