@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import sys
 from collections.abc import Mapping
 from tokenize import TokenError
 from types import CodeType
@@ -50,8 +51,7 @@ def _stable(value: Any, depth: int) -> Any:
     if inspect.isfunction(value):
         return _function(value, depth)
     if inspect.isclass(value):
-        name = f"{value.__module__}.{value.__qualname__}"
-        return {"class": name, "source": _class_source(value)}
+        return {"class": qualified_name(value), "source": _class_source(value)}
     if inspect.ismodule(value):
         return {"module": value.__name__}
     if hasattr(value, "_llm_type"):
@@ -68,7 +68,7 @@ def _function(function: Any, depth: int) -> dict[str, Any]:
         except ValueError:  # an empty cell: a function that refers to itself
             closed.append(None)
     return {
-        "function": f"{function.__module__}.{function.__qualname__}",
+        "function": qualified_name(function),
         "source": _source(function),
         "defaults": _stable(list(function.__defaults__ or ()), depth),
         "keyword_defaults": _stable(function.__kwdefaults__ or {}, depth),
@@ -116,4 +116,19 @@ def _code(code: CodeType) -> str:
 
 
 def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return qualified_name(type(value))
+
+
+def qualified_name(defined: Any) -> str:
+    """Module and name of a function or class, by which it is found again."""
+    return f"{lasting_module(defined)}.{defined.__qualname__}"
+
+
+def lasting_module(defined: Any) -> str:
+    """The module that `defined` is found again in, if any.
+
+    A script that is run under a passing name, as Orcheo runs its workflows, does not stay among
+    the modules, and would be another one each time.
+    """
+    module = getattr(defined, "__module__", None)
+    return module if module in sys.modules else ""

@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.errors import BadInput, RunFailed
+from orcheo_agentensor.evaluators.fingerprint import lasting_module
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.places import CONFIGURABLE, CONTEXT, put
 from orcheo_agentensor.tape import TARGET_NODE, is_taping, prompts_in, record_target_run
@@ -110,7 +111,7 @@ class CallableTarget:
         return cls(
             function=function,
             name=shown,
-            fingerprint=f"{getattr(function, '__module__', '')}:{shown}",
+            fingerprint=f"{lasting_module(function)}:{shown}",
             takes_config=takes_config,
             is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
         )

@@ -13,6 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 from orcheo.graph.builder import build_graph
 from orcheo.graph.ir import compile_workflow_to_ir
 from orcheo.graph.ir.exceptions import WorkflowValidationError
@@ -161,15 +162,35 @@ def restricted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCHEO_VAULT_ENCRYPTION_KEY", "not-used")
 
 
+CASES = [
+    {
+        "id": f"{split}-{number}",
+        "split": split,
+        "inputs": {"message": KINDS[number % 3]},
+        "expected_output": {"answer": KINDS[number % 3]},
+    }
+    for split, count in (("train", 6), ("validation", 6), ("holdout", 30))
+    for number in range(count)
+]
+PROMPTS = {"skills": "card", "counted": "one two", "tone": "Be brief.", "unread": "Never."}
+
+
+def started(
+    stored: dict[str, Any], inputs: dict[str, Any], prompts: dict[str, str]
+) -> tuple[Any, Any]:
+    """State and config of an execution, as Orcheo's backend makes them."""
+    given = {name: {"text": text, "requires_grad": True} for name, text in prompts.items()}
+    config = parse_runnable_config({"prompts": given})
+    state = build_initial_state(stored, inputs, config.to_state_config("e-1"))
+    return state, config.to_runnable_config("e-1")
+
+
 async def executed(
     stored: dict[str, Any], inputs: dict[str, Any], prompts: dict[str, str]
 ) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     """`node_results` of one execution, and which nodes' updates Orcheo's history was given."""
-    given = {name: {"text": text, "requires_grad": True} for name, text in prompts.items()}
-    config = parse_runnable_config({"prompts": given})
+    state, runnable = started(stored, inputs, prompts)
     graph = build_graph(stored).compile(checkpointer=InMemorySaver())
-    state = build_initial_state(stored, inputs, config.to_state_config("e-1"))
-    runnable = config.to_runnable_config("e-1")
     seen = [
         (len(namespace), node)
         async for namespace, update in graph.astream(
@@ -189,19 +210,8 @@ async def test_training_improves_the_prompt_that_an_agent_of_orcheos_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(orcheo.nodes.ai, "init_chat_model", lambda *_a, **_k: SimulatedClerk())
-    cases = [
-        {
-            "id": f"{split}-{number}",
-            "split": split,
-            "inputs": {"message": KINDS[number % 3]},
-            "expected_output": {"answer": KINDS[number % 3]},
-        }
-        for split, count in (("train", 6), ("validation", 6), ("holdout", 30))
-        for number in range(count)
-    ]
-    prompts = {"skills": "card", "counted": "one two", "tone": "Be brief.", "unread": "Never."}
     stored = {"format": "langgraph-script", "source": textwrap.dedent(TRAINED)}
-    results, seen = await executed(stored, {"cases": cases}, prompts)
+    results, seen = await executed(stored, {"cases": CASES}, PROMPTS)
 
     trained = results["train"]
     assert results["after"]["status"] == "promoted", trained["decision"]
@@ -211,6 +221,24 @@ async def test_training_improves_the_prompt_that_an_agent_of_orcheos_reads(
     assert trained["holdout"]["gain"] == pytest.approx(2 / 3)
     assert {node for depth, node in seen if depth == 0} == {"train", "after"}
     assert len(seen) < 20  # our steps, none of the rollouts'
+
+
+async def test_an_approval_finds_its_run_though_orcheo_builds_the_workflow_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(orcheo.nodes.ai, "init_chat_model", lambda *_a, **_k: SimulatedClerk())
+    source = textwrap.dedent(TRAINED).replace(
+        'promote="auto"', f'promote="ask", store="sqlite:///{tmp_path}/agentensor.db"'
+    )
+    stored = {"format": "langgraph-script", "source": source}
+    state, config = started(stored, {"cases": CASES}, PROMPTS)
+    saver = InMemorySaver()
+    paused = await build_graph(stored).compile(checkpointer=saver).ainvoke(state, config)
+    [asked] = paused["__interrupt__"]
+    assert asked.value["type"] == "approval"
+    again = build_graph(stored).compile(checkpointer=saver)
+    found = await again.ainvoke(Command(resume={"approve": True}), config)
+    assert found["node_results"]["after"]["status"] == "promoted"
 
 
 @pytest.mark.usefixtures("restricted")

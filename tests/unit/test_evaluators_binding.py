@@ -314,6 +314,18 @@ async def test_model_calls_of_an_evaluator_are_its_usage() -> None:
     assert (usage.calls, usage.tokens) == (2, 8)
 
 
+def test_a_script_run_again_under_another_passing_name_has_the_same_evaluator() -> None:
+    source = "def judge(outputs):\n    return outputs == {!r}\n"
+
+    def fingerprint(name: str, *, right: str) -> str:
+        script: dict[str, Any] = {"__name__": name}
+        exec(source.format(right), script)  # noqa: S102 - as Orcheo runs its workflows
+        return bind_evaluator(script["judge"]).fingerprint
+
+    assert fingerprint("passing_1", right="a") == fingerprint("passing_2", right="a")
+    assert fingerprint("passing_1", right="a") != fingerprint("passing_1", right="b")
+
+
 def test_the_fingerprint_is_of_what_the_evaluator_is() -> None:
     def make(level: float) -> Any:
         def evaluator(outputs: Any, extra: int = 1) -> float:
