@@ -180,7 +180,17 @@ class TargetUnavailable(AgentensorError):
 
 
 class RunAlreadyActive(AgentensorError):
-    """Another process is working on this run; wait for it to end, or stop it first."""
+    """Another process is working on this run; wait for it to end, or stop it first.
+
+    `owner` holds the run's lease, which `expires` (seconds since the epoch) unless it is renewed.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, owner: str = "", expires: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.owner = owner
+        self.expires = expires
 
 
 class LeaseLost(AgentensorError):

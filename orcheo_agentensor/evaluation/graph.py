@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
+from orcheo_agentensor.evaluation.leasing import ends_once
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.results import CaseResult, summarize
@@ -110,6 +111,7 @@ def create_evaluation_graph(
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="run_cases")
 
+    @ends_once
     async def run_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
         """Run every case through the target and the evaluators; all results go to the ledger."""
         async with bench.open(state["run_id"], write=writer, draining=draining()) as session:
@@ -133,6 +135,7 @@ def create_evaluation_graph(
             )
         return {"status": "running"}
 
+    @ends_once
     async def summarize_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
         """Add up the results, from the ledger after a resume, and end the run."""
         async with bench.open(state["run_id"], write=writer) as session:

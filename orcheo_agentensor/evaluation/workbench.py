@@ -24,6 +24,7 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
 )
 from orcheo_agentensor.evaluation.concurrency import process_slots
+from orcheo_agentensor.evaluation.leasing import LOOK_AGAIN, RunEnded, take_lease
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
 from orcheo_agentensor.events import EventSink, EventWriter
@@ -34,10 +35,6 @@ from orcheo_agentensor.targets import ConnectedTarget, Target
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Ledger, Store
     from orcheo_agentensor.storage.records import RunMode
-
-
-_LOOK_AGAIN = 0.1
-"""Seconds between two looks at a run that somebody else works on."""
 
 
 @dataclass(kw_only=True)
@@ -120,7 +117,7 @@ class Workbench(Generic[JobT]):
         while (other := self._prepared.get(run_id)) is not None:
             if other.run.job_hash != prepared.run.job_hash:
                 return  # to be refused
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(LOOK_AGAIN)
             try:
                 status = (await self.store.runs.get(run_id)).status
             except NotFound:
@@ -179,10 +176,15 @@ class Workbench(Generic[JobT]):
         """Work on a run: lease taken, ledger started; both are given back whatever happens.
 
         A failure inside is noted in the run record; cancellation and draining leave the run
-        `interrupted`, to be resumed. Raises `RunAlreadyActive` while another process works on it.
+        `interrupted`, to be resumed. Another execution in this process is waited for. Raises
+        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended.
         """
         prepared = await self.recall(run_id)
-        lease = await self._acquire(run_id)
+        try:
+            lease = await take_lease(self.store, run_id)
+        except RunEnded:
+            self.forget(run_id)
+            raise
         events = EventSink(run_id, write, start=lease.event_seq)
         ledger = self.store.ledger(
             run_id, lease=lease, reuse=prepared.job.reuse, event_seq=lambda: events.seq
@@ -240,16 +242,6 @@ class Workbench(Generic[JobT]):
             if cancelled is not None:
                 raise cancelled
             closing.result()
-
-    async def _acquire(self, run_id: str) -> Lease:
-        """Take the lease; one that arrives after a cancellation is given back at once."""
-        taking = asyncio.create_task(self.store.runs.acquire(run_id))
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            with contextlib.suppress(AgentensorError):
-                await self.store.runs.release(await taking)
-            raise
 
     async def _close(
         self,

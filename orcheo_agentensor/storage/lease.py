@@ -19,7 +19,8 @@ from orcheo_agentensor.errors import LeaseLost, NotFound, RunAlreadyActive
 from orcheo_agentensor.storage.records import Lease
 from orcheo_agentensor.storage.tables import runs
 
-DEFAULT_TTL = 30.0
+DEFAULT_TTL = 15.0
+"""Seconds that a lease outlives the last sign of life of a process on another machine."""
 BETWEEN_LEASES = 5.0
 """Seconds in which a run between two leases counts as running: its graph goes from node to node."""
 
@@ -87,7 +88,9 @@ def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: da
     if row.lease_owner is not None and left > 0 and not is_gone(row.lease_owner):
         raise RunAlreadyActive(
             f"run {run_id!r} is being worked on by {row.lease_owner}; "
-            f"its lease ends in {left:.0f} s unless renewed"
+            f"its lease ends in {left:.0f} s unless renewed",
+            owner=row.lease_owner,
+            expires=row.lease_expires,
         )
     token = row.lease_token + 1
     connection.execute(

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from orcheo_agentensor.evaluation.graph import JobState, draining, store_status
 from orcheo_agentensor.evaluation.job import shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
+from orcheo_agentensor.evaluation.leasing import ends_once
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.workbench import Workbench
 from orcheo_agentensor.settings import Settings
@@ -186,6 +187,7 @@ def create_training_graph(
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="baseline")
 
+    @ends_once
     async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
         async with opened(state["run_id"], writer) as training:
@@ -195,6 +197,7 @@ def create_training_graph(
                 training.memory = await steps.begin(training)
             return _mirror(training)
 
+    @ends_once
     async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Optimizer steps until a checkpoint is due; after a resume, from the stored memory on."""
         async with opened(state["run_id"], writer) as training:
@@ -202,12 +205,14 @@ def create_training_graph(
             await steps.take_steps(training)
             return _mirror(training)
 
+    @ends_once
     async def checkpoint(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Store what is due as versions."""
         async with opened(state["run_id"], writer) as training:
             await versions.store_versions(training)
             return _mirror(training)
 
+    @ends_once
     async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Measure baseline and best on cases the search never saw."""
         async with opened(state["run_id"], writer) as training:
@@ -219,6 +224,7 @@ def create_training_graph(
                 "best": await versions.version_record(training, memory.best),
             }
 
+    @ends_once
     async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
         run_id, found = state["run_id"], state.get("holdout")
@@ -277,6 +283,8 @@ def create_training_graph(
 
 
 def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
+    if state["status"] != "running":  # it has ended already: the nodes to come say the same
+        return "holdout"
     if state.get("checkpoint_due"):
         return "checkpoint"
     return "holdout" if state.get("stopped") else "step"
