@@ -38,9 +38,9 @@ def saver_path(path: Path) -> Path:
 async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     """A saver in the SQLite file at `path`."""
     import aiosqlite
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     from orcheo_agentensor.storage.engine import WAL_PRAGMAS, prepare_file
+    from orcheo_agentensor.storage.saver_sqlite import SqliteSaver
 
     await asyncio.to_thread(prepare_file, path)
     opening: Any = aiosqlite.connect(path, timeout=60)
@@ -50,7 +50,7 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         connection = await opening
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the checkpoints at {path}: {error}") from error
-    saver = AsyncSqliteSaver(connection, serde=serializer())
+    saver = SqliteSaver(connection, serde=serializer())
     try:
         for pragma in WAL_PRAGMAS:
             await connection.execute(pragma)
@@ -69,9 +69,10 @@ async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     for module in ("psycopg", "psycopg_pool", "langgraph.checkpoint.postgres"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(module, extra="postgres")
-    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
     from psycopg.rows import dict_row
     from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+    from orcheo_agentensor.storage.saver_postgres import PostgresSaver
 
     async def configure(connection: Any) -> None:
         await connection.execute(f"SET search_path TO {SCHEMA}")
@@ -90,8 +91,8 @@ async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         await pool.close()
         raise StoreError(f"cannot open the checkpoints at {redacted_url(url)}: {error}") from None
     async with pool:
-        await _setup(pool, AsyncPostgresSaver)
-        yield AsyncPostgresSaver(pool, serde=serializer())
+        await _setup(pool, PostgresSaver)
+        yield PostgresSaver(pool, serde=serializer())
 
 
 async def _setup(pool: Any, saver_type: Any) -> None:
