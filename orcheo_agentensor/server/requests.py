@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
 from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
+from orcheo_agentensor.evaluation.job import parse_model
+from orcheo_agentensor.evaluation.job_graph import StrictGraph
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.overrides import model_trouble
 from orcheo_agentensor.places import put
@@ -92,6 +96,8 @@ async def check_request(
         return dict(item), problems
     if graph.takes is not None:  # its own job holds the config of what it runs
         return _without_concurrency(item, request), problems
+    if endpoint.starts_run and item.get("input") is not None:
+        _check_input(item["input"], graph, problems)
     _check_against_graph(request, graph, workflow_id, problems)
     await _check_models(request, graph, problems)
     try:
@@ -159,6 +165,21 @@ def _check_metadata(metadata: Any, problems: Problems) -> None:
         for key in metadata:
             if _is_own(key):
                 problems.add(f"metadata.{key}", metadata[key], "is a key that the server sets")
+
+
+def _check_input(given: Any, graph: Served, problems: Problems) -> None:
+    """The input of a graph that refuses what it does not know, where a model says what that is."""
+    builder = getattr(graph.graph, "builder", None)
+    if not isinstance(builder, StrictGraph) or not issubclass(builder.input_schema, BaseModel):
+        return
+    if not isinstance(given, dict):
+        problems.add("input", given, "must be an object")
+        return
+    try:
+        asked = {key: value for key, value in given.items() if value is not None}
+        parse_model(builder.input_schema, asked, where="input")
+    except ConfigError as error:
+        problems.of(error)
 
 
 def _check_against_graph(

@@ -57,6 +57,7 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         await saver.setup()
         yield saver
     finally:
+        await saver.settled()
         # A run that was cancelled may be in the middle of a write: closing under it would leave
         # its transaction open, and the file locked, for as long as its cursor lives.
         async with saver.lock:
@@ -92,7 +93,11 @@ async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         raise StoreError(f"cannot open the checkpoints at {redacted_url(url)}: {error}") from None
     async with pool:
         await _setup(pool, PostgresSaver)
-        yield PostgresSaver(pool, serde=serializer())
+        saver = PostgresSaver(pool, serde=serializer())
+        try:
+            yield saver
+        finally:
+            await saver.settled()
 
 
 async def _setup(pool: Any, saver_type: Any) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
+from orcheo_agentensor.storage.saver_deletion import DeletesLater
+
 _DELETION = """
 WITH gone AS (
     DELETE FROM checkpoints WHERE metadata ->> 'run_id' = ANY(%s)
@@ -18,7 +20,7 @@ WHERE checkpoint_writes.thread_id = gone.thread_id
 """
 
 
-class PostgresSaver(AsyncPostgresSaver):
+class PostgresSaver(DeletesLater, AsyncPostgresSaver):
     """What `checkpointer` opens in a PostgreSQL database."""
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:

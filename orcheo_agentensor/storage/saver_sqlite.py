@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from orcheo_agentensor.storage.saver_deletion import DeletesLater
+
 _OF_RUNS = """
 SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints
 WHERE json_extract(CAST(metadata AS TEXT), '$.run_id') = ?
@@ -16,7 +18,7 @@ _DELETIONS = [
 ]
 
 
-class SqliteSaver(AsyncSqliteSaver):
+class SqliteSaver(DeletesLater, AsyncSqliteSaver):
     """What `checkpointer` opens in a SQLite file."""
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
