@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orcheo_agentensor.errors import ConfigError, shorten
 
@@ -14,10 +14,29 @@ _DEMO = "orcheo_agentensor.demo"
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 
+def as_form(schema: dict[str, Any]) -> None:
+    """Leave null out of a model's JSON Schema, so that a form shows one plain input per field.
+
+    Null is still taken, and means that the field is left out.
+    """
+    for field in schema.get("properties", {}).values():
+        if isinstance(field.get("default"), dict):
+            field["default"] = {k: v for k, v in field["default"].items() if v is not None}
+        if {"type": "null"} not in field.get("anyOf", []):
+            continue
+        if field["default"] is None:
+            del field["default"]
+        field["anyOf"].remove({"type": "null"})
+        if len(field["anyOf"]) == 1:
+            field |= field.pop("anyOf")[0]
+
+
 class Limits(BaseModel):
     """How hard a run may push: concurrency, time and retries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Limits")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, title="Limits", json_schema_extra=as_form
+    )
 
     concurrency: int = Field(
         10,
@@ -51,7 +70,9 @@ class Limits(BaseModel):
 class Job(BaseModel):
     """What evaluation and training jobs have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, json_schema_extra=as_form
+    )
 
     target: str | dict[str, Any] | None = Field(
         None,
@@ -121,6 +142,19 @@ class Job(BaseModel):
         description="A run whose recorded rollouts may be used instead of running them again.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        """Without what is null, or empty where that says nothing: forms send fields untouched."""
+        if not isinstance(data, Mapping):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {
+            name: value
+            for name, value in data.items()
+            if value is not None and not (name in optional and _says_nothing(value))
+        }
+
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Validate outside data; raises `ConfigError` that lists every problem."""
@@ -131,6 +165,10 @@ class EvaluationJob(Job):
     """Evaluate a workflow on a dataset."""
 
     model_config = ConfigDict(title="Evaluation job")
+
+
+def _says_nothing(value: Any) -> bool:
+    return isinstance(value, str | dict | list) and not value
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -82,9 +82,7 @@ class Workbench(Generic[JobT]):
 
         Raises `BadInput` and its kinds.
         """
-        job = self._job_model.parse(
-            {key: value for key, value in data.items() if value is not None}
-        )
+        job = self._job_model.parse(data)
         if job.reuse is not None:
             await self.store.runs.get(job.reuse)
         return await self._resolver.resolve(job, await self._resolver.dataset(job))

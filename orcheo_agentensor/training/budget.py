@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
+from orcheo_agentensor.evaluation.job import as_form
 from orcheo_agentensor.usage import NOTHING, Usage
 
 ASKED = ("proposal", "criticism")
@@ -27,7 +28,9 @@ class Budget(BaseModel):
     the proposer), `tokens` input and output tokens, `cost` US dollars. None means no limit.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Budget")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, title="Budget", json_schema_extra=as_form
+    )
 
     rollouts: int | None = Field(
         None, ge=0, title="Rollouts", description="Most executions of the target."

@@ -42,7 +42,12 @@ def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any])
     definitions = schema.setdefault("$defs", {})
     definitions |= inner.pop("$defs", {})
     definitions[name] = inner
-    schema["properties"][field]["anyOf"] = [
+    place = schema["properties"][field]
+    if place.get("type") == "object":
+        told = {key: place[key] for key in ("title", "description", "examples") if key in place}
+        schema["properties"][field] = {"$ref": f"#/$defs/{name}", **told}
+        return
+    place["anyOf"] = [
         {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
-        for form in schema["properties"][field]["anyOf"]
+        for form in place["anyOf"]
     ]

@@ -272,6 +272,15 @@ async def test_a_bad_job_is_refused_with_one_clear_message_and_leaves_nothing(
     assert await store.datasets.list() == datasets
 
 
+async def test_many_stateless_runs_at_once_all_come_back(client: Any) -> None:
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            found = await asyncio.gather(
+                *(client.runs.wait(None, "evaluation", input=EVALUATION) for _ in range(12))
+            )
+            assert [one["status"] for one in found] == ["finished"] * 12
+
+
 async def test_two_runs_at_once_do_not_mix(client: Any) -> None:
     both = await asyncio.gather(
         run(client, "training", {**TRAINING, "workflow_id": "one", "run_id": "one"}),

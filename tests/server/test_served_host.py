@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from langgraph_sdk.errors import UnprocessableEntityError
+
 from orcheo_agentensor import Store
 
 WORKFLOW = "support_triage"
@@ -56,3 +59,17 @@ async def test_a_host_streams_pauses_and_promotes(client: Any, store: Store) -> 
     assert [progress[0], progress[-1]] == ["run_started", "run_finished"]
     final = (await client.threads.get_state(thread["thread_id"]))["values"]
     assert (final["decision"], final["production"]) == ("not due", found["production"])
+
+
+async def test_bad_tickets_are_refused_before_a_run_exists(client: Any) -> None:
+    thread = (await client.threads.create())["thread_id"]
+    for bad, told in (
+        ({"threshold": 2, "steps": 0}, ["input.threshold", "input.steps"]),
+        ({"tickets": [{"ticket": "Hello", "queue": "nowhere"}]}, ["input.tickets.0.queue"]),
+        ({"ticket": "Hello"}, ["input.ticket"]),
+        ("Hello", ["input"]),
+    ):
+        with pytest.raises(UnprocessableEntityError) as caught:
+            await client.runs.create(thread, "host_workflow", input=bad)
+        assert [problem["field"] for problem in caught.value.body["error"]["problems"]] == told
+    assert await client.runs.list(thread) == []
