@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
-from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.callers import NOBODY_ASKED, Caller, caller_of_run
+from orcheo_agentensor.datasets import Dataset, DatasetSpec
 from orcheo_agentensor.errors import (
     AgentensorError,
     BadInput,
@@ -24,6 +25,11 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
 )
 from orcheo_agentensor.evaluation.concurrency import process_slots
+from orcheo_agentensor.evaluation.ownership import (
+    require_dataset,
+    require_free_run_id,
+    require_run,
+)
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
 from orcheo_agentensor.events import EventSink, EventWriter
@@ -80,17 +86,35 @@ class Workbench(Generic[JobT]):
         self._prepared: dict[str, Prepared[JobT]] = {}
         self.store = store
 
-    async def check(self, data: Mapping[str, Any]) -> Prepared[JobT]:
+    async def check(
+        self, data: Mapping[str, Any], *, caller: Caller = NOBODY_ASKED
+    ) -> Prepared[JobT]:
         """Check and resolve a job; the store is read where the job refers to it, not written.
 
-        Raises `BadInput` and its kinds.
+        `caller` is who submits it: what is somebody else's is to them as if it were not there.
+        Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
-        job = self._job_model.parse(
+        job = self._parsed(data)
+        try:
+            if isinstance(job.dataset, dict):
+                await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
+            return await self._resolved(job, caller)
+        except NotFound:
+            if caller.identity is None:
+                raise
+            raise NotFound("names something that is not stored") from None
+
+    def _parsed(self, data: Mapping[str, Any]) -> JobT:
+        return self._job_model.parse(
             {key: value for key, value in data.items() if value is not None}
         )
+
+    async def _resolved(self, job: JobT, caller: Caller) -> Prepared[JobT]:
+        if job.run_id is not None:
+            await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
-            await self.store.runs.get(job.reuse)
-        return await self._resolver.resolve(job, await self._resolver.dataset(job))
+            await require_run(self.store, job.reuse, caller)
+        return await self._resolver.resolve(job, await self._resolver.dataset(job), caller)
 
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
         """Check and resolve a job, store its dataset and create its run record.
@@ -99,7 +123,11 @@ class Workbench(Generic[JobT]):
         submits it again, after a lost connection or a restart of its server, wants its result.
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
-        prepared = await self.check(data)
+        caller = caller_of_run()
+        prepared = await self._resolved(self._parsed(data), caller)
+        if caller.identity is not None:
+            refs = {**prepared.run.refs, "identity": caller.identity}
+            prepared = replace(prepared, run=prepared.run.model_copy(update={"refs": refs}))
         run_id = prepared.run.run_id
         await self._until_free(prepared)
         self._prepared[run_id] = prepared
@@ -179,8 +207,10 @@ class Workbench(Generic[JobT]):
         """Work on a run: lease taken, ledger started; both are given back whatever happens.
 
         A failure inside is noted in the run record; cancellation and draining leave the run
-        `interrupted`, to be resumed. Raises `RunAlreadyActive` while another process works on it.
+        `interrupted`, to be resumed. Raises `RunAlreadyActive` while another process works on it,
+        `NotFound` where the run is not that of whom the graph runs for.
         """
+        await require_run(self.store, run_id, caller_of_run())
         prepared = await self.recall(run_id)
         lease = await self._acquire(run_id)
         events = EventSink(run_id, write, start=lease.event_seq)

@@ -18,7 +18,7 @@ from orcheo_agentensor.errors import (
     StoreError,
     shorten,
 )
-from orcheo_agentensor.server.bodies import BodyTooLarge, MalformedBody, WrongMediaType
+from orcheo_agentensor.server.bodies import BodyTooLarge, WrongMediaType
 
 NO_STORE = {"cache-control": "no-store"}
 
@@ -32,7 +32,6 @@ class RejectedVersion(AgentensorError):
 
 
 _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
-    (MalformedBody, 400),
     (WrongMediaType, 415),
     (BodyTooLarge, 413),
     (BadInput, 422),

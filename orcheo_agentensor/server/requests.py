@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
 from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
@@ -104,7 +105,7 @@ async def check_request(
         return dict(item), problems
     if problems.found or not endpoint.starts_run:
         return dict(item), problems
-    if endpoint.kind in ("cron", "cron_update") and graph.wrapped:
+    if endpoint.is_cron and graph.wrapped:
         return dict(item), problems  # resolved when it runs: an alias may have moved by then
     metadata = _run_metadata(resolved, merged, workflow_id)
     changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
@@ -281,18 +282,14 @@ def _is_langgraphs(key: Any) -> bool:
 
 
 async def check_job(
-    graph: Served, job: Mapping[str, Any], *, named: bool, problems: Problems
+    graph: Served, job: Mapping[str, Any], *, caller: Caller, problems: Problems
 ) -> Any:
-    """A job checked and resolved as its run would; None, and why, where it cannot run.
-
-    `named` says that the answer may name what else is stored: not where there are tenants.
-    """
+    """A job checked and resolved as its run would; None, and why, where it cannot run."""
     assert graph.check_job is not None
     try:
-        return await graph.check_job(job)
+        return await graph.check_job(job, caller=caller)
     except NotFound as error:
-        rule = error.message if named else "names something that is not stored"
-        problems.add("input", None, rule)
+        problems.add("input", None, error.message)
     except StoreError:
         raise
     except BadInput as error:

@@ -365,7 +365,7 @@ OPERATIONS = (
         body=Promotion,
         answer=AliasMove,
         scope="promote",
-        statuses=(400, 404, 409, 412, 413, 415),
+        statuses=(404, 409, 412, 413, 415),
     ),
     Operation(
         method="POST",
@@ -374,7 +374,7 @@ OPERATIONS = (
         body=Rollback,
         answer=AliasMove,
         scope="promote",
-        statuses=(400, 404, 409, 412, 413, 415),
+        statuses=(404, 409, 412, 413, 415),
     ),
     Operation(
         method="GET",

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from orcheo_agentensor.server.routes.api import PREFIX, NoQuery, Operation
 
 _WHY = {
-    400: "The body is no JSON; or a header is no text, which the server itself answers.",
+    400: "A header is no text; the server's own answer.",
     401: "No token, or one that is not known; the server's own answer.",
     403: "The token lacks the scope that this needs.",
     404: "There is no such thing, or it is somebody else's.",
@@ -19,7 +19,7 @@ _WHY = {
     412: "If-Match does not hold.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
-    422: "A parameter or the body breaks a rule; every problem is listed.",
+    422: "The body is no JSON, or a parameter or it breaks a rule; every problem is listed.",
     503: "The side store cannot be used.",
 }
 _ERROR = {
