@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from orcheo_agentensor.callers import Caller
@@ -138,6 +138,8 @@ def handler(operation: Operation, store: Store) -> Callable[[Request], Awaitable
             )
         except AgentensorError as error:
             return error_response(error)
+        except ClientDisconnect:  # nobody is left to be answered
+            return Response(status_code=400)
         return respond(request, answer)
 
     return endpoint
