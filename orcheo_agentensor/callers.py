@@ -46,6 +46,14 @@ def caller_of_run() -> Caller:
     owner's to write, so what a run finds there says nothing about what its caller may do.
     """
     configurable = (var_child_runnable_config.get() or {}).get("configurable") or {}
-    return caller_known_as(
-        configurable.get("langgraph_auth_user"), configurable.get("langgraph_auth_permissions")
-    )
+    user = configurable.get("langgraph_auth_user")
+    scopes = configurable.get("langgraph_auth_permissions")
+    return caller_known_as(user, SCOPES if not scopes and is_by_schedule(user) else scopes)
+
+
+def is_by_schedule(user: Any) -> bool:
+    """Whether a cron's run acts for `user`: then the server knows whose it is and nothing more.
+
+    What they may was asked when the cron was stored.
+    """
+    return getattr(user, "permissions", None) is None

@@ -56,7 +56,7 @@ def error_document(error: AgentensorError) -> dict[str, Any]:
     problems: list[dict[str, Any]] = []
     if isinstance(error, ConfigError):
         problems = error.problems
-    elif isinstance(error, BadInput):
+    elif isinstance(error, BadInput) and error.field is not None:
         problems = [{"field": error.field, "value": shorten(error.value), "rule": error.rule}]
     return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
 

@@ -37,6 +37,7 @@ from orcheo_agentensor.server.endpoints import (
 )
 from orcheo_agentensor.server.graphs import assistant_id_of
 from orcheo_agentensor.server.requests import Problems
+from orcheo_agentensor.server.routes.api import PREFIX
 
 _SERVER_LIMIT = 300 * 1024 * 1024
 """What the server itself takes; it answers a larger body by itself."""
@@ -56,7 +57,8 @@ class RunRequests:
         if scope["type"] == "websocket" and takes_commands(scope):
             await self.app(scope, self._checked_commands(scope, receive, send), send)
             return
-        endpoint = find_endpoint(scope) if scope["type"] == "http" else None
+        of_server = not str(scope.get("root_path") or "").endswith(PREFIX)
+        endpoint = find_endpoint(scope) if scope["type"] == "http" and of_server else None
         if endpoint is None:
             await self.app(scope, receive, send)
             return
@@ -142,9 +144,10 @@ class RunRequests:
         if graph_id is None:
             return None
         command = endpoint.kind == "command"
-        resumes = _resumes(item)
-        pending = command or resumes or item.get("input") is None
-        thread = await self._thread(scope) if endpoint.starts_run and pending else {}
+        now = command or endpoint.kind == "run"  # what is stored goes on from nothing
+        resumes = now and _resumes(item)
+        pending = now and (command or resumes or item.get("input") is None)
+        thread = await self._thread(scope) if pending else {}
         resumes = resumes or (command and bool(thread.get("interrupts")))
         return Request(
             endpoint=endpoint,
