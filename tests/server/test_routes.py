@@ -91,6 +91,8 @@ async def test_versions_are_listed_in_pages_and_read(http: Any, workflow: str) -
         ("GET", "/datasets/nobody/versions", 404),
         ("GET", "/schemas/nobody", 404),
         ("GET", "/nothing/here", 404),
+        ("GET", "/nothing%0Ahere", 404),
+        ("POST", "/runs", 405),
         ("DELETE", "/workflows/{w}/checkpoints/1", 405),
     ],
 )
@@ -155,8 +157,8 @@ async def test_of_two_promotions_at_once_one_wins(http: Any, workflow: str) -> N
 @pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
-        (b"", "application/json", 400),
-        (b"{", "application/json", 400),
+        (b"", "application/json", 422),
+        (b"{", "application/json", 422),
         (b"[]", "application/json", 422),
         (b'{"version": 1e400}', "application/json", 422),
         (b'{"version": true, "expected_version": 1}', "application/json", 422),

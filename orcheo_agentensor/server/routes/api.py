@@ -230,7 +230,7 @@ async def _body(request: Request, model: type[BaseModel]) -> Any:
                 rule=f"must not be larger than {_LARGEST_BODY:,} bytes",
             )
     if not content:
-        raise MalformedBody("the body is empty; it must be a JSON object", field="body")
+        raise MalformedBody(field="body", value="", rule="is empty; it must be a JSON object")
     parsed = await parse_body(bytes(content))
     problems = [*parsed.problems, *json_problems(parsed.value, field="body")]
     if problems:
