@@ -20,7 +20,7 @@ from orcheo_agentensor.server.graphs import Served
 from orcheo_agentensor.server.merging import Resolved, resolve
 from orcheo_agentensor.server.served import RESOLVED_BY
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.context import context_binds
+from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ async def check_request(
         merged = merge_configs(under, request)
         resolved = await resolve(merged, workflow_id, store, settings)
         plain = _as_sent(resolved.config)
+        _check_context(item, plain, graph, problems, whole=endpoint.starts_run)
     except ConfigError as error:
         problems.of(error)
         return dict(item), problems
@@ -183,6 +184,24 @@ def _check_against_graph(
         graph.graph, request, field="config", wrapped=graph.wrapped
     ):
         problems.add(path, value, rule)
+
+
+def _check_context(
+    item: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    graph: Served,
+    problems: Problems,
+    *,
+    whole: bool,
+) -> None:
+    """Hold what a run's context will be to its schema; `whole` says that nothing may be missing."""
+    given = plain.get("configurable") or {}
+    schema = getattr(graph.graph, "context_schema", None)
+    for path, value, rule in context_problems(schema, given):
+        key = path.split(".")[0]
+        if key in given or whole:
+            told = "context" if key in (item.get("context") or {}) else "config.configurable"
+            problems.add(f"{told}.{path}", value, rule)
 
 
 async def _check_models(request: RunConfig, graph: Served, problems: Problems) -> None:

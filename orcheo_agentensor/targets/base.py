@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from orcheo_agentensor.config_rules import config_error
 from orcheo_agentensor.errors import BadInput, RunFailed
 from orcheo_agentensor.evaluators.fingerprint import lasting_module
 from orcheo_agentensor.evaluators.threads import run_in_thread
@@ -23,6 +24,7 @@ from orcheo_agentensor.targets.context import (
     check_context,
     check_context_binds,
     context_binds,
+    context_problems,
     field_names,
     refuse_context,
 )
@@ -201,6 +203,13 @@ class RunnableTarget:
             return
         given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
         check_context(self.context_schema, given, prompts, who=who)
+        wrong = [
+            (f"job.config.configurable.{path}", value, rule)
+            for path, value, rule in context_problems(self.context_schema, given)
+            if path.split(".")[0] in given
+        ]
+        if wrong:
+            raise config_error(wrong, "job.config")
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Invoke as a root run: nothing of the graph we run in leaks into the target.

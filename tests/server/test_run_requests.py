@@ -324,7 +324,9 @@ async def test_defaults_version_assistant_and_request_merge_in_that_order(
         await store.workflows.set_defaults("echo", {}, actor="t")
 
 
-async def test_a_graph_that_reads_context_gets_the_version_there(client: Any, store: Store) -> None:
+async def test_a_graph_that_reads_context_gets_the_version_there(
+    client: Any, http: Any, store: Store
+) -> None:
     version = await store.checkpoints.save(
         workflow_id="context", runnable_config={"configurable": {"tone": "stored"}}, metrics={}
     )
@@ -333,6 +335,13 @@ async def test_a_graph_that_reads_context_gets_the_version_there(client: Any, st
     assert found["context"] == {"tone": "stored", "length": 1}
     found = await client.runs.wait(None, "context", input={}, context={**use, "length": 3})
     assert found["context"] == {"tone": "stored", "length": 3}
+    for door, field in (("context", "context.length"), ("config", "config.configurable.length")):
+        given = {"length": "long"}
+        body = {"context": given} if door == "context" else {"config": {"configurable": given}}
+        answer = await http.post("/runs/wait", json={"assistant_id": "context", **body})
+        assert answer.status_code == 422
+        [problem] = answer.json()["error"]["problems"]
+        assert problem["field"] == field
     found = await client.runs.wait(
         None, "context", input={}, context={"tone": "plain", "length": 2}
     )
