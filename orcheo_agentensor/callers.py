@@ -51,6 +51,12 @@ def caller_of_run() -> Caller:
     return caller_known_as(user, SCOPES if not scopes and is_by_schedule(user) else scopes)
 
 
+def inside_a_host() -> bool:
+    """Whether the graph run that we are in is a subgraph of another one."""
+    configurable = (var_child_runnable_config.get() or {}).get("configurable") or {}
+    return "|" in str(configurable.get("checkpoint_ns") or "")
+
+
 def is_by_schedule(user: Any) -> bool:
     """Whether a cron's run acts for `user`: then the server knows whose it is and nothing more.
 

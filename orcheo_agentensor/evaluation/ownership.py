@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.callers import Caller
-from orcheo_agentensor.errors import Forbidden, NotFound
+from orcheo_agentensor.callers import Caller, inside_a_host
+from orcheo_agentensor.errors import ConfigError, Forbidden, NotFound
+from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import DatasetSpec
@@ -63,3 +64,19 @@ async def require_dataset(store: Store, spec: DatasetSpec, caller: Caller) -> No
     seen = await store.datasets.list(spec.id, seen_by=caller.identity)
     if spec.version not in {record.version for record in seen}:
         raise NotFound(f"there is no version {spec.version!r} of a dataset {spec.id!r}")
+
+
+def require_readable(dataset: Any, settings: Settings, caller: Caller) -> None:
+    """Raise `ConfigError` for a file of this machine that whoever sends a job may not read.
+
+    Where a server knows its callers, files are off until the operator names a folder for them. A
+    job that a host graph makes inside is the host's, who may read what it likes.
+    """
+    path = dataset.get("path") if isinstance(dataset, dict) else dataset
+    allowed = caller.identity is None or settings.dataset_dir is not None or inside_a_host()
+    if isinstance(path, str) and not allowed:
+        raise ConfigError(
+            field="job.dataset",
+            value=path,
+            rule="is a file; files are off until the operator sets AGENTENSOR_DATASET_DIR",
+        )

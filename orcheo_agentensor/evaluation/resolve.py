@@ -18,7 +18,7 @@ from orcheo_agentensor.config import (
     with_prompts,
 )
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError
+from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError, NotFound
 from orcheo_agentensor.evaluation.job import Job
 from orcheo_agentensor.evaluation.ownership import require_workflow
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
@@ -167,6 +167,29 @@ class Resolver(Generic[JobT]):
             base=base,
             extra=extra,
         )
+
+    async def faults(self, job: JobT) -> list[BadInput]:
+        """What is wrong with the parts of a job, each looked at by itself."""
+        found: list[BadInput] = []
+        looks: list[Callable[[], Any]] = [
+            lambda: self._target(job),
+            lambda: self._evaluators(job),
+            lambda: RunConfig.parse(job.config),
+        ]
+        for look in looks:
+            try:
+                look()
+            except BadInput as error:
+                found.append(error)
+        try:
+            dataset = await self.dataset(job)
+            if job.prompts:  # those of a stored version are not known here
+                self.extra(job, dataset, as_prompts(job.prompts))
+        except BadInput as error:
+            found.append(error)
+        except NotFound:
+            pass  # said where it is asked for, with what may be told of it
+        return found
 
     def _target(self, job: Job) -> Target:
         spec = job.target if job.target is not None else self.given.target

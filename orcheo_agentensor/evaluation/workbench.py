@@ -19,15 +19,18 @@ from orcheo_agentensor.datasets import Dataset, DatasetSpec
 from orcheo_agentensor.errors import (
     AgentensorError,
     BadInput,
+    ConfigError,
     LeaseLost,
     NotFound,
     RunMismatch,
     TargetUnavailable,
+    problems_of,
 )
 from orcheo_agentensor.evaluation.concurrency import process_slots
 from orcheo_agentensor.evaluation.ownership import (
     require_dataset,
     require_free_run_id,
+    require_readable,
     require_run,
 )
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
@@ -94,15 +97,45 @@ class Workbench(Generic[JobT]):
         `caller` is who submits it: what is somebody else's is to them as if it were not there.
         Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
-        job = self._parsed(data)
         try:
+            job = self._parsed(data)
             if isinstance(job.dataset, dict):
                 await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
-            return await self._resolved(job, caller)
+            prepared = await self._resolved(job, caller)
+            await self.store.runs.require_free(prepared.run)
         except NotFound:
             if caller.identity is None:
                 raise
             raise NotFound("names something that is not stored") from None
+        except BadInput as error:
+            raise await self._with_all_others(error, data, caller) from error
+        return prepared
+
+    async def _with_all_others(
+        self, first: BadInput, data: Mapping[str, Any], caller: Caller
+    ) -> BadInput:
+        """`first`, and what else is wrong with the parts of a job, each looked at by itself."""
+        found = _told(first)
+        parts = [str(problem["field"]).split(".") for problem in found]
+        said = {part[1] for part in parts if part[0] == "job" and len(part) > 1}
+        dataset = data.get("dataset")
+        if caller.identity is not None and not isinstance(dataset, list):
+            said.add("dataset")  # what is not the caller's tells nothing of itself
+        others: list[BadInput] = []
+        try:
+            job = self._parsed({key: value for key, value in data.items() if key not in said})
+            others += await self._resolver.faults(job)
+        except BadInput as error:
+            others.append(error)
+        for problem in [problem for other in others for problem in _told(other)]:
+            part = str(problem["field"]).removeprefix("job.").split(".")[0]
+            if part not in said and problem not in found:
+                found.append(problem)
+        if found == _told(first):
+            return first
+        lines = [f"{p['field']}: {p['value']} {p['rule']}" for p in found]
+        text = f"{len(found)} problems in the job:\n  " + "\n  ".join(lines)
+        return ConfigError(text, problems=found)
 
     def _parsed(self, data: Mapping[str, Any]) -> JobT:
         return self._job_model.parse(
@@ -110,6 +143,7 @@ class Workbench(Generic[JobT]):
         )
 
     async def _resolved(self, job: JobT, caller: Caller) -> Prepared[JobT]:
+        require_readable(job.dataset, self._settings, caller)
         if job.run_id is not None:
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
@@ -316,6 +350,10 @@ class Workbench(Generic[JobT]):
             counts={"cases": len(dataset), "splits": dataset.splits()},
             cases=[case.to_json() for case in dataset.cases],
         )
+
+
+def _told(error: BadInput) -> list[dict[str, Any]]:
+    return problems_of(error) or [{"field": "job", "value": None, "rule": error.message}]
 
 
 def _is_pause(error: Exception) -> bool:

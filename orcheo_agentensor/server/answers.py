@@ -10,13 +10,12 @@ from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
     BadInput,
-    ConfigError,
     Forbidden,
     LeaseLost,
     NotFound,
     RunAlreadyActive,
     StoreError,
-    shorten,
+    problems_of,
 )
 from orcheo_agentensor.server.bodies import BodyTooLarge, WrongMediaType
 
@@ -53,11 +52,7 @@ def status_of(error: AgentensorError) -> int:
 
 def error_document(error: AgentensorError) -> dict[str, Any]:
     """`{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
-    problems: list[dict[str, Any]] = []
-    if isinstance(error, ConfigError):
-        problems = error.problems
-    elif isinstance(error, BadInput) and error.field is not None:
-        problems = [{"field": error.field, "value": shorten(error.value), "rule": error.rule}]
+    problems = problems_of(error) if isinstance(error, BadInput) else []
     return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
 
 

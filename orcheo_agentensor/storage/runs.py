@@ -59,18 +59,17 @@ class Runs:
                     insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
                 )
                 return run
-            if there.job_hash != run.job_hash:
-                raise RunMismatch(
-                    f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with "
-                    "another job: choose a new run id, or resume it with the job it was started "
-                    "with",
-                    field="run_id",
-                    value=run.run_id,
-                    rule="belongs to another job",
-                )
+            _require_same(there, run)
             return _record(there)
 
         return await self._context.db.write(work, lock=f"run:{run.run_id}")
+
+    async def require_free(self, run: RunRecord) -> None:
+        """Raise `RunMismatch` where the id of `run`, not stored yet, belongs to another job."""
+        query = self._select().where(runs.c.run_id == run.run_id)
+        there = await self._context.db.read(lambda connection: connection.execute(query).first())
+        if there is not None:
+            _require_same(there, run)
 
     async def get(self, run_id: str) -> RunRecord:
         """The run with this id; `NotFound` lists the newest there are."""
@@ -284,6 +283,17 @@ def is_others(identity: str) -> ColumnElement[bool]:
         workflows.c.owner.is_not(None),
         workflows.c.owner != identity,
     )
+
+
+def _require_same(there: Row[Any], run: RunRecord) -> None:
+    if there.job_hash != run.job_hash:
+        raise RunMismatch(
+            f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with another "
+            "job: choose a new run id, or resume it with the job it was started with",
+            field="run_id",
+            value=run.run_id,
+            rule="belongs to another job",
+        )
 
 
 def _record(row: Row[Any]) -> RunRecord:

@@ -88,6 +88,8 @@ async def test_versions_are_listed_in_pages_and_read(http: Any, workflow: str) -
         ("GET", "/runs/nobody", 404),
         ("GET", "/runs/nobody/cases", 404),
         ("GET", "/runs?mode=walk", 422),
+        ("GET", "/runs?limt=5", 422),
+        ("GET", "/schemas?limit=5", 422),
         ("GET", "/datasets/nobody/versions", 404),
         ("GET", "/schemas/nobody", 404),
         ("GET", "/nothing/here", 404),

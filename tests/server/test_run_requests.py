@@ -200,6 +200,49 @@ async def test_what_is_no_job_is_refused_before_a_run_exists(
     assert await client.runs.list(thread) == []
 
 
+async def test_everything_that_is_wrong_with_a_job_is_told_at_once(http: Any, client: Any) -> None:
+    from test_runs import TRAINING
+
+    job = {
+        **TRAINING,
+        "target": "os:system",
+        "evaluators": ["nobody"],
+        "dataset": {"path": "nowhere.jsonl"},
+        "budget": {"rollouts": -1},
+        "config": {"tags": "x"},
+        "run_id": "all-wrong",
+    }
+    body = {"assistant_id": "training", "input": job, "config": {"max_concurrency": 0}}
+    answer = await http.post("/runs/wait", json=body)
+    assert answer.status_code == 422
+    told = json.dumps(answer.json()["error"]["problems"])
+    for part in (
+        "os:system",
+        "'nobody'",
+        "nowhere.jsonl",
+        "job.budget.rollouts",
+        "config.tags",
+        "config.max_concurrency",
+    ):
+        assert part in told, (part, told)
+
+
+async def test_a_run_id_of_another_job_is_refused_before_a_run_exists(
+    http: Any, client: Any, thread: str
+) -> None:
+    from test_runs import EVALUATION
+
+    job = {**EVALUATION, "run_id": "taken-id"}
+    await client.runs.wait(None, "evaluation", input=job)
+    other = {**job, "prompts": {"skills": "other"}}
+    answer = await http.post(
+        f"/threads/{thread}/runs", json={"assistant_id": "evaluation", "input": other}
+    )
+    assert answer.status_code == 422
+    assert "another job" in answer.json()["error"]["message"]
+    assert await client.runs.list(thread) == []
+
+
 async def test_every_run_of_a_cron_is_a_run_of_its_own(client: Any) -> None:
     from test_runs import EVALUATION
 

@@ -38,7 +38,7 @@ ItemT = TypeVar("ItemT")
 class NoQuery(BaseModel):
     """A route without query parameters."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PageQuery(NoQuery):

@@ -97,11 +97,10 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     if operation.method == "GET":
         responses["304"] = {"description": "The caller has it already.", "headers": tag}
     for status in sorted({400, 401, 403, 422, 503, *operation.statuses}):
-        shape = {} if status in (400, 401) else {"$ref": "#/components/schemas/Error"}
-        responses[str(status)] = {
-            "description": _WHY[status],
-            "content": {"application/json": {"schema": shape}},
-        }
+        responses[str(status)] = {"description": _WHY[status]}
+        if status not in (400, 401):  # answered before it gets to us
+            schema = {"$ref": "#/components/schemas/Error"}
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
     return responses
 
 
