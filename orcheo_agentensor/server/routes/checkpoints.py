@@ -55,6 +55,12 @@ class CheckpointSummary(BaseModel):
     created_at: str
 
 
+class Checkpoint(ConfigCheckpoint):
+    """A version, and the aliases that point to it."""
+
+    aliases: list[str]
+
+
 class Diff(BaseModel):
     """Two versions compared: prompts as a unified diff, other config and metrics side by side."""
 
@@ -346,7 +352,7 @@ OPERATIONS = (
         method="GET",
         path=_WORKFLOW + "/checkpoints/{version}",
         run=get_checkpoint,
-        answer=ConfigCheckpoint,
+        answer=Checkpoint,
     ),
     Operation(
         method="GET",

@@ -76,8 +76,6 @@ def described(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "parameters": [*_path_parameters(operation), *_query_parameters(operation, schemas)],
         "responses": _responses(operation, schemas),
     }
-    if operation.method == "GET":
-        found["parameters"].append(_header("If-None-Match", "The entity tag the caller has."))
     if operation.body is not None:
         found["parameters"].append(_header("If-Match", "The entity tag of the alias as read."))
         schema = _schema(operation.body, schemas)
@@ -95,7 +93,10 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "200": {"description": operation.summary, "content": content, "headers": tag}
     }
     if operation.method == "GET":
-        responses["304"] = {"description": "The caller has it already.", "headers": tag}
+        responses["304"] = {
+            "description": "The caller has it already: `If-None-Match` held its entity tag.",
+            "headers": tag,
+        }
     for status in sorted({400, 401, 403, 422, 503, *operation.statuses}):
         responses[str(status)] = {"description": _WHY[status]}
         if status not in (400, 401):  # answered before it gets to us

@@ -41,6 +41,13 @@ class Run(BaseModel):
     ended_at: str | None
 
 
+class RunDetail(Run):
+    """A run with its job and what it has spent."""
+
+    job: dict[str, Any]
+    usage: dict[str, Any]
+
+
 class Score(BaseModel):
     """What an evaluator said about a case, or why it could not."""
 
@@ -204,7 +211,7 @@ OPERATIONS = (
         tag="runs",
         statuses=(),
     ),
-    Operation(method="GET", path="/runs/{run_id}", run=get_run, answer=Run, tag="runs"),
+    Operation(method="GET", path="/runs/{run_id}", run=get_run, answer=RunDetail, tag="runs"),
     Operation(
         method="GET",
         path="/runs/{run_id}/cases",
