@@ -102,6 +102,21 @@ class ConfigError(BadInput):
         self.problems = problems or [{"field": field, "value": shorten(value), "rule": rule}]
 
 
+def problems_of(error: BadInput) -> list[dict[str, Any]]:
+    """Everything that an error says is wrong: `{"field", "value", "rule"}` each."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    if error.field is None:
+        return []
+    return [
+        {
+            "field": error.field,
+            "value": shorten(error.value),
+            "rule": error.rule or error.message,
+        }
+    ]
+
+
 class TemplateError(BadInput):
     """A template reference leads nowhere."""
 

@@ -12,9 +12,7 @@ from orcheo_agentensor.cli.stopping import Stopper
 from orcheo_agentensor.cli.stores import reading
 from orcheo_agentensor.errors import (
     AgentensorError,
-    NotFound,
     RunFailed,
-    RunMismatch,
     TargetUnavailable,
 )
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.evaluation.resolve import Prepared
     from orcheo_agentensor.evaluation.workbench import Workbench
     from orcheo_agentensor.settings import Settings
-    from orcheo_agentensor.storage import RunRecord, Store
+    from orcheo_agentensor.storage import Store
 
 Mode: TypeAlias = Literal["evaluate", "train"]
 
@@ -82,12 +80,7 @@ class Desk:
         Raises `BadInput` and its kinds, `NotFound` for what the store should have and has not.
         """
         async with reading(self.store) as there:
-            prepared = await self.workbench(there).check(job)
-            if prepared.job.run_id is not None and there is self.store:
-                known = await _find(there, prepared.job.run_id)
-                if known is not None and known.job_hash != prepared.run.job_hash:
-                    raise _mismatch(known)
-            return prepared
+            return await self.workbench(there).check(job)
 
     async def begin(
         self,
@@ -152,20 +145,3 @@ class Desk:
                 f"run {run_id!r} failed: {type(error).__name__}: {error}; what it has finished is "
                 f"kept, and it goes on there with: agentensor resume {run_id}"
             ) from error
-
-
-async def _find(store: Store, run_id: str) -> RunRecord | None:
-    try:
-        return await store.runs.get(run_id)
-    except NotFound:
-        return None
-
-
-def _mismatch(known: RunRecord) -> RunMismatch:
-    return RunMismatch(
-        f"run {known.run_id!r} was started on {known.started_at:%Y-%m-%d %H:%M} with another job: "
-        "choose a new run id, or resume it with the job it was started with",
-        field="run_id",
-        value=known.run_id,
-        rule="belongs to another job",
-    )

@@ -59,7 +59,7 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
     nothing."""
 
-    check_job: Callable[[Mapping[str, Any]], Awaitable[Prepared[Any]]]
+    check_job: Callable[..., Awaitable[Prepared[Any]]]
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:

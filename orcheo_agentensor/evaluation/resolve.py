@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from orcheo_agentensor.callers import NOBODY_ASKED, Caller
 from orcheo_agentensor.config import (
     LiveCallbacks,
     RunConfig,
@@ -17,8 +18,9 @@ from orcheo_agentensor.config import (
     with_prompts,
 )
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
-from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError
+from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError, NotFound
 from orcheo_agentensor.evaluation.job import Job
+from orcheo_agentensor.evaluation.ownership import require_workflow
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.redaction import REDACTED, redact
@@ -88,10 +90,12 @@ class Resolver(Generic[JobT]):
     new_run_id: Callable[[], str]
     extra: Extra = no_extra
 
-    async def resolve(self, job: JobT, dataset: Dataset) -> Prepared[JobT]:
+    async def resolve(
+        self, job: JobT, dataset: Dataset, caller: Caller = NOBODY_ASKED
+    ) -> Prepared[JobT]:
         """A job with its dataset as a `Prepared` run with a fresh run record; writes nothing.
 
-        Raises `BadInput` and its kinds.
+        Raises `BadInput` and its kinds, `Forbidden` for a workflow that is not `caller`'s.
         """
         from orcheo_agentensor.storage import RunRecord
 
@@ -100,7 +104,7 @@ class Resolver(Generic[JobT]):
         evaluators = self._evaluators(job)
         live, callbacks = RunConfig.trusted(self.given.config)
         job_config = merge_configs(live, RunConfig.parse(job.config, settings=self.settings))
-        workflow, stored, base = await self._stored_configs(workflow_id, job_config)
+        workflow, stored, base = await self._stored_configs(workflow_id, job_config, caller)
         if base is not None:  # an alias may move before the run is resumed
             job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base)))
         named = {**as_prompts(self.given.prompts), **as_prompts(job.prompts)}
@@ -164,6 +168,29 @@ class Resolver(Generic[JobT]):
             extra=extra,
         )
 
+    async def faults(self, job: JobT) -> list[BadInput]:
+        """What is wrong with the parts of a job, each looked at by itself."""
+        found: list[BadInput] = []
+        looks: list[Callable[[], Any]] = [
+            lambda: self._target(job),
+            lambda: self._evaluators(job),
+            lambda: RunConfig.parse(job.config),
+        ]
+        for look in looks:
+            try:
+                look()
+            except BadInput as error:
+                found.append(error)
+        try:
+            dataset = await self.dataset(job)
+            if job.prompts:  # those of a stored version are not known here
+                self.extra(job, dataset, as_prompts(job.prompts))
+        except BadInput as error:
+            found.append(error)
+        except NotFound:
+            pass  # said where it is asked for, with what may be told of it
+        return found
+
     def _target(self, job: Job) -> Target:
         spec = job.target if job.target is not None else self.given.target
         if spec is None:
@@ -211,10 +238,11 @@ class Resolver(Generic[JobT]):
         )
 
     async def _stored_configs(
-        self, workflow_id: str, request: RunConfig
+        self, workflow_id: str, request: RunConfig, caller: Caller
     ) -> tuple[RunConfig | None, RunConfig | None, int | None]:
         """Workflow defaults, and the stored version that the request asks for by `use`."""
         workflow = await self.store.workflows.get(workflow_id)
+        require_workflow(workflow, workflow_id, caller)
         defaults = RunConfig.parse(workflow.default_config) if workflow else None
         use = request.use if request.use is not None else (defaults.use if defaults else None)
         if use is None:

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
-from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.callers import NOBODY_ASKED, Caller, caller_of_run
+from orcheo_agentensor.datasets import Dataset, DatasetSpec
 from orcheo_agentensor.errors import (
     AgentensorError,
     BadInput,
@@ -24,7 +25,14 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
 )
 from orcheo_agentensor.evaluation.concurrency import process_slots
+from orcheo_agentensor.evaluation.faults import with_all_others
 from orcheo_agentensor.evaluation.leasing import LOOK_AGAIN, RunEnded, take_lease
+from orcheo_agentensor.evaluation.ownership import (
+    require_dataset,
+    require_free_run_id,
+    require_readable,
+    require_run,
+)
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
 from orcheo_agentensor.events import EventSink, EventWriter
@@ -77,15 +85,37 @@ class Workbench(Generic[JobT]):
         self._prepared: dict[str, Prepared[JobT]] = {}
         self.store = store
 
-    async def check(self, data: Mapping[str, Any]) -> Prepared[JobT]:
+    async def check(
+        self, data: Mapping[str, Any], *, caller: Caller = NOBODY_ASKED
+    ) -> Prepared[JobT]:
         """Check and resolve a job; the store is read where the job refers to it, not written.
 
-        Raises `BadInput` and its kinds.
+        `caller` is who submits it: what is somebody else's is to them as if it were not there.
+        Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
-        job = self._job_model.parse(data)
+        try:
+            job = self._job_model.parse(data)
+            if isinstance(job.dataset, dict):
+                await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
+            prepared = await self._resolved(job, caller)
+            await self.store.runs.require_free(prepared.run)
+        except NotFound:
+            if caller.identity is None:
+                raise
+            raise NotFound("names something that is not stored") from None
+        except BadInput as error:
+            raise await with_all_others(
+                error, data, job_model=self._job_model, resolver=self._resolver, caller=caller
+            ) from error
+        return prepared
+
+    async def _resolved(self, job: JobT, caller: Caller) -> Prepared[JobT]:
+        require_readable(job.dataset, self._settings, caller)
+        if job.run_id is not None:
+            await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
-            await self.store.runs.get(job.reuse)
-        return await self._resolver.resolve(job, await self._resolver.dataset(job))
+            await require_run(self.store, job.reuse, caller)
+        return await self._resolver.resolve(job, await self._resolver.dataset(job), caller)
 
     async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
         """Check and resolve a job, store its dataset and create its run record.
@@ -94,7 +124,11 @@ class Workbench(Generic[JobT]):
         submits it again, after a lost connection or a restart of its server, wants its result.
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
-        prepared = await self.check(data)
+        caller = caller_of_run()
+        prepared = await self._resolved(self._job_model.parse(data), caller)
+        if caller.identity is not None:
+            refs = {**prepared.run.refs, "identity": caller.identity}
+            prepared = replace(prepared, run=prepared.run.model_copy(update={"refs": refs}))
         run_id = prepared.run.run_id
         await self._until_free(prepared)
         self._prepared[run_id] = prepared
@@ -175,8 +209,12 @@ class Workbench(Generic[JobT]):
 
         A failure inside is noted in the run record; cancellation and draining leave the run
         `interrupted`, to be resumed. Another execution in this process is waited for. Raises
-        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended.
+        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended,
+        `NotFound` where the run is not that of whom the graph runs for.
         """
+        caller = caller_of_run()
+        if caller.identity is not None:
+            await require_run(self.store, run_id, caller)
         prepared = await self.recall(run_id)
         try:
             lease = await take_lease(self.store, run_id)

@@ -10,15 +10,14 @@ from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
     BadInput,
-    ConfigError,
     Forbidden,
     LeaseLost,
     NotFound,
     RunAlreadyActive,
     StoreError,
-    shorten,
+    problems_of,
 )
-from orcheo_agentensor.server.bodies import BodyTooLarge, MalformedBody, WrongMediaType
+from orcheo_agentensor.server.bodies import BodyTooLarge, WrongMediaType
 
 NO_STORE = {"cache-control": "no-store"}
 
@@ -32,7 +31,6 @@ class RejectedVersion(AgentensorError):
 
 
 _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
-    (MalformedBody, 400),
     (WrongMediaType, 415),
     (BodyTooLarge, 413),
     (BadInput, 422),
@@ -54,11 +52,7 @@ def status_of(error: AgentensorError) -> int:
 
 def error_document(error: AgentensorError) -> dict[str, Any]:
     """`{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
-    problems: list[dict[str, Any]] = []
-    if isinstance(error, ConfigError):
-        problems = error.problems
-    elif isinstance(error, BadInput):
-        problems = [{"field": error.field, "value": shorten(error.value), "rule": error.rule}]
+    problems = problems_of(error) if isinstance(error, BadInput) else []
     return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -52,8 +53,11 @@ def create_app(*, store: Store | str | None = None, settings: Settings | None = 
         finally:
             await opened.close()
 
+    mount = Mount(PREFIX, app=_routes(opened))
+    # A path with a line break in it gets our answer too.
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
     return Starlette(
-        routes=[Mount(PREFIX, app=_routes(opened))],
+        routes=[mount],
         middleware=[Middleware(RunRequests, desk=Desk(opened, settings))],
         lifespan=lifespan,
     )

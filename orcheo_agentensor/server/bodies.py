@@ -19,7 +19,7 @@ _SMALL = 64 * 1024
 
 
 class MalformedBody(BadInput):
-    """The body is no JSON: HTTP 400."""
+    """The body is no JSON: HTTP 422, as the server itself answers."""
 
 
 class WrongMediaType(BadInput):

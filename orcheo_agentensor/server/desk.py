@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.errors import Forbidden, NotFound
-from orcheo_agentensor.server.access import Caller
+from orcheo_agentensor.evaluation.ownership import require_workflow
 from orcheo_agentensor.server.endpoints import Endpoint
 from orcheo_agentensor.server.graphs import Served, served
 from orcheo_agentensor.server.merging import flag_in
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Request:
     """A run request as it came, with the graph and the assistant it is for.
 
-    `asked` says that its thread waits for the approval of a promotion.
+    `resumes` says that it answers an interrupt, `asked` that its thread waits for the approval of a
+    promotion, `begun` that its thread has a state to go on from.
     """
 
     endpoint: Endpoint
@@ -31,7 +33,9 @@ class Request:
     assistant: Mapping[str, Any] | None
     caller: Caller
     trusted: bool
+    resumes: bool = False
     asked: bool = False
+    begun: bool = False
 
 
 class Desk:
@@ -61,25 +65,39 @@ class Desk:
         graph = served(request.graph_id)
         if graph is None:
             return item
-        if request.asked:
-            item = self._answered(request)
-        if graph.takes == "train":
+        if graph.trains:
             caller.require("train")
+        if (request.asked or graph.takes == "train") and _approves(_answer(request)):
+            caller.require("promote")
         problems = Problems()
         enabled = self._enabled(record)
         prepared = None
-        if graph.takes and request.endpoint.starts_run:
-            if enabled or caller.identity is not None or graph.takes == "train":
+        if request.endpoint.starts_run:
+            if graph.takes and (enabled or caller.identity is not None or graph.trains):
                 prepared = await self._reviewed_job(request, graph, problems)
-            workflow = prepared.run.workflow_id if prepared else None
-            if graph.takes == "train":
+            if graph.trains:
+                workflow = prepared.run.workflow_id if prepared else None
                 await self._require_trainer(workflow or request.graph_id)
-        if not enabled:
-            return item
+        if enabled:
+            item = await self._checked(request, graph, prepared, problems, odd, prefix)
+        if prepared is not None:
+            await self._claim(caller, prepared.run.workflow_id)
+        return item
+
+    async def _checked(
+        self,
+        request: Request,
+        graph: Served,
+        prepared: Any,
+        problems: Problems,
+        odd: Sequence[tuple[str, Any, str]],
+        prefix: str,
+    ) -> dict[str, Any]:
+        """The request merged and noted, where nothing is wrong with it."""
         for path, value, rule in odd:
             problems.add(path, value, rule)
         checked, found = await check_request(
-            item,
+            request.item,
             endpoint=request.endpoint,
             workflow_id=request.graph_id,
             graph=graph,
@@ -92,11 +110,11 @@ class Desk:
         for problem in problems.found:
             problem["field"] = f"{prefix}{problem['field']}"
         problems.settle("the request")
-        if prepared is not None:
-            metadata = {**(checked.get("metadata") or {}), **job_metadata(prepared)}
-            job = {**checked["input"], "run_id": prepared.run.run_id}
-            checked = {**checked, "metadata": metadata, "input": job}
-        return checked
+        if prepared is None or request.endpoint.is_cron:  # each of a cron's runs is a run anew
+            return checked
+        metadata = {**(checked.get("metadata") or {}), **job_metadata(prepared)}
+        job = {**checked["input"], "run_id": prepared.run.run_id}
+        return {**checked, "metadata": metadata, "input": job}
 
     def _enabled(self, record: WorkflowRecord | None) -> bool:
         return flag_in(record, "runnable_config_enabled", self.settings)
@@ -114,84 +132,44 @@ class Desk:
     async def _reviewed_job(self, request: Request, graph: Served, problems: Problems) -> Any:
         """What the run of a job will be, if it may run; None where that is not known."""
         caller, job = request.caller, request.item.get("input")
+        is_command = request.endpoint.kind == "command"
+        command = request.item if is_command else request.item.get("command")
+        for key in ("update", "goto"):
+            if isinstance(command, dict) and command.get(key):
+                problems.add(f"command.{key}", command[key], "is not for a graph that takes a job")
+        if request.endpoint.kind == "cron_update" and "input" not in request.item:
+            return None
+        if (request.resumes and is_command) or (job is None and (request.resumes or request.begun)):
+            return None
         if not isinstance(job, dict):
+            problems.add("input", job, "must be a job, which is an object")
             return None
         if job.get("promote") == "auto":
             caller.require("promote")
-        await self._require_own_runs(caller, job)
-        prepared = await check_job(graph, job, named=caller.identity is None, problems=problems)
-        if prepared is not None:
-            await self._require_own_workflow(caller, prepared.run.workflow_id)
-        return prepared
+        return await check_job(graph, job, caller=caller, problems=problems)
 
-    async def _require_own_workflow(self, caller: Caller, workflow_id: str) -> None:
+    async def _claim(self, caller: Caller, workflow_id: str) -> None:
         """A workflow that nothing is known of becomes that of who first works on it."""
-        if caller.identity is None:
-            return
-        if served(workflow_id) is None:
+        if caller.identity is not None and served(workflow_id) is None:  # one served is shared
             record = await self.store.workflows.claim(workflow_id, caller.identity)
-        else:  # everybody's who may use this server
-            record = await self.store.workflows.get(workflow_id)
-        if record is not None and not caller.may_see(record.owner):
-            raise Forbidden(
-                f"workflow_id {workflow_id!r} cannot be used by you; choose another one"
-            )
-
-    async def _require_own_runs(self, caller: Caller, job: Mapping[str, Any]) -> None:
-        """Runs that a job goes on with or takes from must be of workflows that the caller sees."""
-        if caller.identity is None:
-            return
-        for field in ("run_id", "reuse"):
-            run_id = job.get(field)
-            if not isinstance(run_id, str):
-                continue
-            try:
-                run = await self.store.runs.get(run_id)
-            except NotFound:
-                continue
-            record = await self.store.workflows.get(run.workflow_id)
-            if record is not None and not caller.may_see(record.owner):
-                raise Forbidden(f"{field} {run_id!r} cannot be used by you; choose another one")
-
-    # -- Approvals -------------------------------------------------------------------------------
-
-    def _answered(self, request: Request) -> dict[str, Any]:
-        """The item with the caller as the actor of an approval that it gives."""
-        item, caller = request.item, request.caller
-        if caller.identity is None:
-            return item
-        if request.endpoint.kind == "command":
-            changed = dict(item)
-            for key in ("input", "response", "responses"):
-                if key in item:
-                    changed[key] = _signed(item[key], caller)
-            return item if changed == item else changed
-        command = item.get("command")
-        if not isinstance(command, dict) or "resume" not in command:
-            return item
-        signed = _signed(command["resume"], caller)
-        if signed == command["resume"]:
-            return item
-        return {**item, "command": {**command, "resume": signed}}
+            require_workflow(record, workflow_id, caller)
 
 
-def _signed(answer: Any, caller: Caller) -> Any:
-    """An answer to an approval; one that approves needs the scope and carries the caller's name.
+def _answer(request: Request) -> Any:
+    """What a request answers an interrupt with, or several."""
+    if not request.resumes:
+        return None
+    if request.endpoint.kind == "command":
+        return [request.item.get(key) for key in ("input", "response", "responses")]
+    return (request.item.get("command") or {}).get("resume")
 
-    An answer is a text, an object, or an object (or list) of answers by interrupt.
-    """
-    if answer is True or answer == "approve":
-        caller.require("promote")
-        return {"approve": True, "actor": caller.identity}
+
+def _approves(answer: Any) -> bool:
+    """Whether an answer to an approval, or one of several by interrupt, is a yes."""
     if isinstance(answer, list):
-        return [_signed(one, caller) for one in answer]
+        return any(map(_approves, answer))
     if not isinstance(answer, Mapping):
-        return answer
+        return answer is True or answer == "approve"
     if "approve" in answer:
-        if answer["approve"] is True:
-            caller.require("promote")
-        return {**answer, "actor": caller.identity}
-    return {
-        key: _signed(one, caller) if isinstance(one, Mapping | list) else one
-        for key, one in answer.items()
-    }
+        return answer["approve"] is True
+    return any(map(_approves, answer.values()))

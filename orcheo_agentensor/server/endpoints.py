@@ -33,7 +33,12 @@ class Endpoint:
     @property
     def starts_run(self) -> bool:
         """Whether a run comes of it, at once or by a schedule."""
-        return self.kind in ("run", "cron", "cron_update", "command")
+        return self.is_cron or self.kind in ("run", "command")
+
+    @property
+    def is_cron(self) -> bool:
+        """Whether runs come of it by a schedule."""
+        return self.kind in ("cron", "cron_update")
 
 
 def find_endpoint(scope: Mapping[str, Any]) -> Endpoint | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +11,16 @@ from langgraph.graph import StateGraph
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A served graph: its compiled form (None for a factory), and what kind of jobs it takes."""
+    """A served graph: its compiled form (None for a factory), and what kind of jobs it takes.
+
+    `trains` says that it is the training graph, or has it in it.
+    """
 
     graph: Any
     wrapped: bool
     takes: Literal["evaluate", "train"] | None = None
-    check_job: Callable[[Mapping[str, Any]], Awaitable[Any]] | None = None
+    trains: bool = False
+    check_job: Callable[..., Awaitable[Any]] | None = None
 
 
 def served(graph_id: str) -> Served | None:
@@ -30,16 +34,29 @@ def describe(value: Any) -> Served:
     """`value`, a graph or a factory of one, as requests see it."""
     from orcheo_agentensor.evaluation.job_graph import JobGraph
     from orcheo_agentensor.server.served import ServedGraph
-    from orcheo_agentensor.training import TrainingJob
 
     builder = value if isinstance(value, StateGraph) else getattr(value, "builder", None)
     if isinstance(builder, JobGraph):
-        kind: Any = "train" if builder.input_schema is TrainingJob else "evaluate"
-        return Served(graph=value, wrapped=False, takes=kind, check_job=builder.check_job)
+        kind: Any = "train" if _is_training(builder) else "evaluate"
+        return Served(
+            graph=value,
+            wrapped=False,
+            takes=kind,
+            trains=kind == "train",
+            check_job=builder.check_job,
+        )
     if isinstance(value, StateGraph):
         value = value.compile()
-    known = value if hasattr(value, "nodes") else None
-    return Served(graph=known, wrapped=isinstance(value, ServedGraph))
+    known: Any = value if hasattr(value, "nodes") else None
+    inner = known.get_subgraphs(recurse=True) if hasattr(known, "get_subgraphs") else ()
+    trains = any(_is_training(getattr(graph, "builder", None)) for _name, graph in inner)
+    return Served(graph=known, wrapped=isinstance(value, ServedGraph), trains=trains)
+
+
+def _is_training(builder: Any) -> bool:
+    from orcheo_agentensor.training import TrainingJob
+
+    return getattr(builder, "input_schema", None) is TrainingJob
 
 
 def assistant_id_of(name: str) -> str:

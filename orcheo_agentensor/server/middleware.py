@@ -14,7 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orcheo_agentensor.errors import AgentensorError
+from orcheo_agentensor.errors import AgentensorError, ConfigError
 from orcheo_agentensor.server.access import caller_of
 from orcheo_agentensor.server.answers import error_response
 from orcheo_agentensor.server.bodies import (
@@ -36,6 +36,8 @@ from orcheo_agentensor.server.endpoints import (
     takes_commands,
 )
 from orcheo_agentensor.server.graphs import assistant_id_of
+from orcheo_agentensor.server.requests import Problems
+from orcheo_agentensor.server.routes.api import PREFIX
 
 _SERVER_LIMIT = 300 * 1024 * 1024
 """What the server itself takes; it answers a larger body by itself."""
@@ -55,7 +57,8 @@ class RunRequests:
         if scope["type"] == "websocket" and takes_commands(scope):
             await self.app(scope, self._checked_commands(scope, receive, send), send)
             return
-        endpoint = find_endpoint(scope) if scope["type"] == "http" else None
+        of_server = not str(scope.get("root_path") or "").endswith(PREFIX)
+        endpoint = find_endpoint(scope) if scope["type"] == "http" and of_server else None
         if endpoint is None:
             await self.app(scope, receive, send)
             return
@@ -84,6 +87,7 @@ class RunRequests:
         is_batch = isinstance(parsed.value, list)
         items = items_of(parsed.value)
         answers: list[Any] = []
+        problems = Problems()
         for index, item in enumerate(items):
             params = command_params(item) if endpoint.kind == "command" else item
             if not isinstance(params, dict):
@@ -102,8 +106,15 @@ class RunRequests:
                         rule=f"is larger than {settings.max_request_bytes:,} bytes",
                     )
             prefix = f"{index}." if is_batch else ""
-            found = await self.desk.review(request, odd=parsed.problems, prefix=prefix)
+            try:
+                found = await self.desk.review(request, odd=parsed.problems, prefix=prefix)
+            except ConfigError as error:
+                if not is_batch:
+                    raise
+                problems.of(error)
+                continue
             answers.append({**item, "params": found} if endpoint.kind == "command" else found)
+        problems.settle("the batch")
         if all(answer == item for answer, item in zip(answers, items, strict=True)):
             return None
         return dump_body(answers if is_batch else answers[0])
@@ -121,9 +132,7 @@ class RunRequests:
             stored = cron.get("payload") or {}
             name = text_of(cron, "assistant_id") or text_of(stored, "assistant_id")
         elif endpoint.kind == "command" and name is None:
-            thread_id = route_path(scope).split("/")[2]
-            thread = await self._get(scope, f"/threads/{thread_id}") or {}
-            name = text_of(thread.get("metadata") or {}, "assistant_id")
+            name = text_of((await self._thread(scope)).get("metadata") or {}, "assistant_id")
         if endpoint.kind != "assistant":
             if name is None:
                 return None
@@ -134,29 +143,29 @@ class RunRequests:
         graph_id = graph_id or text_of(assistant or {}, "graph_id")
         if graph_id is None:
             return None
-        resumes = endpoint.kind == "command" or _resumes(item.get("command"))
+        command = endpoint.kind == "command"
+        now = command or endpoint.kind == "run"  # what is stored goes on from nothing
+        resumes = now and _resumes(item)
+        pending = now and (command or resumes or item.get("input") is None)
+        thread = await self._thread(scope) if pending else {}
+        resumes = resumes or (command and bool(thread.get("interrupts")))
         return Request(
             endpoint=endpoint,
             item=item,
-            asked=resumes and await self._awaits_approval(scope),
+            resumes=resumes,
+            asked=resumes and _awaits_approval(thread),
+            begun=bool(thread.get("values")),
             graph_id=graph_id,
             assistant=assistant,
             caller=caller_of(scope),
             trusted=str(scope.get("root_path") or "").startswith("/noauth"),
         )
 
-    async def _awaits_approval(self, scope: Scope) -> bool:
-        """Whether the thread of this request waits for somebody to approve a promotion."""
+    async def _thread(self, scope: Scope) -> dict[str, Any]:
+        """The thread in the path; empty where there is none."""
         parts = route_path(scope).split("/")
-        if parts[1] != "threads":
-            return False
-        thread = await self._get(scope, f"/threads/{parts[2]}") or {}
-        pauses = (thread.get("interrupts") or {}).values()
-        return any(
-            isinstance(pause.get("value"), dict) and pause["value"].get("type") == "approval"
-            for found in pauses
-            for pause in found
-        )
+        found = await self._get(scope, f"/threads/{parts[2]}") if parts[1] == "threads" else None
+        return found or {}
 
     async def _get(self, scope: Scope, path: str) -> dict[str, Any] | None:
         """Ask the server itself, as the caller of `scope`; None unless it answers 200."""
@@ -225,8 +234,24 @@ class RunRequests:
         return await self._checked(asked, Endpoint("command"), content)
 
 
-def _resumes(command: Any) -> bool:
-    return isinstance(command, dict) and "resume" in command
+def _resumes(item: Mapping[str, Any]) -> bool:
+    """Whether a run request answers an interrupt, by a command in it or by being one."""
+    command = item.get("command")
+    return (
+        "interrupt_id" in item
+        or "responses" in item
+        or (isinstance(command, dict) and command.get("resume") is not None)
+    )
+
+
+def _awaits_approval(thread: Mapping[str, Any]) -> bool:
+    """Whether a thread waits for somebody to approve a promotion."""
+    pauses = (thread.get("interrupts") or {}).values()
+    return any(
+        isinstance(pause.get("value"), dict) and pause["value"].get("type") == "approval"
+        for found in pauses
+        for pause in found
+    )
 
 
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.config import RunConfig, merge_configs, with_prompts
 from orcheo_agentensor.config_rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, StoreError
@@ -23,7 +24,7 @@ from orcheo_agentensor.server.graphs import Served
 from orcheo_agentensor.server.merging import Resolved, resolve
 from orcheo_agentensor.server.served import RESOLVED_BY
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.context import context_binds
+from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ async def check_request(
         merged = merge_configs(under, request)
         resolved = await resolve(merged, workflow_id, store, settings)
         plain = _as_sent(resolved.config)
+        _check_context(item, plain, graph, problems, whole=endpoint.starts_run)
     except ConfigError as error:
         problems.of(error)
         return dict(item), problems
     if problems.found or not endpoint.starts_run:
         return dict(item), problems
-    if endpoint.kind in ("cron", "cron_update") and graph.wrapped:
+    if endpoint.is_cron and graph.wrapped:
         return dict(item), problems  # resolved when it runs: an alias may have moved by then
     metadata = _run_metadata(resolved, merged, workflow_id)
     changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
@@ -203,6 +205,24 @@ def _check_against_graph(
         graph.graph, request, field="config", wrapped=graph.wrapped
     ):
         problems.add(path, value, rule)
+
+
+def _check_context(
+    item: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    graph: Served,
+    problems: Problems,
+    *,
+    whole: bool,
+) -> None:
+    """Hold what a run's context will be to its schema; `whole` says that nothing may be missing."""
+    given = plain.get("configurable") or {}
+    schema = getattr(graph.graph, "context_schema", None)
+    for path, value, rule in context_problems(schema, given):
+        key = path.split(".")[0]
+        if key in given or whole:
+            told = "context" if key in (item.get("context") or {}) else "config.configurable"
+            problems.add(f"{told}.{path}", value, rule)
 
 
 async def _check_models(request: RunConfig, graph: Served, problems: Problems) -> None:
@@ -302,18 +322,14 @@ def _is_langgraphs(key: Any) -> bool:
 
 
 async def check_job(
-    graph: Served, job: Mapping[str, Any], *, named: bool, problems: Problems
+    graph: Served, job: Mapping[str, Any], *, caller: Caller, problems: Problems
 ) -> Any:
-    """A job checked and resolved as its run would; None, and why, where it cannot run.
-
-    `named` says that the answer may name what else is stored: not where there are tenants.
-    """
+    """A job checked and resolved as its run would; None, and why, where it cannot run."""
     assert graph.check_job is not None
     try:
-        return await graph.check_job(job)
+        return await graph.check_job(job, caller=caller)
     except NotFound as error:
-        rule = error.message if named else "names something that is not stored"
-        problems.add("input", None, rule)
+        problems.add("input", None, error.message)
     except StoreError:
         raise
     except BadInput as error:

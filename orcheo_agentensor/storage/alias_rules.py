@@ -81,11 +81,15 @@ def point(
 
 
 def before_last_move(connection: Connection, workflow_id: str, alias: str) -> int | None:
-    """Where `alias` pointed before the last move that no rollback has undone yet."""
+    """Where `alias` pointed before the last move that no rollback has undone yet.
+
+    To point it to where it points already is logged, but there is nothing in it to undo.
+    """
     came_from: list[int | None] = []
     rows = connection.execute(
         select(alias_log.c.kind, alias_log.c.from_version)
         .where(alias_log.c.workflow_id == workflow_id, alias_log.c.alias == alias)
+        .where(alias_log.c.from_version.is_distinct_from(alias_log.c.to_version))
         .order_by(alias_log.c.id)
     )
     for kind, from_version in rows:

@@ -14,7 +14,7 @@ from orcheo_agentensor.storage.codec import encode
 from orcheo_agentensor.storage.context import Context, listed
 from orcheo_agentensor.storage.ledger_rows import Insert
 from orcheo_agentensor.storage.records import DatasetRecord
-from orcheo_agentensor.storage.runs import owned_by_others
+from orcheo_agentensor.storage.runs import is_others
 from orcheo_agentensor.storage.tables import cases, datasets, runs
 
 
@@ -82,7 +82,7 @@ class Datasets:
     ) -> builtins.list[DatasetRecord]:
         """Dataset versions without their cases, newest first.
 
-        `seen_by` keeps those that runs of workflows used which this one may see. `after` is when
+        `seen_by` keeps those that runs used which this one may see. `after` is when
         the last one of the page before was stored, its id and its version.
         """
         table = datasets.c
@@ -97,7 +97,7 @@ class Datasets:
             used = exists().where(
                 runs.c.dataset_id == table.dataset_id,
                 runs.c.dataset_version == table.version,
-                ~owned_by_others(runs.c.workflow_id, seen_by),
+                ~is_others(seen_by),
             )
             query = query.where(used)
         if after is not None:

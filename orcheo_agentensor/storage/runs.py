@@ -28,7 +28,7 @@ from orcheo_agentensor.storage import ledger_rows
 from orcheo_agentensor.storage.codec import clean_text
 from orcheo_agentensor.storage.context import Context, listed
 from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord, RunStatus
-from orcheo_agentensor.storage.tables import cases, rollouts, runs, scores, workflows
+from orcheo_agentensor.storage.tables import cases, rollouts, runs, scores, text_in, workflows
 from orcheo_agentensor.usage import Usage
 
 _SHOWN = [
@@ -59,18 +59,17 @@ class Runs:
                     insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
                 )
                 return run
-            if there.job_hash != run.job_hash:
-                raise RunMismatch(
-                    f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with "
-                    "another job: choose a new run id, or resume it with the job it was started "
-                    "with",
-                    field="run_id",
-                    value=run.run_id,
-                    rule="belongs to another job",
-                )
+            _require_same(there, run)
             return _record(there)
 
         return await self._context.db.write(work, lock=f"run:{run.run_id}")
+
+    async def require_free(self, run: RunRecord) -> None:
+        """Raise `RunMismatch` where the id of `run`, not stored yet, belongs to another job."""
+        query = self._select().where(runs.c.run_id == run.run_id)
+        there = await self._context.db.read(lambda connection: connection.execute(query).first())
+        if there is not None:
+            _require_same(there, run)
 
     async def get(self, run_id: str) -> RunRecord:
         """The run with this id; `NotFound` lists the newest there are."""
@@ -89,7 +88,7 @@ class Runs:
     ) -> builtins.list[RunRecord]:
         """Runs, newest first; only those after `before` in that order, if given.
 
-        `hidden_from` leaves out runs of workflows that somebody else than this one owns.
+        `hidden_from` leaves out those of somebody else than this one; see `is_others`.
         """
         query = (
             self._select()
@@ -105,7 +104,7 @@ class Runs:
             if wanted is not None:
                 query = query.where(column == wanted)
         if hidden_from is not None:
-            query = query.where(~owned_by_others(runs.c.workflow_id, hidden_from))
+            query = query.where(~is_others(hidden_from))
         if before is not None:
             at, run_id = before
             same = (runs.c.started_at == at) & (runs.c.run_id > run_id)
@@ -273,13 +272,28 @@ def _scored(evaluator: str | None, low: float | None, high: float | None) -> Col
     return found
 
 
-def owned_by_others(workflow_id: ColumnElement[Any], identity: str) -> ColumnElement[bool]:
-    """Whether a workflow has an owner other than this one."""
-    return exists().where(
-        workflows.c.workflow_id == workflow_id,
+def is_others(identity: str) -> ColumnElement[bool]:
+    """Whether a run belongs to somebody else than `identity`: its workflow, or the run itself.
+
+    A run of a workflow that is everybody's belongs to who submitted it.
+    """
+    submitted = text_in(runs.c.refs, "identity")
+    return (submitted.is_not(None) & (submitted != identity)) | exists().where(
+        workflows.c.workflow_id == runs.c.workflow_id,
         workflows.c.owner.is_not(None),
         workflows.c.owner != identity,
     )
+
+
+def _require_same(there: Row[Any], run: RunRecord) -> None:
+    if there.job_hash != run.job_hash:
+        raise RunMismatch(
+            f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with another "
+            "job: choose a new run id, or resume it with the job it was started with",
+            field="run_id",
+            value=run.run_id,
+            rule="belongs to another job",
+        )
 
 
 def _record(row: Row[Any]) -> RunRecord:

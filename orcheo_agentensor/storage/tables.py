@@ -25,6 +25,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from orcheo_agentensor.storage.codec import decode, encode
@@ -53,6 +55,24 @@ class Json(TypeDecorator[Any]):
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Decode on SQLite; the PostgreSQL driver has decoded already."""
         return decode(value) if isinstance(value, str) and dialect.name == "sqlite" else value
+
+
+class text_in(ColumnElement[str]):
+    """The text under a key of a `Json` column; NULL where there is none."""
+
+    inherit_cache = False
+    type = Text()
+
+    def __init__(self, column: ColumnElement[Any], key: str) -> None:
+        self.column, self.key = column, key
+
+
+@compiles(text_in)
+def _text_in(element: text_in, compiler: Any, **kwargs: Any) -> str:
+    column = compiler.process(element.column, **kwargs)
+    if compiler.dialect.name == "postgresql":
+        return f"({column} ->> '{element.key}')"
+    return f"json_extract({column}, '$.{element.key}')"
 
 
 class Instant(TypeDecorator[datetime]):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from orcheo_agentensor.config_rules import config_error
 from orcheo_agentensor.errors import BadInput, RunFailed
 from orcheo_agentensor.evaluators.fingerprint import lasting_module
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.places import CONFIGURABLE, CONTEXT, put
 from orcheo_agentensor.tape import TARGET_NODE, is_taping, prompts_in, record_target_run
 from orcheo_agentensor.targets.context import (
@@ -22,6 +24,7 @@ from orcheo_agentensor.targets.context import (
     check_context,
     check_context_binds,
     context_binds,
+    context_problems,
     field_names,
     refuse_context,
 )
@@ -182,15 +185,31 @@ class RunnableTarget:
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-        """Raise `ConfigError` where a run could not have its context, naming the prompt."""
+        """Raise `ConfigError` where a run could not have its context, naming the prompt, or where
+        a node override of the job names no node, or one that cannot follow it."""
         who = repr(self.name)
         if self.is_remote:
             return
+        if overrides_in({"configurable": configurable}):
+            from orcheo_agentensor.config import RunConfig
+            from orcheo_agentensor.targets.overriding import require_followed
+
+            graph = getattr(self.runnable, "graph", self.runnable)
+            if hasattr(graph, "nodes"):
+                config = RunConfig.model_construct(configurable=dict(configurable))
+                require_followed(graph, config, field="job.config")
         if self.is_configured:  # its own defaults may bring what is missing
             check_context_binds(self.context_schema, prompts, who=who)
             return
         given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
         check_context(self.context_schema, given, prompts, who=who)
+        wrong = [
+            (f"job.config.configurable.{path}", value, rule)
+            for path, value, rule in context_problems(self.context_schema, given)
+            if path.split(".")[0] in given
+        ]
+        if wrong:
+            raise config_error(wrong, "job.config")
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Invoke as a root run: nothing of the graph we run in leaks into the target.
@@ -217,6 +236,10 @@ class RunnableTarget:
             config = {**config, "configurable": configurable}
         if prompts and is_taping():
             runnable = self._watching(prompts, kwargs)
+        if configurable.get(NODE_OVERRIDES) and self.edges and not self.is_configured:
+            from orcheo_agentensor.targets.overriding import with_node_overrides
+
+            runnable = with_node_overrides(runnable)
         token = var_child_runnable_config.set(None)
         try:
             output = await runnable.ainvoke(inputs, config, **kwargs)

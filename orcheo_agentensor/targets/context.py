@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.places import CONTEXT, Path, path_in, put
@@ -57,6 +58,30 @@ def check_context(schema: Any, given: Any, prompts: Mapping[str, Any], *, who: s
         )
     if bound:
         bound_context(schema, dict(given), bound)
+
+
+def context_problems(schema: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """What `schema` refuses of the values given for its fields: (path, value, rule).
+
+    A field that is missing is a problem too, except in a `TypedDict`, which LangGraph does not hold
+    to its required keys. Nothing where pydantic knows no way to validate the schema.
+    """
+    if schema is None:
+        return
+    try:
+        adapter = TypeAdapter(schema)
+    except Exception:  # noqa: BLE001 - a field of any type, or one that is named before it is there
+        return
+    try:
+        adapter.validate_python(
+            {name: given[name] for name in field_names(schema) if name in given}
+        )
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            if found["type"] != "missing" or not is_typeddict(schema):
+                rule = found["msg"][0].lower() + found["msg"][1:]
+                value = None if found["type"] == "missing" else found["input"]
+                yield ".".join(map(str, found["loc"])), value, rule
 
 
 def check_context_binds(schema: Any, prompts: Mapping[str, Any], *, who: str) -> None:

@@ -24,18 +24,24 @@ CHAT_MODEL = "chat_model"
 
 
 def with_node_overrides(graph: Any) -> Any:
-    """A copy of a compiled graph whose own nodes follow `configurable.node_overrides`.
+    """A copy of a compiled graph whose nodes follow `configurable.node_overrides`.
 
+    So do those of graphs that are nodes of it; a graph that a node calls by itself is out of reach.
     Tags, metadata and timeout work for every node; `model` and `temperature` are put into the
     `configurable` that the node sees.
     """
     nodes = {
-        name: node
-        if name.startswith(_HIDDEN)
-        else node.copy({"bound": _OverriddenNode(name, node.bound)})
+        name: node if name.startswith(_HIDDEN) else node.copy({"bound": _overridden(name, node)})
         for name, node in graph.nodes.items()
     }
     return graph.copy(update={"nodes": nodes})
+
+
+def _overridden(name: str, node: Any) -> _OverriddenNode:
+    from langgraph.pregel import Pregel
+
+    inner = isinstance(node.bound, Pregel)
+    return _OverriddenNode(name, with_node_overrides(node.bound) if inner else node.bound)
 
 
 def unfollowed_overrides(
@@ -48,17 +54,17 @@ def unfollowed_overrides(
     given = overrides_in({"configurable": config.configurable})
     if not given:
         return
-    known = dict(_nodes(graph, ""))
+    known = {name: (node, own) for name, node, own in _nodes(graph, "", reachable=wrapped)}
     for name, override in given.items():
         path = f"{field}.configurable.{NODE_OVERRIDES}.{name}"
         if name not in known:
             yield path, name, f"is not a node of the workflow; its nodes: {', '.join(known)}"
             continue
-        own = wrapped and "|" not in name
-        takes = _followed(known[name], reachable=own)
+        node, own = known[name]
+        takes = _followed(node, reachable=own)
         for what in override:
             if what not in takes:
-                yield f"{path}.{what}", override[what], _why_not(known[name], what, own)
+                yield f"{path}.{what}", override[what], _why_not(what, own, wrapped)
 
 
 def asked_models(graph: Any, config: RunConfig, *, field: str) -> Iterator[tuple[str, str]]:
@@ -66,7 +72,7 @@ def asked_models(graph: Any, config: RunConfig, *, field: str) -> Iterator[tuple
     given = overrides_in({"configurable": config.configurable})
     if not given:
         return
-    known = dict(_nodes(graph, ""))
+    known = {name: node for name, node, _own in _nodes(graph, "", reachable=True)}
     for name, override in given.items():
         node = known.get(name)
         if node is None or "model" not in override:
@@ -111,15 +117,17 @@ class _OverriddenNode(Runnable[Any, Any]):
             return await override.in_time(str(self.name), work)
 
 
-def _nodes(graph: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Every node with its path, those of subgraphs after their node."""
+def _nodes(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, Any, bool]]:
+    """Every node with its path, those of subgraphs after their node; and whether
+    `with_node_overrides` reaches it."""
     for name, node in graph.nodes.items():
         if name.startswith(_HIDDEN):
             continue
-        yield prefix + name, node
+        yield prefix + name, node, reachable
         for inner in node.subgraphs or ():
             if hasattr(inner, "nodes"):
-                yield from _nodes(inner, f"{prefix}{name}|")
+                below = reachable and inner is node.bound
+                yield from _nodes(inner, f"{prefix}{name}|", reachable=below)
 
 
 def _task_node(bound: Any) -> Any:
@@ -142,12 +150,14 @@ def _followed(node: Any, *, reachable: bool) -> set[str]:
     return {"timeout", "tags", "metadata", *(set(MODEL_FIELDS) & (declared | specs))}
 
 
-def _why_not(node: Any, what: str, own: bool) -> str:
+def _why_not(what: str, own: bool, wrapped: bool) -> str:
     if what in MODEL_FIELDS:
         return (
             "cannot be overridden: the node does not look for it; it can say that it does with "
             f"add_node(…, metadata={{'overrides': ['{what}']}})"
         )
+    if not own and wrapped:
+        return "cannot be overridden: its graph is called by a node, not a node itself"
     if not own:
         return "cannot be overridden from outside; serve the workflow with `serve`, or configure it"
     return "cannot be overridden"

@@ -13,6 +13,7 @@ from langgraph.types import Command, StreamWriter, interrupt
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from orcheo_agentensor.callers import caller_of_run
 from orcheo_agentensor.evaluation.graph import JobState, draining, store_status
 from orcheo_agentensor.evaluation.job import shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
@@ -177,6 +178,10 @@ def create_training_graph(
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
+        caller = caller_of_run()
+        caller.require("train")
+        if state.get("promote") == "auto":
+            caller.require("promote")
         prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
         run = prepared.run
         update = emptied(state, TrainingJob, TrainingOutput)
@@ -227,7 +232,7 @@ def create_training_graph(
     @ends_once
     async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
-        run_id, found = state["run_id"], state.get("holdout")
+        run_id, found, caller = state["run_id"], state.get("holdout"), caller_of_run()
         async with opened(run_id, writer) as training:
             job, store = training.session.prepared.job, training.session.store
             status, reasons = deciding.judge(training, found)
@@ -239,12 +244,14 @@ def create_training_graph(
                     "decision", status="awaiting_approval", reasons=reasons
                 )
                 approved, actor, why = deciding.read_answer(interrupt(request))
+                actor = caller.identity or actor
                 reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
                 status = "eligible" if approved else "kept"
             elif status == "eligible" and job.promote != "auto":
                 status = "kept"
                 reasons = [*reasons, f"promotion is {job.promote!r}: promote it by hand"]
             if status == "eligible":
+                caller.require("promote")
                 status, moved = await deciding.promote(training, actor=actor, reason=why)
                 reasons = [*reasons, *moved]
             published: list[dict[str, Any]] = []

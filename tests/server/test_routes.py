@@ -13,7 +13,7 @@ import schemathesis
 from dev_server import Served
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from test_runs import EVALUATION
+from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Store
 
@@ -88,9 +88,13 @@ async def test_versions_are_listed_in_pages_and_read(http: Any, workflow: str) -
         ("GET", "/runs/nobody", 404),
         ("GET", "/runs/nobody/cases", 404),
         ("GET", "/runs?mode=walk", 422),
+        ("GET", "/runs?limt=5", 422),
+        ("GET", "/schemas?limit=5", 422),
         ("GET", "/datasets/nobody/versions", 404),
         ("GET", "/schemas/nobody", 404),
         ("GET", "/nothing/here", 404),
+        ("GET", "/nothing%0Ahere", 404),
+        ("POST", "/runs", 405),
         ("DELETE", "/workflows/{w}/checkpoints/1", 405),
     ],
 )
@@ -155,8 +159,8 @@ async def test_of_two_promotions_at_once_one_wins(http: Any, workflow: str) -> N
 @pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
-        (b"", "application/json", 400),
-        (b"{", "application/json", 400),
+        (b"", "application/json", 422),
+        (b"{", "application/json", 422),
         (b"[]", "application/json", 422),
         (b'{"version": 1e400}', "application/json", 422),
         (b'{"version": true, "expected_version": 1}', "application/json", 422),
@@ -252,6 +256,33 @@ async def test_schemas_and_descriptions_are_served(http: Any, served: Any) -> No
         server = (await whole.get("/openapi.json")).json()
     for path in described["paths"]:
         assert path in server["paths"], path
+
+
+async def test_answers_are_as_described(served: Served, http: Any, client: Any) -> None:
+    job = {**TRAINING, "workflow_id": "described", "run_id": "described"}
+    await client.runs.wait(None, "training", input=job)
+    schema = await asyncio.to_thread(
+        schemathesis.openapi.from_url, f"{served.url}{PREFIX}/openapi.json"
+    )
+    told = (await http.get("/openapi.json")).json()
+    known = {
+        "workflow_id": "described",
+        "version": "1",
+        "alias": "latest",
+        "run_id": "described",
+        "dataset_id": "inline",
+        "name": "training",
+    }
+    for path, methods in told["paths"].items():
+        if "get" not in methods:
+            continue
+        names = [p["name"] for p in methods["get"]["parameters"] if p["in"] == "path"]
+        query = {"before": "1", "after": "latest"} if path.endswith("/diff") else {}
+        case = schema[path]["GET"].Case(
+            path_parameters={name: known[name] for name in names}, query=query
+        )
+        answer = await asyncio.to_thread(case.call_and_validate, timeout=20)
+        assert answer.status_code == 200, path
 
 
 def test_the_routes_hold_against_generated_requests(served: Served) -> None:

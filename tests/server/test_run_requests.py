@@ -127,7 +127,7 @@ async def test_a_bad_config_is_refused_everywhere_before_a_run_exists(
 @pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
-        (b'{"assistant_id": "echo", "input": {}', "application/json", 400),
+        (b'{"assistant_id": "echo", "input": {}', "application/json", 422),
         (b'{"assistant_id": "echo", "input": {}, "config": {"a": NaN}}', "application/json", 422),
         (
             b'{"assistant_id": "echo", "config": {"configurable": {"a": 1e999}}}',
@@ -144,9 +144,9 @@ async def test_a_bad_config_is_refused_everywhere_before_a_run_exists(
             "application/json",
             422,
         ),
-        (b"\xff\xfe", "application/json", 400),
-        (b"", "application/json", 400),
-        (b"[" * 100_000, "application/json", 400),
+        (b"\xff\xfe", "application/json", 422),
+        (b"", "application/json", 422),
+        (b"[" * 100_000, "application/json", 422),
         (b'{"assistant_id": "echo", "input": {}}', "text/plain", 415),
         (b'{"assistant_id": "echo", "input": {}}', "application/json; charset=latin-1", 415),
     ],
@@ -158,6 +158,116 @@ async def test_a_body_that_is_no_plain_json_gets_one_answer(
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
     assert set(answer.json()) == {"error"}
+
+
+async def test_a_batch_with_bad_requests_lists_all_of_them_and_makes_none(
+    http: Any, client: Any
+) -> None:
+    batch = [
+        {"assistant_id": "echo", "input": {}, "metadata": {"batch": "mixed"}},
+        {"assistant_id": "echo", "input": {}, "config": {"tags": 1}},
+        {"assistant_id": "echo", "input": {}, "context": ["x"]},
+    ]
+    answer = await http.post("/runs/batch", json=batch)
+    assert answer.status_code == 422
+    fields = [problem["field"] for problem in answer.json()["error"]["problems"]]
+    assert fields == ["1.config.tags", "2.context"]
+    assert await client.threads.search(metadata={"batch": "mixed"}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": "evaluate"}, "input"),
+        ({"input": {}, "command": {"goto": "summarize"}}, "command.goto"),
+        ({"input": None, "command": {"update": {"run_id": "x"}}}, "command.update"),
+    ],
+)
+async def test_what_is_no_job_is_refused_before_a_run_exists(
+    http: Any, client: Any, thread: str, change: dict[str, Any], field: str
+) -> None:
+    for endpoint in ENDPOINTS:
+        if "crons" in endpoint and "command" in change:
+            continue
+        body = body_for(endpoint, change, graph="evaluation")
+        answer = await http.post(endpoint.format(thread=thread), json=body)
+        assert answer.status_code == 422, (endpoint, answer.text)
+        if "error" in answer.json():  # the server itself refuses some, in its own words
+            fields = [problem["field"] for problem in answer.json()["error"]["problems"]]
+            assert field in [found.removeprefix("0.") for found in fields], endpoint
+    assert await client.runs.list(thread) == []
+
+
+async def test_everything_that_is_wrong_with_a_job_is_told_at_once(http: Any, client: Any) -> None:
+    from test_runs import TRAINING
+
+    job = {
+        **TRAINING,
+        "target": "os:system",
+        "evaluators": ["nobody"],
+        "dataset": {"path": "nowhere.jsonl"},
+        "budget": {"rollouts": -1},
+        "config": {"tags": "x"},
+        "run_id": "all-wrong",
+    }
+    body = {"assistant_id": "training", "input": job, "config": {"max_concurrency": 0}}
+    answer = await http.post("/runs/wait", json=body)
+    assert answer.status_code == 422
+    told = json.dumps(answer.json()["error"]["problems"])
+    for part in (
+        "os:system",
+        "'nobody'",
+        "nowhere.jsonl",
+        "job.budget.rollouts",
+        "config.tags",
+        "config.max_concurrency",
+    ):
+        assert part in told, (part, told)
+
+
+async def test_a_run_id_of_another_job_is_refused_before_a_run_exists(
+    http: Any, client: Any, thread: str
+) -> None:
+    from test_runs import EVALUATION
+
+    job = {**EVALUATION, "run_id": "taken-id"}
+    await client.runs.wait(None, "evaluation", input=job)
+    other = {**job, "prompts": {"skills": "other"}}
+    answer = await http.post(
+        f"/threads/{thread}/runs", json={"assistant_id": "evaluation", "input": other}
+    )
+    assert answer.status_code == 422
+    assert "another job" in answer.json()["error"]["message"]
+    assert await client.runs.list(thread) == []
+
+
+async def test_every_run_of_a_cron_is_a_run_of_its_own(client: Any) -> None:
+    from test_runs import EVALUATION
+
+    cron = await client.crons.create("evaluation", schedule="0 0 1 1 *", input=EVALUATION)
+    try:
+        [stored] = [c for c in await client.crons.search() if c["cron_id"] == cron["cron_id"]]
+        assert "run_id" not in stored["payload"]["input"]
+    finally:
+        await client.crons.delete(cron["cron_id"])
+
+
+async def test_a_jobs_overrides_reach_their_node_or_are_refused(http: Any) -> None:
+    from test_runs import EVALUATION
+
+    def request(**overrides: Any) -> dict[str, Any]:
+        config = {"configurable": {"node_overrides": overrides}}
+        return {"assistant_id": "evaluation", "input": {**EVALUATION, "config": config}}
+
+    answer = await http.post("/runs/wait", json=request(nobody={"timeout": 1}))
+    assert answer.status_code == 422
+    [problem] = answer.json()["error"]["problems"]
+    assert problem["field"] == "job.config.configurable.node_overrides.nobody"
+    answer = await http.post("/runs/wait", json=request(handle={"timeout": 0.001}))
+    summary = answer.json()["summary"]
+    assert summary["n_target_failed"] == summary["cases"]
 
 
 async def test_overrides_reach_their_node_and_metadata_says_what_ran(
@@ -257,7 +367,9 @@ async def test_defaults_version_assistant_and_request_merge_in_that_order(
         await store.workflows.set_defaults("echo", {}, actor="t")
 
 
-async def test_a_graph_that_reads_context_gets_the_version_there(client: Any, store: Store) -> None:
+async def test_a_graph_that_reads_context_gets_the_version_there(
+    client: Any, http: Any, store: Store
+) -> None:
     version = await store.checkpoints.save(
         workflow_id="context", runnable_config={"configurable": {"tone": "stored"}}, metrics={}
     )
@@ -266,6 +378,13 @@ async def test_a_graph_that_reads_context_gets_the_version_there(client: Any, st
     assert found["context"] == {"tone": "stored", "length": 1}
     found = await client.runs.wait(None, "context", input={}, context={**use, "length": 3})
     assert found["context"] == {"tone": "stored", "length": 3}
+    for door, field in (("context", "context.length"), ("config", "config.configurable.length")):
+        given = {"length": "long"}
+        body = {"context": given} if door == "context" else {"config": {"configurable": given}}
+        answer = await http.post("/runs/wait", json={"assistant_id": "context", **body})
+        assert answer.status_code == 422
+        [problem] = answer.json()["error"]["problems"]
+        assert problem["field"] == field
     found = await client.runs.wait(
         None, "context", input={}, context={"tone": "plain", "length": 2}
     )

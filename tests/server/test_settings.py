@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -78,3 +79,21 @@ async def test_without_tokens_only_the_development_set_up_is_open(
         with pytest.raises(Auth.exceptions.HTTPException) as caught:
             await keep_out(authorization=given)
         assert caught.value.status_code == 401
+
+
+async def test_a_cron_may_run_while_a_token_of_its_owner_may() -> None:
+    """The server hands on the identity alone when a cron fires."""
+    token = {"sha256": "0" * 64, "identity": "ana", "scopes": ["run"]}
+    own = create_auth(Settings(auth_tokens=[token]))._global_handlers[0]  # type: ignore[list-item]
+    for name, permissions, may in (("ana", (), True), ("ben", (), False)):
+        context = Auth.types.AuthContext(
+            user=SimpleNamespace(identity=name),
+            permissions=permissions,
+            resource="threads",
+            action="create_run",
+        )
+        if may:
+            assert await own(context, {}) == {"owner": name}
+            continue
+        with pytest.raises(Auth.exceptions.HTTPException):
+            await own(context, {})

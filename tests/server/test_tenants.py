@@ -82,6 +82,9 @@ async def test_scopes_are_needed(as_: Any, http: httpx.AsyncClient, guarded_stor
         await reader.runs.wait(None, "training", input=job)
     assert caught.value.response.status_code == 403
     with pytest.raises(REFUSED) as caught:
+        await reader.runs.wait(None, "host_workflow", input={})  # it trains
+    assert caught.value.response.status_code == 403
+    with pytest.raises(REFUSED) as caught:
         await trainer.runs.wait(None, "training", input={**job, "promote": "auto"})
     assert caught.value.response.status_code == 403
     await guarded_store.checkpoints.save(
@@ -106,6 +109,12 @@ async def test_approving_needs_its_scope_and_is_signed(as_: Any, guarded_store: 
     for answer in (yes, True, "approve"):
         with pytest.raises(REFUSED) as caught:
             await trainer.runs.wait(thread, "training", command={"resume": answer})
+        assert caught.value.response.status_code == 403
+    paused = (await trainer.threads.get_state(thread))["checkpoint"]["checkpoint_id"]
+    copied = (await trainer.threads.copy(thread))["thread_id"]
+    for attempt in ({"thread_id": copied}, {"thread_id": thread, "checkpoint_id": paused}):
+        with pytest.raises(REFUSED) as caught:
+            await trainer.runs.wait(**attempt, assistant_id="training", command={"resume": yes})
         assert caught.value.response.status_code == 403
     found = await owner.runs.wait(thread, "training", command={"resume": yes})
     assert found["decision"]["status"] == "promoted"
@@ -158,26 +167,96 @@ async def test_what_is_somebody_elses_looks_like_nothing(
     assert "anas-run" in mine.text
 
 
-async def test_nobody_works_on_somebody_elses_workflow_or_run(as_: Any) -> None:
+async def test_nobody_works_on_somebody_elses_workflow_or_run(
+    as_: Any, guarded_store: Store
+) -> None:
     ana, ben = await as_("ana-token"), await as_("ben-token")
     job = {**EVALUATION, "workflow_id": "owned", "run_id": "owned-run"}
     await ana.runs.wait(None, "evaluation", input=job)
     others = [
         {**EVALUATION, "workflow_id": "owned"},
+        {**EVALUATION, "workflow_id": "owned", "config": _use("latest")},
+        {**EVALUATION, "workflow_id": "owned", "config": _use("nowhere")},
         {**EVALUATION, "workflow_id": "bens", "run_id": "owned-run"},
-        {**EVALUATION, "workflow_id": "bens", "reuse": "owned-run"},
     ]
     for other in others:
         with pytest.raises(REFUSED) as caught:
             await ben.runs.wait(None, "evaluation", input=other)
         assert caught.value.response.status_code == 403
-    version = {"configurable": {"agentensor": {"use": 1}}}
+    run = await guarded_store.runs.get("owned-run")
+    absent = {"id": run.dataset_id, "version": "0" * 64}
+    said = set()
+    for part in (
+        {"config": _use(1)},
+        {"reuse": "owned-run"},
+        {"reuse": "no-such-run"},
+        {"dataset": {"id": run.dataset_id, "version": run.dataset_version}},
+        {"dataset": absent},
+    ):
+        with pytest.raises(REFUSED) as caught:
+            await ben.runs.wait(
+                None, "evaluation", input={**EVALUATION, "workflow_id": "bens-own", **part}
+            )
+        assert caught.value.response.status_code == 422
+        said.add(caught.value.response.text)
     with pytest.raises(REFUSED) as caught:
-        await ben.runs.wait(
-            None, "evaluation", input={**EVALUATION, "workflow_id": "bens-own", "config": version}
-        )
-    assert caught.value.response.status_code == 422
-    assert "owned" not in caught.value.response.text
+        await ben.runs.wait(None, "evaluation", input={**EVALUATION, "dataset": "/etc/hosts.csv"})
+    assert "AGENTENSOR_DATASET_DIR" in caught.value.response.text
+    assert len(said) == 1, "what is not there and what is somebody else's are told alike"
+    found = await ana.runs.wait(
+        None,
+        "evaluation",
+        input={
+            **EVALUATION,
+            "workflow_id": "owned",
+            "dataset": {"id": run.dataset_id, "version": run.dataset_version},
+            "reuse": "owned-run",
+        },
+    )
+    assert found["status"] == "finished"
+
+
+async def test_runs_of_a_workflow_that_is_everybodys_are_their_senders(
+    as_: Any, http: httpx.AsyncClient
+) -> None:
+    ana, ben = await as_("ana-token"), await as_("ben-token")
+    job = {**EVALUATION, "workflow_id": "echo", "run_id": "anas-on-echo"}
+    job["dataset"] = {"id": "anas-cases", "cases": EVALUATION["dataset"]}
+    assert (await ana.runs.wait(None, "evaluation", input=job))["status"] == "finished"
+    for path in ("/runs/anas-on-echo", "/runs/anas-on-echo/cases", "/datasets/anas-cases/versions"):
+        answers = [
+            (await http.get(PREFIX + path, headers=bearer(f"{name}-token"))).status_code
+            for name in ("ana", "ben")
+        ]
+        assert answers == [200, 404], path
+    for path in ("/runs?limit=200", "/datasets?limit=200"):
+        assert "anas-" not in (await http.get(PREFIX + path, headers=bearer("ben-token"))).text
+    with pytest.raises(REFUSED) as caught:
+        await ben.runs.wait(None, "evaluation", input=job)
+    assert caught.value.response.status_code == 403
+
+
+async def test_the_state_of_a_thread_gives_nobody_more_than_their_token(
+    as_: Any, guarded_store: Store
+) -> None:
+    ana, ben, trainer = await as_("ana-token"), await as_("ben-token"), await as_("ana-trainer")
+    job = {**EVALUATION, "workflow_id": "stated", "run_id": "stated-run"}
+    await ana.runs.wait(None, "evaluation", input=job)
+    thread = (await ben.threads.create(graph_id="evaluation"))["thread_id"]
+    for run_id in ("stated-run", "no-such-run"):
+        await ben.threads.update_state(thread, {"run_id": run_id}, as_node="run_cases")
+        with pytest.raises(Exception, match=f"there is no run '{run_id}'$"):
+            await ben.runs.wait(thread, "evaluation", input=None)
+    thread = (await trainer.threads.create(graph_id="training"))["thread_id"]
+    forged = {**TRAINING, "workflow_id": "stated", "promote": "auto"}
+    await trainer.threads.update_state(thread, forged, as_node="__start__")
+    with pytest.raises(Exception, match="needs the scope 'promote'"):
+        await trainer.runs.wait(thread, "training", input=None)
+    assert await guarded_store.checkpoints.list("stated") == []
+
+
+def _use(version: int | str) -> dict[str, Any]:
+    return {"configurable": {"agentensor": {"use": version}}}
 
 
 async def test_threads_assistants_and_crons_belong_to_who_made_them(as_: Any) -> None:

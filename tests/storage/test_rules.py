@@ -88,7 +88,8 @@ def test_best_is_what_its_definition_says(saved: list[tuple[Any, ...]]) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12))
 def test_rollbacks_undo_moves_as_a_stack_does(actions: list[int]) -> None:
-    """An action is a version to move to, or 0: roll back."""
+    """An action is a version to move to, or 0: roll back. To move to where the alias points is
+    nothing to undo."""
 
     async def check() -> None:
         by = {"actor": "a", "reason": "r"}
@@ -99,7 +100,8 @@ def test_rollbacks_undo_moves_as_a_stack_does(actions: list[int]) -> None:
             for action in actions:
                 if action:
                     await store.aliases.move("support", "production", to=action, **by)
-                    stack.append(action)
+                    if stack[-1:] != [action]:
+                        stack.append(action)
                 elif len(stack) > 1:
                     await store.aliases.rollback("support", "production", **by)
                     stack.pop()

@@ -74,6 +74,36 @@ async def test_an_override_reaches_its_node_and_no_other() -> None:
     assert batched["one"]["team"] == "red"
 
 
+async def test_an_override_reaches_a_node_of_a_graph_that_is_a_node() -> None:
+    outer = StateGraph(Seen)
+    outer.add_node("inner", two_nodes().compile())
+    outer.add_edge(START, "inner")
+    graph = configure(outer, workflow_id="outer")
+    config = overriding(**{"inner|one": {"tags": ["hot"], "temperature": 0.1}})
+    found = await graph.ainvoke({}, config)
+    assert found["one"] == {"tags": ["hot"], "team": None, "model": None, "temperature": 0.1}
+    assert found["two"] == {"tags": [], "team": None, "model": None, "temperature": 0.7}
+    parts = [part async for part in graph.astream({}, config, subgraphs=True)]
+    assert [list(update) for _namespace, update in parts] == [["one"], ["two"], ["inner"]]
+    with pytest.raises(RunFailed, match="node 'two' took longer"):
+        await graph.ainvoke({}, overriding(**{"inner|two": {"timeout": 0.001}}))
+
+
+async def test_a_graph_that_a_node_calls_itself_is_out_of_reach() -> None:
+    inner = two_nodes().compile()
+
+    async def call(state: Seen) -> Any:
+        return await inner.ainvoke({})
+
+    outer = StateGraph(Seen)
+    outer.add_node("call", call)
+    outer.add_edge(START, "call")
+    with pytest.raises(ConfigError, match="called by a node, not a node itself"):
+        await configure(outer, workflow_id="outer").ainvoke(
+            {}, overriding(**{"call|two": {"tags": ["hot"]}})
+        )
+
+
 async def test_an_override_reaches_a_model_that_the_node_calls_without_the_config() -> None:
     heard: list[tuple[str, bool, Any]] = []
 

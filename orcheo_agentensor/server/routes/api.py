@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, NotFound
 from orcheo_agentensor.evaluation.job import parse_model
 from orcheo_agentensor.json_values import MAX_DEPTH, json_problems
-from orcheo_agentensor.server.access import Caller, caller_of
+from orcheo_agentensor.server.access import caller_of
 from orcheo_agentensor.server.answers import error_response
 from orcheo_agentensor.server.bodies import (
     BodyTooLarge,
@@ -37,7 +38,7 @@ ItemT = TypeVar("ItemT")
 class NoQuery(BaseModel):
     """A route without query parameters."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PageQuery(NoQuery):
@@ -137,6 +138,8 @@ def handler(operation: Operation, store: Store) -> Callable[[Request], Awaitable
             )
         except AgentensorError as error:
             return error_response(error)
+        except ClientDisconnect:  # nobody is left to be answered
+            return Response(status_code=400)
         return respond(request, answer)
 
     return endpoint
@@ -227,7 +230,7 @@ async def _body(request: Request, model: type[BaseModel]) -> Any:
                 rule=f"must not be larger than {_LARGEST_BODY:,} bytes",
             )
     if not content:
-        raise MalformedBody("the body is empty; it must be a JSON object", field="body")
+        raise MalformedBody(field="body", value="", rule="is empty; it must be a JSON object")
     parsed = await parse_body(bytes(content))
     problems = [*parsed.problems, *json_problems(parsed.value, field="body")]
     if problems:

@@ -55,6 +55,12 @@ class CheckpointSummary(BaseModel):
     created_at: str
 
 
+class Checkpoint(ConfigCheckpoint):
+    """A version, and the aliases that point to it."""
+
+    aliases: list[str]
+
+
 class Diff(BaseModel):
     """Two versions compared: prompts as a unified diff, other config and metrics side by side."""
 
@@ -346,7 +352,7 @@ OPERATIONS = (
         method="GET",
         path=_WORKFLOW + "/checkpoints/{version}",
         run=get_checkpoint,
-        answer=ConfigCheckpoint,
+        answer=Checkpoint,
     ),
     Operation(
         method="GET",
@@ -365,7 +371,7 @@ OPERATIONS = (
         body=Promotion,
         answer=AliasMove,
         scope="promote",
-        statuses=(400, 404, 409, 412, 413, 415),
+        statuses=(404, 409, 412, 413, 415),
     ),
     Operation(
         method="POST",
@@ -374,7 +380,7 @@ OPERATIONS = (
         body=Rollback,
         answer=AliasMove,
         scope="promote",
-        statuses=(400, 404, 409, 412, 413, 415),
+        statuses=(404, 409, 412, 413, 415),
     ),
     Operation(
         method="GET",

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from orcheo_agentensor.server.routes.api import PREFIX, NoQuery, Operation
 
 _WHY = {
-    400: "The body is no JSON; or a header is no text, which the server itself answers.",
+    400: "A header is no text; the server's own answer.",
     401: "No token, or one that is not known; the server's own answer.",
     403: "The token lacks the scope that this needs.",
     404: "There is no such thing, or it is somebody else's.",
@@ -19,7 +19,7 @@ _WHY = {
     412: "If-Match does not hold.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
-    422: "A parameter or the body breaks a rule; every problem is listed.",
+    422: "The body is no JSON, or a parameter or it breaks a rule; every problem is listed.",
     503: "The side store cannot be used.",
 }
 _ERROR = {
@@ -76,8 +76,6 @@ def described(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "parameters": [*_path_parameters(operation), *_query_parameters(operation, schemas)],
         "responses": _responses(operation, schemas),
     }
-    if operation.method == "GET":
-        found["parameters"].append(_header("If-None-Match", "The entity tag the caller has."))
     if operation.body is not None:
         found["parameters"].append(_header("If-Match", "The entity tag of the alias as read."))
         schema = _schema(operation.body, schemas)
@@ -95,13 +93,15 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "200": {"description": operation.summary, "content": content, "headers": tag}
     }
     if operation.method == "GET":
-        responses["304"] = {"description": "The caller has it already.", "headers": tag}
-    for status in sorted({400, 401, 403, 422, 503, *operation.statuses}):
-        shape = {} if status in (400, 401) else {"$ref": "#/components/schemas/Error"}
-        responses[str(status)] = {
-            "description": _WHY[status],
-            "content": {"application/json": {"schema": shape}},
+        responses["304"] = {
+            "description": "The caller has it already: `If-None-Match` held its entity tag.",
+            "headers": tag,
         }
+    for status in sorted({400, 401, 403, 422, 503, *operation.statuses}):
+        responses[str(status)] = {"description": _WHY[status]}
+        if status not in (400, 401):  # answered before it gets to us
+            schema = {"$ref": "#/components/schemas/Error"}
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
     return responses
 
 

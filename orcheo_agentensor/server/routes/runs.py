@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
+from orcheo_agentensor.evaluation.ownership import may_use_run
 from orcheo_agentensor.server.routes.api import (
     Answer,
     Call,
@@ -38,6 +39,13 @@ class Run(BaseModel):
     error: str | None
     started_at: str
     ended_at: str | None
+
+
+class RunDetail(Run):
+    """A run with its job and what it has spent."""
+
+    job: dict[str, Any]
+    usage: dict[str, Any]
 
 
 class Score(BaseModel):
@@ -106,8 +114,7 @@ async def list_runs(call: Call) -> Answer:
     shown, cursor = page(
         found, call.query.limit, lambda run: [run.started_at.isoformat(), run.run_id]
     )
-    items = [_run(run) for run in shown if _is_own(call, run)]
-    return Answer(content={"items": items, "next_cursor": cursor})
+    return Answer(content={"items": [_run(run) for run in shown], "next_cursor": cursor})
 
 
 async def get_run(call: Call) -> Answer:
@@ -151,15 +158,9 @@ async def visible_run(call: Call) -> RunRecord:
         run = await call.store.runs.get(run_id)
     except NotFound:
         raise absent from None
-    record = await call.store.workflows.get(run.workflow_id)
-    if (record is not None and not call.caller.may_see(record.owner)) or not _is_own(call, run):
+    if not await may_use_run(call.store, run, call.caller):
         raise absent
     return run
-
-
-def _is_own(call: Call, run: RunRecord) -> bool:
-    """Runs of a shared workflow are seen by whoever submitted them."""
-    return call.caller.may_see(run.refs.get("identity"))
 
 
 def _run(run: RunRecord) -> dict[str, Any]:
@@ -210,7 +211,7 @@ OPERATIONS = (
         tag="runs",
         statuses=(),
     ),
-    Operation(method="GET", path="/runs/{run_id}", run=get_run, answer=Run, tag="runs"),
+    Operation(method="GET", path="/runs/{run_id}", run=get_run, answer=RunDetail, tag="runs"),
     Operation(
         method="GET",
         path="/runs/{run_id}/cases",

@@ -13,6 +13,7 @@ from orcheo_agentensor.storage import (
 from orcheo_agentensor.testing.store_conformance.builders import (
     ODD_JSON,
     refused,
+    run_record,
 )
 
 
@@ -35,6 +36,28 @@ class SideDataConformance:
             await store.datasets.load("tickets", "v2")
         with refused(NotFound, "'nothing'", "tickets"):
             await store.datasets.load("nothing")
+
+    async def test_runs_and_their_datasets_are_seen_by_who_submitted_them(
+        self, store: Store
+    ) -> None:
+        for run_id, workflow, identity in (
+            ("anas", "shared", "ana"),
+            ("anybodys", "shared", None),
+            ("of-anas", "owned", None),
+        ):
+            run = run_record(
+                run_id,
+                workflow_id=workflow,
+                dataset_id=run_id,
+                dataset_version="v1",
+                refs={"identity": identity} if identity else {},
+            )
+            await store.runs.create(run)
+            await store.datasets.save(run_id, "v1", metadata={}, counts={}, cases=[])
+        await store.workflows.set_owner("owned", "ana")
+        for who, seen in (("ana", {"anas", "anybodys", "of-anas"}), ("ben", {"anybodys"})):
+            assert {run.run_id for run in await store.runs.list(hidden_from=who)} == seen
+            assert {one.dataset_id for one in await store.datasets.list(seen_by=who)} == seen
 
     async def test_workflow_defaults_are_versioned(self, store: Store) -> None:
         assert await store.workflows.get("support") is None
