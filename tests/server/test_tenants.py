@@ -199,9 +199,6 @@ async def test_nobody_works_on_somebody_elses_workflow_or_run(
             )
         assert caught.value.response.status_code == 422
         said.add(caught.value.response.text)
-    with pytest.raises(REFUSED) as caught:
-        await ben.runs.wait(None, "evaluation", input={**EVALUATION, "dataset": "/etc/hosts.csv"})
-    assert "AGENTENSOR_DATASET_DIR" in caught.value.response.text
     assert len(said) == 1, "what is not there and what is somebody else's are told alike"
     found = await ana.runs.wait(
         None,
