@@ -94,6 +94,17 @@ async def test_the_bundled_workflow_answers(client: Any) -> None:
     assert found["reply"]
 
 
+async def test_a_graph_that_is_served_here_is_a_target(client: Any) -> None:
+    job = {
+        **EVALUATION,
+        "target": {"assistant": "bare"},
+        "evaluators": [{"type": "latency", "max_ms": 60000}],
+    }
+    heard = await run(client, "evaluation", job)
+    assert heard.error is None
+    assert (await values(client, heard))["summary"]["n_ok"] == len(job["dataset"])
+
+
 async def test_an_evaluation_streams_its_progress(client: Any, store: Store) -> None:
     job = {**EVALUATION, "dataset": cases("test", 120), "limits": {"concurrency": 1}}
     heard = await run(client, "evaluation", job)
