@@ -324,6 +324,8 @@ def test_a_prompt_with_no_place_is_refused() -> None:
         Placement(fields={}).put({"p": {**TEXT, "bind": "state.x"}}, {})
     with pytest.raises(BadInput, match="is not in the deployed graph's context"):
         Placement(fields={"q": {}}, prompts_in="context").put({"p": TEXT}, {})
+    with pytest.raises(BadInput, match=r"prompts\.p\.bind: 'context\.p' is not in the deployed"):
+        Placement(fields={"q": {}}).put({"p": {**TEXT, "bind": "context.p"}}, {})
 
 
 # -- Events ----------------------------------------------------------------------------------------
