@@ -12,7 +12,7 @@ from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
-    from orcheo_agentensor.targets.publishing import Publication
+    from orcheo_agentensor.targets.press import Publication
 
 
 def register(app: typer.Typer) -> None:
@@ -108,6 +108,8 @@ def _show(made: list[Publication], *, as_json: bool) -> None:
         return
     for one in made:
         what = f"version {one.config_version} of workflow {one.workflow_id!r}"
+        if one.config_version is None:
+            what = "what was set before"
         where = f"assistant {one.assistant_id} at {one.url}, its version {one.assistant_version}"
         back = "" if one.rollback_of is None else f", back from version {one.rollback_of}"
         if one.changed:

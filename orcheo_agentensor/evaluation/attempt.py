@@ -13,6 +13,7 @@ from orcheo_agentensor.errors import (
     BadInput,
     PromptNotFound,
     TargetRefused,
+    TargetUnavailable,
     TemplateError,
     is_transient,
     status_of,
@@ -54,8 +55,8 @@ async def execute(
 
     `recorder` knows afterwards, whatever happens, what its model calls took. Raises what is the
     job's trouble and not the case's, because every other case would fail in the same way:
-    `PromptNotFound`, `TemplateError`, `TargetRefused`. Raises `BudgetExhausted` where a model call
-    was refused, even if the target went on without it.
+    `PromptNotFound`, `TemplateError`, `TargetRefused`, `TargetUnavailable`. Raises
+    `BudgetExhausted` where a model call was refused, even if the target went on without it.
     """
     output, tape, failure, transient = None, None, None, False
     after, lost = 0.0, False
@@ -85,7 +86,7 @@ async def execute(
             if task is None or task.cancelling():
                 raise
             failure = {"kind": "exception", "reason": _reason(error)}  # the target's own doing
-        except (PromptNotFound, TemplateError, TargetRefused):
+        except (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable):
             raise
         except BadInput as error:
             latency = time.perf_counter() - started

@@ -25,7 +25,8 @@ _logger = logging.getLogger(__name__)
 def create_auth(settings: Settings | None = None) -> Auth:
     """An `Auth` for `langgraph.json`.
 
-    Tokens are those of `AGENTENSOR_AUTH_TOKENS`, kept as SHA-256 hashes. Without any, the bundled
+    Tokens are those of `AGENTENSOR_AUTH_TOKENS`, kept as SHA-256 hashes; a request bears one as
+    `Authorization: Bearer` or, as the SDK's `api_key`, in `x-api-key`. Without any, the bundled
     development set-up lets everybody in and says so; any other server lets nobody in.
 
     Threads, runs, assistants, crons and stored items belong to who made them, and nobody else sees
@@ -44,10 +45,12 @@ def create_auth(settings: Settings | None = None) -> Auth:
     auth = Auth()
 
     @auth.authenticate
-    async def authenticate(authorization: str | None) -> Any:
+    async def authenticate(authorization: str | None, headers: dict[bytes, bytes]) -> Any:
         if not tokens and settings.dev_server:
             return _user("local", SCOPES, known=False)
-        scheme, _, given = (authorization or "").partition(" ")
+        if authorization is None:  # what the SDK calls the key
+            authorization = f"Bearer {headers.get(b'x-api-key', b'').decode('latin-1')}"
+        scheme, _, given = authorization.partition(" ")
         digest = hashlib.sha256(given.strip().encode()).hexdigest().encode()
         # Every token is compared, so that the time taken tells nothing about any of them.
         matches = [token for known, token in tokens if hmac.compare_digest(known, digest)]

@@ -10,11 +10,21 @@ from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.errors import TargetRefused
+from orcheo_agentensor.errors import TargetRefused, shorten
 from orcheo_agentensor.targets.placement import Placement, PromptsIn
 
 if TYPE_CHECKING:
     from langgraph_sdk.client import LangGraphClient
+
+
+def not_langgraph(answer: object) -> TargetRefused:
+    """The error for a server that answers something else than a LangGraph server would."""
+    return TargetRefused(
+        f"url: the server there does not answer as a LangGraph server: {shorten(answer)}",
+        field="url",
+        value=shorten(answer),
+        rule="must be that of a LangGraph server",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +67,10 @@ async def find_assistant(client: LangGraphClient, name: str, *, ours: bool) -> A
 
 async def look_up(client: LangGraphClient, name: str, *, ours: bool) -> Mapping[str, Any] | None:
     """As `find_assistant`, as the server has it; None where there is none."""
-    found = await (_by_id(client, name) if is_id(name) else _by_name(client, name, ours=ours))
+    if is_id(name):
+        found = await _by_id(client, name)
+    else:
+        found = await _by_name(client, name, ours=ours)
     return None if found is None or (ours and not _is_visible(found)) else found
 
 
@@ -91,7 +104,7 @@ async def _by_id(client: LangGraphClient, assistant_id: str) -> Mapping[str, Any
     from langgraph_sdk.errors import NotFoundError
 
     try:
-        return cast("Mapping[str, Any]", await client.assistants.get(assistant_id))
+        return _an_assistant(await client.assistants.get(assistant_id))
     except NotFoundError:
         return None
 
@@ -102,9 +115,9 @@ async def _by_name(client: LangGraphClient, name: str, *, ours: bool) -> Mapping
     default = {"created_by": "system"}
     with suppress(NotFoundError):  # some servers say that there is no such graph
         for assistant in await client.assistants.search(graph_id=name, metadata=default, limit=1):
-            return cast("Mapping[str, Any]", assistant)
-    named = [a for a in await client.assistants.search(name=name) if a["name"] == name]
-    named = [a for a in named if not ours or _is_visible(cast("Mapping[str, Any]", a))]
+            return _an_assistant(assistant)
+    found = [_an_assistant(one) for one in await client.assistants.search(name=name)]
+    named = [a for a in found if a["name"] == name and (not ours or _is_visible(a))]
     if len(named) > 1:
         raise TargetRefused(
             f"assistant: {name!r} is the name of {len(named)} assistants; give the id of "
@@ -113,7 +126,14 @@ async def _by_name(client: LangGraphClient, name: str, *, ours: bool) -> Mapping
             value=name,
             rule="must be one assistant",
         )
-    return cast("Mapping[str, Any]", named[0]) if named else None
+    return named[0] if named else None
+
+
+def _an_assistant(answer: object) -> Mapping[str, Any]:
+    """What the server has answered, if that is an assistant."""
+    if isinstance(answer, Mapping) and {"assistant_id", "graph_id", "name"} <= answer.keys():
+        return answer
+    raise not_langgraph(answer)
 
 
 def _is_visible(found: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orcheo_agentensor.errors import BadInput, ConfigError, shorten
+from orcheo_agentensor.errors import BadInput, ConfigError, TargetRefused, shorten
 from orcheo_agentensor.hosts import check_plain_url, host_of, is_allowed
 from orcheo_agentensor.redaction import is_secret_name, redact
 from orcheo_agentensor.settings import Settings
@@ -19,6 +19,7 @@ from orcheo_agentensor.settings import Settings
 if TYPE_CHECKING:
     import ssl
 
+    import httpx
     from langgraph_sdk.client import LangGraphClient
 
 LOCAL = "local"
@@ -38,7 +39,8 @@ class Endpoint(BaseModel):
         min_length=1, max_length=256, description="Id or name of an assistant, or id of a graph."
     )
     api_key_env: str | None = Field(
-        None, description="The environment variable that holds the server's API key."
+        None,
+        description="The environment variable that holds the server's API key or 'Bearer …'.",
     )
     prompts_in: Literal["auto", "configurable", "context"] = Field(
         "auto", description="How the deployed graph reads prompts; auto asks its context schema."
@@ -50,13 +52,14 @@ class Endpoint(BaseModel):
         if url is None or url == LOCAL:
             return None
         urls = (url,) if isinstance(url, str) else url
-        if not urls or len(set(urls)) < len(urls):
-            raise ValueError("must be one URL, or a list of different ones")
         for one in urls:
             check_plain_url(one)
             if "?" in one or "#" in one:
                 raise ValueError("must not hold a query or a fragment")
-        return tuple(one.rstrip("/") for one in urls)
+        urls = tuple(one.rstrip("/") for one in urls)
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("must be one URL, or a list of different ones")
+        return urls
 
     @field_validator("api_key_env")
     @classmethod
@@ -132,8 +135,9 @@ class Endpoint(BaseModel):
             httpx.AsyncClient(
                 base_url=url,
                 timeout=httpx.Timeout(timeout),
-                headers={"x-api-key": key} if key else {},
+                headers=_key_header(key),
                 follow_redirects=False,
+                event_hooks={"response": [_refuse_redirect]},
                 trust_env=False,
                 verify=_tls(),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
@@ -155,13 +159,37 @@ class Endpoint(BaseModel):
         return key
 
 
+def _key_header(key: str | None) -> dict[str, str]:
+    """A LangGraph server's own kind of key, or what its custom `auth` reads: `Bearer …`."""
+    if key is None:
+        return {}
+    return {"authorization" if key.lower().startswith("bearer ") else "x-api-key": key}
+
+
+async def _refuse_redirect(response: httpx.Response) -> None:
+    """Nobody has allowed the host that a server would send us to."""
+    if response.is_redirect:
+        url = response.request.url
+        where = host_of(response.headers["location"]) or "another place"
+        raise TargetRefused(
+            f"{url.scheme}://{url.netloc.decode()} redirects to {where} (HTTP "
+            f"{response.status_code}), and redirects are not followed: give the URL of the server",
+            field="url",
+            value=host_of(str(url)),
+            rule="must be the server itself, not a redirect to it",
+        )
+
+
 def _problem(entry: Any, field: str, model: type[BaseModel]) -> dict[str, str]:
     place = ".".join([field, *(str(part) for part in entry["loc"] if part not in ("str", "tuple"))])
     rule = entry["msg"].removeprefix("Value error, ")
     rule = rule[0].lower() + rule[1:]
+    value = entry.get("input")
+    if entry["type"] == "missing":
+        rule, value = "is needed", None
     if entry["type"] == "extra_forbidden":
         rule = f"is not a known field; known: {', '.join(sorted(model.model_fields))}"
-    shown = "[redacted]" if place.endswith("api_key_env") else redact(shorten(entry.get("input")))
+    shown = "[redacted]" if place.endswith("api_key_env") else redact(shorten(value))
     return {"field": place, "value": shown, "rule": rule}
 
 

@@ -42,6 +42,12 @@ class Placement:
                     value=bind,
                     rule="must be configurable.NAME or context.NAME",
                 )
+            if root == "context" and self.fields and path[0] not in self.fields:
+                raise BadInput(
+                    field=f"prompts.{name}.bind",
+                    value=bind,
+                    rule=f"is not in the deployed graph's context ({', '.join(self.fields)})",
+                )
             return tuple(path)
         if self.prompts_in != "configurable" and name in self.fields:
             return (name,)

@@ -6,26 +6,13 @@ way back, are those of an alias; the assistant's metadata say the same to whoeve
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from orcheo_agentensor.config import RunConfig
-from orcheo_agentensor.errors import BadInput, RunFailed
-from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.errors import AliasConflict, BadInput, RunFailed
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.assistants import (
-    Assistant,
-    described,
-    find_assistant,
-    is_id,
-    look_up,
-)
-from orcheo_agentensor.targets.endpoint import Endpoint
 from orcheo_agentensor.targets.placement import PromptsIn
+from orcheo_agentensor.targets.press import Press, Publication, PublishTo, alias_of
 from orcheo_agentensor.targets.servers import refusals
 
 if TYPE_CHECKING:
@@ -33,43 +20,7 @@ if TYPE_CHECKING:
 
     from langgraph_sdk.client import LangGraphClient
 
-    from orcheo_agentensor.storage import ConfigCheckpoint, Store
-
-
-class PublishTo(Endpoint):
-    """The assistant to publish to; with `create`, one that does not exist is made of `graph`."""
-
-    graph: str | None = Field(None, description="The graph of an assistant that is to be created.")
-    create: bool = Field(False, description="Create the assistant where it does not exist.")
-
-    @model_validator(mode="after")
-    def _create_needs_a_graph(self) -> Self:
-        if self.create and self.graph is None:
-            raise ValueError("create needs the graph that the assistant is made of")
-        return self
-
-
-class Publication(BaseModel):
-    """What became of one assistant on one server; `changed` is False where it was so already."""
-
-    model_config = ConfigDict(frozen=True)
-
-    url: str | None
-    assistant_id: str
-    assistant_version: int
-    workflow_id: str
-    config_version: int
-    content_hash: str
-    alias: str
-    rollback_of: int | None = None
-    created: bool = False
-    changed: bool = True
-
-
-def alias_of(url: str | None, assistant: str) -> str:
-    """The alias that stands for what an assistant on a server serves."""
-    name = re.sub(r"[^a-z0-9]+", "-", assistant.lower()).strip("-")[:40]
-    return f"published-{name}-{content_hash([url, assistant])[:8]}"
+    from orcheo_agentensor.storage import Store
 
 
 async def apublish(
@@ -93,7 +44,7 @@ async def apublish(
     Prompts and settings go where the assistant's graph reads them, beside what else the assistant
     is set to. One that serves the version already is left as it is, unless `force`. Raises
     `NotFound` for the version, `TargetRefused` for the assistant, `RunFailed` where the server
-    does not answer.
+    does not answer, `AliasConflict` where somebody else has published there meanwhile.
     """
     to = PublishTo.parse(
         {
@@ -136,16 +87,20 @@ async def publish_to(
         alias = alias_of(url, to.assistant)
         current = await store.aliases.resolve(workflow_id, alias)
         async with _at(to, url, settings) as client:
-            publication = await _Press(to, url, client).publish(checkpoint, force=force)
-        if current != checkpoint.config_version:
-            await store.aliases.move(
-                workflow_id,
-                alias,
-                to=checkpoint.config_version,
-                expect=current,
-                actor=actor,
-                reason=_why(publication, reason),
-            )
+            press = Press(to, url, client)
+            publication = await press.publish(checkpoint, force=force)
+            async with _overtaken(press, store, workflow_id, alias):
+                if current != checkpoint.config_version:
+                    await store.aliases.move(
+                        workflow_id,
+                        alias,
+                        to=checkpoint.config_version,
+                        expect=current,
+                        actor=actor,
+                        reason=_why(publication, reason),
+                    )
+                elif await store.aliases.resolve(workflow_id, alias) != current:
+                    raise AliasConflict(f"another version was published to {to.assistant!r}")
         made.append(publication)
     return made
 
@@ -164,8 +119,9 @@ async def arollback_publication(
 ) -> list[Publication]:
     """Publish again what the assistant served before; once more goes back one further.
 
-    The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was.
-    Raises as `apublish` does, and `BadInput` where nothing was published there before.
+    The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was;
+    before the first publication, that is what it was set to by others. Raises as `apublish` does,
+    and `BadInput` where there is nothing to go back to.
     """
     data = {"url": url, "assistant": assistant, "api_key_env": api_key_env}
     to = PublishTo.parse({**data, "prompts_in": prompts_in}, field="publish")
@@ -173,145 +129,46 @@ async def arollback_publication(
     for place in to.urls:
         alias = alias_of(place, assistant)
         current = await store.aliases.resolve(workflow_id, alias)
-        before = await store.aliases.previous(workflow_id, alias)
-        if current is None or before is None:
-            what = "nothing" if current is None else f"only version {current}"
+        if current is None:
             raise BadInput(
-                f"assistant: {what} of workflow {workflow_id!r} was published to {assistant!r} at "
+                f"assistant: nothing of workflow {workflow_id!r} was published to {assistant!r} at "
                 f"{place or 'this server'}: there is nothing to roll back to",
                 field="assistant",
                 value=assistant,
                 rule="must have served another version before",
             )
-        checkpoint = await store.checkpoints.get(workflow_id, before)
+        before = await store.aliases.previous(workflow_id, alias)
         async with _at(to, place, settings) as client:
-            publication = await _Press(to, place, client).publish(checkpoint, rollback_of=current)
-        await store.aliases.rollback(
-            workflow_id, alias, actor=actor, reason=_why(publication, reason)
-        )
+            press = Press(to, place, client)
+            if before is None:
+                publication = await press.withdraw(workflow_id, current)
+            else:
+                checkpoint = await store.checkpoints.get(workflow_id, before)
+                publication = await press.publish(checkpoint, rollback_of=current)
+                async with _overtaken(press, store, workflow_id, alias):
+                    await store.aliases.rollback(
+                        workflow_id,
+                        alias,
+                        actor=actor,
+                        reason=_why(publication, reason),
+                        expect=current,
+                    )
         made.append(publication)
     return made
 
 
-class _Press:
-    """Writes versions into one assistant on one server."""
-
-    def __init__(self, to: PublishTo, url: str | None, client: LangGraphClient) -> None:
-        self._to = to
-        self._url = url
-        self._client = client
-
-    async def publish(
-        self, checkpoint: ConfigCheckpoint, *, rollback_of: int | None = None, force: bool = False
-    ) -> Publication:
-        """Make the assistant serve this version, if it does not."""
-        ours = self._url is None
-        found = await look_up(self._client, self._to.assistant, ours=ours)
-        created = found is None and self._to.create
-        if found is None and self._to.create:
-            model = await find_assistant(self._client, str(self._to.graph), ours=ours)
-            assistant = None
-        else:
-            model = assistant = await self._there(found)
-        metadata = {
-            "workflow_id": checkpoint.workflow_id,
-            "config_version": checkpoint.config_version,
-            "content_hash": checkpoint.content_hash,
-            "rollback_of": rollback_of,
-        }
-        wanted = None
-        if assistant is not None and rollback_of is not None:
-            wanted = await self._as_before(assistant, checkpoint)
-        wanted = wanted or self._wanted(model, checkpoint, fresh=assistant is None)
-        changed = True
-        if assistant is None:
-            written: Any = await self._client.assistants.create(
-                model.graph_id,
-                assistant_id=self._to.assistant if is_id(self._to.assistant) else None,
-                name=None if is_id(self._to.assistant) else self._to.assistant,
-                metadata=metadata,
-                **wanted,
-            )
-        elif force or not _serves(assistant, wanted, metadata):
-            written = await self._client.assistants.update(
-                assistant.id, graph_id=assistant.graph_id, metadata=metadata, **wanted
-            )
-        else:
-            written, changed = {"assistant_id": assistant.id, "version": assistant.version}, False
-        return Publication(
-            url=self._url,
-            assistant_id=written["assistant_id"],
-            assistant_version=int(written["version"]),
-            workflow_id=checkpoint.workflow_id,
-            config_version=checkpoint.config_version,
-            content_hash=checkpoint.content_hash,
-            alias=alias_of(self._url, self._to.assistant),
-            rollback_of=rollback_of,
-            created=created,
-            changed=changed,
-        )
-
-    async def _there(self, found: Mapping[str, Any] | None) -> Assistant:
-        if found is None:
-            return await find_assistant(self._client, self._to.assistant, ours=self._url is None)
-        return await described(self._client, found)
-
-    def _wanted(
-        self, model: Assistant, checkpoint: ConfigCheckpoint, *, fresh: bool
-    ) -> dict[str, Any]:
-        """The assistant's config and context with this version in it."""
-        set_by_us: Any = RunConfig.parse(checkpoint.runnable_config).to_runnable()
-        values = dict(set_by_us.pop("configurable", None) or {})
-        prompts = values.pop("prompts", None) or {}
-        settings = {k: v for k, v in set_by_us.items() if k in ("tags", "recursion_limit") and v}
-        if not fresh:
-            values = {**model.values, **values}
-            settings = {**model.settings, **settings}
-        placed = model.placement(self._to.prompts_in).put(prompts, values)
-        return _request(placed, settings)
-
-    async def _as_before(
-        self, assistant: Assistant, checkpoint: ConfigCheckpoint
-    ) -> dict[str, Any] | None:
-        """The assistant as it was when it served this version; None where that is not known."""
-        prompts = (checkpoint.runnable_config.get("configurable") or {}).get("prompts") or {}
-        placement = assistant.placement(self._to.prompts_in)
-        for version in await self._client.assistants.get_versions(assistant.id, limit=100):
-            metadata = version.get("metadata") or {}
-            if (
-                metadata.get("content_hash") != checkpoint.content_hash
-                or metadata.get("config_version") != checkpoint.config_version
-            ):
-                continue
-            config: dict[str, Any] = dict(cast("Any", version.get("config")) or {})
-            values = {**cast("Any", version.get("context") or {}), **config.pop("configurable", {})}
-            placed = placement.put(prompts, values)
-            if values in placed.values():  # and was not changed by hand since
-                return _request(placed, config)
-        return None
-
-
-def _request(placed: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What an assistant is created or updated with."""
-    if "context" in placed:
-        return {"config": dict(settings), "context": placed["context"]}
-    return {"config": {**settings, **placed}}
-
-
-def _serves(assistant: Assistant, wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether an assistant is already what it should become; a rollback is always written."""
-    settings = dict(wanted["config"])
-    values = {**(wanted.get("context") or {}), **settings.pop("configurable", {})}
-    same = ("workflow_id", "config_version", "content_hash")
-    return (
-        values == assistant.values
-        and settings == assistant.settings
-        and all(assistant.metadata.get(key) == metadata[key] for key in same)
-        and (
-            metadata["rollback_of"] is None
-            or assistant.metadata.get("rollback_of") == metadata["rollback_of"]
-        )
-    )
+@asynccontextmanager
+async def _overtaken(
+    press: Press, store: Store, workflow_id: str, alias: str
+) -> AsyncIterator[None]:
+    """Where the alias was moved by somebody else, the assistant serves what it points to."""
+    try:
+        yield
+    except AliasConflict:
+        theirs = await store.aliases.resolve(workflow_id, alias)
+        if theirs is not None:
+            await press.publish(await store.checkpoints.get(workflow_id, theirs))
+        raise
 
 
 @asynccontextmanager

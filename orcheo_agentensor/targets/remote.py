@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from json import JSONDecodeError
 from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_core.runnables import RunnableConfig
+from pydantic import Field
 
-from orcheo_agentensor.errors import BadInput, TargetUnavailable
+from orcheo_agentensor.errors import BadInput, RunFailed, TargetRefused, TargetUnavailable
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.metering import add_usage
 from orcheo_agentensor.settings import Settings
@@ -23,12 +25,16 @@ from orcheo_agentensor.targets.endpoint import Endpoint
 from orcheo_agentensor.targets.output import pick, with_plain_messages
 from orcheo_agentensor.targets.placement import without
 from orcheo_agentensor.targets.remote_events import MODES, TAPED_MODES, Heard
-from orcheo_agentensor.targets.servers import ATTEMPT, Server, abandon, refusals
+from orcheo_agentensor.targets.servers import ATTEMPT, Server, abandon, begun, refusals
 
 log = logging.getLogger(__name__)
 
 _FIRST_PROBE = 0.2
 _LAST_PROBE = 2.0
+
+
+class _Endpoint(Endpoint):
+    output: str | None = Field(None, min_length=1, description="A dotted path into the output.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +58,9 @@ class RemoteTarget:
 
         Raises `BadInput` for what is wrong with it, and for hosts that are not allowed.
         """
-        rest = {key: value for key, value in spec.items() if key != "output"}
-        endpoint = Endpoint.parse(rest)
+        endpoint = _Endpoint.parse(spec)
         endpoint.require_allowed(settings)
-        output = spec.get("output")
-        if output is not None and not isinstance(output, str):
-            raise BadInput(field="target.output", value=output, rule="must be a dotted path")
-        return cls(endpoint=endpoint, settings=settings, output=output)
+        return cls(endpoint=endpoint, settings=settings, output=endpoint.output)
 
     @property
     def name(self) -> str:
@@ -182,17 +184,21 @@ class RemoteTarget:
                 parts: Any = client.http.stream(
                     "/runs/stream", "POST", json=payload, on_response=on_response
                 )
-                async with aclosing(parts) as events:
-                    async for part in events:
-                        heard.take(part.event, part.data)
-        except httpx.TransportError:
-            server.away = True
-            raise
-        except asyncio.CancelledError:
+                async with aclosing(parts):
+                    events = _intact(parts)
+                    if server.url is None:
+                        events = begun(events, server, patience=self.settings.http_patience)
+                    async with aclosing(events):
+                        async for part in events:
+                            heard.take(part.event, part.data)
+                if heard.is_cut:
+                    raise ConnectionError("the server closed the stream before the run had ended")
+        except (RunFailed, TargetRefused, httpx.HTTPStatusError):
+            raise  # there is no run, or it has ended
+        except BaseException as error:
+            server.away = isinstance(error, httpx.TransportError)
             await abandon(client, attempt)
             raise
-        if heard.is_cut:
-            raise ConnectionError("the server closed the stream before the run had ended")
         server.away = False
 
     async def _probe(self, server: Server) -> bool:
@@ -234,3 +240,12 @@ class RemoteTarget:
     def _where(self) -> str:
         urls = ", ".join(url or "this server" for url in self.endpoint.urls)
         return f"target {self.endpoint.assistant!r} at {urls}"
+
+
+async def _intact(parts: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    """`parts`, where garbage counts as a lost connection."""
+    try:
+        async for part in parts:
+            yield part
+    except JSONDecodeError as error:
+        raise ConnectionError(f"the stream of the run is broken: {error}") from None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from json import JSONDecodeError
+from typing import TYPE_CHECKING, TypeVar
 
-from orcheo_agentensor.errors import TargetRefused
+from orcheo_agentensor.errors import TargetRefused, TargetUnavailable
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.assistants import Assistant
+from orcheo_agentensor.targets.assistants import Assistant, not_langgraph
 from orcheo_agentensor.targets.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ATTEMPT = "agentensor_attempt"
+T = TypeVar("T")
+
+ATTEMPT = "rollout_attempt"
 """The metadata by which a run, and the thread made for it, are found again."""
 
 JOBS_TROUBLE = (400, 401, 403, 404, 422)
@@ -37,6 +40,8 @@ class Server:
     away: bool = False
     in_flight: int = 0
     started: int = 0
+    running: int = 0
+    heard: float = 0.0
     _clients: dict[asyncio.AbstractEventLoop, LangGraphClient] = field(default_factory=dict)
 
     def client(self, endpoint: Endpoint, settings: Settings) -> LangGraphClient:
@@ -63,6 +68,37 @@ class Server:
             await client.aclose()
 
 
+async def begun(parts: AsyncGenerator[T], server: Server, *, patience: float) -> AsyncGenerator[T]:
+    """The events of a run on the server that runs our own job, which takes one of its slots.
+
+    Raises `TargetUnavailable` where the run is queued and the server has begun none of ours for
+    `patience` seconds: jobs like ours may hold all its slots, and would wait for ever.
+    """
+    loop = asyncio.get_running_loop()
+    first = asyncio.ensure_future(anext(parts))
+    try:
+        while not (await asyncio.wait({first}, timeout=patience))[0]:
+            if not server.running and loop.time() - server.heard >= patience:
+                raise TargetUnavailable(
+                    f"this server has begun none of the job's cases for {patience:g} s: its job "
+                    "slots are taken, and one by this very job; start it with a higher "
+                    "--n-jobs-per-worker (N_JOBS_PER_WORKER), then resume the run"
+                )
+    finally:
+        if not first.done():
+            first.cancel()
+            await asyncio.wait({first})
+    server.running += 1
+    try:
+        with contextlib.suppress(StopAsyncIteration):
+            yield first.result()
+        async for part in parts:
+            yield part
+    finally:
+        server.running -= 1
+        server.heard = loop.time()
+
+
 @contextlib.contextmanager
 def refusals(url: str | None, assistant: str) -> Iterator[None]:
     """Turns answers that nobody but the job can mend into `TargetRefused`."""
@@ -70,6 +106,8 @@ def refusals(url: str | None, assistant: str) -> Iterator[None]:
 
     try:
         yield
+    except JSONDecodeError as error:
+        raise not_langgraph(error.doc) from None
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if status not in JOBS_TROUBLE:
@@ -92,7 +130,8 @@ async def abandon(client: LangGraphClient, attempt: str) -> None:
     """End a run that nobody waits for any more, and remove the thread that the server made for it.
 
     The lost connection has asked the server for that already, but the thread of a run that was
-    still queued would stay behind; so trouble here is only worth a line in the log.
+    still queued would stay behind; so trouble here is only worth a line in the log, and none where
+    the server itself has gone.
     """
     import httpx
 
@@ -103,18 +142,23 @@ async def abandon(client: LangGraphClient, attempt: str) -> None:
                     for run in await client.runs.list(thread["thread_id"]):
                         with _gone_is_fine():
                             await client.runs.cancel(thread["thread_id"], run["run_id"], wait=True)
-                with _gone_is_fine():
-                    await client.threads.delete(thread["thread_id"])
+                for patient in (True, False):  # the dev server may trip over deletions at once
+                    with _gone_is_fine(or_trouble=patient):
+                        await client.threads.delete(thread["thread_id"])
+                        break
+    except httpx.ConnectError:
+        return
     except (httpx.HTTPError, TimeoutError) as error:
         log.warning("a run of attempt %s may still be on its server: %r", attempt, error)
 
 
 @contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
+def _gone_is_fine(*, or_trouble: bool = False) -> Iterator[None]:
     import httpx
 
     try:
         yield
     except httpx.HTTPStatusError as error:
-        if error.response.status_code not in (404, 409):
+        status = error.response.status_code
+        if status not in (404, 409) and not (or_trouble and status >= 500):
             raise

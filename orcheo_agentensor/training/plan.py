@@ -17,7 +17,7 @@ from orcheo_agentensor.optimizers import (
 )
 from orcheo_agentensor.optimizers.guards import CaseTexts
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.publishing import PublishTo
+from orcheo_agentensor.targets.press import PublishTo
 from orcheo_agentensor.tensor import TextTensor
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
 from orcheo_agentensor.training.job import TrainingJob

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -21,7 +22,8 @@ from orcheo_agentensor import (
     get_prompt,
 )
 from orcheo_agentensor.cli.app import app
-from orcheo_agentensor.errors import BadInput, RunMismatch, TargetRefused
+from orcheo_agentensor.errors import AliasConflict, BadInput, RunMismatch, TargetRefused
+from orcheo_agentensor.targets.press import alias_of
 
 
 async def save(store: Store, workflow_id: str, config: dict[str, Any]) -> int:
@@ -83,6 +85,12 @@ async def test_a_published_prompt_is_in_the_models_messages_and_leaves_them_on_r
         (one, "ana"),
     ]
     assert "it is better" in log[1].reason
+    [before] = await arollback_publication("greeting", **place)  # as others had set it
+    assert (before.config_version, before.rollback_of) == (None, one)
+    assert await said(client, made["assistant_id"]) == "You are helpful. (warm)|hi"
+    found = await client.assistants.get(made["assistant_id"])
+    assert found["metadata"]["config_version"] is None
+    assert found["metadata"]["team"] == "cards"
     with pytest.raises(BadInput, match="nothing to roll back to"):
         await arollback_publication("greeting", **place)
     await apublish("greeting", two, **place)
@@ -108,6 +116,55 @@ async def test_publishing_twice_changes_nothing_unless_forced_or_edited_by_hand(
     [mended] = await apublish("twice", version, **place)
     assert mended.changed
     assert await said(client, first.assistant_id) == "Once. (plain)|hi"
+
+
+async def test_the_first_publication_is_rolled_back_to_what_was_set_before(
+    deployed: Deployment, client: Any, store: Store
+) -> None:
+    made = await client.assistants.create("clerk", name="bare")
+    place: dict[str, Any] = {"url": deployed.url, "assistant": "bare", "store": store}
+    with pytest.raises(BadInput, match="nothing of workflow 'bare' was published"):
+        await arollback_publication("bare", **place)
+    version = await save(store, "bare", {"prompts": {"skills": "card"}})
+    await apublish("bare", version, **place)
+    await arollback_publication("bare", **place)
+    found = await client.assistants.get(made["assistant_id"])
+    assert (found["version"], found["config"].get("configurable") or {}) == (3, {})
+    assert found["context"] == {}
+    [again] = await apublish("bare", version, **place)
+    assert again.changed
+    # One that was made by publishing has nothing to go back to.
+    place["assistant"] = "fresh"
+    await apublish("bare", version, **place, create=True, graph="clerk")
+    with pytest.raises(BadInput, match="nothing to roll back to"):
+        await arollback_publication("bare", **place)
+
+
+async def test_of_publishers_who_race_one_wins_and_its_version_is_served(
+    deployed: Deployment, client: Any, store: Store
+) -> None:
+    made = await client.assistants.create("persona", name="raced")
+    place: dict[str, Any] = {"url": deployed.url, "assistant": "raced", "store": store}
+    texts = [f"Version {number}." for number in range(1, 6)]
+    versions = [await save(store, "raced", {"prompts": {"system_prompt": t}}) for t in texts]
+
+    async def served() -> str:
+        version = await store.aliases.resolve("raced", alias_of(deployed.url, "raced"))
+        assert version is not None
+        return f"{texts[version - 1]} (plain)|hi"
+
+    done = await asyncio.gather(
+        *(apublish("raced", version, **place) for version in versions), return_exceptions=True
+    )
+    assert all(isinstance(one, list | AliasConflict) for one in done), done
+    assert await said(client, made["assistant_id"]) == await served()
+    for version in versions[:3]:
+        await apublish("raced", version, **place)
+    done = await asyncio.gather(
+        *(arollback_publication("raced", **place) for _ in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(one, list | AliasConflict) for one in done), done
+    assert await said(client, made["assistant_id"]) == await served()
 
 
 async def test_a_graph_that_reads_configurable_gets_prompts_there(
@@ -217,8 +274,6 @@ async def test_the_command_publishes_and_rolls_back(
         place = ["--url", deployed.url, "--assistant", "shell", "--store", str(store.target.shown)]
         done = CliRunner().invoke(app, ["publish", *arguments, *place, "--json"])
         return done.exit_code, json.loads(done.stdout)
-
-    import asyncio
 
     code, shown = await asyncio.to_thread(call, "shell", "1")
     assert (code, shown["published"][0]["config_version"]) == (0, 1)

@@ -137,6 +137,48 @@ async def test_a_case_that_takes_too_long_is_cancelled_on_its_server(
     assert await left_over(client) == []
 
 
+async def test_a_connection_that_is_lost_leaves_no_run_behind(
+    deployed: Deployment, settings: Settings, client: Any
+) -> None:
+    """Real HTTP, whose first runs are cut off in the middle of their streams."""
+    cut = 0
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cut
+        head = await reader.readuntil(b"\r\n\r\n")
+        runs = head.startswith(b"POST /runs/stream")
+        there, out = await asyncio.open_connection("127.0.0.1", deployed.port)
+        out.write(head.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+        asking = asyncio.create_task(_pump(reader, out))
+        if runs and cut < 3:
+            cut += 1
+            writer.write(await there.read(200))
+        else:
+            await _pump(there, writer)
+        asking.cancel()
+        for end in (writer, out):
+            end.close()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        report = await aevaluate(
+            {"url": f"http://127.0.0.1:{port}", "assistant": "clerk"},
+            dataset=cases("test", 6),
+            evaluators=[right],
+            prompts={"skills": " ".join(KINDS)},
+            limits={"concurrency": 3},
+            settings=settings,
+        )
+    assert (cut, report.summary["objective"], report.summary["n_ok"]) == (3, 1.0, 6)
+    assert await left_over(client) == []
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
 async def test_a_cancelled_evaluation_leaves_no_run_behind(
     deployed: Deployment, settings: Settings, client: Any, store: Store
 ) -> None:

@@ -94,6 +94,21 @@ async def test_the_bundled_workflow_answers(client: Any) -> None:
     assert found["reply"]
 
 
+async def test_a_graph_that_is_served_here_is_a_target(client: Any) -> None:
+    """Its runs end together, and take nothing with them but themselves."""
+    job = {
+        **EVALUATION,
+        "target": {"assistant": "bare"},
+        "dataset": cases("test", 36),
+        "evaluators": [{"type": "latency", "max_ms": 60000}],
+        "limits": {"concurrency": 9},
+    }
+    heard = await run(client, "evaluation", job)
+    assert heard.error is None
+    found = await values(client, heard)
+    assert found["summary"]["n_ok"] == found["usage"]["rollouts"] == 36
+
+
 async def test_an_evaluation_streams_its_progress(client: Any, store: Store) -> None:
     job = {**EVALUATION, "dataset": cases("test", 120), "limits": {"concurrency": 1}}
     heard = await run(client, "evaluation", job)

@@ -13,7 +13,8 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import APIStatusError
 from test_runs import EVALUATION, TRAINING
 
-from orcheo_agentensor import Store
+from orcheo_agentensor import Settings, Store, aevaluate
+from orcheo_agentensor.errors import TargetRefused
 
 PREFIX = "/agentensor/v1"
 REFUSED = (APIStatusError, httpx.HTTPStatusError)
@@ -98,6 +99,33 @@ async def test_scopes_are_needed(as_: Any, http: httpx.AsyncClient, guarded_stor
     answer = await http.put(place, json=body, headers=bearer("ana-token"))
     assert answer.status_code == 200
     assert answer.json()["actor"] == "ana"
+
+
+async def test_a_target_on_this_server_is_reached_with_its_key(
+    as_: Any, guarded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ana, ben = await as_("ana-token"), await as_("ben-token")
+    made = (await ana.assistants.create("bare", name="of-ana"))["assistant_id"]
+    job = {
+        **EVALUATION,
+        "target": {"assistant": made},
+        "evaluators": [{"type": "latency", "max_ms": 60000}],
+    }
+    found = await ana.runs.wait(None, "evaluation", input=job)
+    assert found["summary"]["n_ok"] == len(job["dataset"])
+    with pytest.raises(REFUSED) as caught:  # to anybody else, it is not there
+        await ben.runs.wait(None, "evaluation", input=job)
+    assert "no assistant and no graph" in caught.value.response.text
+    elsewhere = {"url": guarded.url, "assistant": made, "api_key_env": "TENANT_KEY"}
+    settings = Settings(allowed_hosts=("127.0.0.1",))
+    for key, may in (("ana-token", True), ("Bearer ana-token", True), ("ben-token", False)):
+        monkeypatch.setenv("TENANT_KEY", key)
+        remote = {**job, "target": elsewhere, "settings": settings}
+        if may:
+            assert (await aevaluate(**remote)).summary["coverage"] == 1.0
+        else:
+            with pytest.raises(TargetRefused, match="no assistant and no graph"):
+                await aevaluate(**remote)
 
 
 async def test_approving_needs_its_scope_and_is_signed(as_: Any, guarded_store: Store) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncGenerator
 from email.utils import formatdate
 from typing import Any
 
@@ -24,9 +26,11 @@ from orcheo_agentensor.evaluation.attempt import MOST_RETRY_AFTER, retry_after
 from orcheo_agentensor.hosts import is_allowed
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.tape import Tape
+from orcheo_agentensor.targets.assistants import Assistant
 from orcheo_agentensor.targets.placement import Placement
 from orcheo_agentensor.targets.remote_events import Heard
 from orcheo_agentensor.targets.resolve import resolve_target
+from orcheo_agentensor.targets.servers import Server, begun
 
 URL = "http://agents.example"
 SETTINGS = Settings(allowed_hosts=("agents.example",), http_patience=0.0)
@@ -51,6 +55,9 @@ KEY = "lsv2_pt_0123456789abcdef0123456789"
         ({"url": URL, "graph": "x"}, "target.graph"),
         ({"url": URL, "prompts_in": "state"}, "target.prompts_in"),
         ({"url": []}, "target.url"),
+        ({"url": [URL, f"{URL}/"]}, "a list of different ones"),
+        ({"url": URL, "outputs": "x"}, "known: api_key_env, assistant, output, prompts_in, url"),
+        ({"url": URL, "output": ""}, "target.output"),
         ({}, "give the server's URL"),
     ],
 )
@@ -84,6 +91,12 @@ def test_the_name_of_a_keys_variable_is_not_a_secret() -> None:
 
 # -- HTTP ------------------------------------------------------------------------------------------
 
+ASSISTED: dict[str, Any] = {
+    **dict.fromkeys(("id", "name", "graph_id"), "clerk"),
+    **{key: {} for key in ("values", "settings", "metadata", "schemas")},
+    "version": 1,
+    "edges": (),
+}
 ASSISTANT = {"assistant_id": "a1", "graph_id": "clerk", "name": "clerk", "version": 1}
 
 
@@ -93,6 +106,7 @@ def served(router: respx.MockRouter, *answers: httpx.Response | Exception) -> re
     router.get("/assistants/a1/schemas").respond(json={})
     router.get("/assistants/a1/graph").respond(json={"edges": []})
     router.get("/ok").respond(json={"ok": True})
+    router.post("/threads/search").respond(json=[])
     return router.post("/runs/stream").mock(side_effect=list(answers))
 
 
@@ -131,6 +145,17 @@ async def test_a_busy_server_is_asked_again_when_it_says(respx_mock: respx.MockR
     assert KEY not in repr(report)
 
 
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_key_may_be_a_bearer_token(
+    respx_mock: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLERK_KEY", f"Bearer {KEY}")
+    route = served(respx_mock, streamed(FINE))
+    await evaluated()
+    assert route.calls[0].request.headers["authorization"] == f"Bearer {KEY}"
+    assert "x-api-key" not in route.calls[0].request.headers
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 @respx.mock(base_url=URL, assert_all_called=False)
 async def test_a_refusal_ends_the_run_at_once(status: int, respx_mock: respx.MockRouter) -> None:
@@ -161,6 +186,60 @@ async def test_a_server_that_has_gone_is_not_the_failure_of_a_case(
     respx_mock.get("/ok").mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(TargetUnavailable, match="what is recorded is kept"):
         await evaluated(retries=0)
+
+
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_garbage_in_a_stream_counts_as_a_lost_connection(
+    respx_mock: respx.MockRouter,
+) -> None:
+    cleaned = respx_mock.post("/threads/search").respond(json=[])
+    served(respx_mock, streamed("event: values\ndata: {not json\n\n"), streamed(FINE))
+    report = await evaluated(retries=1)
+    assert report.summary["objective"] == 1.0
+    assert cleaned.call_count == 1  # what the broken stream was of is removed from the server
+
+
+@pytest.mark.parametrize("place", ["/assistants/search", "/runs/stream"])
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_redirect_is_refused(place: str, respx_mock: respx.MockRouter) -> None:
+    served(respx_mock)
+    elsewhere = {"location": "http://169.254.169.254/latest"}
+    route = respx_mock.post(place).respond(307, headers=elsewhere)
+    with pytest.raises(TargetRefused, match=r"agents\.example redirects to 169\.254\.169\.254"):
+        await evaluated(retries=2)
+    assert route.call_count == 1
+
+
+@pytest.mark.parametrize("answer", ["<html>hello</html>", '{"x": 1}', "[1]", '[{"id": 1}]'])
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_another_kind_of_server_is_said_to_be_one(
+    answer: str, respx_mock: respx.MockRouter
+) -> None:
+    respx_mock.post("/assistants/search").respond(text=answer)
+    with pytest.raises(TargetRefused, match="does not answer as a LangGraph server"):
+        await evaluated()
+
+
+async def test_a_wait_for_job_slots_that_the_job_itself_holds_has_an_end() -> None:
+    server = Server(None, Assistant(**ASSISTED))
+
+    async def queued() -> AsyncGenerator[int]:
+        await asyncio.sleep(60)
+        yield 1
+
+    async def runs(*events: int) -> AsyncGenerator[int]:
+        for event in events:
+            yield event
+
+    with pytest.raises(TargetUnavailable, match="job slots are taken"):
+        [event async for event in begun(queued(), server, patience=0.01)]
+    assert [event async for event in begun(runs(1, 2), server, patience=0.01)] == [1, 2]
+    assert [event async for event in begun(runs(), server, patience=0.01)] == []
+    server.running = 1  # while another run of ours is under way, a queued one may wait
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            [event async for event in begun(queued(), server, patience=0.01)]
+    assert server.running == 1
 
 
 @pytest.mark.parametrize(
@@ -245,6 +324,8 @@ def test_a_prompt_with_no_place_is_refused() -> None:
         Placement(fields={}).put({"p": {**TEXT, "bind": "state.x"}}, {})
     with pytest.raises(BadInput, match="is not in the deployed graph's context"):
         Placement(fields={"q": {}}, prompts_in="context").put({"p": TEXT}, {})
+    with pytest.raises(BadInput, match=r"prompts\.p\.bind: 'context\.p' is not in the deployed"):
+        Placement(fields={"q": {}}).put({"p": {**TEXT, "bind": "context.p"}}, {})
 
 
 # -- Events ----------------------------------------------------------------------------------------
