@@ -138,7 +138,7 @@ def create_training_graph(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
     )
-    pools: dict[str, tuple[int, Pool | None]] = {}
+    known: dict[str, tuple[int, Memory, Pool]] = {}
 
     @asynccontextmanager
     async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
@@ -156,24 +156,20 @@ def create_training_graph(
         async with bench.open(
             run_id, write=writer, taped=True, meter=meter, draining=draining()
         ) as session:
-            token, pool = pools.get(run_id, (0, None))
-            if pool is None or session.lease.token != token + 1:  # somebody else was at work
+            token, memory, pool = known.pop(run_id, (-1, Memory(), Pool({})))
+            if session.lease.token != token + 1:  # this process has not done what came last
                 pool = await Pool(session.prepared.prompts).load(session.store, run_id)
-            pools[run_id] = session.lease.token, pool
-            memory = await load_memory(session.store, run_id)
+                memory = await load_memory(session.store, run_id) or Memory()
             training = Training(
                 session=session,
                 plan=session.prepared.extra,
                 meter=meters[0],
-                memory=memory or Memory(),
+                memory=memory,
                 pool=pool,
             )
             await training.open_budget()
-            try:
-                yield training
-            except BaseException:
-                pools.pop(run_id, None)
-                raise
+            yield training
+            known[run_id] = session.lease.token, training.memory, pool
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -263,7 +259,7 @@ def create_training_graph(
                 decision["published"] = published
             result = await _finish(training, state, decision)
         bench.forget(run_id)
-        pools.pop(run_id, None)
+        known.pop(run_id, None)
         return result
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)

@@ -130,8 +130,11 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
     ):
         memory.beyond = memory.told
+    optimizer = training.plan.optimizer
+    # A trial may look back past as many outcomes as there are trials in flight.
+    shown = getattr(optimizer, "momentum", 0) + getattr(optimizer, "parallel", 1)
     for name, edit in edits_of(outcome).items():
-        memory.remember(name, edit)
+        memory.remember(name, edit, keep=int(shown))
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,

@@ -550,7 +550,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         "stop": [MaxSteps(1)],
         "run_id": "r",
     }
-    saving = TrainingState.save_state
+    saving = TrainingState.save_change
 
     async def killed(self: Any, run_id: str, step: int, *rest: Any, **more: Any) -> None:
         if step == 1:
@@ -558,7 +558,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         await saving(self, run_id, step, *rest, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingState, "save_state", killed)
+        patched.setattr(TrainingState, "save_change", killed)
         async with Store.from_url(url) as store:
             with pytest.raises(RuntimeError):
                 await atrain(workflow(), store=store, **job)
