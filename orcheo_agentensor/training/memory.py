@@ -25,9 +25,9 @@ class Memory:
     the number of the outcome it came from; `best` the hash of the best candidate with its
     validation `objective` (None until it is measured on all cases); `validated` maps candidates
     measured on all validation cases to the outcome that did it; `due` lists candidates to store
-    as versions, with the reason; `versions` maps stored candidates to version numbers; `idle` counts steps in a
-    row that ran nothing new; `stopped` says why the search is over, `settled` that its finalists
-    were looked at; `beyond` is the first outcome with a score outside [0, 1].
+    as versions, with the reason; `versions` maps stored candidates to version numbers; `idle`
+    counts steps in a row that ran nothing new; `stopped` says why the search is over, `settled`
+    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1].
 
     It is stored as what each step has changed, so that a step writes as much with many cases and
     many steps behind it as with few.
