@@ -23,8 +23,10 @@ from orcheo_agentensor.evaluators.fingerprint import fingerprint
 from orcheo_agentensor.evaluators.registry import BUILTINS
 from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.evaluators.returns import failure, read_result
+from orcheo_agentensor.evaluators.scale import on_scale, read_scale
 from orcheo_agentensor.evaluators.subject import Subject, is_async
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage
@@ -121,26 +123,37 @@ def bind_evaluator(
     name: str | None = None,
     weight: float = 1.0,
     kind: str | None = None,
+    scale: tuple[float, float] | None = None,
     settings: Settings | None = None,
 ) -> BoundEvaluator:
     """Bind one evaluator object: a built-in, or any form that `docs/evaluators.md` lists.
 
-    `name` and `weight` are its own for this use; `kind` overrides the detection of its form. The
-    result can stand wherever an evaluator can. Raises `EvaluatorRefused`.
+    `name` and `weight` are its own for this use; `kind` overrides the detection of its form.
+    `scale` is its worst score and its best, where these are not 0 and 1: scores are brought to
+    0..1, and one outside is a failure. The result can stand wherever an evaluator can. Raises
+    `EvaluatorRefused`.
     """
     weight = _weight(weight)
     if isinstance(evaluator, BoundEvaluator):
         raise EvaluatorRefused(f"{evaluator.name} is bound already", field="evaluators")
     if isinstance(evaluator, Builtin):
+        if scale is not None:
+            rule = "is for evaluators of your own; what is built in scores from 0 to 1"
+            raise EvaluatorRefused(field="scale", value=scale, rule=rule)
         return _bind_builtin(evaluator, name, weight, settings or Settings())
     subject = Subject.of(evaluator)
     adapter = detect(subject, kind)
     name = _name(subject.name if name is None else name)
     way = "in a thread" if adapter.threaded else "awaited"
+    known_as = fingerprint(evaluator, kind=adapter.kind, name=name)
+    if scale is not None:
+        scale = read_scale(scale)
+        adapter = replace(adapter, read=on_scale(adapter.read, scale))
+        known_as = content_hash([known_as, scale])
     return BoundEvaluator(
         name=name,
         weight=weight,
-        fingerprint=fingerprint(evaluator, kind=adapter.kind, name=name),
+        fingerprint=known_as,
         binding=f"{adapter.kind}: {adapter.form}, {way}",
         adapter=adapter,
     )
@@ -153,8 +166,8 @@ def bind_evaluators(
 
     A spec is an evaluator object, a `BoundEvaluator`, the name of a built-in, a
     `"module:attribute"` from the allowlist, `{"type": built-in, **params, "name", "weight"}` or
-    `{"entrypoint": "module:attribute", "params", "kind", "name", "weight"}`. No two may have the
-    same name. Raises `EvaluatorRefused`.
+    `{"entrypoint": "module:attribute", "params", "kind", "scale", "name", "weight"}`. No two may
+    have the same name. Raises `EvaluatorRefused`.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise EvaluatorRefused(field="evaluators", value=specs, rule="must be a list")
@@ -230,7 +243,7 @@ def _construct(kind: type[Builtin], params: Mapping[str, Any]) -> Builtin:
 
 def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvaluator:
     for key in spec:
-        if key not in ("entrypoint", "kind", "params", "name", "weight"):
+        if key not in ("entrypoint", "kind", "params", "scale", "name", "weight"):
             raise EvaluatorRefused(
                 f"evaluators: {key!r} does not go with an entrypoint; its own go into `params`",
                 field=str(key),
@@ -263,6 +276,7 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
         name=spec.get("name"),
         weight=spec.get("weight", 1.0),
         kind=spec.get("kind"),
+        scale=spec.get("scale"),
         settings=settings,
     )
 

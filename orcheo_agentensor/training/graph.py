@@ -316,6 +316,7 @@ def _announce(training: Training) -> None:
             "validation": len(plan.validation),
             "holdout": len(plan.holdout),
             "left_out": plan.left_out,
+            "leaked": plan.leaked,
         },
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
     )

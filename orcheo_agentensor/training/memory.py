@@ -27,7 +27,8 @@ class Memory:
     measured on all validation cases to the outcome that did it; `due` lists candidates to store
     as versions, with the reason; `versions` maps stored candidates to version numbers; `idle`
     counts steps in a row that ran nothing new; `stopped` says why the search is over, `settled`
-    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1].
+    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1];
+    `refused` is why the newest proposal was refused, as long as every one was.
 
     It is stored as what each step has changed, so that a step writes as much with many cases and
     many steps behind it as with few.
@@ -50,6 +51,7 @@ class Memory:
     stopped: str | None = None
     settled: bool = False
     beyond: int | None = None
+    refused: str | None = None
 
     def __post_init__(self) -> None:
         self._stored = -1  # the step of the newest row,
@@ -130,6 +132,9 @@ class Pool:
 
     def __getitem__(self, candidate_hash: str) -> Candidate:
         return self.with_texts(self._texts[candidate_hash])
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
     def __contains__(self, candidate_hash: object) -> bool:
         return candidate_hash in self._texts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
@@ -28,8 +29,9 @@ class Plan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
-    it has none. `left_out` counts cases outside these splits. `broken` is what the proposer broke
-    with since its last answer.
+    it has none. `leaked` counts holdout cases whose inputs the search sees as well: they are left
+    out, unless that is all of them (`only_leaked`). `left_out` counts cases outside these splits.
+    `broken` is what the proposer broke with since its last answer.
     """
 
     optimizer: Optimizer
@@ -41,6 +43,8 @@ class Plan:
     validation: tuple[Case, ...]
     holdout: tuple[Case, ...]
     left_out: int
+    leaked: int
+    only_leaked: bool
     trainable: tuple[str, ...]
     texts: CaseTexts
     publish: PublishTo | None = None
@@ -70,7 +74,9 @@ def make_plan(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
     proposer = resolve_proposer(chosen, settings=settings)
-    train, validation, holdout = split_cases(dataset)
+    train, validation, given = split_cases(dataset)
+    unseen = _unseen(given, by=(*train, *validation))
+    holdout = unseen or given
     batch = int(getattr(chosen, "minibatch", 10))
     budget = job.budget or default_budget(
         train=len(train),
@@ -92,7 +98,9 @@ def make_plan(
         train=train,
         validation=validation,
         holdout=holdout,
-        left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
+        leaked=len(given) - len(unseen),
+        only_leaked=bool(given) and not unseen,
+        left_out=len(dataset) - len({c.id for c in (*train, *validation, *given)}),
         trainable=trainable,
         publish=_publish_to(job, settings),
         texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
@@ -138,6 +146,14 @@ def split_cases(
     validation = dataset.split("validation").cases if "validation" in there else train
     holdout = dataset.split("holdout").cases if "holdout" in there else ()
     return train, validation, holdout
+
+
+def _unseen(holdout: Sequence[Case], *, by: Sequence[Case]) -> tuple[Case, ...]:
+    """The holdout cases whose inputs are not those of another case: what proves a gain."""
+    if not holdout:
+        return ()
+    seen = {canonical_json(case.inputs) for case in by}
+    return tuple(case for case in holdout if canonical_json(case.inputs) not in seen)
 
 
 def describe(optimizer: Any) -> dict[str, Any]:

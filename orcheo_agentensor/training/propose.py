@@ -95,6 +95,8 @@ async def propose(
     async def ask() -> dict[str, Any]:
         try:
             texts = await plan.proposer.propose(request)
+            # Read here, because a mapping may be anything that somebody wrote.
+            texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
             return {"refused": error.message}
         except (BudgetExhausted, TimeoutError):

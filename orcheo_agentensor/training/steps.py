@@ -142,6 +142,9 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     }
     if outcome.child is not None:
         await _keep(training, outcome, scores)
+        memory.refused = None
+    elif outcome.status == "refused" and len(training.pool) == 1:
+        memory.refused = outcome.reason
     better = False
     if outcome.child is not None and outcome.validation is not None:
         better = await _compare(training, outcome.child, won=outcome.status == "accepted")
@@ -270,7 +273,10 @@ def _stop(training: Training) -> str | None:
         return asked
     full = memory.full_marks(known=memory.told)
     if memory.objective is not None and memory.objective >= full and not memory.failures:
-        return f"the validation objective is {memory.objective:g}: nothing can beat it"
+        said = f"the validation objective is {memory.objective:g}: nothing can beat it"
+        doubted = memory.best == memory.baseline  # 1 is the worst score of many a scale
+        hint = "; an evaluator whose scores go beyond 1 has to be given its `scale`"
+        return said + hint * doubted
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
