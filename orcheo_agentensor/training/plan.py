@@ -29,9 +29,9 @@ class Plan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
-    it has none. `leaked` counts holdout cases whose inputs the search sees as well: they are left
-    out, unless that is all of them (`only_leaked`). `left_out` counts cases outside these splits.
-    `broken` is what the proposer broke with since its last answer.
+    it has none. `leaked` counts holdout cases whose inputs the search sees as well. `left_out`
+    counts cases outside these splits. `broken` is what the proposer broke with since its last
+    answer.
     """
 
     optimizer: Optimizer
@@ -44,7 +44,6 @@ class Plan:
     holdout: tuple[Case, ...]
     left_out: int
     leaked: int
-    only_leaked: bool
     trainable: tuple[str, ...]
     texts: CaseTexts
     publish: PublishTo | None = None
@@ -74,9 +73,7 @@ def make_plan(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
     proposer = resolve_proposer(chosen, settings=settings)
-    train, validation, given = split_cases(dataset)
-    unseen = _unseen(given, by=(*train, *validation))
-    holdout = unseen or given
+    train, validation, holdout = split_cases(dataset)
     batch = int(getattr(chosen, "minibatch", 10))
     budget = job.budget or default_budget(
         train=len(train),
@@ -98,9 +95,8 @@ def make_plan(
         train=train,
         validation=validation,
         holdout=holdout,
-        leaked=len(given) - len(unseen),
-        only_leaked=bool(given) and not unseen,
-        left_out=len(dataset) - len({c.id for c in (*train, *validation, *given)}),
+        leaked=_leaked(holdout, to=(*train, *validation)),
+        left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
         trainable=trainable,
         publish=_publish_to(job, settings),
         texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
@@ -148,12 +144,10 @@ def split_cases(
     return train, validation, holdout
 
 
-def _unseen(holdout: Sequence[Case], *, by: Sequence[Case]) -> tuple[Case, ...]:
-    """The holdout cases whose inputs are not those of another case: what proves a gain."""
-    if not holdout:
-        return ()
-    seen = {canonical_json(case.inputs) for case in by}
-    return tuple(case for case in holdout if canonical_json(case.inputs) not in seen)
+def _leaked(holdout: Sequence[Case], *, to: Sequence[Case]) -> int:
+    """How many holdout cases have the inputs of one of the others."""
+    seen = {canonical_json(case.inputs) for case in to} if holdout else ()
+    return sum(canonical_json(case.inputs) in seen for case in holdout)
 
 
 def describe(optimizer: Any) -> dict[str, Any]:
