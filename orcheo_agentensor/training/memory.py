@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.evaluation.runner import Candidate
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.optimizers import Edit
 from orcheo_agentensor.storage.codec import decode, encode
 from orcheo_agentensor.tensor import TextTensor

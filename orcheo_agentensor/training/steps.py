@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.graph import summary_of
-from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
 from orcheo_agentensor.training import strategy
 from orcheo_agentensor.training.contest import validate_against

@@ -9,8 +9,8 @@ from typing import Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import Edit, FeedbackRecord, Trial, TrialOutcome
 from orcheo_agentensor.training.acceptance import outside
 from orcheo_agentensor.training.backward import case_feedback, feedback_records

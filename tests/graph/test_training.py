@@ -46,7 +46,7 @@ from orcheo_agentensor.evaluation.drive import drive
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.storage import RunRecord
 from orcheo_agentensor.storage.training_state import TrainingState
-from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.budget_meter import BudgetMeter
 from orcheo_agentensor.training.propose import recorded_call
 
 OWNER = ("plan", "write")
