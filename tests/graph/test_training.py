@@ -647,12 +647,17 @@ async def test_a_budget_of_model_calls_is_kept_and_pays_for_the_holdout(
 ) -> None:
     made: list[int] = []
 
-    def answers() -> Iterator[AIMessage]:
-        while True:
-            made.append(1)
-            yield AIMessage("yes")
+    class Answers:
+        """Not a generator: threads may ask at the same moment."""
 
-    model = GenericFakeChatModel(messages=answers())
+        def __iter__(self) -> Iterator[AIMessage]:
+            return self
+
+        def __next__(self) -> AIMessage:
+            made.append(1)
+            return AIMessage("yes")
+
+    model = GenericFakeChatModel(messages=Answers())
 
     async def target(inputs: dict[str, str]) -> dict[str, bool]:
         await model.ainvoke("?")
