@@ -6,6 +6,7 @@ that was accepted once can be stored in any database, sent to any client and rea
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -97,6 +98,20 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+_ATOMS = (str, int, float, bool, type(None))
+
+
+def private_copy(value: Any) -> Any:
+    """A deep copy, for somebody who may change it; fast for JSON values."""
+    if isinstance(value, _ATOMS):
+        return value
+    if type(value) is dict:
+        return {key: private_copy(item) for key, item in value.items()}
+    if type(value) is list:
+        return [private_copy(item) for item in value]
+    return copy.deepcopy(value)
 
 
 def json_size(value: Any) -> int:

@@ -79,6 +79,7 @@ def describe(prepared: Prepared[Any]) -> dict[str, Any]:
                 "validation": len(extra.validation),
                 "holdout": len(extra.holdout),
                 "left_out": extra.left_out,
+                "leaked": extra.leaked,
             },
             "trainable": list(extra.trainable),
             "promote": job.promote,

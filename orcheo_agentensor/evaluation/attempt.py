@@ -19,6 +19,7 @@ from orcheo_agentensor.errors import (
     status_of,
 )
 from orcheo_agentensor.evaluation.deadlines import TimeLimits
+from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.metering import UsageRecorder
 from orcheo_agentensor.tape import prompts_in, record_tape
 from orcheo_agentensor.targets import Target
@@ -51,13 +52,15 @@ async def execute(
     taped: bool,
     recorder: UsageRecorder,
 ) -> Attempt:
-    """Run `target` once; whatever goes wrong in it comes back as the attempt's failure.
+    """Run `target` once, on a copy of `inputs` that it may change; whatever goes wrong in it comes
+    back as the attempt's failure.
 
     `recorder` knows afterwards, whatever happens, what its model calls took. Raises what is the
     job's trouble and not the case's, because every other case would fail in the same way:
     `PromptNotFound`, `TemplateError`, `TargetRefused`, `TargetUnavailable`. Raises
     `BudgetExhausted` where a model call was refused, even if the target went on without it.
     """
+    inputs = private_copy(inputs)
     output, tape, failure, transient = None, None, None, False
     after, lost = 0.0, False
     with recorder:

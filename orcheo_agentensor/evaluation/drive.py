@@ -15,7 +15,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunFailed
-from orcheo_agentensor.evaluation.runner import Draining
+from orcheo_agentensor.evaluation.executor import Draining
 from orcheo_agentensor.events import Event, EventWriter, discard, listening
 
 if TYPE_CHECKING:

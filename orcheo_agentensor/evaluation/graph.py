@@ -12,13 +12,13 @@ from langgraph.types import Command, StreamWriter
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.leasing import ends_once
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.resolve import Given
 from orcheo_agentensor.evaluation.results import CaseResult, summarize
-from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.evaluation.workbench import Session, Workbench
 from orcheo_agentensor.settings import Settings
 

@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orcheo_agentensor.config import LiveCallbacks, RunConfig, with_prompts
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import AgentensorError, BudgetExhausted
-from orcheo_agentensor.evaluation.attempt import Attempt, execute
+from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.concurrency import Share
-from orcheo_agentensor.evaluation.deadlines import TimeLimits
+from orcheo_agentensor.evaluation.executor import Draining, Executor, Pass
 from orcheo_agentensor.evaluation.job import Limits
 from orcheo_agentensor.evaluation.meter import Meter, Unmetered
 from orcheo_agentensor.evaluation.replicates import CaseListener, Gathered
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.retry import retried
 from orcheo_agentensor.evaluation.rows import (
     case_result,
     context_of,
     outcome_of,
     score_rows,
-    storable,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
-from orcheo_agentensor.evaluators.binding import Scoring
 from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash
-from orcheo_agentensor.metering import UsageRecorder
-from orcheo_agentensor.storage import RolloutRow
-from orcheo_agentensor.storage.records import CANCELLED
-from orcheo_agentensor.targets import ConnectedTarget, Target
-from orcheo_agentensor.tensor import TextTensor
-from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
+from orcheo_agentensor.targets import Target
+from orcheo_agentensor.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
@@ -46,47 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BROKEN_OFF = "broken_off"
-"""The kind of call under which the ledger keeps what work has cost that could not go on."""
-
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
-
-OUTAGES = 3  # of a remote server that one case may meet before it is to blame itself
-
-
-class Draining(Exception):
-    """A graceful stop was asked for; no further case is begun."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A complete prompt set and its hash over names and texts, and places where they bind."""
-
-    prompts: Mapping[str, TextTensor]
-    hash: str
-
-    @classmethod
-    def of(cls, prompts: Mapping[str, TextTensor]) -> Candidate:
-        """The candidate of these prompts."""
-        return cls(
-            prompts=dict(prompts),
-            hash=content_hash(
-                {
-                    name: tensor.text if tensor.bind is None else [tensor.text, tensor.bind]
-                    for name, tensor in prompts.items()
-                }
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """What all rollouts of one call of `run` have in common."""
-
-    candidate: Candidate
-    config: dict[str, Any]
-    phase: str
-    meter: Meter
 
 
 class Runner:
@@ -113,7 +64,6 @@ class Runner:
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.target = target
-        self._elsewhere = target if isinstance(target, ConnectedTarget) else None
         self.evaluators = tuple(evaluators)
         self.weights = {evaluator.name: evaluator.weight for evaluator in evaluators}
         self.meter: Meter = meter or Unmetered()
@@ -125,11 +75,15 @@ class Runner:
             {k: v for k, v in config.to_json().items() if k not in ("prompts", "run_id")}
         )
         self._callbacks = callbacks
-        self._process_slots = process_slots
         self._in_flight = asyncio.Semaphore(limits.concurrency)
-        self._time_limits = TimeLimits(limits.case_timeout)
-        self._taped = taped
-        self._draining = draining
+        self._executor = Executor(
+            target=target,
+            ledger=ledger,
+            limits=limits,
+            slots=process_slots,
+            taped=taped,
+            draining=draining,
+        )
         self._running: dict[str, asyncio.Event] = {}
 
     async def run(
@@ -150,7 +104,7 @@ class Runner:
         Raises `BudgetExhausted` or `Draining` after the cases already begun are finished.
         """
         await self._ledger.load(candidate.hash)
-        shared = _Pass(
+        shared = Pass(
             candidate=candidate,
             config=self._runnable_config(candidate),
             phase=phase,
@@ -247,7 +201,7 @@ class Runner:
                 usage = sum((score.usage for score in rows), usage)
         return case_result(row, outcomes, usage, replayed=True)
 
-    async def _case(self, key: str, case: Case, replicate: int, shared: _Pass) -> CaseResult:
+    async def _case(self, key: str, case: Case, replicate: int, shared: Pass) -> CaseResult:
         async with self._in_flight:
             while key in self._running:  # two callers want it at once: the second replays
                 await self._running[key].wait()
@@ -258,13 +212,13 @@ class Runner:
                 del self._running[key]
                 done.set()
 
-    async def _recorded(self, key: str, case: Case, replicate: int, shared: _Pass) -> CaseResult:
+    async def _recorded(self, key: str, case: Case, replicate: int, shared: Pass) -> CaseResult:
         """Run and score what the ledger lacks; returns when every row is committed."""
         row = self._ledger.rollout(key)
         live = row is None
         committed: list[asyncio.Future[None]] = []
         if row is None:
-            row = await self._rollout(key, case, replicate, shared)
+            row = await self._executor.rollout(key, case, replicate, shared)
             committed.append(self._ledger.put_rollout(row))
         elif row.reused:
             committed.append(self._ledger.put_rollout(replace(row, phase=shared.phase)))
@@ -286,54 +240,6 @@ class Runner:
             await committed[-1]  # groups commit in order, so all others are committed too
         return case_result(row, outcomes, usage, replayed=not live)
 
-    async def _rollout(self, key: str, case: Case, replicate: int, shared: _Pass) -> RolloutRow:
-        meter, made = shared.meter, [0]
-        spent = NOTHING
-
-        async def attempt() -> Attempt:
-            nonlocal spent
-            recorder = UsageRecorder(meter.gate)
-            async with self._process_slots:
-                if not made[0] and self._draining():
-                    raise Draining
-                meter.reserve_rollout()
-                made[0] += 1
-                try:
-                    return await execute(
-                        self.target,
-                        case.inputs,
-                        shared.config,
-                        rollout_id=key,
-                        limits=self._time_limits,
-                        taped=self._taped,
-                        recorder=recorder,
-                    )
-                finally:
-                    usage = recorder.total + ONE_ROLLOUT
-                    spent = spent + usage
-                    meter.spent(usage, refused=recorder.refused is not None)
-
-        try:
-            last = await retried(attempt, retries=self._limits.retries)
-            if last.transient and self._elsewhere is not None:
-                last = await _outlasting(self._elsewhere, attempt, last)
-        except BaseException as error:
-            self._note_lost(key, spent, error)
-            raise
-        return RolloutRow(
-            key=key,
-            case_id=case.id,
-            candidate_hash=shared.candidate.hash,
-            replicate=replicate,
-            phase=shared.phase,
-            output=last.output,
-            tape=last.tape,
-            usage=spent,
-            latency_ms=last.latency_ms,
-            attempts=made[0],
-            failure=None if last.failure is None else storable(last.failure),
-        )
-
     async def _score(
         self,
         evaluator: BoundEvaluator,
@@ -345,7 +251,7 @@ class Runner:
         """The outcomes, what they cost, and whether the evaluator was called for them."""
         rows = self._ledger.score(key, evaluator.fingerprint)
         if rows is None:
-            outcomes, usage = await self._outcomes(evaluator, key, context, meter)
+            outcomes, usage = await self._executor.outcomes(evaluator, key, context, meter)
             rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
             return [outcome_of(row) for row in rows], usage, True
@@ -353,38 +259,6 @@ class Runner:
         if rows[0].reused:
             committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
         return [outcome_of(row) for row in rows], spent, False
-
-    async def _outcomes(
-        self, evaluator: BoundEvaluator, key: str, context: EvaluatorContext, meter: Meter
-    ) -> tuple[Sequence[Outcome], Usage]:
-        limit, retries = self._limits.case_timeout, self._limits.retries
-        if evaluator.inline:
-            found = await evaluator.attempt(context, timeout=limit, recorder=None)
-            return found.outcomes, NOTHING
-        spent = NOTHING
-
-        async def attempt() -> Scoring:
-            nonlocal spent
-            recorder = UsageRecorder(meter.gate)
-            try:
-                return await evaluator.attempt(context, timeout=limit, recorder=recorder)
-            finally:
-                spent = spent + recorder.total
-                meter.spent(recorder.total)
-
-        try:
-            last = await retried(attempt, retries=retries)
-        except BaseException as error:
-            self._note_lost(key, spent, error)
-            raise
-        return last.outcomes, spent
-
-    def _note_lost(self, key: str, spent: Usage, error: BaseException) -> None:
-        """What broke off has no row of its own; what it took is recorded all the same."""
-        if spent != NOTHING:
-            kind = BROKEN_OFF if isinstance(error, Exception) else CANCELLED
-            with contextlib.suppress(AgentensorError):  # a ledger that is gone tells the others
-                self._ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {}, spent)
 
 
 async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -394,20 +268,3 @@ async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(one, BaseException):
             raise one
     return [one for one in found if not isinstance(one, BaseException)]
-
-
-async def _outlasting(
-    target: ConnectedTarget, attempt: Callable[[], Awaitable[Attempt]], last: Attempt
-) -> Attempt:
-    """What further attempts come to, where `target` was away during the `last` one."""
-    for _ in range(OUTAGES):
-        if not last.transient or not await target.came_back(lost=last.lost):
-            break
-        try:
-            last = await attempt()
-        except BudgetExhausted:  # what the attempts so far came to is still recorded
-            break
-    return last
-
-
-__all__ = ["NOTHING", "Candidate", "Draining", "Meter", "Runner", "Unmetered"]

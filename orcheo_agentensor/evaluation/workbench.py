@@ -25,8 +25,10 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
 )
 from orcheo_agentensor.evaluation.concurrency import process_slots
+from orcheo_agentensor.evaluation.executor import Draining
 from orcheo_agentensor.evaluation.faults import with_all_others
 from orcheo_agentensor.evaluation.leasing import LOOK_AGAIN, RunEnded, take_lease
+from orcheo_agentensor.evaluation.meter import Meter
 from orcheo_agentensor.evaluation.ownership import (
     require_dataset,
     require_free_run_id,
@@ -34,7 +36,7 @@ from orcheo_agentensor.evaluation.ownership import (
     require_run,
 )
 from orcheo_agentensor.evaluation.resolve import Extra, Given, JobT, Prepared, Resolver, no_extra
-from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner
+from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.events import EventSink, EventWriter
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings

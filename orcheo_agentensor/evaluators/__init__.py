@@ -1,6 +1,7 @@
 """Evaluators: everything that scores an output, in whatever form it was written."""
 
-from orcheo_agentensor.evaluators.binding import BoundEvaluator, bind_evaluator, bind_evaluators
+from orcheo_agentensor.evaluators.binding import bind_evaluator, bind_evaluators
+from orcheo_agentensor.evaluators.bound import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin.structured import JsonFieldMatch, JsonSchema, JsonValid
 from orcheo_agentensor.evaluators.builtin.text import (
     Contains,

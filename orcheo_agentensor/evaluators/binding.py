@@ -1,12 +1,11 @@
-"""Binding: from whatever was given as an evaluator to one thing that scores a context."""
+"""Binding: from whatever was given as an evaluator to a `BoundEvaluator`."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,105 +13,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from orcheo_agentensor.entrypoints import load_entrypoint
-from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
+from orcheo_agentensor.errors import EvaluatorRefused, shorten
+from orcheo_agentensor.evaluators.bound import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin.base import Builtin
-from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.detection import detect
 from orcheo_agentensor.evaluators.dialects.base import Adapter
 from orcheo_agentensor.evaluators.fingerprint import fingerprint
 from orcheo_agentensor.evaluators.registry import BUILTINS
-from orcheo_agentensor.evaluators.result import Outcome
-from orcheo_agentensor.evaluators.returns import failure, read_result
+from orcheo_agentensor.evaluators.returns import read_result
+from orcheo_agentensor.evaluators.scale import on_scale, read_scale
 from orcheo_agentensor.evaluators.subject import Subject, is_async
-from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.metering import UsageRecorder
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.usage import Usage
-
-
-@dataclass(slots=True)
-class Scoring:
-    """What one attempt of an evaluator came to. `transient` trouble is worth another attempt."""
-
-    outcomes: list[Outcome]
-    transient: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoundEvaluator:
-    """An evaluator ready to score, whatever form it was given in.
-
-    `binding` says in words which form was recognised; `fingerprint` changes when the evaluator
-    does; `weight` is its share in a weighted mean.
-    """
-
-    name: str
-    weight: float = 1.0
-    fingerprint: str
-    binding: str
-    adapter: Adapter = field(repr=False, compare=False)
-
-    async def score(
-        self, ctx: EvaluatorContext, *, timeout: float | None = None
-    ) -> tuple[list[Outcome], Usage]:
-        """Score one rollout: the outcomes, and what the models called for them used.
-
-        Never raises but `CancelledError`: whatever goes wrong is an `EvaluatorFailure`. Outcomes
-        are named after the evaluator, or `name.metric` where it gives several. `timeout` is in
-        seconds.
-        """
-        recorder = UsageRecorder()
-        scoring = await self.attempt(ctx, timeout=timeout, recorder=recorder)
-        return scoring.outcomes, recorder.total
-
-    @property
-    def inline(self) -> bool:
-        """Whether it answers at once and calls no model: then no recorder is looked at."""
-        return self.adapter.inline is not None
-
-    async def attempt(
-        self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
-    ) -> Scoring:
-        """As `score`, for a caller that tries again after a passing trouble.
-
-        `recorder` knows afterwards, whatever happens, what its model calls took. Raises
-        `BudgetExhausted` too, where a model call was refused.
-        """
-        inline = self.adapter.inline
-        if inline is not None:
-            try:
-                return Scoring([inline(ctx)])
-            except Exception as error:  # noqa: BLE001 - a failure is a value
-                return Scoring([failure(self.name, "exception", _told(error))])
-        with recorder or UsageRecorder() as recorder:
-            scoring = await self._outcomes(ctx, timeout)
-        if recorder.refused is not None:
-            raise recorder.refused
-        return scoring
-
-    async def _outcomes(self, ctx: EvaluatorContext, timeout: float | None) -> Scoring:
-        adapter = self.adapter
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                if adapter.threaded:
-                    value = await run_in_thread(adapter.call, ctx)
-                else:
-                    value = adapter.call(ctx)
-                while inspect.isawaitable(value):
-                    value = await value
-            return Scoring(adapter.read(self.name, value))
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return Scoring([failure(self.name, "exception", _told(error))])  # its own, not ours
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
-            if limit.expired() and isinstance(error, TimeoutError):
-                late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
-                return Scoring([late], transient=True)
-            passing = is_transient(error) or isinstance(error, TimeoutError)
-            return Scoring([failure(self.name, "exception", _told(error))], transient=passing)
 
 
 def bind_evaluator(
@@ -121,26 +33,37 @@ def bind_evaluator(
     name: str | None = None,
     weight: float = 1.0,
     kind: str | None = None,
+    scale: tuple[float, float] | None = None,
     settings: Settings | None = None,
 ) -> BoundEvaluator:
     """Bind one evaluator object: a built-in, or any form that `docs/evaluators.md` lists.
 
-    `name` and `weight` are its own for this use; `kind` overrides the detection of its form. The
-    result can stand wherever an evaluator can. Raises `EvaluatorRefused`.
+    `name` and `weight` are its own for this use; `kind` overrides the detection of its form.
+    `scale` is its worst score and its best, where these are not 0 and 1: scores are brought to
+    0..1, and one outside is a failure. The result can stand wherever an evaluator can. Raises
+    `EvaluatorRefused`.
     """
     weight = _weight(weight)
     if isinstance(evaluator, BoundEvaluator):
         raise EvaluatorRefused(f"{evaluator.name} is bound already", field="evaluators")
     if isinstance(evaluator, Builtin):
+        if scale is not None:
+            rule = "is for evaluators of your own; what is built in scores from 0 to 1"
+            raise EvaluatorRefused(field="scale", value=scale, rule=rule)
         return _bind_builtin(evaluator, name, weight, settings or Settings())
     subject = Subject.of(evaluator)
     adapter = detect(subject, kind)
     name = _name(subject.name if name is None else name)
     way = "in a thread" if adapter.threaded else "awaited"
+    known_as = fingerprint(evaluator, kind=adapter.kind, name=name)
+    if scale is not None:
+        scale = read_scale(scale)
+        adapter = replace(adapter, read=on_scale(adapter.read, scale))
+        known_as = content_hash([known_as, scale])
     return BoundEvaluator(
         name=name,
         weight=weight,
-        fingerprint=fingerprint(evaluator, kind=adapter.kind, name=name),
+        fingerprint=known_as,
         binding=f"{adapter.kind}: {adapter.form}, {way}",
         adapter=adapter,
     )
@@ -153,8 +76,8 @@ def bind_evaluators(
 
     A spec is an evaluator object, a `BoundEvaluator`, the name of a built-in, a
     `"module:attribute"` from the allowlist, `{"type": built-in, **params, "name", "weight"}` or
-    `{"entrypoint": "module:attribute", "params", "kind", "name", "weight"}`. No two may have the
-    same name. Raises `EvaluatorRefused`.
+    `{"entrypoint": "module:attribute", "params", "kind", "scale", "name", "weight"}`. No two may
+    have the same name. Raises `EvaluatorRefused`.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise EvaluatorRefused(field="evaluators", value=specs, rule="must be a list")
@@ -230,7 +153,7 @@ def _construct(kind: type[Builtin], params: Mapping[str, Any]) -> Builtin:
 
 def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvaluator:
     for key in spec:
-        if key not in ("entrypoint", "kind", "params", "name", "weight"):
+        if key not in ("entrypoint", "kind", "params", "scale", "name", "weight"):
             raise EvaluatorRefused(
                 f"evaluators: {key!r} does not go with an entrypoint; its own go into `params`",
                 field=str(key),
@@ -251,7 +174,7 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
             loaded = loaded(**params)
         except Exception as error:
             raise EvaluatorRefused(
-                f"{where}: {loaded.__name__}(**params) failed: {_told(error)}",
+                f"{where}: {loaded.__name__}(**params) failed: {type(error).__name__}: {error}",
                 field="params",
                 value=dict(params),
                 rule="must construct the evaluator",
@@ -263,6 +186,7 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
         name=spec.get("name"),
         weight=spec.get("weight", 1.0),
         kind=spec.get("kind"),
+        scale=spec.get("scale"),
         settings=settings,
     )
 
@@ -327,7 +251,3 @@ def _unknown_builtin(name: str) -> EvaluatorRefused:
         value=name,
         rule="must be a built-in evaluator or 'module:attribute'",
     )
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Final
 
 from orcheo_agentensor.evaluators.context import EvaluatorContext
+from orcheo_agentensor.json_values import private_copy
 
 MISSING: Final = object()
 """What `pick` gives where a path leads nowhere."""
-
-_ATOMS = (str, int, float, bool, type(None))
-
-
-def private_copy(value: Any) -> Any:
-    """A deep copy; fast for JSON values."""
-    if isinstance(value, _ATOMS):
-        return value
-    if type(value) is dict:
-        return {key: private_copy(item) for key, item in value.items()}
-    if type(value) is list:
-        return [private_copy(item) for item in value]
-    return copy.deepcopy(value)
 
 
 def private_context(ctx: EvaluatorContext) -> EvaluatorContext:

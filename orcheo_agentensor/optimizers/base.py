@@ -89,7 +89,15 @@ class ProposalRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
-        return asdict(self)
+        components = [
+            {
+                **vars(component),
+                "feedback": [vars(record) for record in component.feedback],
+                "history": [vars(edit) for edit in component.history],
+            }
+            for component in self.components
+        ]
+        return {**vars(self), "components": components}
 
 
 @runtime_checkable

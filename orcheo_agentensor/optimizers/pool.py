@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_POOL = 12
+MAX_FRONT = 24
 GUARDS = 4  # one solved case per so many cases of a minibatch
 SOLVED = 1.0 - 1e-12
 
@@ -17,6 +18,7 @@ SOLVED = 1.0 - 1e-12
 class Entry:
     """One candidate: `scores` on training cases, `validation` on validation cases.
 
+    `number` counts the candidates as they came into the pool, the baseline being 0.
     `failed` are training cases that could not be scored with it, `taught` those that some edit on
     the way to it has learnt from. `depth` counts its edits since the last validation on that way.
     `batch` is the minibatch it is tried on, with `shots` proposals so far; `rejected` counts the
@@ -27,6 +29,7 @@ class Entry:
     """
 
     hash: str
+    number: int = 0
     parent: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
@@ -52,7 +55,7 @@ class Merge:
 
 
 class CandidatePool:
-    """The entries by hash; a plain JSON list between two steps."""
+    """The entries by hash, oldest first; plain JSON between two steps."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = {entry.hash: entry for entry in entries}
@@ -63,7 +66,7 @@ class CandidatePool:
         return cls([Entry(hash=baseline)])
 
     @classmethod
-    def from_json(cls, data: Sequence[Mapping[str, Any]]) -> CandidatePool:
+    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> CandidatePool:
         """The inverse of `to_json`."""
         return cls(
             [
@@ -75,13 +78,13 @@ class CandidatePool:
                         "changed": dict(entry["changed"]),
                     }
                 )
-                for entry in data
+                for entry in sorted(data.values(), key=lambda entry: entry["number"])
             ]
         )
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """As an optimizer's state holds it."""
-        return [asdict(entry) for entry in self._entries.values()]
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """As an optimizer's state holds it: a step stores the entries that it has changed."""
+        return {entry.hash: dict(vars(entry)) for entry in self}
 
     def __getitem__(self, candidate: str) -> Entry:
         return self._entries[candidate]
@@ -99,6 +102,7 @@ class CandidatePool:
         above = self._entries[parent]
         self._entries[candidate] = Entry(
             hash=candidate,
+            number=1 + max(entry.number for entry in self),
             parent=parent,
             taught=sorted({*above.taught, *taught}),
             changed={**above.changed, **dict.fromkeys(changed, candidate)},
@@ -109,7 +113,7 @@ class CandidatePool:
         """Whether `one` scored more than `other` on the training cases that both have."""
         mine, yours = self._entries[one].scores, self._entries[other].scores
         both = mine.keys() & yours.keys()
-        return sum(mine[case] - yours[case] for case in both) > 0
+        return math.fsum(mine[case] - yours[case] for case in both) > 0
 
     def fails_more(self, one: str, other: str) -> bool:
         """Whether a larger share of the cases run with `one` failed than of those with `other`."""
@@ -208,12 +212,19 @@ class CandidatePool:
         return self._entries[chosen]
 
     def prune(self, *, keep: Container[str]) -> None:
-        """Let go of the oldest candidates that neither `keep` nor the front holds."""
+        """Let go of the oldest candidates that neither `keep` nor the front holds.
+
+        The front itself keeps `MAX_FRONT` candidates, those that hold most cases.
+        """
+        if len(self._entries) <= MAX_POOL:
+            return
         front = self.front()
+        held = sorted(front, key=lambda one: (-front[one], -self._entries[one].number))
+        kept = {*held[:MAX_FRONT]}
         for candidate in list(self._entries):
             if len(self._entries) <= MAX_POOL:
                 return
-            if candidate not in keep and candidate not in front:
+            if candidate not in keep and candidate not in kept:
                 del self._entries[candidate]
 
 

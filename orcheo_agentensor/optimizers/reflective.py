@@ -10,13 +10,19 @@ after every edit; and no contest goes on once it is decided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.optimizers.base import SearchSpace, State, Trial, TrialOutcome, derive_seed
 from orcheo_agentensor.optimizers.pool import CandidatePool, Entry, next_merge
+
+MAX_GROWTH = 16
+"""So many times its size a minibatch may grow to."""
+
+MAX_RECALLED = 100
+"""Cases that a parent was run on before, and that a proposer is shown again with a minibatch."""
 
 
 class Reflective(BaseModel):
@@ -60,6 +66,7 @@ class Reflective(BaseModel):
             "unread": [],
             "lessons": {},
             "size": self.minibatch,
+            "largest": min(MAX_GROWTH * self.minibatch, len(space.case_ids)),
             "chain": self.chain,
             "merged": [],
         }
@@ -148,7 +155,7 @@ class Reflective(BaseModel):
             purpose=purpose,  # type: ignore[arg-type]
             validated=False,
             refined=True,
-            recalled=tuple(sorted(parent.scores.keys() - {*cases, *state["unread"]})),
+            recalled=_recalled(parent, without={*cases, *state["unread"]}),
         )
 
     def _cases(
@@ -169,6 +176,12 @@ class Reflective(BaseModel):
             size=state["size"],
             seed=derive_seed(state["seed"], state["asked"], "minibatch"),
         )
+
+
+def _recalled(parent: Entry, *, without: Set[str]) -> tuple[str, ...]:
+    """Cases that `parent` was run on, those it does worst on first."""
+    known = sorted(parent.scores.keys() - without, key=lambda case: (parent.scores[case], case))
+    return tuple(sorted(known[:MAX_RECALLED]))
 
 
 def _in_use(state: Mapping[str, Any]) -> set[str]:
@@ -251,13 +264,14 @@ def _judge(
     entry.depth = 0
     if outcome.status == "accepted":
         state["best"] = state["current"] = judged
+        state["merged"] = []
         return
     if trial.purpose == "merge":
         return
     # What its minibatches promised did not hold: they were too small a sample, and too many edits
     # were built on them.
     state["chain"] = max(1, state["chain"] // 2)
-    state["size"] = max(state["size"], min(2 * state["size"], len(state["case_ids"])))
+    state["size"] = max(state["size"], min(2 * state["size"], state["largest"]))
     if judged == state["current"]:
         state["current"] = state["best"]
         pool[state["best"]].rejected += 1

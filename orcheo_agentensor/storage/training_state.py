@@ -1,4 +1,4 @@
-"""What a training run knows besides its ledger: candidates, and the optimizer's state per step."""
+"""What a training run knows besides its ledger: candidates, and its state as steps changed it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orcheo_agentensor.storage.tables import candidates, optimizer_state
 
 
 class TrainingState:
-    """The repository of candidates and optimizer states."""
+    """The repository of candidates, and of what each step changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -75,53 +75,30 @@ class TrainingState:
             ]
         )
 
-    async def save_state(
-        self,
-        run_id: str,
-        step: int,
-        state: dict[str, Any],
-        *,
-        keep: int | None = None,
-        lease: Lease | None = None,
+    async def save_change(
+        self, run_id: str, step: int, change: dict[str, Any], *, lease: Lease | None = None
     ) -> None:
-        """Store the optimizer's state after `step`, instead of one that is there.
-
-        `keep` drops all but so many newest steps.
-        """
+        """Store what `step` has changed in the optimizer's state, instead of what is there."""
 
         def work(connection: Connection) -> None:
             if lease is not None:
                 fence(connection, lease)
             table = optimizer_state.c
-            drop = table.step == step
-            if keep is not None:
-                drop = drop | (table.step <= step - keep)
-            connection.execute(delete(optimizer_state).where(table.run_id == run_id, drop))
+            connection.execute(
+                delete(optimizer_state).where(table.run_id == run_id, table.step == step)
+            )
             connection.execute(
                 insert(optimizer_state).values(
-                    run_id=run_id, step=step, state=state, created_at=self._context.clock()
+                    run_id=run_id, step=step, state=change, created_at=self._context.clock()
                 )
             )
 
         await self._context.db.write(work, lock=f"run:{run_id}")
 
-    async def load_state(self, run_id: str, step: int | None = None) -> dict[str, Any] | None:
-        """The optimizer's state after `step` (by default the newest); None if there is none."""
-        query = (
-            select(optimizer_state.c.state)
-            .where(optimizer_state.c.run_id == run_id)
-            .order_by(optimizer_state.c.step.desc())
-            .limit(1)
+    async def changes(self, run_id: str) -> dict[int, dict[str, Any]]:
+        """What each step of a run has changed in the optimizer's state, by step, in order."""
+        table = optimizer_state.c
+        query = select(table.step, table.state).where(table.run_id == run_id).order_by(table.step)
+        return await self._context.db.read(
+            lambda connection: {row.step: row.state for row in connection.execute(query)}
         )
-        if step is not None:
-            query = query.where(optimizer_state.c.step == step)
-        found: dict[str, Any] | None = await self._context.db.read(
-            lambda connection: connection.scalar(query)
-        )
-        return found
-
-    async def latest_step(self, run_id: str) -> int | None:
-        """The newest step with a stored state."""
-        query = select(func.max(optimizer_state.c.step)).where(optimizer_state.c.run_id == run_id)
-        found: int | None = await self._context.db.read(lambda connection: connection.scalar(query))
-        return found

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.evaluation.candidate import Candidate
+from orcheo_agentensor.evaluation.meter import Meter
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate, Meter
 from orcheo_agentensor.optimizers import derive_seed
 from orcheo_agentensor.training.acceptance import (
     EPSILON,

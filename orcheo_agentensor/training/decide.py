@@ -39,10 +39,18 @@ def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list
     status, reasons = verdict(
         changed=memory.best != memory.baseline, holdout=holdout, min_coverage=job.min_coverage
     )
+    if memory.refused is not None:
+        return status, [*reasons, f"every proposal was refused, the last one: {memory.refused}"]
     if status == "kept" and holdout is None and memory.best != memory.baseline:
         if training.plan.holdout:
             reasons = ["the budget ended before the holdout was measured: the gain is unproved"]
         return status, reasons
+    if memory.best != memory.baseline and (leaked := training.plan.leaked):
+        reasons = [
+            *reasons,
+            f"{leaked} of {len(training.plan.holdout)} holdout cases have the inputs of cases that"
+            " the search saw: on these, a gain may be learnt by heart",
+        ]
     coverage = 1 - memory.failures / len(training.plan.validation)
     if status == "eligible" and coverage < job.min_coverage:
         return "rejected", [

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
-from orcheo_agentensor.evaluation.runner import Draining
+from orcheo_agentensor.evaluation.executor import Draining
 from orcheo_agentensor.optimizers import Optimizer, Trial, TrialOutcome
 from orcheo_agentensor.training.trial import run_trial
 from orcheo_agentensor.training.work import Training

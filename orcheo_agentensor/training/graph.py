@@ -6,16 +6,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
-from pydantic import Field
-from typing_extensions import TypedDict
 
 from orcheo_agentensor.callers import caller_of_run
-from orcheo_agentensor.evaluation.graph import JobState, draining, store_status
-from orcheo_agentensor.evaluation.job import shown_as
+from orcheo_agentensor.evaluation.graph import draining, store_status
 from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
 from orcheo_agentensor.evaluation.leasing import ends_once
 from orcheo_agentensor.evaluation.resolve import Given
@@ -25,78 +22,12 @@ from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.training import decide as deciding
 from orcheo_agentensor.training import holdout as proving
 from orcheo_agentensor.training import steps, versions
-from orcheo_agentensor.training.budget import ASKED, BudgetMeter
+from orcheo_agentensor.training.budget_meter import ASKED, BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob
 from orcheo_agentensor.training.memory import Memory, Pool, load_memory
 from orcheo_agentensor.training.plan import make_plan
+from orcheo_agentensor.training.state import TrainingOutput, TrainingState
 from orcheo_agentensor.training.work import Training
-
-
-class TrainingOutput(TypedDict, total=False):
-    """What a training gives back; everything larger is in the side store under `run_id`."""
-
-    run_id: Annotated[str, Field(title="Run", description="Under which everything else is stored.")]
-    status: Annotated[
-        str,
-        Field(
-            title="Status",
-            description="finished, or missed_threshold where too few cases could be scored.",
-        ),
-    ]
-    summary: Annotated[
-        dict[str, Any], Field(title="Summary", description="The best version on validation.")
-    ]
-    best: Annotated[
-        dict[str, Any], Field(title="Best", description="The best version: prompts and scores.")
-    ]
-    baseline: Annotated[
-        dict[str, Any], Field(title="Baseline", description="The version that the run began with.")
-    ]
-    holdout: Annotated[
-        dict[str, Any] | None,
-        Field(title="Holdout", description="The gain on cases the search never saw."),
-    ]
-    decision: Annotated[
-        dict[str, Any],
-        Field(title="Decision", description="promoted, kept or rejected, and the reasons."),
-    ]
-    usage: Annotated[
-        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
-    ]
-
-
-class TrainingState(TrainingOutput, JobState, total=False):
-    """The job's fields until `prepare` has stored them, then only prompts, numbers and ids.
-
-    `prompts` holds the best prompts so far as `TextTensor`s in JSON form.
-    """
-
-    optimizer: Annotated[Any, shown_as(TrainingJob, "optimizer")]
-    budget: Annotated[Any, shown_as(TrainingJob, "budget")]
-    stop: Annotated[Any, shown_as(TrainingJob, "stop")]
-    checkpoint_every: Annotated[int, shown_as(TrainingJob, "checkpoint_every")]
-    promote: Annotated[str, shown_as(TrainingJob, "promote")]
-    publish: Annotated[Any, shown_as(TrainingJob, "publish")]
-    seed: Annotated[int, shown_as(TrainingJob, "seed")]
-    step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
-    epoch: Annotated[
-        int, Field(title="Epoch", description="Passes over the training cases finished.")
-    ]
-    objective: Annotated[
-        float | None,
-        Field(title="Objective", description="The best complete validation objective so far."),
-    ]
-    checkpoint_due: Annotated[
-        bool,
-        Field(
-            title="Checkpoint due",
-            description="Whether a version is to be stored before the next step.",
-        ),
-    ]
-    stopped: Annotated[
-        str | None,
-        Field(title="Stopped", description="Why the search is over; empty while it goes on."),
-    ]
 
 
 def create_training_graph(
@@ -139,7 +70,7 @@ def create_training_graph(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
     )
-    pools: dict[str, tuple[int, Pool | None]] = {}
+    known: dict[str, tuple[int, Memory, Pool]] = {}
 
     @asynccontextmanager
     async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
@@ -157,24 +88,20 @@ def create_training_graph(
         async with bench.open(
             run_id, write=writer, taped=True, meter=meter, draining=draining()
         ) as session:
-            token, pool = pools.get(run_id, (0, None))
-            if pool is None or session.lease.token != token + 1:  # somebody else was at work
+            token, memory, pool = known.pop(run_id, (-1, Memory(), Pool({})))
+            if session.lease.token != token + 1:  # this process has not done what came last
                 pool = await Pool(session.prepared.prompts).load(session.store, run_id)
-            pools[run_id] = session.lease.token, pool
-            memory = await load_memory(session.store, run_id)
+                memory = await load_memory(session.store, run_id) or Memory()
             training = Training(
                 session=session,
                 plan=session.prepared.extra,
                 meter=meters[0],
-                memory=memory or Memory(),
+                memory=memory,
                 pool=pool,
             )
             await training.open_budget()
-            try:
-                yield training
-            except BaseException:
-                pools.pop(run_id, None)
-                raise
+            yield training
+            known[run_id] = session.lease.token, training.memory, pool
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -270,7 +197,7 @@ def create_training_graph(
                 decision["published"] = published
             result = await _finish(training, state, decision)
         bench.forget(run_id)
-        pools.pop(run_id, None)
+        known.pop(run_id, None)
         return result
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
@@ -327,6 +254,7 @@ def _announce(training: Training) -> None:
             "validation": len(plan.validation),
             "holdout": len(plan.holdout),
             "left_out": plan.left_out,
+            "leaked": plan.leaked,
         },
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
     )

@@ -87,11 +87,16 @@ def verdict(
     if holdout is None:
         return "kept", ["the dataset has no holdout split: the gain is unproved"]
     breaches = guardrail_breaches(holdout["baseline"], holdout["best"])
-    coverage = min(holdout["baseline"]["coverage"], holdout["best"]["coverage"])
+    before, coverage = holdout["baseline"]["coverage"], holdout["best"]["coverage"]
     if coverage < min_coverage:
         breaches.append(f"coverage: {coverage:.3f} of the holdout is below {min_coverage:.3f}")
     if breaches:
         return "rejected", breaches
+    if before < min_coverage:
+        return "kept", [
+            f"the baseline could be scored on {before:.3f} of the holdout only, which is below"
+            f" {min_coverage:.3f}: the gain is unproved"
+        ]
     if holdout["p_value"] >= ALPHA or holdout["gain"] <= 0:
         return "kept", [
             f"the holdout gain of {holdout['gain']:+.4f} is not significant"

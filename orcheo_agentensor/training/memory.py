@@ -7,35 +7,38 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.evaluation.runner import Candidate
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.optimizers import Edit
+from orcheo_agentensor.storage.codec import decode, encode
 from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.training.changes import apply, changes
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Store
-
-KEPT_EDITS = 64
-KEPT_STEPS = 2
 
 
 @dataclass(kw_only=True)
 class Memory:
     """The state of a search after `step` finished steps.
 
-    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each with the
-    number of the outcome it came from; `best` the hash of the best candidate with its validation
-    `objective` (None until it is measured on all cases); `validated` maps candidates measured on
-    all validation cases to the outcome that did it; `due` lists candidates to store as versions,
-    with the reason; `versions` maps stored candidates to version numbers; `idle` counts steps in a
-    row that ran nothing new; `stopped` says why the search is over, `settled` that its finalists
-    were looked at; `beyond` is the first outcome with a score outside [0, 1].
+    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each under
+    the number of the outcome it came from; `best` the hash of the best candidate with its
+    validation `objective` (None until it is measured on all cases); `validated` maps candidates
+    measured on all validation cases to the outcome that did it; `due` lists candidates to store
+    as versions, with the reason; `versions` maps stored candidates to version numbers; `idle`
+    counts steps in a row that ran nothing new; `stopped` says why the search is over, `settled`
+    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1];
+    `refused` is why the newest proposal was refused, as long as every one was.
+
+    It is stored as what each step has changed, so that a step writes as much with many cases and
+    many steps behind it as with few.
     """
 
     step: int = 0
     told: int = 0
     epoch: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
-    edits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    edits: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     baseline: str = ""
     best: str = ""
     objective: float | None = None
@@ -48,29 +51,40 @@ class Memory:
     stopped: str | None = None
     settled: bool = False
     beyond: int | None = None
+    refused: str | None = None
+
+    def __post_init__(self) -> None:
+        self._stored = -1  # the step of the newest row,
+        self._before: dict[str, Any] = {}  # what was known before that step,
+        self._after: dict[str, Any] = {}  # and after it
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Memory:
-        """The inverse of `to_json`."""
-        known = {entry.name for entry in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored."""
-        return asdict(self)
+    def from_changes(cls, rows: Mapping[int, Mapping[str, Any]]) -> Memory:
+        """The state after the newest of these steps; `rows` are what each has changed."""
+        before: dict[str, Any] = {}
+        after: dict[str, Any] = {}
+        for step in sorted(rows):
+            before, after = after, apply(after, rows[step])
+        known = {entry.name for entry in _FIELDS}
+        # Parsed once more, because what is compared with at the next step must not change.
+        found = decode(encode(after))
+        memory = cls(**{key: value for key, value in found.items() if key in known})
+        memory._stored, memory._before, memory._after = max(rows), before, after
+        return memory
 
     def history(self, name: str, *, newest: int, known: int) -> tuple[Edit, ...]:
         """The `newest` past edits of a prompt among the first `known` outcomes, oldest first."""
-        edits = [entry for entry in self.edits.get(name, []) if entry.get("told", 0) < known]
+        told = sorted(number for key in self.edits.get(name, {}) if (number := int(key)) < known)
         return tuple(
-            Edit(**{key: value for key, value in entry.items() if key != "told"})
-            for entry in (edits[-newest:] if newest else [])
+            Edit(**self.edits[name][str(number)]) for number in (told[-newest:] if newest else ())
         )
 
-    def remember(self, name: str, edit: Edit) -> None:
-        """Add an edit of the outcome at hand; the oldest go when there are over `KEPT_EDITS`."""
-        entry = {**asdict(edit), "told": self.told}
-        self.edits[name] = [*self.edits.get(name, []), entry][-KEPT_EDITS:]
+    def remember(self, name: str, edit: Edit, *, keep: int) -> None:
+        """Add an edit of the outcome at hand; of more than `keep` the oldest goes."""
+        edits = self.edits.setdefault(name, {})
+        edits[str(self.told)] = asdict(edit)
+        if len(edits) > keep:
+            del edits[str(min(map(int, edits)))]
 
     def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
         """Whether the first `known` outcomes include a full validation of a candidate."""
@@ -82,16 +96,21 @@ class Memory:
         return math.inf if self.beyond is not None and self.beyond < known else 1.0
 
     async def save(self, store: Store, run_id: str, *, lease: Lease) -> None:
-        """Store this state; older ones than the last are dropped."""
-        await store.training.save_state(
-            run_id, self.step, self.to_json(), keep=KEPT_STEPS, lease=lease
-        )
+        """Store what this step has changed, in place of what was stored for it before."""
+        if self.step != self._stored:
+            self._stored, self._before = self.step, self._after
+        self._after = decode(encode({entry.name: getattr(self, entry.name) for entry in _FIELDS}))
+        change = changes(self._before, self._after)
+        await store.training.save_change(run_id, self.step, change, lease=lease)
+
+
+_FIELDS = fields(Memory)
 
 
 async def load_memory(store: Store, run_id: str) -> Memory | None:
     """The newest state of a run; None before its baseline is done."""
-    data = await store.training.load_state(run_id)
-    return None if data is None else Memory.from_json(data)
+    rows = await store.training.changes(run_id)
+    return Memory.from_changes(rows) if rows else None
 
 
 class Pool:
@@ -113,6 +132,9 @@ class Pool:
 
     def __getitem__(self, candidate_hash: str) -> Candidate:
         return self.with_texts(self._texts[candidate_hash])
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
     def __contains__(self, candidate_hash: object) -> bool:
         return candidate_hash in self._texts

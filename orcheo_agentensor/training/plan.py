@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
@@ -28,8 +29,9 @@ class Plan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
-    it has none. `left_out` counts cases outside these splits. `broken` is what the proposer broke
-    with since its last answer.
+    it has none. `leaked` counts holdout cases whose inputs the search sees as well. `left_out`
+    counts cases outside these splits. `broken` is what the proposer broke with since its last
+    answer.
     """
 
     optimizer: Optimizer
@@ -41,6 +43,7 @@ class Plan:
     validation: tuple[Case, ...]
     holdout: tuple[Case, ...]
     left_out: int
+    leaked: int
     trainable: tuple[str, ...]
     texts: CaseTexts
     publish: PublishTo | None = None
@@ -92,6 +95,7 @@ def make_plan(
         train=train,
         validation=validation,
         holdout=holdout,
+        leaked=_leaked(holdout, to=(*train, *validation)),
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
         trainable=trainable,
         publish=_publish_to(job, settings),
@@ -138,6 +142,12 @@ def split_cases(
     validation = dataset.split("validation").cases if "validation" in there else train
     holdout = dataset.split("holdout").cases if "holdout" in there else ()
     return train, validation, holdout
+
+
+def _leaked(holdout: Sequence[Case], *, to: Sequence[Case]) -> int:
+    """How many holdout cases have the inputs of one of the others."""
+    seen = {canonical_json(case.inputs) for case in to} if holdout else ()
+    return sum(canonical_json(case.inputs) in seen for case in holdout)
 
 
 def describe(optimizer: Any) -> dict[str, Any]:

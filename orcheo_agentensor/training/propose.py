@@ -31,7 +31,7 @@ from orcheo_agentensor.storage.codec import clean_text
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.tensor import TextTensor
-from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.budget_meter import BudgetMeter
 from orcheo_agentensor.training.plan import Plan
 from orcheo_agentensor.usage import NOTHING
 
@@ -95,6 +95,8 @@ async def propose(
     async def ask() -> dict[str, Any]:
         try:
             texts = await plan.proposer.propose(request)
+            # Read here, because a mapping may be anything that somebody wrote.
+            texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
             return {"refused": error.message}
         except (BudgetExhausted, TimeoutError):

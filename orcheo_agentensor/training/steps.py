@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.graph import summary_of
-from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import SearchSpace, TrialOutcome
 from orcheo_agentensor.training import strategy
 from orcheo_agentensor.training.contest import validate_against
@@ -130,8 +130,11 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
     ):
         memory.beyond = memory.told
+    optimizer = training.plan.optimizer
+    # A trial may look back past as many outcomes as there are trials in flight.
+    shown = getattr(optimizer, "momentum", 0) + getattr(optimizer, "parallel", 1)
     for name, edit in edits_of(outcome).items():
-        memory.remember(name, edit)
+        memory.remember(name, edit, keep=int(shown))
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,
@@ -139,6 +142,9 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     }
     if outcome.child is not None:
         await _keep(training, outcome, scores)
+        memory.refused = None
+    elif outcome.status == "refused" and len(training.pool) == 1:
+        memory.refused = outcome.reason
     better = False
     if outcome.child is not None and outcome.validation is not None:
         better = await _compare(training, outcome.child, won=outcome.status == "accepted")
@@ -267,7 +273,10 @@ def _stop(training: Training) -> str | None:
         return asked
     full = memory.full_marks(known=memory.told)
     if memory.objective is not None and memory.objective >= full and not memory.failures:
-        return f"the validation objective is {memory.objective:g}: nothing can beat it"
+        said = f"the validation objective is {memory.objective:g}: nothing can beat it"
+        doubted = memory.best == memory.baseline  # 1 is the worst score of many a scale
+        hint = "; an evaluator whose scores go beyond 1 has to be given its `scale`"
+        return said + hint * doubted
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1

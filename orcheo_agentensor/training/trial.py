@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate
 from orcheo_agentensor.optimizers import Edit, FeedbackRecord, Trial, TrialOutcome
 from orcheo_agentensor.training.acceptance import outside
 from orcheo_agentensor.training.backward import case_feedback, feedback_records
@@ -55,6 +56,14 @@ class _Attempt:
         if outside(before, training.weights):
             self.full = math.inf
         scores = _scores(before, training.weights)
+        if not scores and not self.known and any(result.ok for result in before):
+            given = ", ".join(repr(one.name) for one in training.session.runner.evaluators)
+            raise BadInput(
+                f"job.evaluators: {given} gave labels and no score on {len(before)} cases; a"
+                " training compares scores: let one give a number or a bool",
+                field="job.evaluators",
+                rule="must give scores",
+            )
         outcome = TrialOutcome(
             status="accepted",
             parent=trial.parent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orcheo_agentensor.config import RunConfig
-from orcheo_agentensor.evaluation.runner import Candidate
+from orcheo_agentensor.evaluation.candidate import Candidate
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.tensor import prompts_to_json
 from orcheo_agentensor.training.steps import validate

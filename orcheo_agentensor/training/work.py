@@ -8,11 +8,12 @@ from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.candidate import Candidate
+from orcheo_agentensor.evaluation.meter import Meter
 from orcheo_agentensor.evaluation.progress import CaseProgress
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import Candidate, Meter
 from orcheo_agentensor.evaluation.workbench import Session
-from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.budget_meter import BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob
 from orcheo_agentensor.training.memory import Memory, Pool
 from orcheo_agentensor.training.plan import Plan

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from rule_task import PROMPTS, Target, Teacher, dataset, trained
 
-from orcheo_agentensor import Budget, Limits, Reflective, Store, TrainingResult, atrain, get_prompt
+from orcheo_agentensor import (
+    Budget,
+    Limits,
+    Reflective,
+    Store,
+    TrainingResult,
+    atrain,
+    bind_evaluator,
+    get_prompt,
+)
+from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.optimizers import ProposalRequest
 
 CALM = Limits(concurrency=1)  # a moment in which the machine stands still slows one case
@@ -161,3 +171,86 @@ async def test_noise_is_not_promoted() -> None:
     assert sum(result.decision.status == "promoted" for result in results) <= 3
     error = statistics.stdev(gains) / len(gains) ** 0.5
     assert abs(statistics.fmean(gains)) <= 2 * error
+
+
+async def test_a_decision_tells_of_holdout_cases_that_the_search_saw() -> None:
+    copies = [
+        {**case, "id": f"copy-{case['id']}", "split": "holdout"}
+        for case in dataset()
+        if case["split"] == "train"
+    ]
+    result = await trained(dataset=[*dataset(), *copies], limits=CALM)
+    told = [reason for reason in result.decision.reasons if "the search saw" in reason]
+    assert len(told) == 1
+    assert told[0].startswith("12 of 20 holdout cases have the inputs of cases")
+    clean = await trained(limits=CALM)
+    assert not any("the search saw" in reason for reason in clean.decision.reasons)
+
+
+async def test_a_baseline_that_crashes_everywhere_proves_no_gain_and_breaks_no_guardrail() -> None:
+    prompts = {"planner": "Plan. CRASH0 CRASH2", "writer": "Write. CRASH1 CRASH3"}
+    result = await trained(prompts=prompts, promote="auto", limits=CALM)
+    assert result.best.metrics["objective"] == 1.0
+    assert result.decision.status == "kept"
+    assert "the baseline could be scored on 0.000 of the holdout" in result.decision.reasons[0]
+
+
+async def test_a_scale_that_is_not_declared_is_not_silently_perfect() -> None:
+    """Scores of 1 to 5 that all begin at 1 look like full marks."""
+
+    def graded(outputs: dict[str, Any]) -> dict[str, Any]:
+        return {"score": 1 + 4 * outputs["score"], "comment": outputs["feedback"]}
+
+    silent = await trained(evaluators=[graded])
+    assert silent.decision.stopped is not None
+    assert "has to be given its `scale`" in silent.decision.stopped
+    told = await trained(evaluators=[bind_evaluator(graded, scale=(1, 5))])
+    assert told.baseline.metrics["objective"] == 0.0
+    assert told.best.metrics["objective"] == 1.0
+    assert told.decision.stopped == "the validation objective is 1: nothing can beat it"
+
+
+async def test_labels_alone_are_refused_before_they_cost_a_search() -> None:
+    target = Target()
+
+    def verdict(outputs: dict[str, Any]) -> str:
+        return "good" if outputs["score"] else "bad"
+
+    with pytest.raises(BadInput, match="'verdict' gave labels and no score"):
+        await trained(target, evaluators=[verdict])
+    assert len(target.calls) == 4
+
+
+async def test_a_result_says_that_every_proposal_was_refused_and_why() -> None:
+    class Chatty:
+        async def propose(self, request: ProposalRequest) -> Any:
+            return "Plan. R0"
+
+    result = await trained(proposer=Chatty())
+    assert result.decision.reasons[-1] == (
+        "every proposal was refused, the last one: the proposer returned str, not a mapping"
+    )
+
+
+async def test_a_mapping_that_breaks_while_it_is_read_is_a_proposer_that_broke() -> None:
+    class Broken(dict[str, str]):
+        def keys(self) -> Any:
+            raise ValueError("no keys today")
+
+    class OnceBroken(Teacher):
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            texts = await super().propose(request)
+            return Broken(texts) if len(self.requests) == 1 else texts
+
+    assert (await trained(proposer=OnceBroken())).best.metrics["objective"] == 1.0
+
+
+async def test_a_target_may_change_its_inputs() -> None:
+    plain = Target()
+
+    async def greedy(inputs: dict[str, Any]) -> dict[str, Any]:
+        result = await plain(dict(inputs))
+        inputs.clear()
+        return result
+
+    assert (await trained(greedy)).best.metrics["objective"] == 1.0

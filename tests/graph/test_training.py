@@ -46,7 +46,7 @@ from orcheo_agentensor.evaluation.drive import drive
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.storage import RunRecord
 from orcheo_agentensor.storage.training_state import TrainingState
-from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.budget_meter import BudgetMeter
 from orcheo_agentensor.training.propose import recorded_call
 
 OWNER = ("plan", "write")
@@ -550,7 +550,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         "stop": [MaxSteps(1)],
         "run_id": "r",
     }
-    saving = TrainingState.save_state
+    saving = TrainingState.save_change
 
     async def killed(self: Any, run_id: str, step: int, *rest: Any, **more: Any) -> None:
         if step == 1:
@@ -558,7 +558,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         await saving(self, run_id, step, *rest, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingState, "save_state", killed)
+        patched.setattr(TrainingState, "save_change", killed)
         async with Store.from_url(url) as store:
             with pytest.raises(RuntimeError):
                 await atrain(workflow(), store=store, **job)
@@ -647,12 +647,17 @@ async def test_a_budget_of_model_calls_is_kept_and_pays_for_the_holdout(
 ) -> None:
     made: list[int] = []
 
-    def answers() -> Iterator[AIMessage]:
-        while True:
-            made.append(1)
-            yield AIMessage("yes")
+    class Answers:
+        """Not a generator: threads may ask at the same moment."""
 
-    model = GenericFakeChatModel(messages=answers())
+        def __iter__(self) -> Iterator[AIMessage]:
+            return self
+
+        def __next__(self) -> AIMessage:
+            made.append(1)
+            return AIMessage("yes")
+
+    model = GenericFakeChatModel(messages=Answers())
 
     async def target(inputs: dict[str, str]) -> dict[str, bool]:
         await model.ainvoke("?")

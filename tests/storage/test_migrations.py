@@ -77,7 +77,7 @@ async def fill(store: Store) -> None:
     await store.workflows.set_defaults("support", {"tags": []}, actor="a")
     await store.datasets.save("d", "v", metadata={}, counts={}, cases=[{"id": "c"}])
     await store.training.save_candidate("run-1", "c", prompts={}, parents=[], status="new")
-    await store.training.save_state("run-1", 1, {})
+    await store.training.save_change("run-1", 1, {})
     async with store.ledger("run-1", lease=lease) as ledger:
         ledger.put_rollout(rollout())
         ledger.put_scores("rollout-0", "e", [score()])

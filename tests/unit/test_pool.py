@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.optimizers.pool import MAX_POOL, CandidatePool, Entry, next_merge
+from orcheo_agentensor.optimizers.pool import MAX_FRONT, MAX_POOL, CandidatePool, Entry, next_merge
 
 CASES = tuple("abcdefghij")
 
 
 def entry(name: str, **fields: Any) -> Entry:
     return Entry(hash=name, **fields)
+
+
+def pool_of(*entries: Entry) -> CandidatePool:
+    return CandidatePool([replace(one, number=n) for n, one in enumerate(entries)])
 
 
 def batch(pool: CandidatePool, parent: str, *, size: int = 3, **changes: Any) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ validations = st.dictionaries(
 def test_the_front_covers_every_best_score_with_no_candidate_to_spare(
     found: Mapping[str, dict[str, float]],
 ) -> None:
-    pool = CandidatePool([entry(name, validation=scores) for name, scores in found.items()])
+    pool = pool_of(*(entry(name, validation=scores) for name, scores in found.items()))
     front = pool.front()
     for case in {case for scores in found.values() for case in scores}:
         top = max(scores[case] for scores in found.values() if case in scores)
@@ -92,7 +97,7 @@ def test_a_dominated_candidate_is_never_a_parent() -> None:
 
 
 def test_pruning_lets_the_oldest_go_and_spares_the_front() -> None:
-    entries = [entry(f"c{n}") for n in range(MAX_POOL + 5)]
+    entries = [entry(f"c{n}", number=n) for n in range(MAX_POOL + 5)]
     entries[0].validation = {"u": 1.0}
     pool = CandidatePool(entries)
     pool.prune(keep={"c1"})
@@ -100,6 +105,26 @@ def test_pruning_lets_the_oldest_go_and_spares_the_front() -> None:
     assert len(left) == MAX_POOL
     assert left[:2] == ["c0", "c1"]
     assert left[-1] == entries[-1].hash
+
+
+def test_the_front_too_keeps_no_more_than_it_has_room_for() -> None:
+    cases = [f"v{n}" for n in range(MAX_FRONT + 9)]
+    alone = [entry(f"c{n}", number=n, validation={case: 1.0}) for n, case in enumerate(cases)]
+    many = entry("many", number=99, validation={"v0": 1.0, "w": 1.0})
+    pool = CandidatePool([*alone, many])
+    pool.prune(keep={"c1"})
+    left = [one.hash for one in pool]
+    assert len(left) == MAX_FRONT + 1
+    assert left[0] == "c1"
+    assert left[-1] == "many"
+
+
+def test_a_pool_is_read_back_in_its_order_whatever_a_database_makes_of_keys() -> None:
+    pool = CandidatePool.begin("z")
+    for name, parent in (("y", "z"), ("a", "y"), ("k", "z")):
+        pool.add(name, parent=parent, changed=["x"], taught=[])
+    kept = json.loads(json.dumps(pool.to_json(), sort_keys=True))
+    assert [one.hash for one in CandidatePool.from_json(kept)] == ["z", "y", "a", "k"]
 
 
 def test_candidates_that_changed_different_prompts_are_merged_once() -> None:

@@ -14,7 +14,7 @@ from orcheo_agentensor.evaluators.dialects.base import Adapter
 from orcheo_agentensor.evaluators.result import Outcome
 from orcheo_agentensor.evaluators.returns import failure, single
 from orcheo_agentensor.evaluators.subject import Subject
-from orcheo_agentensor.evaluators.values import private_copy
+from orcheo_agentensor.json_values import private_copy
 
 
 def bind_deepeval(subject: Subject) -> Adapter:

@@ -11,7 +11,7 @@ from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.dialects.base import Adapter, FunctionDialect
 from orcheo_agentensor.evaluators.returns import read_raw_fields, read_result
 from orcheo_agentensor.evaluators.subject import Getter, Subject, call_by_name, is_async
-from orcheo_agentensor.evaluators.values import private_copy
+from orcheo_agentensor.json_values import private_copy
 
 _IDS = uuid.UUID("5b7a4f0e-3c1d-5e7a-9a55-0c6f6a3c2f11")
 

@@ -8,7 +8,7 @@ from orcheo_agentensor.evaluators.context import EvaluatorContext
 from orcheo_agentensor.evaluators.dialects.base import FunctionDialect
 from orcheo_agentensor.evaluators.returns import read_feedback
 from orcheo_agentensor.evaluators.subject import Subject
-from orcheo_agentensor.evaluators.values import private_copy
+from orcheo_agentensor.json_values import private_copy
 
 
 def _expectations(ctx: EvaluatorContext) -> dict[str, Any]:

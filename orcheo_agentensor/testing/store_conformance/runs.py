@@ -102,6 +102,6 @@ class RunConformance:
         with refused(LeaseLost):
             await new_version(store, lease=first)
         with refused(LeaseLost):
-            await store.training.save_state("run-1", 1, {}, lease=first)
+            await store.training.save_change("run-1", 1, {}, lease=first)
         await store.runs.release(first)
         await store.runs.update("run-1", lease=second, status="failed")

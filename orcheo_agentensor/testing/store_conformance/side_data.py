@@ -76,8 +76,7 @@ class SideDataConformance:
 
     async def test_training_state_survives(self, store: Store) -> None:
         training = store.training
-        assert await training.latest_step("run-1") is None
-        assert await training.load_state("run-1") is None
+        assert await training.changes("run-1") == {}
         for candidate in ("b", "a"):
             await training.save_candidate(
                 "run-1", candidate, prompts={"p": "x"}, parents=[], status="proposed"
@@ -92,15 +91,11 @@ class SideDataConformance:
         ]
         assert found[0].prompts == {"p": "x"}
         assert await training.candidates("run-1", status="accepted") == found[:1]
-        for step in (1, 2, 3):
-            await training.save_state("run-1", step, {"step": step})
-        await training.save_state("run-1", 3, ODD_JSON)
-        assert await training.latest_step("run-1") == 3
-        assert await training.load_state("run-1") == ODD_JSON
-        assert await training.load_state("run-1", 2) == {"step": 2}
-        await training.save_state("run-1", 4, {}, keep=2)
-        assert await training.load_state("run-1", 2) is None
-        assert await training.load_state("run-1", 3) == ODD_JSON
+        for step in (10, 2, 3):
+            await training.save_change("run-1", step, {"step": step})
+        await training.save_change("run-1", 3, ODD_JSON)
+        changed = await training.changes("run-1")
+        assert list(changed.items()) == [(2, {"step": 2}), (3, ODD_JSON), (10, {"step": 10})]
 
     async def test_the_checkpointer_keeps_graph_state(self, store: Store) -> None:
         from langgraph.graph import START, StateGraph
