@@ -10,7 +10,7 @@ from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import DatasetSpec
-    from orcheo_agentensor.storage import RunRecord, Store, WorkflowRecord
+    from orcheo_agentensor.storage import RunRecord, Store
 
 
 async def may_use_run(store: Store, run: RunRecord, caller: Caller) -> bool:
@@ -51,10 +51,9 @@ async def require_free_run_id(store: Store, run_id: str, caller: Caller) -> None
         raise Forbidden(f"run_id {run_id!r} cannot be used by you; choose another one")
 
 
-def require_workflow(record: WorkflowRecord | None, workflow_id: str, caller: Caller) -> None:
-    """Raise `Forbidden` where a workflow is somebody else's."""
-    if record is not None and not caller.may_see(record.owner):
-        raise Forbidden(f"workflow_id {workflow_id!r} cannot be used by you; choose another one")
+def workflow_taken(workflow_id: str) -> Forbidden:
+    """What is said of a workflow that is somebody else's."""
+    return Forbidden(f"workflow_id {workflow_id!r} cannot be used by you; choose another one")
 
 
 async def require_dataset(store: Store, spec: DatasetSpec, caller: Caller) -> None:

@@ -20,7 +20,7 @@ from orcheo_agentensor.config import (
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError, NotFound
 from orcheo_agentensor.evaluation.job import Job
-from orcheo_agentensor.evaluation.ownership import require_workflow
+from orcheo_agentensor.evaluation.ownership import workflow_taken
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.redaction import REDACTED, redact
@@ -29,7 +29,7 @@ from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, res
 from orcheo_agentensor.tensor import TextTensor, as_prompts, prompts_to_json
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import RunRecord, Store
+    from orcheo_agentensor.storage import RunRecord, Store, WorkflowRecord
     from orcheo_agentensor.storage.records import RunMode
 
 JobT = TypeVar("JobT", bound=Job)
@@ -104,7 +104,12 @@ class Resolver(Generic[JobT]):
         evaluators = self._evaluators(job)
         live, callbacks = RunConfig.trusted(self.given.config)
         job_config = merge_configs(live, RunConfig.parse(job.config, settings=self.settings))
-        workflow, stored, base = await self._stored_configs(workflow_id, job_config, caller)
+        known = await self.store.workflows.get(workflow_id)
+        if known is not None and not caller.may_see(known.owner):
+            if isinstance(target, ConnectedTarget):  # refused first where that is not there either
+                await target.connect(job_config.to_runnable())
+            raise workflow_taken(workflow_id)
+        workflow, stored, base = await self._stored_configs(known, workflow_id, job_config)
         if base is not None:  # an alias may move before the run is resumed
             job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base)))
         named = {**as_prompts(self.given.prompts), **as_prompts(job.prompts)}
@@ -238,11 +243,9 @@ class Resolver(Generic[JobT]):
         )
 
     async def _stored_configs(
-        self, workflow_id: str, request: RunConfig, caller: Caller
+        self, workflow: WorkflowRecord | None, workflow_id: str, request: RunConfig
     ) -> tuple[RunConfig | None, RunConfig | None, int | None]:
         """Workflow defaults, and the stored version that the request asks for by `use`."""
-        workflow = await self.store.workflows.get(workflow_id)
-        require_workflow(workflow, workflow_id, caller)
         defaults = RunConfig.parse(workflow.default_config) if workflow else None
         use = request.use if request.use is not None else (defaults.use if defaults else None)
         if use is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.errors import Forbidden, NotFound
-from orcheo_agentensor.evaluation.ownership import require_workflow
+from orcheo_agentensor.evaluation.ownership import workflow_taken
 from orcheo_agentensor.server.endpoints import Endpoint
 from orcheo_agentensor.server.graphs import Served, served
 from orcheo_agentensor.server.merging import flag_in
@@ -152,7 +152,8 @@ class Desk:
         """A workflow that nothing is known of becomes that of who first works on it."""
         if caller.identity is not None and served(workflow_id) is None:  # one served is shared
             record = await self.store.workflows.claim(workflow_id, caller.identity)
-            require_workflow(record, workflow_id, caller)
+            if record is not None and not caller.may_see(record.owner):
+                raise workflow_taken(workflow_id)
 
 
 def _answer(request: Request) -> Any:

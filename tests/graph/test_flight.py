@@ -60,6 +60,7 @@ class Reversed(Teacher):
             await asyncio.sleep(0)
         while self._waiting[-1] is not mine:
             self._waiting[-1].set()
+            mine.clear()
             await mine.wait()
         self._waiting.remove(mine)
         if self._waiting:
