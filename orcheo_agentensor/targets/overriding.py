@@ -143,11 +143,14 @@ def _followed(node: Any, *, reachable: bool) -> set[str]:
     task = _task_node(node.bound)
     if task is not None:
         return {"timeout", "tags", "metadata", *(set(MODEL_FIELDS) & set(type(task).model_fields))}
-    declared = set((node.metadata or {}).get("overrides") or ())
+    declared = (node.metadata or {}).get("overrides")
     if not reachable:
-        return declared & set(MODEL_FIELDS)
+        return set(declared or ()) & set(MODEL_FIELDS)
+    if declared is None and "config" in getattr(node.bound, "func_accepts", ()):
+        declared = MODEL_FIELDS  # it may look there, as it may for any other key of `configurable`
     specs = {spec.id for spec in getattr(node.bound, "config_specs", ()) or ()}
-    return {"timeout", "tags", "metadata", *(set(MODEL_FIELDS) & (declared | specs))}
+    looked_for = set(MODEL_FIELDS) & {*(declared or ()), *specs}
+    return {"timeout", "tags", "metadata", *looked_for}
 
 
 def _why_not(what: str, own: bool, wrapped: bool) -> str:

@@ -57,8 +57,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["config.configurable.node_overrides.three"],
     ),
     "unfollowed": (
-        {"config": {"configurable": {"node_overrides": {"two": {"temperature": 1}}}}},
-        ["config.configurable.node_overrides.two.temperature"],
+        {"config": {"configurable": {"node_overrides": {"one": {"model": "x:y"}}}}},
+        ["config.configurable.node_overrides.one.model"],
     ),
     "many": (
         {"config": {"max_concurrency": 0, "tags": "x", "recursion_limit": 1.5, "z": 1}},

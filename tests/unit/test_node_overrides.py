@@ -53,8 +53,10 @@ def two_nodes() -> StateGraph[Seen]:
     graph.add_node("one", one, metadata={"overrides": ["temperature"]})
     graph.add_node("two", two)
     graph.add_edge(START, "one")
+    graph.add_node("deaf", lambda state: {})
     graph.add_edge("one", "two")
-    graph.add_edge("two", END)
+    graph.add_edge("two", "deaf")
+    graph.add_edge("deaf", END)
     return graph
 
 
@@ -84,7 +86,7 @@ async def test_an_override_reaches_a_node_of_a_graph_that_is_a_node() -> None:
     assert found["one"] == {"tags": ["hot"], "team": None, "model": None, "temperature": 0.1}
     assert found["two"] == {"tags": [], "team": None, "model": None, "temperature": 0.7}
     parts = [part async for part in graph.astream({}, config, subgraphs=True)]
-    assert [list(update) for _namespace, update in parts] == [["one"], ["two"], ["inner"]]
+    assert [[*update] for _namespace, update in parts] == [["one"], ["two"], ["deaf"], ["inner"]]
     with pytest.raises(RunFailed, match="node 'two' took longer"):
         await graph.ainvoke({}, overriding(**{"inner|two": {"timeout": 0.001}}))
 
@@ -102,6 +104,25 @@ async def test_a_graph_that_a_node_calls_itself_is_out_of_reach() -> None:
         await configure(outer, workflow_id="outer").ainvoke(
             {}, overriding(**{"call|two": {"tags": ["hot"]}})
         )
+
+
+async def test_a_node_that_takes_the_config_finds_its_own_model_there() -> None:
+    heard: dict[str, Any] = {}
+
+    def asking(name: str) -> Any:
+        async def node(state: Seen, config: RunnableConfig) -> Seen:
+            heard[name] = config["configurable"]["model"]
+            return {}
+
+        return node
+
+    graph = StateGraph(Seen)
+    graph.add_sequence([("one", asking("one")), ("two", asking("two"))])
+    graph.add_edge(START, "one")
+    config = overriding(two={"model": "fake:other"})
+    config["configurable"]["model"] = "fake:usual"
+    await configure(graph, workflow_id="asking").ainvoke({}, config)
+    assert heard == {"one": "fake:usual", "two": "fake:other"}
 
 
 async def test_an_override_reaches_a_model_that_the_node_calls_without_the_config() -> None:
@@ -140,8 +161,8 @@ async def test_a_node_that_takes_too_long_fails_by_name() -> None:
 @pytest.mark.parametrize(
     ("nodes", "field", "rule"),
     [
-        ({"three": {"timeout": 1}}, "node_overrides.three", "its nodes: one, two"),
-        ({"two": {"temperature": 0}}, "node_overrides.two.temperature", "does not look for it"),
+        ({"three": {"timeout": 1}}, "node_overrides.three", "its nodes: one, two, deaf"),
+        ({"deaf": {"temperature": 0}}, "node_overrides.deaf.temperature", "does not look for it"),
         ({"one": {"model": "x:y"}}, "node_overrides.one.model", "does not look for it"),
     ],
 )
