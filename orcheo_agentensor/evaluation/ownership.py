@@ -57,8 +57,11 @@ def workflow_taken(workflow_id: str) -> Forbidden:
 
 
 async def require_dataset(store: Store, spec: DatasetSpec, caller: Caller) -> None:
-    """Raise `NotFound` where a job asks for a stored dataset that no run of the caller had."""
-    if caller.identity is None or not spec.is_stored or spec.id is None:
+    """Raise `NotFound` where a job asks for a stored dataset that no run of the caller had.
+
+    A job that a host graph makes inside is the host's, as for files.
+    """
+    if caller.identity is None or not spec.is_stored or spec.id is None or inside_a_host():
         return
     seen = await store.datasets.list(spec.id, seen_by=caller.identity)
     if spec.version not in {record.version for record in seen}:

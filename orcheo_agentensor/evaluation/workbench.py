@@ -96,10 +96,7 @@ class Workbench(Generic[JobT]):
         Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
         try:
-            job = self._job_model.parse(data)
-            if isinstance(job.dataset, dict):
-                await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
-            prepared = await self._resolved(job, caller)
+            prepared = await self._resolved(self._job_model.parse(data), caller)
             await self.store.runs.require_free(prepared.run)
         except NotFound:
             if caller.identity is None:
@@ -113,6 +110,8 @@ class Workbench(Generic[JobT]):
 
     async def _resolved(self, job: JobT, caller: Caller) -> Prepared[JobT]:
         require_readable(job.dataset, self._settings, caller)
+        if isinstance(job.dataset, dict):
+            await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
         if job.run_id is not None:
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:

@@ -196,7 +196,7 @@ class RemoteTarget:
         except (RunFailed, TargetRefused, httpx.HTTPStatusError):
             raise  # there is no run, or it has ended
         except BaseException as error:
-            server.away = isinstance(error, httpx.TransportError)
+            server.away = server.away or isinstance(error, httpx.TransportError)
             await abandon(client, attempt)
             raise
         server.away = False

@@ -14,7 +14,7 @@ from langgraph_sdk.errors import APIStatusError
 from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Settings, Store, aevaluate
-from orcheo_agentensor.errors import TargetRefused
+from orcheo_agentensor.errors import NotFound, TargetRefused
 
 PREFIX = "/agentensor/v1"
 REFUSED = (APIStatusError, httpx.HTTPStatusError)
@@ -311,3 +311,24 @@ async def test_threads_assistants_and_crons_belong_to_who_made_them(as_: Any) ->
     assert (await ana.store.get_item(["notes"], "a"))["value"] == {"text": "secret"}
     assert not await ben.store.get_item(["notes"], "a")
     await ana.crons.delete(cron["cron_id"])
+
+
+async def test_a_stored_dataset_is_its_senders_where_requests_are_not_checked(
+    as_: Any, guarded_store: Store
+) -> None:
+    ana, ben = await as_("ana-token"), await as_("ben-token")
+    first = {**EVALUATION, "workflow_id": "unchecked", "run_id": "unchecked-run"}
+    await ana.runs.wait(None, "evaluation", input=first)
+    run = await guarded_store.runs.get("unchecked-run")
+    stored = {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
+    await guarded_store.workflows.set_flags("evaluation", {"runnable_config_enabled": False})
+    try:
+        again = {**EVALUATION, "workflow_id": "unchecked", **stored}
+        assert (await ana.runs.wait(None, "evaluation", input=again))["status"] == "finished"
+        theirs = {**EVALUATION, "workflow_id": "unchecked-bens", "run_id": "bens-try", **stored}
+        with pytest.raises(Exception, match="there is no version"):
+            await ben.runs.wait(None, "evaluation", input=theirs)
+    finally:
+        await guarded_store.workflows.set_flags("evaluation", {"runnable_config_enabled": None})
+    with pytest.raises(NotFound):
+        await guarded_store.runs.get("bens-try")
