@@ -31,9 +31,9 @@ from orcheo_agentensor.targets.overriding import (
     with_node_overrides,
 )
 from orcheo_agentensor.targets.run_log import Plan, RunLog, wait_for
+from orcheo_agentensor.targets.wrapped import WrappedGraph
 
 if TYPE_CHECKING:
-    from langchain_core.runnables.graph import Graph
     from langgraph.graph import StateGraph
 
     from orcheo_agentensor.storage import Store
@@ -68,12 +68,8 @@ def configure(
     )
 
 
-class Configured(Runnable[Any, Any]):
-    """What `configure` returns: a `Runnable` that runs `graph`; see there.
-
-    Anything that is not about running (`get_state`, `update_state`, `checkpointer`, …) is the
-    graph's own.
-    """
+class Configured(WrappedGraph):
+    """What `configure` returns: a `Runnable` that runs `graph`; see there."""
 
     def __init__(
         self,
@@ -84,7 +80,7 @@ class Configured(Runnable[Any, Any]):
         store: Store | str | None,
         settings: Settings,
     ) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.workflow_id = workflow_id
         self._defaults, live = RunConfig.trusted(defaults, field="defaults")
         self._callbacks = list(live if isinstance(live, Sequence) else live.handlers)
@@ -93,11 +89,6 @@ class Configured(Runnable[Any, Any]):
         self._log = None if store is None else RunLog(_opened(store), workflow_id, graph)
         if self._log is None:
             self._refuse_use(self._defaults, "defaults")
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "graph":  # an object that is being copied has none yet
-            raise AttributeError(name)
-        return getattr(self.graph, name)
 
     # -- Running -------------------------------------------------------------------------------
 
@@ -331,32 +322,6 @@ class Configured(Runnable[Any, Any]):
                 value=config.use,
                 rule="names a stored version, but the workflow was configured without a store",
             )
-
-    # -- What a Runnable says about itself -------------------------------------------------------
-
-    def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
-        """The graph's name."""
-        return self.graph.get_name(suffix, name=name)
-
-    def get_graph(self, config: RunnableConfig | None = None, **kwargs: Any) -> Graph:
-        """The graph's drawing."""
-        return self.graph.get_graph(config, **kwargs)
-
-    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
-        """The graph's input schema."""
-        return self.graph.get_input_schema(config)
-
-    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The graph's input schema as JSON Schema."""
-        return self.graph.get_input_jsonschema(config)
-
-    def get_output_schema(self, config: RunnableConfig | None = None) -> Any:
-        """The graph's output schema."""
-        return self.graph.get_output_schema(config)
-
-    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The graph's output schema as JSON Schema."""
-        return self.graph.get_output_jsonschema(config)
 
 
 def _opened(store: Store | str) -> Store:
