@@ -24,7 +24,7 @@ def as_form(schema: dict[str, Any]) -> None:
             field["default"] = {k: v for k, v in field["default"].items() if v is not None}
         if {"type": "null"} not in field.get("anyOf", []):
             continue
-        if field["default"] is None:
+        if field.get("default", ...) is None:
             del field["default"]
         field["anyOf"].remove({"type": "null"})
         if len(field["anyOf"]) == 1:

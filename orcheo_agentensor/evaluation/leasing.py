@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LOOK_AGAIN = 0.1
 """Seconds between two looks at a run that somebody else works on."""
 
+LOOK_LATER = 1.0
+"""Seconds between two tries for a lease that has been waited for: each locks the store."""
+
 NodeT = TypeVar("NodeT", bound=Callable[..., Awaitable[dict[str, Any]]])
 
 
@@ -55,6 +58,7 @@ async def take_lease(store: Store, run_id: str) -> Lease:
     from orcheo_agentensor.storage import process_owner
 
     seen: float | None = None
+    pause = LOOK_AGAIN
     while True:
         taking = asyncio.create_task(_take(store, run_id))
         try:
@@ -68,7 +72,8 @@ async def take_lease(store: Store, run_id: str) -> Lease:
                 if seen is not None and held.expires > seen:
                     raise
                 seen = held.expires
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, LOOK_LATER)
 
 
 async def _take(store: Store, run_id: str) -> Lease:

@@ -170,7 +170,7 @@ async def _refuse_redirect(response: httpx.Response) -> None:
     """Nobody has allowed the host that a server would send us to."""
     if response.is_redirect:
         url = response.request.url
-        where = host_of(response.headers["location"]) or "another place"
+        where = host_of(response.headers.get("location", "")) or "another place"
         raise TargetRefused(
             f"{url.scheme}://{url.netloc.decode()} redirects to {where} (HTTP "
             f"{response.status_code}), and redirects are not followed: give the URL of the server",

@@ -210,6 +210,14 @@ async def test_a_redirect_is_refused(place: str, respx_mock: respx.MockRouter) -
     assert route.call_count == 1
 
 
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_redirect_that_leads_nowhere_is_refused(respx_mock: respx.MockRouter) -> None:
+    served(respx_mock)
+    respx_mock.post("/runs/stream").respond(304)
+    with pytest.raises(TargetRefused, match="redirects to another place"):
+        await evaluated()
+
+
 @pytest.mark.parametrize("answer", ["<html>hello</html>", '{"x": 1}', "[1]", '[{"id": 1}]'])
 @respx.mock(base_url=URL, assert_all_called=False)
 async def test_another_kind_of_server_is_said_to_be_one(
