@@ -6,11 +6,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from rule_task import Target, dataset, trained
 
 from orcheo_agentensor import MaxSteps
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.optimizers.reflective import MAX_RECALLED
-from tests.graph.rule_task import Target, dataset, trained
 
 SIZE = 16
 
