@@ -38,6 +38,15 @@ class Request:
     begun: bool = False
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """A request as it is handed on, the very one that came where nothing changes; and the workflow
+    that its job works on."""
+
+    item: dict[str, Any]
+    workflow_id: str | None = None
+
+
 class Desk:
     """Reviews run requests against what the operator and the store say."""
 
@@ -51,8 +60,8 @@ class Desk:
 
     async def review(
         self, request: Request, *, odd: Sequence[tuple[str, Any, str]], prefix: str
-    ) -> dict[str, Any]:
-        """The request as the server is to see it; the very item that came where nothing changes.
+    ) -> Reviewed:
+        """The request as the server is to see it; writes nothing, see `claim`.
 
         `odd` is what is odd about the text of the body, `prefix` where in a batch the request is.
         Raises `ConfigError` with every problem, `Forbidden` and `NotFound`.
@@ -64,7 +73,7 @@ class Desk:
             raise NotFound(f"there is no assistant of a graph {request.graph_id!r}")
         graph = served(request.graph_id)
         if graph is None:
-            return item
+            return Reviewed(item)
         if graph.trains:
             caller.require("train")
         if (request.asked or graph.takes == "train") and _approves(_answer(request)):
@@ -80,9 +89,14 @@ class Desk:
                 await self._require_trainer(workflow or request.graph_id)
         if enabled:
             item = await self._checked(request, graph, prepared, problems, odd, prefix)
-        if prepared is not None:
-            await self._claim(caller, prepared.run.workflow_id)
-        return item
+        return Reviewed(item, workflow_id=prepared.run.workflow_id if prepared else None)
+
+    async def claim(self, caller: Caller, workflow_id: str) -> None:
+        """Make a workflow that nothing is known of that of who first works on it."""
+        if caller.identity is not None and served(workflow_id) is None:  # one served is shared
+            record = await self.store.workflows.claim(workflow_id, caller.identity)
+            if record is not None and not caller.may_see(record.owner):
+                raise workflow_taken(workflow_id)
 
     async def _checked(
         self,
@@ -147,13 +161,6 @@ class Desk:
         if job.get("promote") == "auto":
             caller.require("promote")
         return await check_job(graph, job, caller=caller, problems=problems)
-
-    async def _claim(self, caller: Caller, workflow_id: str) -> None:
-        """A workflow that nothing is known of becomes that of who first works on it."""
-        if caller.identity is not None and served(workflow_id) is None:  # one served is shared
-            record = await self.store.workflows.claim(workflow_id, caller.identity)
-            if record is not None and not caller.may_see(record.owner):
-                raise workflow_taken(workflow_id)
 
 
 def _answer(request: Request) -> Any:

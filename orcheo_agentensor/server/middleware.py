@@ -87,6 +87,7 @@ class RunRequests:
         is_batch = isinstance(parsed.value, list)
         items = items_of(parsed.value)
         answers: list[Any] = []
+        workflows: list[str] = []
         problems = Problems()
         for index, item in enumerate(items):
             params = command_params(item) if endpoint.kind == "command" else item
@@ -113,8 +114,13 @@ class RunRequests:
                     raise
                 problems.of(error)
                 continue
-            answers.append({**item, "params": found} if endpoint.kind == "command" else found)
+            changed = found.item
+            answers.append({**item, "params": changed} if endpoint.kind == "command" else changed)
+            if found.workflow_id is not None:
+                workflows.append(found.workflow_id)
         problems.settle("the batch")
+        for workflow_id in workflows:
+            await self.desk.claim(caller_of(scope), workflow_id)
         if all(answer == item for answer, item in zip(answers, items, strict=True)):
             return None
         return dump_body(answers if is_batch else answers[0])

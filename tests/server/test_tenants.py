@@ -101,6 +101,19 @@ async def test_scopes_are_needed(as_: Any, http: httpx.AsyncClient, guarded_stor
     assert answer.json()["actor"] == "ana"
 
 
+async def test_a_refused_batch_leaves_no_owner_behind(as_: Any, guarded_store: Store) -> None:
+    ben = await as_("ben-token")
+    good = {**EVALUATION, "workflow_id": "batched"}
+    batch = [
+        {"assistant_id": "evaluation", "input": job}
+        for job in (good, {**good, "evaluators": ["no_such"]})
+    ]
+    with pytest.raises(REFUSED) as caught:
+        await ben.runs.create_batch(batch)
+    assert caught.value.response.status_code == 422
+    assert await guarded_store.workflows.get("batched") is None
+
+
 async def test_a_target_on_this_server_is_reached_with_its_key(
     as_: Any, guarded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
