@@ -45,16 +45,17 @@ def create_auth(settings: Settings | None = None) -> Auth:
     auth = Auth()
 
     @auth.authenticate
-    async def authenticate(authorization: str | None, headers: dict[bytes, bytes]) -> Any:
+    async def authenticate(headers: dict[bytes, bytes]) -> Any:
         if not tokens and settings.dev_server:
             return _user("local", SCOPES, known=False)
-        if authorization is None:  # what the SDK calls the key
-            authorization = f"Bearer {headers.get(b'x-api-key', b'').decode('latin-1')}"
-        scheme, _, given = authorization.partition(" ")
-        digest = hashlib.sha256(given.strip().encode()).hexdigest().encode()
+        # Headers are bytes: the parameter `authorization` would turn what is not UTF-8 into a 400.
+        key = headers.get(b"x-api-key", b"")  # what the SDK calls the key
+        authorization = headers.get(b"authorization") or b"Bearer " + key
+        scheme, _, given = authorization.partition(b" ")
+        digest = hashlib.sha256(given.strip()).hexdigest().encode()
         # Every token is compared, so that the time taken tells nothing about any of them.
         matches = [token for known, token in tokens if hmac.compare_digest(known, digest)]
-        if scheme.lower() != "bearer" or not matches:
+        if scheme.lower() != b"bearer" or not matches:
             raise Auth.exceptions.HTTPException(
                 status_code=401,
                 detail="a known bearer token is needed",

@@ -61,10 +61,16 @@ async def guarded_store(guarded: Served) -> AsyncIterator[Store]:
 )
 @pytest.mark.parametrize(
     "headers",
-    [{}, bearer("wrong"), {"authorization": "Basic ana-token"}, {"x-auth-scheme": "langsmith"}],
+    [
+        {},
+        bearer("wrong"),
+        {"authorization": "Basic ana-token"},
+        {"authorization": b"Bearer \x9c"},  # not UTF-8
+        {"x-auth-scheme": "langsmith"},
+    ],
 )
 async def test_nobody_gets_in_without_a_known_token(
-    http: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]
+    http: httpx.AsyncClient, method: str, path: str, headers: Any
 ) -> None:
     answer = await http.request(
         method, path, headers=headers, json={} if method == "POST" else None
