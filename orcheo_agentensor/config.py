@@ -28,6 +28,7 @@ from orcheo_agentensor.config_rules import (
     MAX_PROBLEMS,
     NAME,
     NAME_RULE,
+    VERSION,
     bind_problems,
     config_error,
     config_problems,
@@ -133,7 +134,7 @@ class RunConfig(BaseModel):
     def use(self) -> str | int | None:
         """The stored version asked for by `configurable.agentensor.use`: alias, number or None."""
         found: str | int | None = self.configurable.get("agentensor", {}).get("use")
-        return found
+        return int(found) if isinstance(found, str) and VERSION.fullmatch(found) else found
 
     def merged_over(self, *lower: RunConfig) -> RunConfig:
         """This config over `lower` ones, lowest first; the rules of `merge_configs`."""
@@ -243,7 +244,8 @@ def config_schema() -> dict[str, Any]:
         "propertyNames": {"pattern": f"^{NAME.pattern}$"},
         "additionalProperties": prompt,
     }
-    use = {"anyOf": [{"type": "string", "pattern": f"^{ALIAS.pattern}$"}, _positive()]}
+    texts = [{"type": "string", "pattern": f"^{one.pattern}$"} for one in (ALIAS, VERSION)]
+    use = {"anyOf": [*texts, _positive()]}
     reserved = {"type": "object", "properties": {"use": use}, "additionalProperties": False}
     del schema["$defs"]["TextTensor"]["properties"]["gradients"]
     properties = schema["properties"]

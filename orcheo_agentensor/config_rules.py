@@ -48,6 +48,9 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ALIAS = re.compile(r"(?!\d+$)[a-z0-9_-]{1,64}")
 """What an alias of a stored version may be called."""
 
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""The number of a stored version where it is given as a text, as from a form."""
+
 NAME_RULE = "must be letters, digits, '_', '.' and '-', starting with a letter or '_'"
 
 Problem: TypeAlias = tuple[str, Any, str]
@@ -225,9 +228,9 @@ def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:
         if key != "use":
             yield f"{path}.{key}", key, _unknown_rule(str(key), ("use",), "key of agentensor")
     use = own.get("use")
-    is_alias = isinstance(use, str) and ALIAS.fullmatch(use) is not None
-    is_version = type(use) is int and use >= 1
-    if use is not None and not is_alias and not is_version:
+    named = isinstance(use, str) and (ALIAS.fullmatch(use) or VERSION.fullmatch(use))
+    numbered = type(use) is int and use >= 1
+    if use is not None and not named and not numbered:
         yield f"{path}.use", use, "must be an alias such as 'production', or a version number"
 
 

@@ -94,7 +94,9 @@ def test_prompts_may_stand_at_the_top_or_in_configurable_or_in_both() -> None:
     assert config.configurable == {"x": 1}
 
 
-@pytest.mark.parametrize(("use", "expected"), [("production", "production"), (7, 7), (None, None)])
+@pytest.mark.parametrize(
+    ("use", "expected"), [("production", "production"), (7, 7), ("7", 7), (None, None)]
+)
 def test_a_stored_version_can_be_asked_for(use: Any, expected: Any) -> None:
     assert RunConfig.parse({"configurable": {"agentensor": {"use": use}}}).use == expected
 
@@ -160,7 +162,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest() -> None
         ({"configurable": {"agentensor": {"us": 1}}}, "configurable.agentensor.us", "'use'"),
         ({"configurable": {"agentensor": {"use": 0}}}, "configurable.agentensor.use", "alias"),
         ({"configurable": {"agentensor": {"use": True}}}, "configurable.agentensor.use", "alias"),
-        ({"configurable": {"agentensor": {"use": "7"}}}, "configurable.agentensor.use", "alias"),
+        ({"configurable": {"agentensor": {"use": "07"}}}, "configurable.agentensor.use", "alias"),
         ({"prompts": ["x"]}, "prompts", "must be an object"),
         ({"prompts": {"a b": "x"}}, "prompts.a b", "not a prompt name"),
         ({"prompts": {"": "x"}}, "prompts.", "not a prompt name"),

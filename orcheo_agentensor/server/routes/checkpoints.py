@@ -87,11 +87,20 @@ class CheckpointsQuery(PageQuery):
     run_id: str | None = Field(None, max_length=128, description="Only those a run has stored.")
 
 
+def _version_field() -> Any:
+    return Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00]+$",
+        description="A version's number or an alias.",
+    )
+
+
 class DiffQuery(NoQuery):
     """Which two versions are compared."""
 
-    before: str = Field(min_length=1, max_length=64, description="A version's number or an alias.")
-    after: str = Field(min_length=1, max_length=64, description="A version's number or an alias.")
+    before: str = _version_field()
+    after: str = _version_field()
 
 
 class Promotion(BaseModel):
