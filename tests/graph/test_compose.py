@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
+from tutor import Tutor
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import (
@@ -31,7 +32,6 @@ from orcheo_agentensor import (
     training_node,
 )
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.optimizers import ProposalRequest
 
 KINDS = ("refund", "card", "login", "transfer")
 
@@ -56,23 +56,6 @@ async def clerk(inputs: dict[str, str], config: RunnableConfig) -> dict[str, str
     await asyncio.sleep(0.001)
     known = get_prompt("skills", config).split()
     return {"answer": inputs["kind"] if inputs["kind"] in known else "unknown"}
-
-
-class Tutor:
-    """Adds the first skill found lacking."""
-
-    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
-        return {
-            component.name: f"{component.text} {lacking[0]}"
-            for component in request.components
-            if (
-                lacking := sorted(
-                    record.expected_output["answer"]
-                    for record in component.feedback
-                    if record.score != 1.0
-                )
-            )
-        }
 
 
 def training_graph(store: Store, target: Any = clerk) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, RetryPolicy
+from tutor import Tutor
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import (
@@ -24,7 +24,6 @@ from orcheo_agentensor import (
     get_prompt,
     training_node,
 )
-from orcheo_agentensor.optimizers import ProposalRequest
 
 KINDS = ("card", "login", "refund")
 CASES = [
@@ -49,19 +48,6 @@ class Clerk:
         self.rollouts += 1
         known = get_prompt("skills", config).split()
         return {"answer": inputs["kind"] if inputs["kind"] in known else "unknown"}
-
-
-class Tutor:
-    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
-        return {
-            part.name: f"{part.text} {lacking[0]}"
-            for part in request.components
-            if (
-                lacking := sorted(
-                    r.expected_output["answer"] for r in part.feedback if r.score != 1.0
-                )
-            )
-        }
 
 
 class Release(TypedDict, total=False):

@@ -9,9 +9,6 @@ from typing import Any
 
 import orcheo.nodes.ai
 import pytest
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from orcheo.graph.builder import build_graph
@@ -23,6 +20,7 @@ from orcheo.plugins import PluginAPI
 from orcheo.runtime.credentials import CredentialReference, credential_resolution
 from orcheo.runtime.runnable_config import parse_runnable_config
 from orcheo.runtime.state_builder import build_initial_state
+from simulated_clerk import SimulatedClerk
 
 from orcheo_agentensor.integrations.orcheo import NODE_NAME, register
 
@@ -127,22 +125,6 @@ HOST = """
         graph.add_edge("evaluate", END)
         return graph
 """
-
-
-class SimulatedClerk(BaseChatModel):
-    """A simulated chat model: it answers with the message if its system prompt names it."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "simulated-clerk"
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
-    ) -> ChatResult:
-        known = " ".join(m.text for m in messages if isinstance(m, SystemMessage)).split()
-        asked = messages[-1].text
-        message = AIMessage(asked if asked in known else "unknown")
-        return ChatResult(generations=[ChatGeneration(message=message)])
 
 
 @pytest.fixture(autouse=True)

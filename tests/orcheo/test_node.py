@@ -9,14 +9,12 @@ from typing import Any
 import orcheo.nodes.ai
 import pytest
 from agentensor.tensor import TextTensor as TheirTensor
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, StateGraph
 from orcheo.agentensor.prompts import TrainablePrompt
 from orcheo.edges import Condition, IfElseEdge
 from orcheo.graph.state import State
 from orcheo.nodes import AgentNode, SetVariableNode
+from simulated_clerk import SimulatedClerk
 
 from orcheo_agentensor import Store, TextGrad, TextTensor
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound, TemplateError
@@ -62,22 +60,6 @@ class Tutor:
             if lacking:
                 texts[component.name] = f"{component.text} {lacking[0]}"
         return texts
-
-
-class SimulatedClerk(BaseChatModel):
-    """A simulated chat model: it answers with the message if its system prompt names it."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "simulated-clerk"
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
-    ) -> ChatResult:
-        known = " ".join(m.text for m in messages if isinstance(m, SystemMessage)).split()
-        asked = messages[-1].text
-        message = AIMessage(asked if asked in known else "unknown")
-        return ChatResult(generations=[ChatGeneration(message=message)])
 
 
 def workflow(*nodes: Any) -> StateGraph[Any]:
