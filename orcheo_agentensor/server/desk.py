@@ -54,21 +54,30 @@ class Desk:
         self.store = store
         self.settings = settings
 
-    async def opted_in(self, request: Request) -> bool:
-        """Whether the graph of this request has `runnable_config_enabled`."""
-        return self._enabled(await self.store.workflows.get(request.graph_id))
+    async def workflow(self, request: Request) -> WorkflowRecord | None:
+        """What is stored of the workflow that this request is for."""
+        return await self.store.workflows.get(request.graph_id)
+
+    def opted_in(self, record: WorkflowRecord | None) -> bool:
+        """Whether a workflow has `runnable_config_enabled`."""
+        return flag_in(record, "runnable_config_enabled", self.settings)
 
     async def review(
-        self, request: Request, *, odd: Sequence[tuple[str, Any, str]], prefix: str
+        self,
+        request: Request,
+        *,
+        record: WorkflowRecord | None,
+        odd: Sequence[tuple[str, Any, str]],
+        prefix: str,
     ) -> Reviewed:
         """The request as the server is to see it; writes nothing, see `claim`.
 
-        `odd` is what is odd about the text of the body, `prefix` where in a batch the request is.
-        Raises `ConfigError` with every problem, `Forbidden` and `NotFound`.
+        `record` is what `workflow` gives, `odd` what is odd about the text of the body, `prefix`
+        where in a batch the request is. Raises `ConfigError` with every problem, `Forbidden` and
+        `NotFound`.
         """
         caller, item = request.caller, request.item
         caller.require("run")
-        record = await self.store.workflows.get(request.graph_id)
         if record is not None and not caller.may_see(record.owner):
             raise NotFound(f"there is no assistant of a graph {request.graph_id!r}")
         graph = served(request.graph_id)
@@ -79,7 +88,7 @@ class Desk:
         if (request.asked or graph.takes == "train") and _approves(_answer(request)):
             caller.require("promote")
         problems = Problems()
-        enabled = self._enabled(record)
+        enabled = self.opted_in(record)
         prepared = None
         if request.endpoint.starts_run:
             if graph.takes and (enabled or caller.identity is not None or graph.trains):
@@ -129,9 +138,6 @@ class Desk:
         metadata = {**(checked.get("metadata") or {}), **job_metadata(prepared)}
         job = {**checked["input"], "run_id": prepared.run.run_id}
         return {**checked, "metadata": metadata, "input": job}
-
-    def _enabled(self, record: WorkflowRecord | None) -> bool:
-        return flag_in(record, "runnable_config_enabled", self.settings)
 
     async def _require_trainer(self, workflow_id: str) -> None:
         record = await self.store.workflows.get(workflow_id)

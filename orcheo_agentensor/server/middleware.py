@@ -98,7 +98,8 @@ class RunRequests:
             if request is None:
                 answers.append(item)
                 continue
-            if await self.desk.opted_in(request):
+            record = await self.desk.workflow(request)
+            if self.desk.opted_in(record):
                 require_json(Headers(scope=scope))
                 if len(content) > settings.max_request_bytes:
                     raise BodyTooLarge(
@@ -108,7 +109,9 @@ class RunRequests:
                     )
             prefix = f"{index}." if is_batch else ""
             try:
-                found = await self.desk.review(request, odd=parsed.problems, prefix=prefix)
+                found = await self.desk.review(
+                    request, record=record, odd=parsed.problems, prefix=prefix
+                )
             except ConfigError as error:
                 if not is_batch:
                     raise
