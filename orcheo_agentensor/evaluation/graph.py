@@ -25,8 +25,8 @@ from orcheo_agentensor.settings import Settings
 RESULT_KEYS = ("status", "summary", "usage")
 
 
-class EvaluationOutput(TypedDict, total=False):
-    """What an evaluation gives back; everything larger is in the side store under `run_id`."""
+class JobOutput(TypedDict, total=False):
+    """What every job gives back."""
 
     run_id: Annotated[str, Field(title="Run", description="Under which everything else is stored.")]
     status: Annotated[
@@ -36,12 +36,17 @@ class EvaluationOutput(TypedDict, total=False):
             description="finished, or missed_threshold where too few cases could be scored.",
         ),
     ]
+    usage: Annotated[
+        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
+    ]
+
+
+class EvaluationOutput(JobOutput, total=False):
+    """What an evaluation gives back; everything larger is in the side store under `run_id`."""
+
     summary: Annotated[
         dict[str, Any],
         Field(title="Summary", description="Scores with intervals, latency, failures, coverage."),
-    ]
-    usage: Annotated[
-        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
     ]
 
 

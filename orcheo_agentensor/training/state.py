@@ -5,24 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import Field
-from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.graph import JobState
+from orcheo_agentensor.evaluation.graph import JobOutput, JobState
 from orcheo_agentensor.evaluation.job import shown_as
 from orcheo_agentensor.training.job import TrainingJob
 
 
-class TrainingOutput(TypedDict, total=False):
+class TrainingOutput(JobOutput, total=False):
     """What a training gives back; everything larger is in the side store under `run_id`."""
 
-    run_id: Annotated[str, Field(title="Run", description="Under which everything else is stored.")]
-    status: Annotated[
-        str,
-        Field(
-            title="Status",
-            description="finished, or missed_threshold where too few cases could be scored.",
-        ),
-    ]
     summary: Annotated[
         dict[str, Any], Field(title="Summary", description="The best version on validation.")
     ]
@@ -39,9 +30,6 @@ class TrainingOutput(TypedDict, total=False):
     decision: Annotated[
         dict[str, Any],
         Field(title="Decision", description="promoted, kept or rejected, and the reasons."),
-    ]
-    usage: Annotated[
-        dict[str, Any], Field(title="Usage", description="Rollouts, model calls, tokens, cost.")
     ]
 
 
