@@ -6,6 +6,7 @@
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
+#   make check-locks   install each set as if every package had a newer release by now
 #   make clean   remove what the others made
 
 PYTHON ?= python3
@@ -17,7 +18,6 @@ VENV := .venv
 BENCH := .venv-bench
 ORCHEO := .venv-orcheo
 LOCK := .venv-lock
-PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 export PYTHONUNBUFFERED := 1
 export LANGGRAPH_CLI_NO_ANALYTICS := 1
@@ -25,7 +25,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-orcheo serve bench lint lock clean
+.PHONY: help demo test test-orcheo serve bench lint lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -56,25 +56,22 @@ clean:
 	rm -rf .hypothesis .import_linter_cache dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
-# on top of a smaller one. A stamp file says that a set is there.
+# on top of a smaller one. A stamp file says that a set is there; sets that were there before are
+# brought up to date with it, since `pip check` looks at everything.
 
-$(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/bin/python
-	@echo "Installing requirements/$*.txt into $(VENV)"
-	@$(VENV)/bin/python $(PIP) --require-hashes --requirement requirements/$*.txt
-	@$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+INSTALLED = $(patsubst $(VENV)/.%,%,$(wildcard $(VENV)/.runtime $(VENV)/.server $(VENV)/.dev))
+INSTALL := requirements/install.py requirements/build.txt pyproject.toml
+
+$(VENV)/.%: requirements/%.txt $(INSTALL) | $(VENV)/bin/python
+	@$(VENV)/bin/python requirements/install.py $(sort $* $(INSTALLED))
 	@touch $@
 
-$(BENCH)/.bench: requirements/bench.txt pyproject.toml | $(BENCH)/bin/python
-	@echo "Installing requirements/bench.txt into $(BENCH)"
-	@$(BENCH)/bin/python $(PIP) --require-hashes --requirement requirements/bench.txt
-	@$(BENCH)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+$(BENCH)/.bench: requirements/bench.txt $(INSTALL) | $(BENCH)/bin/python
+	@$(BENCH)/bin/python requirements/install.py bench
 	@touch $@
 
-# The whole set is locked, so pip has nothing to resolve; before 23.3 it could not, with extras.
-$(ORCHEO)/.orcheo: requirements/orcheo.txt pyproject.toml | $(ORCHEO)/bin/python
-	@echo "Installing requirements/orcheo.txt into $(ORCHEO)"
-	@$(ORCHEO)/bin/python $(PIP) --require-hashes --no-deps --requirement requirements/orcheo.txt
-	@$(ORCHEO)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+$(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
+	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
 
 $(VENV)/bin/python $(BENCH)/bin/python $(LOCK)/bin/python:
@@ -93,15 +90,21 @@ $(ORCHEO)/bin/python:
 	echo "Name one: make $(MAKECMDGOALS) PYTHON312=/path/to/python3.12"; \
 	exit 1
 
-COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-  --no-annotate --no-header --no-emit-index-url $(UPGRADE) pyproject.toml requirements/build.in
+COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --generate-hashes --no-strip-extras \
+  --no-annotate --no-header --no-emit-index-url $(UPGRADE) -c requirements/held.in \
+  requirements/build.in
+LIBRARY = $(COMPILE) pyproject.toml --python-version 3.11
 
 lock: $(LOCK)/bin/python
-	@$(LOCK)/bin/python $(PIP) uv
-	$(COMPILE) --group dev --extra postgres --extra server --extra openai -o requirements/dev.txt
-	$(COMPILE) -c requirements/dev.txt --extra openai -o requirements/runtime.txt
-	$(COMPILE) -c requirements/dev.txt --extra postgres --extra server --extra openai \
+	@$(LOCK)/bin/python -m pip --disable-pip-version-check install --quiet uv
+	$(LIBRARY) --group dev --extra postgres --extra server --extra openai -o requirements/dev.txt
+	$(COMPILE) --python-version 3.11 -c requirements/dev.txt -o requirements/build.txt
+	$(LIBRARY) -c requirements/dev.txt --extra openai -o requirements/runtime.txt
+	$(LIBRARY) -c requirements/dev.txt --extra postgres --extra server --extra openai \
 	  -o requirements/server.txt
-	$(COMPILE) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
-	$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) --extra orcheo --group orcheo \
-	  -o requirements/orcheo.txt
+	$(LIBRARY) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
+	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
+	  --group orcheo -o requirements/orcheo.txt
+
+check-locks:
+	@$(PYTHON) tests/project/check_locks.py
