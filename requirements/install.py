@@ -1,9 +1,10 @@
 """Install locked sets of requirements and the project: `python requirements/install.py dev`.
 
 A set names every package with its version and hashes, so pip gets `--no-deps`: where it looks for
-dependencies itself, a pip before 23.3 may find a release newer than the locked one, and stop. Nothing
-is built in isolation, where pip would take the newest release of what builds: that is locked in
-requirements/build.txt and installed first. Last, `pip check` says whether all of it fits together.
+dependencies itself, a pip before 23.3 may find a release newer than the locked one, and stop.
+Nothing is built in isolation, where pip would take the newest release of what builds: that is
+locked in requirements/build.txt and installed first. Last, `pip check` says whether all of it fits
+together.
 """
 
 import re

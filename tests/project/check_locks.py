@@ -2,9 +2,9 @@
 
 `make check-locks` runs it: it takes minutes, needs the package index, and installs into folders
 that it removes. A folder of made-up newer releases is offered beside the index. First, a set that
-names no extras, installed so that pip looks for dependencies, has to fail on them (with a pip before
-23.3). Then each set has to install, to pass `pip check`, and to be there in exactly the locked
-versions.
+names no extras, installed so that pip looks for dependencies, has to fail on them (with a pip
+before 23.3). Then each set has to install, to pass `pip check`, and to be there in exactly the
+locked versions.
 """
 
 from __future__ import annotations
