@@ -18,7 +18,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-STARTED_WITHIN = 90.0
 GRAPHS = ("clerk", "quiet", "persona", "sleeper", "awkward")
 
 
@@ -62,10 +61,9 @@ class Deployment:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + STARTED_WITHIN
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/ok", timeout=5.0).is_success:
+                if httpx.get(f"{self.url}/ok", timeout=None).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)

@@ -21,7 +21,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-STARTED_WITHIN = 90.0
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,9 @@ def running(
 
 
 def _wait_until_ok(server: Served, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + STARTED_WITHIN
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while process.poll() is None:
         try:
-            if httpx.get(f"{server.url}/ok", timeout=5.0).is_success:
+            if httpx.get(f"{server.url}/ok", timeout=None).is_success:
                 return
         except httpx.HTTPError:
             time.sleep(0.1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -18,7 +20,10 @@ KINDS = ("refund", "card", "login", "transfer")
 
 
 class Request(TypedDict):
+    """A case of a kind; one with `after` is answered once that file is there."""
+
     kind: str
+    after: NotRequired[str]
 
 
 class Reply(TypedDict):
@@ -35,10 +40,12 @@ def answer_to(kind: str, skills: str) -> str:
 
 
 def create_clerk() -> StateGraph[ClerkState, None, Request, Reply]:
-    """A graph that can handle the kinds named in the prompt `skills`; 20 ms a case."""
+    """A graph that can handle the kinds named in the prompt `skills`."""
 
     async def handle(state: ClerkState, config: RunnableConfig) -> dict[str, str]:
-        await asyncio.sleep(0.02)
+        # A file, because the test that opens the gate is in another process.
+        while "after" in state and not os.path.exists(state["after"]):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
         return {"answer": answer_to(state["kind"], get_prompt("skills", config))}
 
     graph = StateGraph(ClerkState, input_schema=Request, output_schema=Reply)
@@ -81,12 +88,16 @@ class Tutor:
         return texts
 
 
-def cases(split: str, count: int) -> list[dict[str, Any]]:
-    """`count` cases of a split, one kind after the other."""
+def cases(
+    split: str, count: int, *, free: int = 0, after: Path | None = None
+) -> list[dict[str, Any]]:
+    """`count` cases of a split, one kind after the other; where a file is given, all but the first
+    `free` wait for it."""
     return [
         {
             "id": f"{split}-{number}",
-            "inputs": {"kind": KINDS[number % len(KINDS)]},
+            "inputs": {"kind": KINDS[number % len(KINDS)]}
+            | ({"after": str(after)} if after is not None and number >= free else {}),
             "expected_output": {"answer": KINDS[number % len(KINDS)]},
             "split": split,
         }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from served_workflows import cases
 
 from orcheo_agentensor import Store
 
@@ -80,7 +82,7 @@ ENDPOINTS = (
 
 @pytest.fixture
 async def http(served: Any) -> Any:
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as opened:
+    async with httpx.AsyncClient(base_url=served.url, timeout=None) as opened:
         yield opened
 
 
@@ -254,18 +256,20 @@ async def test_every_run_of_a_cron_is_a_run_of_its_own(client: Any) -> None:
         await client.crons.delete(cron["cron_id"])
 
 
-async def test_a_jobs_overrides_reach_their_node_or_are_refused(http: Any) -> None:
+async def test_a_jobs_overrides_reach_their_node_or_are_refused(http: Any, tmp_path: Path) -> None:
     from test_runs import EVALUATION
+
+    job = {**EVALUATION, "dataset": cases("test", 4, after=tmp_path / "never")}
 
     def request(**overrides: Any) -> dict[str, Any]:
         config = {"configurable": {"node_overrides": overrides}}
-        return {"assistant_id": "evaluation", "input": {**EVALUATION, "config": config}}
+        return {"assistant_id": "evaluation", "input": {**job, "config": config}}
 
     answer = await http.post("/runs/wait", json=request(nobody={"timeout": 1}))
     assert answer.status_code == 422
     [problem] = answer.json()["error"]["problems"]
     assert problem["field"] == "job.config.configurable.node_overrides.nobody"
-    answer = await http.post("/runs/wait", json=request(handle={"timeout": 0.001}))
+    answer = await http.post("/runs/wait", json=request(handle={"timeout": 0.05}))
     summary = answer.json()["summary"]
     assert summary["n_target_failed"] == summary["cases"]
 

@@ -31,14 +31,12 @@ def test_the_bundled_configuration_is_valid() -> None:
         [sys.executable, "-m", "langgraph_cli", "validate", "-c", str(ROOT / "langgraph.json")],
         capture_output=True,
         text=True,
-        timeout=60,
         env={**os.environ, "LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true"},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(180)
 def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
     tokens = [{"sha256": hashlib.sha256(b"key").hexdigest(), "identity": "ana"}]
     folder = lay_out(tmp_path, graphs=GRAPHS, env={})
@@ -51,7 +49,7 @@ def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
     }
     with running(folder, environment=environment) as server:
         key = {"authorization": "Bearer key"}
-        with httpx.Client(base_url=server.url, headers=key, timeout=60) as http:
+        with httpx.Client(base_url=server.url, headers=key, timeout=None) as http:
             odd: dict[str, Any] = {"oddity": 1, "configurable": {"agentensor": {"use": 99}}}
             for graph in GRAPHS:
                 body = {"assistant_id": graph, "input": {}, "config": odd}

@@ -39,7 +39,7 @@ async def as_(guarded: Served) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def http(guarded: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=guarded.url, timeout=60) as opened:
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=None) as opened:
         yield opened
 
 
