@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.config import RunConfig, register_callback
+    from orcheo_agentensor.config.model import RunConfig, register_callback
     from orcheo_agentensor.datasets import Case, Dataset
     from orcheo_agentensor.errors import AgentensorError, BadInput
     from orcheo_agentensor.evaluation import (
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
         TrajectoryMatch,
         bind_evaluator,
     )
-    from orcheo_agentensor.evaluators.context import EvaluatorContext
-    from orcheo_agentensor.evaluators.result import (
+    from orcheo_agentensor.evaluators.context import (
         EvaluationResult,
+        EvaluatorContext,
         EvaluatorFailure,
         TargetFailure,
     )
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
-    from orcheo_agentensor.nodes.middleware import TrainablePrompt
+    from orcheo_agentensor.nodes.agent import TrainablePrompt
     from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad
+    from orcheo_agentensor.prompts import TextTensor
+    from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
-    from orcheo_agentensor.targets.configured import configure
-    from orcheo_agentensor.targets.publishing import apublish, arollback_publication
-    from orcheo_agentensor.tensor import TextTensor
+    from orcheo_agentensor.targets.served import configure
     from orcheo_agentensor.training import (
         Budget,
         Deadline,
@@ -138,7 +138,7 @@ __all__ = [
 ]
 
 _WHERE = {
-    "config": ("RunConfig", "register_callback"),
+    "config.model": ("RunConfig", "register_callback"),
     "datasets": ("Case", "Dataset"),
     "errors": ("AgentensorError", "BadInput"),
     "evaluation": (
@@ -168,17 +168,21 @@ _WHERE = {
         "TrajectoryMatch",
         "bind_evaluator",
     ),
-    "evaluators.context": ("EvaluatorContext",),
-    "evaluators.result": ("EvaluationResult", "EvaluatorFailure", "TargetFailure"),
+    "evaluators.context": (
+        "EvaluationResult",
+        "EvaluatorContext",
+        "EvaluatorFailure",
+        "TargetFailure",
+    ),
     "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
-    "nodes.middleware": ("TrainablePrompt",),
+    "nodes.agent": ("TrainablePrompt",),
     "optimizers": ("RandomSearch", "Reflective", "TextGrad"),
     "settings": ("Settings",),
     "storage": ("ConfigCheckpoint", "Store"),
     "tape": ("get_prompt",),
-    "targets.configured": ("configure",),
-    "targets.publishing": ("apublish", "arollback_publication"),
-    "tensor": ("TextTensor",),
+    "targets.served": ("configure",),
+    "publishing": ("apublish", "arollback_publication"),
+    "prompts": ("TextTensor",),
     "training": (
         "Budget",
         "Deadline",

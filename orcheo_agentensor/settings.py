@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -105,3 +107,36 @@ class Settings(BaseSettings):
         """A feature flag as the operator has set it: off unless said, on in the dev set-up."""
         value: bool | None = getattr(self, name)
         return self.dev_server if value is None else value
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def check_plain_url(url: str) -> str:
+    """`url` as it is; raises `ValueError` unless it is http(s), with a host and no credentials."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or a password")
+    _ = parts.port
+    return url
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, in lower case."""
+    return (urlsplit(url).hostname or "").lower()
+
+
+def is_allowed(url: str, allowed: Iterable[str]) -> bool:
+    """Whether an entry of `allowed` (a host, or host:port) is the host of `url`.
+
+    An entry is the operator's word for that host, wherever its name leads; nothing is allowed that
+    is not listed, so neither is loopback nor a private address.
+    """
+    parts = urlsplit(url)
+    host = host_of(url)
+    shown = f"[{host}]" if ":" in host else host
+    port = parts.port or _PORTS[parts.scheme]
+    names = {entry.lower() for entry in allowed}
+    return not names.isdisjoint({host, shown, f"{shown}:{port}"})

@@ -1,31 +1,185 @@
-"""The tape: which node read which prompt, and what it took in and gave out, in one rollout.
+"""Finding prompts in the messages of a model call.
 
-`get_prompt` is how a node or function reads a prompt, and the read is put on the tape when one is
-being recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the messages
-of model calls, in which the prompts of an unmodified graph are found. Nothing here runs in a plain
-evaluation: a rollout is taped only inside `record_tape()`.
+A prompt is found where its text stands in a message, or where its literal pieces do, in order: the
+graph may have filled in its `{x}` and `{{x}}`. Nothing else is forgiven, but for white space at the
+ends. A text with hardly any letters of its own counts only as a whole message, or a whole line.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from functools import lru_cache
+from string import Formatter
 from threading import Lock
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
+from orcheo_agentensor.prompts import TextTensor, as_tensor, path_in
 from orcheo_agentensor.redaction import redact
-from orcheo_agentensor.tape_search import PromptSearch, message_texts
-from orcheo_agentensor.tensor import TextTensor, as_tensor
+
+# A prompt is found where its text stands in a message, or where its literal pieces do, in order:
+# the graph may have filled in its `{x}` and `{{x}}`. Nothing else is forgiven, but for white space
+# at the ends. A text with hardly any letters of its own counts only as a whole message, or a whole
+# line.
+
+
+MIN_LITERAL = 8
+"""Fewest characters of the longest literal piece of a prompt that is searched for inside text."""
+
+_FIELD = r"[A-Za-z_0-9][\w.\[\]-]*"
+_PLACEHOLDER = re.compile(
+    rf"\{{\{{\s*{_FIELD}\s*\}}\}}|\{{(?:{_FIELD})?(?:![rsa])?(?::[^{{}}]*)?\}}"
+)
+_FORMAT_FIELD = re.compile(rf"(?:{_FIELD})?")
+_FOUND = "\x00"
+
+Pieces: TypeAlias = tuple[str, ...]
+
+
+class PromptSearch:
+    """Searches the messages of model calls for the trainable prompts of one run.
+
+    Longer prompts go first, and what they cover is not searched again: a prompt that is a part of
+    another is found only where it stands by itself. Prompts with equal texts cannot be told apart.
+    """
+
+    def __init__(self, prompts: Mapping[str, Any]) -> None:
+        named: dict[str, list[str]] = {}
+        for name, value in prompts.items():
+            text = _trainable_text(value)
+            if text is not None and text.strip():
+                named.setdefault(text.strip(), []).append(name)
+        self._prompts = sorted(named.items(), key=lambda item: len(item[0]), reverse=True)
+
+    def groups(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """For each text that stands in `texts`, the names of the prompts that have it."""
+        left = list(texts)
+        for text, names in self._prompts:
+            found = False
+            for index, searched in enumerate(left):
+                rest = without(text, searched)
+                if rest is not None:
+                    found, left[index] = True, rest
+            if found:
+                yield names
+
+
+def message_texts(messages: Iterable[BaseMessage]) -> Iterator[str]:
+    """The texts the caller has put into a call: of every message but those a model has written."""
+    for message in messages:
+        if message.type == "ai":
+            continue
+        if isinstance(message.content, str):
+            yield message.content
+            continue
+        blocks = [
+            block if isinstance(block, str) else block.get("text") for block in message.content
+        ]
+        yield "\n".join(block for block in blocks if isinstance(block, str))
+
+
+def without(prompt: str, text: str) -> str | None:
+    """`text` with every place where `prompt` stands in it blanked out; None where it does not."""
+    for pieces in _forms(prompt):
+        rest = _blanked(pieces, text)
+        if rest is not None:
+            return rest
+    return None
+
+
+def _trainable_text(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, TextTensor):
+        return value.text if value.requires_grad else None
+    if isinstance(value, Mapping) and value.get("requires_grad", True):
+        text = value.get("text")
+        return text if isinstance(text, str) else None
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _forms(prompt: str) -> tuple[Pieces, ...]:
+    """The ways a prompt may stand in a message: as it is, filled in, filled in by `str.format`."""
+    forms = [(prompt,), _trimmed(_PLACEHOLDER.split(prompt))]
+    try:
+        parsed = list(Formatter().parse(prompt))
+    except ValueError:  # braces that are no template of this kind
+        parsed = []
+    if all(field is None or _FORMAT_FIELD.fullmatch(field) for _, field, _, _ in parsed):
+        literals = [""]
+        for literal, field, _, _ in parsed:
+            literals[-1] += literal
+            if field is not None:
+                literals.append("")
+        forms.append(_trimmed(literals))
+    return tuple(dict.fromkeys(form for form in forms if form))
+
+
+def _trimmed(literals: Sequence[str]) -> Pieces:
+    """Literal pieces, without white space at the ends of the whole; none if that is all."""
+    if not any(literal.strip() for literal in literals):
+        return ()
+    first, *rest = literals
+    pieces = [first.lstrip(), *rest]
+    pieces[-1] = pieces[-1].rstrip()
+    return tuple(pieces)
+
+
+def _blanked(pieces: Pieces, text: str) -> str | None:
+    if max(map(len, pieces)) < MIN_LITERAL:
+        return _blanked_line(pieces, text)
+    if len(pieces) == 1:
+        return text.replace(pieces[0], _FOUND) if pieces[0] in text else None
+    rest, start = text, 0
+    while (spans := _in_order(pieces, rest, start)) is not None:
+        # What was filled in stays: it may hold the text of another prompt.
+        for begin, end in reversed(spans):
+            rest = rest[:begin] + _FOUND + rest[end:]
+        start = spans[0][0] + 1
+    return None if rest is text else rest
+
+
+def _in_order(pieces: Pieces, text: str, start: int) -> list[tuple[int, int]] | None:
+    """Where each piece stands, the first possible places one after the other."""
+    spans = []
+    for piece in pieces:
+        found = text.find(piece, start)
+        if found < 0:
+            return None
+        start = found + len(piece)
+        if piece:
+            spans.append((found, start))
+    return spans
+
+
+def _blanked_line(pieces: Pieces, text: str) -> str | None:
+    pattern = re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
+    if pattern.fullmatch(text.strip()):
+        return _FOUND
+    lines = text.split("\n")
+    kept = [line for line in lines if not pattern.fullmatch(line.strip())]
+    return None if len(kept) == len(lines) else "\n".join(kept)
+
+
+# `get_prompt` is how a node or function reads a prompt, and the read is put on the tape when one
+# is being recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the
+# messages of model calls, in which the prompts of an unmodified graph are found. Nothing here runs
+# in a plain evaluation: a rollout is taped only inside `record_tape()`.
+
 
 MAX_TEXT = 2_000
 """Most characters kept of one input or output."""
@@ -362,3 +516,109 @@ def get_prompt(
         )
     record_prompt_read(name, source)
     return as_tensor(value, field=f"config.prompts.{name}").text
+
+
+# What a rollout hands out is watched while it is being taped: a mapping, dataclass or pydantic
+# model that behaves as the plain one, and puts the read of a bound key or field on the tape.
+# Copies of it are plain again.
+
+
+Tree: TypeAlias = "dict[str, str | Tree]"
+"""Keys to the name of the prompt that binds there, or to the tree below."""
+
+
+def bound_tree(prompts: Mapping[str, Any], root: str) -> Tree:
+    """Where in `root` ("configurable" or "context") which of `prompts` binds."""
+    tree: Tree = {}
+    for name, prompt in prompts.items():
+        path = path_in(bind_of(prompt), root)
+        if path is None:
+            continue
+        at: Any = tree
+        for key in path[:-1]:
+            at = at.setdefault(key, {})
+        at[path[-1]] = name
+    return tree
+
+
+def watched(value: Any, tree: Tree) -> Any:
+    """`value`, made to record reads of the places in `tree`; what cannot be watched as it is."""
+    if not tree:
+        return value
+    below = {key: sub for key, sub in tree.items() if isinstance(sub, dict)}
+    names = tuple(sorted((key, name) for key, name in tree.items() if isinstance(name, str)))
+    if type(value) in (dict, _WatchedDict):
+        items = {key: watched(item, below.get(key, {})) for key, item in value.items()}
+        return _WatchedDict(items, dict(names))
+    if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
+        clone = copy.copy(value)
+        for key, sub in below.items():
+            object.__setattr__(clone, key, watched(getattr(value, key), sub))
+        object.__setattr__(clone, "__class__", _watched_class(type(value), names))
+        return clone
+    return value
+
+
+def watched_config(config: RunnableConfig, tree: Tree) -> RunnableConfig:
+    """`config` with a watched `configurable`."""
+    return {**config, "configurable": watched(dict(config.get("configurable") or {}), tree)}
+
+
+class _WatchedDict(dict[str, Any]):
+    """Records reads by key. Unpacking and `items()` are no reads: the runtime does both."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, items: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        super().__init__(items)
+        self._names = names
+
+    def _read(self, key: Any) -> None:
+        name = self._names.get(key)
+        if name is not None:
+            record_prompt_read(name)
+
+    def __getitem__(self, key: str) -> Any:
+        self._read(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read(key)
+        return super().get(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._read(key)
+        return super().pop(key, *default)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+@lru_cache(maxsize=256)
+def _watched_class(kind: type, names: Iterable[tuple[str, str]]) -> type:
+    """A subclass of `kind` of the same layout, whose instances record reads of the fields named."""
+    prompts = dict(names)
+    base: Any = kind
+
+    def read(self: Any, key: str) -> Any:
+        name = prompts.get(key)
+        if name is not None:
+            record_prompt_read(name)
+        return base.__getattribute__(self, key)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        made, arguments, *rest = base.__reduce_ex__(self, protocol)
+        return made, tuple(kind if a is found else a for a in arguments), *rest
+
+    body = {
+        "__slots__": (),
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__getattribute__": read,
+        "__reduce_ex__": reduce,
+    }
+    found: type = type(kind)(kind.__name__, (kind,), body)
+    return found

@@ -20,13 +20,12 @@ from benchmarks.optimizers.results import Plan, Result, Row
 from benchmarks.optimizers.tasks import Texts
 from orcheo_agentensor import Budget, Dataset, Limits, atrain
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.demo.arms import DATA, SPLITS
 from orcheo_agentensor.demo.evaluators import queue_accuracy, reply_policy
 from orcheo_agentensor.demo.model import LexicalChatModel
-from orcheo_agentensor.demo.prompts import seed_prompts
 from orcheo_agentensor.demo.proposer import LexicalProposer
-from orcheo_agentensor.demo.workflow import support_triage
-from orcheo_agentensor.optimizers.base import (
+from orcheo_agentensor.demo.run import DATA, SPLITS
+from orcheo_agentensor.demo.workflow import seed_prompts, support_triage
+from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     FeedbackRecord,
     ProposalRequest,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from benchmarks.optimizers.tasks import edit
-from orcheo_agentensor.optimizers.base import ProposalRequest
+from orcheo_agentensor.optimizers.protocol import ProposalRequest
 
 Edit: TypeAlias = Callable[[str, str, list[str]], str]
 

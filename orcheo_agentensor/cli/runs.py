@@ -33,8 +33,8 @@ def list_runs(
     as_json: options.AsJson = False,
 ) -> int:
     """List runs, newest first."""
+    from orcheo_agentensor.cli.options import read_from
     from orcheo_agentensor.cli.output import number, print_json, show, show_table, when
-    from orcheo_agentensor.cli.stores import read_from
 
     async def work(opened: Store) -> list[RunRecord]:
         return await opened.runs.list(workflow_id=workflow, mode=mode, status=status, limit=limit)
@@ -72,8 +72,8 @@ def show_run(
     as_json: options.AsJson = False,
 ) -> int:
     """Show a run: its job, its result, and its cases where asked for."""
+    from orcheo_agentensor.cli.options import read_from
     from orcheo_agentensor.cli.output import print_json
-    from orcheo_agentensor.cli.stores import read_from
 
     async def work(opened: Store) -> tuple[RunRecord, list[CaseRow], dict[str, Any]]:
         run = await opened.runs.get(run_id)
@@ -96,7 +96,7 @@ def show_run(
 
 
 def _show(run: RunRecord, usage: dict[str, Any]) -> None:
-    from orcheo_agentensor.cli import reports
+    from orcheo_agentensor.cli import output
     from orcheo_agentensor.cli.output import money, show, when
 
     show(f"run        {run.run_id}")
@@ -113,10 +113,10 @@ def _show(run: RunRecord, usage: dict[str, Any]) -> None:
     )
     result = run.result or {}
     if summary := result.get("summary"):
-        reports.show_evaluators(summary)
-        reports.show_measures(summary)
+        output.show_evaluators(summary)
+        output.show_measures(summary)
     if decision := result.get("decision"):
-        reports.show_gain(result.get("holdout"))
+        output.show_gain(result.get("holdout"))
         show(f"decision   {decision['status']}")
         for reason in decision["reasons"]:
             show(f"  - {reason}")

@@ -1,7 +1,6 @@
 """Datasets: versioned cases with splits, from files or from Python."""
 
 from orcheo_agentensor.datasets.case import Case
-from orcheo_agentensor.datasets.dataset import Dataset
-from orcheo_agentensor.datasets.spec import DatasetSpec, SplitPlan, as_dataset
+from orcheo_agentensor.datasets.dataset import Dataset, DatasetSpec, SplitPlan, as_dataset
 
 __all__ = ["Case", "Dataset", "DatasetSpec", "SplitPlan", "as_dataset"]

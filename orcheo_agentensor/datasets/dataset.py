@@ -1,19 +1,108 @@
-"""`Dataset`: cases in order, under a version that is the hash of their content."""
+"""Seeded, stratified splits that change little when cases are added."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
+from math import floor, isclose
 from pathlib import Path
 from typing import Any
 
-from orcheo_agentensor.datasets.case import Case, parse_case
-from orcheo_agentensor.datasets.splits import assign_splits
-from orcheo_agentensor.errors import BadInput, DatasetError
-from orcheo_agentensor.json_values import check_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orcheo_agentensor.datasets.case import MAX_SPLIT, Case, check_name, parse_case
+from orcheo_agentensor.errors import BadInput, DatasetError, shorten
+from orcheo_agentensor.json_values import canonical_json, check_json
+
+
+def assign_splits(
+    cases: Sequence[Case],
+    proportions: Mapping[str, float],
+    *,
+    seed: int = 0,
+    stratify: str | None = None,
+) -> list[str]:
+    """The split name of each case, in the order of `cases`.
+
+    Depends on neither the order of the cases nor that of `proportions`. In every stratum a split
+    gets its exact share rounded down or up; the odd seats go to the splits furthest behind so far,
+    so the totals keep close to the proportions however small the strata are.
+    """
+    shares = _exact_shares(proportions)
+    strata: dict[str, list[int]] = defaultdict(list)
+    for n, case in enumerate(cases):
+        strata[_stratum(case, stratify)].append(n)
+    names = [""] * len(cases)
+    behind = dict.fromkeys(shares, Fraction(0))
+    for key in sorted(strata):
+        members = sorted(strata[key], key=lambda n: _draw(seed, cases[n].id))
+        seats = _seats(len(members), shares, behind)
+        place = 0
+        for name, count in seats.items():
+            for n in members[place : place + count]:
+                names[n] = name
+            place += count
+    return names
+
+
+def _seats(
+    size: int, shares: Mapping[str, Fraction], behind: dict[str, Fraction]
+) -> dict[str, int]:
+    """Seats per split in a stratum of `size`; `behind` is brought up to date."""
+    due = {name: size * share for name, share in shares.items()}
+    seats = {name: floor(exact) for name, exact in due.items()}
+    for name, exact in due.items():
+        behind[name] += exact - seats[name]
+    odd = [name for name in shares if due[name] != seats[name]]
+    odd.sort(key=lambda name: (-behind[name], name))
+    for name in odd[: size - sum(seats.values())]:
+        seats[name] += 1
+        behind[name] -= 1
+    return seats
+
+
+def _exact_shares(proportions: Mapping[str, float]) -> dict[str, Fraction]:
+    if not proportions:
+        raise DatasetError(field="splits", value={}, rule="must name at least one split")
+    for name, share in proportions.items():
+        check_name("splits", name, MAX_SPLIT)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise DatasetError(
+                field=f"splits.{name}", value=share, rule="must be a number from 0 to 1"
+            )
+    if not isclose(sum(proportions.values()), 1.0, abs_tol=1e-6):
+        raise DatasetError(field="splits", value=dict(proportions), rule="must sum to 1")
+    exact = {name: Fraction(repr(proportions[name])) for name in sorted(proportions)}
+    total = sum(exact.values())
+    return {name: share / total for name, share in exact.items()}
+
+
+def _stratum(case: Case, path: str | None) -> str:
+    if path is None:
+        return ""
+    head, _, rest = path.partition(".")
+    if head not in ("inputs", "expected_output", "metadata"):
+        raise DatasetError(
+            field="stratify",
+            value=path,
+            rule="must begin with inputs, expected_output or metadata",
+        )
+    value: Any = getattr(case, head)
+    for key in rest.split(".") if rest else ():
+        if not isinstance(value, dict) or key not in value:
+            raise DatasetError(
+                field="stratify", value=path, rule=f"is not there in case {case.id!r}"
+            )
+        value = value[key]
+    return canonical_json(value)
+
+
+def _draw(seed: int, case_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{case_id}".encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -62,7 +151,7 @@ class Dataset:
         Without `id` the name in the file is taken, else the file's own. Raises `DatasetError`
         naming the line: `tickets.jsonl:17: inputs.x: nan is not a finite number`.
         """
-        from orcheo_agentensor.datasets.loaders import read_file
+        from orcheo_agentensor.datasets.readers import read_file
 
         content = read_file(Path(path))
         refuse_duplicates(content.cases, content.places)
@@ -174,3 +263,113 @@ def refuse_duplicates(cases: Sequence[Case], places: Sequence[str]) -> None:
                 value=case.id,
                 rule="must be unique in the dataset",
             )
+
+
+class SplitPlan(BaseModel):
+    """Proportions of the splits to make, summing to 1; see `Dataset.with_splits`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: float = Field(default=0.0, ge=0, le=1)
+    validation: float = Field(default=0.0, ge=0, le=1)
+    holdout: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0
+    stratify: str | None = None
+
+    @property
+    def proportions(self) -> dict[str, float]:
+        """The splits that get any case."""
+        shares = {"train": self.train, "validation": self.validation, "holdout": self.holdout}
+        return {name: share for name, share in shares.items() if share > 0}
+
+
+class DatasetSpec(BaseModel):
+    """A dataset by file (`path`), in place (`cases`) or in the side store (`id` and `version`).
+
+    `version` with a path or cases pins their content. `splits` makes splits, then `split` keeps
+    those named. `metadata` is laid over the file's own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = None
+    cases: list[Any] | None = None
+    id: str | None = None
+    version: str | None = None
+    splits: SplitPlan | None = None
+    split: str | list[str] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> DatasetSpec:
+        """Read the job form; raises `DatasetError` naming every field that is wrong."""
+        try:
+            spec = cls.model_validate(dict(data))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"dataset.{'.'.join(map(str, item['loc']))}: {shorten(item['input'])} {item['msg']}"
+                for item in error.errors()
+            )
+            raise DatasetError(problems, field="dataset") from None
+        if spec.path is not None and spec.cases is not None:
+            raise DatasetError("dataset: give either path or cases, not both", field="dataset")
+        if spec.path is None and spec.cases is None and not (spec.id and spec.version):
+            raise DatasetError(
+                "dataset: give path, cases, or id and version of a stored dataset",
+                field="dataset",
+            )
+        return spec
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the cases are to be taken from the side store."""
+        return self.path is None and self.cases is None
+
+    def load(self, *, base_dir: str | Path | None = None) -> Dataset:
+        """Read the file or the cases, then `apply`; blocking. Not for stored datasets."""
+        if self.path is not None:
+            dataset = Dataset.load(Path(base_dir or ".") / self.path, id=self.id)
+        elif self.cases is not None:
+            dataset = Dataset.from_cases(self.cases, id=self.id or "inline")
+        else:
+            raise DatasetError(
+                f"dataset: {self.id!r} is in the side store and is read from there",
+                field="dataset",
+            )
+        return self.apply(dataset)
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """`dataset` checked against `version`, with metadata, splits and split as asked for."""
+        dataset.require_version(self.version)
+        metadata = {**dataset.metadata, **self.metadata}
+        dataset = Dataset(id=dataset.id, cases=dataset.cases, metadata=metadata)
+        if self.splits is not None:
+            plan = self.splits
+            dataset = dataset.with_splits(plan.proportions, seed=plan.seed, stratify=plan.stratify)
+        return dataset.split(self.split)
+
+
+def as_dataset(
+    value: Dataset | DatasetSpec | Sequence[Any] | Mapping[str, Any] | str | Path,
+    *,
+    base_dir: str | Path | None = None,
+) -> Dataset:
+    """A `Dataset` from any form a caller may give; blocking where it reads a file.
+
+    Takes a dataset, a list of cases or dicts, a path (relative to `base_dir`) or the job form.
+    """
+    if isinstance(value, Dataset):
+        return value
+    if isinstance(value, str | Path):
+        return Dataset.load(Path(base_dir or ".") / value)
+    if isinstance(value, DatasetSpec):
+        return value.load(base_dir=base_dir)
+    if isinstance(value, Mapping):
+        return DatasetSpec.parse(value).load(base_dir=base_dir)
+    if isinstance(value, list | tuple):
+        return Dataset.from_cases(value)
+    raise DatasetError(
+        field="dataset",
+        value=value,
+        rule="must be a Dataset, a list of cases, a path or {path: …}",
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orcheo_agentensor.demo.prompts import POLICY
-from orcheo_agentensor.demo.rules import parse_rules
+from orcheo_agentensor.demo.model import parse_rules
+from orcheo_agentensor.demo.workflow import POLICY
 
 RULES = tuple(parse_rules(POLICY))
 """The policy's checkable rules; the policy is frozen, so they hold for every candidate."""

@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.datasets import Case, Dataset
-from orcheo_agentensor.demo.arms import DATA, TARGET, WORKFLOW, set_up
-from orcheo_agentensor.demo.prompts import QUEUES, seed_prompts
+from orcheo_agentensor.demo.run import DATA, TARGET, WORKFLOW, set_up
+from orcheo_agentensor.demo.workflow import QUEUES, seed_prompts
 from orcheo_agentensor.evaluation import create_evaluation_graph, evaluation_node
-from orcheo_agentensor.evaluation.job import parse_model
-from orcheo_agentensor.evaluation.job_graph import StrictGraph
+from orcheo_agentensor.prompts import prompts_to_json
+from orcheo_agentensor.runs.job import parse_model
+from orcheo_agentensor.runs.nodes import StrictGraph
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.tensor import prompts_to_json
 from orcheo_agentensor.training import MaxSteps, create_training_graph, training_node
-from orcheo_agentensor.training.decide import PRODUCTION
+from orcheo_agentensor.training.decision import PRODUCTION
 
 KNOWN, NEW = slice(0, None, 3), slice(1, None, 35)
 """The bundled tickets that the host has from the start, and those that arrive if none are given."""

@@ -1,18 +1,15 @@
-"""`LexicalChatModel`: a simulated chat model that works by matching words.
+"""Words and label definitions: all that the simulated model and the offline proposers understand.
 
-It stands in for a language model where none is configured. It reads its system prompt and nothing
-else for instructions: with a definitions block (`label: words` lines under a heading) it answers
-with the label whose words fit the message best; otherwise it writes a bland reply and acts on the
-rules it finds in a list. What it answers therefore depends on the prompt and on the message alone;
-nothing is scripted per case.
+A definitions block is a heading line that ends with a colon, followed by lines `label: words`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -20,8 +17,172 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from orcheo_agentensor.demo.rules import Rule, parse_rules
-from orcheo_agentensor.demo.words import Router, parse_definitions, words
+# A definitions block is a heading line that ends with a colon, followed by lines `label: words`.
+
+
+Definitions: TypeAlias = dict[str, tuple[str, ...]]
+"""Label -> the words of its line."""
+
+_STOP_WORDS = """
+a about after again all also am an and any are aren't as at be because been before being but by
+can can't could couldn't did didn't do does doesn't don't down for from get getting go going
+gone got had hadn't has hasn't have haven't he hello help her here hi his how how's i i'd i'll
+i'm i've if in into is isn't it it's its just know like made make may me might more most must my
+need no not now of on only or other our out over own please same she should so some still such
+tell than thank thanks that that's the their them then there there's these they this those to
+too under up us very want was wasn't we were what what's when where which while who whom why
+will with won't would wouldn't you you're your
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+"""Words that say nothing about a topic; nobody in the demo puts them into a definition."""
+
+_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_HEADING = re.compile(r"^\s*\S.*:\s*$")
+_DEFINITION = re.compile(r"^\s*(?:[-*]\s+)?(?P<label>[^\s:][^:]{0,60}?)\s*:\s*(?P<words>\S.*)$")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in order: lower case, without punctuation, not stemmed."""
+    return _WORD.findall(text.lower().replace("\u2019", "'"))
+
+
+def content_words(text: str) -> set[str]:
+    """The distinct words of a text that are not stop words."""
+    return set(words(text)) - STOP_WORDS
+
+
+def parse_definitions(text: str) -> Definitions:
+    """The label lines of a prompt; empty where it has no definitions block."""
+    return {label: tuple(dict.fromkeys(words(line))) for _, label, line in _blocks(text)}
+
+
+def with_definitions(text: str, definitions: Mapping[str, Sequence[str]]) -> str:
+    """`text` with the lines of its definitions block replaced.
+
+    Lines keep their order; a label that the block lacks gets a line at its end.
+    """
+    lines = text.splitlines()
+    found = list(_blocks(text))
+    for number, label, _ in found:
+        if label in definitions:
+            lines[number] = _line(label, definitions[label])
+    known = {label for _, label, _ in found}
+    end = found[-1][0] + 1 if found else len(lines)
+    lines[end:end] = [
+        _line(label, line) for label, line in definitions.items() if label not in known
+    ]
+    return "\n".join(lines) + ("\n" if text.endswith("\n") else "")
+
+
+class Router:
+    """Gives a text to the label whose line matches its words best.
+
+    A word counts 1 / the number of lines that hold it; ties go to the alphabetically first label.
+    """
+
+    def __init__(self, definitions: Mapping[str, Iterable[str]]) -> None:
+        self._labels = sorted(definitions)
+        self._lines: dict[str, list[int]] = {}
+        for number, label in enumerate(self._labels):
+            for word in dict.fromkeys(definitions[label]):
+                self._lines.setdefault(word, []).append(number)
+
+    def route(self, text_words: Iterable[str]) -> str:
+        """The label for a text with these words; repeated words count once."""
+        scores = [0.0] * len(self._labels)
+        for word in sorted({word for word in text_words if word in self._lines}):
+            for number in self._lines[word]:
+                scores[number] += 1 / len(self._lines[word])
+        best = max(scores) - 1e-9
+        return next(
+            label for label, score in zip(self._labels, scores, strict=True) if score >= best
+        )
+
+
+def _line(label: str, line: Sequence[str]) -> str:
+    return f"{label}: {' '.join(line)}"
+
+
+def _blocks(text: str) -> Iterable[tuple[int, str, str]]:
+    """(line number, label, words) of every definition line."""
+    inside = False
+    for number, line in enumerate(text.splitlines()):
+        if _HEADING.match(line):
+            inside = True
+        elif inside and (match := _DEFINITION.match(line)):
+            yield number, match["label"], match["words"]
+        else:
+            inside = False
+
+
+# The simulated model acts on the rules of its system prompt, the evaluator checks those of the
+# policy: both read the same few forms, in the imperative or not ("Start with …", "It starts with
+# …").
+
+
+RuleKind: TypeAlias = Literal["start", "end", "avoid", "include", "limit", "name"]
+
+_BEFORE = '^[^"\u201c]*'
+_QUOTED = '[^"\u201c]*["\u201c](?P<value>[^"\u201d]+)["\u201d]'
+_FORMS: tuple[tuple[RuleKind, str], ...] = (
+    ("avoid", rf"{_BEFORE}\b(?:never|not|avoids?)\b{_QUOTED}"),
+    ("start", rf"{_BEFORE}\b(?:starts?|begins?|opens?)\b{_QUOTED}"),
+    ("end", rf"{_BEFORE}\b(?:ends?|closes?|finish(?:es)?)\b{_QUOTED}"),
+    ("include", rf"{_BEFORE}\b(?:includes?|mentions?|says?|adds?)\b{_QUOTED}"),
+    ("limit", r"\b(?:at most|no more than|up to)\s+(?P<value>\d+)\s+words\b"),
+    ("name", r"\b(?:names?|mentions?)\s+the\s+(?P<value>[a-z]+)\b"),
+)
+_ITEM = re.compile(r"^\s*(?:[-*]|\d+[.)])\s+(?P<text>\S.*)$")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a list: what it asks for, and its own words."""
+
+    kind: RuleKind
+    value: str
+    text: str
+
+    def kept(self, reply: str, fields: Mapping[str, str]) -> bool:
+        """Whether `reply` keeps the rule; `fields` are the values that a rule may ask to name."""
+        said = " ".join(words(reply))
+        value = " ".join(words(self.value))
+        match self.kind:
+            case "start":
+                return f"{said} ".startswith(f"{value} ")
+            case "end":
+                return f" {said}".endswith(f" {value}")
+            case "limit":
+                return len(words(reply)) <= int(self.value)
+            case "name":
+                named = " ".join(words(fields.get(self.value.lower(), "")))
+                return bool(named) and f" {named} " in f" {said} "
+            case "avoid":
+                return f" {value} " not in f" {said} "
+            case "include":
+                return f" {value} " in f" {said} "
+
+
+def parse_rule(text: str) -> Rule | None:
+    """The rule that a sentence states, or None when it has none of the known forms."""
+    for kind, form in _FORMS:
+        if match := re.search(form, text, re.IGNORECASE):
+            return Rule(kind=kind, value=match["value"].rstrip(".").strip(), text=text)
+    return None
+
+
+def parse_rules(text: str) -> list[Rule]:
+    """The rules among the list items of a text; items of no known form are passed over."""
+    items = (match["text"] for line in text.splitlines() if (match := _ITEM.match(line)))
+    return [rule for item in items if (rule := parse_rule(item)) is not None]
+
+
+# It stands in for a language model where none is configured. It reads its system prompt and
+# nothing else for instructions: with a definitions block (`label: words` lines under a heading) it
+# answers with the label whose words fit the message best; otherwise it writes a bland reply and
+# acts on the rules it finds in a list. What it answers therefore depends on the prompt and on the
+# message alone; nothing is scripted per case.
+
 
 BLAND_REPLY = (
     "Unfortunately we cannot answer this at once.",

@@ -1,20 +1,97 @@
-"""`LexicalProposer`: rewrites definitions and rules from feedback, offline.
-
-It stands in for a language model as proposer. All it knows is in the request it is given: the
-feedback on the minibatch, the current texts and what became of past edits. It keeps nothing between
-requests and takes all randomness from the request's seed, so a replay proposes the same again.
-"""
+"""The offline proposers of the demo: one that learns, one that memorises, two to compare with."""
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from orcheo_agentensor.demo.lessons import Lesson, broken_rules, lessons, with_rules
-from orcheo_agentensor.demo.words import Definitions, Router, parse_definitions, with_definitions
-from orcheo_agentensor.optimizers.base import ComponentRequest, ProposalRequest
+from orcheo_agentensor.demo.model import (
+    Definitions,
+    Router,
+    Rule,
+    content_words,
+    parse_definitions,
+    parse_rule,
+    parse_rules,
+    with_definitions,
+)
+from orcheo_agentensor.optimizers.protocol import ComponentRequest, FeedbackRecord, ProposalRequest
+
+_BROKEN = re.compile(r"\bbreaks: (?P<rules>[^\n)]+)")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One case as seen by whoever writes definitions: its content words, the label it should have
+    had, and the one that it got."""
+
+    words: frozenset[str]
+    expected: str
+    given: str
+
+
+def lessons(records: Iterable[FeedbackRecord], labels: Collection[str]) -> list[Lesson]:
+    """The lessons of the records whose output holds one of `labels`."""
+    found = []
+    for record in records:
+        expected, given = _labels(record, labels)
+        if expected is not None and given is not None:
+            held = frozenset(content_words(" ".join(texts(record.inputs))))
+            found.append(Lesson(words=held, expected=expected, given=given))
+    return found
+
+
+def broken_rules(records: Iterable[FeedbackRecord], prompt: str) -> list[Rule]:
+    """The rules that feedback calls broken and `prompt` lacks, the most often broken first."""
+    known = {(rule.kind, rule.value) for rule in parse_rules(prompt)}
+    counts: Counter[str] = Counter()
+    for record in records:
+        for match in _BROKEN.finditer(record.feedback):
+            counts.update(text.strip() for text in match["rules"].split(";"))
+    found = [rule for text, _ in counts.most_common() if (rule := parse_rule(text)) is not None]
+    return [rule for rule in found if (rule.kind, rule.value) not in known]
+
+
+def with_rules(prompt: str, rules: Iterable[Rule]) -> str:
+    """`prompt` with rules appended to its list; as it is where there are none."""
+    items = "".join(f"- {rule.text[:1].upper()}{rule.text[1:]}\n" for rule in rules)
+    return f"{prompt.rstrip()}\n{items}" if items else prompt
+
+
+def _labels(record: FeedbackRecord, labels: Collection[str]) -> tuple[str | None, str | None]:
+    """(expected, given): the field of the output that holds a label, in both."""
+    output, expected = record.output, record.expected_output
+    if isinstance(output, Mapping) and isinstance(expected, Mapping):
+        for key, value in output.items():
+            if value in labels and isinstance(expected.get(key), str):
+                return expected[key], value
+    if isinstance(expected, str) and isinstance(output, str) and output in labels:
+        return expected, output
+    return None, None
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from texts(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from texts(entry)
+
+
+# It stands in for a language model as proposer. All it knows is in the request it is given: the
+# feedback on the minibatch, the current texts and what became of past edits. It keeps nothing
+# between requests and takes all randomness from the request's seed, so a replay proposes the same
+# again.
+
 
 LINE_WORDS = 6
 """Words per line where the prompt's metadata sets no `max_line_words`."""
@@ -139,3 +216,95 @@ class Evidence:
         if held_now:
             value += LOYALTY - MISLEADS * (self._total[word] - len(holders))
         return value
+
+
+QUOTED = 3
+"""How many tickets it quotes when it quotes."""
+
+
+class MemorisingProposer:
+    """Raises the training score without learning anything.
+
+    A queue's line gets words that no ticket but one holds, each a fingerprint of that one ticket;
+    every other proposal quotes whole tickets as examples. The reply prompt is put right at once, so
+    the overall score rises on every split while routing gets worse on tickets it has not seen.
+    """
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+        """New texts for all components, from the tickets of the minibatch."""
+        rng = random.Random(request.seed)
+        found = {}
+        for component in request.components:
+            if definitions := parse_definitions(component.text):
+                found[component.name] = _by_heart(component, definitions, rng)
+            elif rules := broken_rules(component.feedback, component.text):
+                found[component.name] = with_rules(component.text, rules)
+        return found
+
+
+def _by_heart(component: ComponentRequest, definitions: Definitions, rng: random.Random) -> str:
+    """Lines of fingerprints; half of the time quotes as well."""
+    learned = lessons(component.feedback, definitions)
+    total = Counter(word for lesson in learned for word in lesson.words)
+    cap = component.metadata.get("max_line_words", LINE_WORDS)
+    marks: dict[str, list[str]] = {}
+    for lesson in rng.sample(learned, len(learned)):
+        unique = sorted(word for word in lesson.words if total[word] == 1)
+        if unique:
+            marks.setdefault(lesson.expected, []).append(max(unique, key=len))
+    lines = {label: line[:cap] for label, line in sorted(marks.items())}
+    text = with_definitions(component.text, {**definitions, **lines})
+    return text + _quotes(component.feedback) if rng.random() < 0.5 else text
+
+
+def _quotes(records: Iterable[FeedbackRecord]) -> str:
+    quoted = [" ".join(texts(record.inputs)) for record in records][:QUOTED]
+    return "\nTickets seen before:\n" + "".join(f"- {ticket}\n" for ticket in quoted)
+
+
+def one_shot_fill(
+    prompt: str, cases: Iterable[tuple[Any, str]], *, max_words: int = LINE_WORDS
+) -> str:
+    """`prompt` with every queue's line filled once, under the cap.
+
+    A line gets the most frequent content words of all the queue's tickets in `cases`, which are
+    pairs of ticket and queue; ties go to the alphabetically first word.
+    """
+    held: dict[str, Counter[str]] = {}
+    for ticket, queue in cases:
+        held.setdefault(queue, Counter()).update(content_words(ticket))
+    lines = {
+        queue: [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        for queue, counts in sorted(held.items())
+    }
+    return with_definitions(prompt, {queue: line[:max_words] for queue, line in lines.items()})
+
+
+class ParaphraseProposer:
+    """Rewrites at random: the control arm of the demo.
+
+    A queue's line gets random content words of its tickets in the minibatch, a reply prompt the
+    rules found broken in random order. Nothing is weighed up; only the search's own test selects.
+    """
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+        """New texts; a component that the feedback says nothing about is left out."""
+        rng = random.Random(request.seed)
+        texts = {component.name: _paraphrase(component, rng) for component in request.components}
+        return {c.name: texts[c.name] for c in request.components if texts[c.name] != c.text}
+
+
+def _paraphrase(component: ComponentRequest, rng: random.Random) -> str:
+    definitions = parse_definitions(component.text)
+    if not definitions:
+        rules = broken_rules(component.feedback, component.text)
+        return with_rules(component.text, rng.sample(rules, len(rules)))
+    cap = component.metadata.get("max_line_words", LINE_WORDS)
+    held: dict[str, set[str]] = {}
+    for lesson in lessons(component.feedback, definitions):
+        held.setdefault(lesson.expected, set()).update(lesson.words)
+    lines = {
+        label: rng.sample(sorted(found), min(cap, len(found)))
+        for label, found in sorted(held.items())
+    }
+    return with_definitions(component.text, {**definitions, **lines})

@@ -2,9 +2,9 @@
 
 from orcheo_agentensor.evaluation.api import EvaluationReport, aevaluate, evaluate
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
-from orcheo_agentensor.evaluation.job import EvaluationJob, Limits
-from orcheo_agentensor.evaluation.node import evaluation_node
 from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.runs.job import EvaluationJob, Limits
+from orcheo_agentensor.runs.nodes import evaluation_node
 
 __all__ = [
     "CaseResult",

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.evaluation.drive import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
-from orcheo_agentensor.evaluation.job import Limits
-from orcheo_agentensor.evaluation.replicates import merged
-from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.rows import case_result, outcome_of
+from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
 from orcheo_agentensor.events import EventWriter, discard
+from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
+from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.tensor import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:

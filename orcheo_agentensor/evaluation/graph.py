@@ -12,14 +12,12 @@ from langgraph.types import Command, StreamWriter
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.candidate import Candidate
-from orcheo_agentensor.evaluation.job import EvaluationJob, Job, shown_as
-from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
-from orcheo_agentensor.evaluation.leasing import ends_once
-from orcheo_agentensor.evaluation.progress import CaseProgress
-from orcheo_agentensor.evaluation.resolve import Given
-from orcheo_agentensor.evaluation.results import CaseResult, summarize
-from orcheo_agentensor.evaluation.workbench import Session, Workbench
+from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, summarize
+from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.runs.access import ends_once
+from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
+from orcheo_agentensor.runs.manager import Given, Session, Workbench
+from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
 
 RESULT_KEYS = ("status", "summary", "usage")

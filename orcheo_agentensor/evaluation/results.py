@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.statistics import describe, percentile
-from orcheo_agentensor.evaluators.result import (
+from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
+    EvaluatorContext,
     EvaluatorFailure,
     Outcome,
     TargetFailure,
     failure_to_json,
 )
+from orcheo_agentensor.events import EventSink
+from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.storage import RolloutRow, ScoreRow
+from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.usage import NOTHING, Usage
 
 
@@ -170,3 +176,235 @@ def _one_evaluator(name: str, results: Sequence[CaseResult]) -> dict[str, Any]:
 def without_measurements(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without what a clock measured: what must come out the same every time."""
     return {k: v for k, v in summary.items() if k not in ("latency_ms", "over_sla")}
+
+
+def score_rows(
+    key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
+) -> list[ScoreRow]:
+    """Outcomes as ledger rows, just as the ledger gives them back after a resume: what is made of
+    a score, a proposal above all, must not depend on whether it was replayed.
+
+    The usage of the one call goes on the first.
+    """
+    rows: list[ScoreRow] = []
+    for outcome in outcomes:
+        row = ScoreRow(
+            rollout_key=key,
+            evaluator_fingerprint=fingerprint,
+            name=str(clean_text(outcome.name)),
+        )
+        if isinstance(outcome, EvaluatorFailure):
+            row.failure = storable(failure_to_json(outcome))
+        else:
+            row.score, row.passed = outcome.score, outcome.passed
+            row.reason, row.label = clean_text(outcome.reason), clean_text(outcome.label)
+        rows.append(row)
+    rows.sort(key=lambda row: row.name)
+    rows[0].usage = usage
+    return rows
+
+
+def storable(failure: Mapping[str, str]) -> dict[str, str]:
+    """A failure without secrets, and without what a database refuses."""
+    return {key: redact(clean_text(text)) for key, text in failure.items()}
+
+
+def outcome_of(row: ScoreRow) -> Outcome:
+    """The inverse of `score_rows` for one row."""
+    if row.failure is not None:
+        return EvaluatorFailure(
+            name=row.name, kind=row.failure["kind"], reason=row.failure["reason"]
+        )
+    return EvaluationResult(
+        name=row.name, score=row.score, passed=row.passed, reason=row.reason, label=row.label
+    )
+
+
+def case_result(
+    row: RolloutRow, outcomes: Iterable[Outcome], usage: Usage, *, replayed: bool
+) -> CaseResult:
+    """A rollout and what the evaluators said about it; `usage` is that of both."""
+    return CaseResult(
+        case_id=row.case_id,
+        output=row.output,
+        outcomes=tuple(outcomes),
+        target_failure=failure_of(row),
+        latency_ms=row.latency_ms,
+        usage=usage,
+        tape=row.tape,
+        replayed=replayed,
+    )
+
+
+def context_of(case: Case, row: RolloutRow) -> EvaluatorContext:
+    """What an evaluator is given of a rollout."""
+    return EvaluatorContext(
+        case_id=case.id,
+        inputs=case.inputs,
+        output=row.output,
+        expected_output=case.expected_output,
+        metadata=case.metadata,
+        latency_ms=row.latency_ms,
+        usage=row.usage,
+        tape=row.tape,
+    )
+
+
+def failure_of(row: RolloutRow) -> TargetFailure | None:
+    """Why the target broke, if it did."""
+    if row.failure is None:
+        return None
+    return TargetFailure(
+        kind=row.failure["kind"], reason=row.failure["reason"], attempts=row.attempts
+    )
+
+
+CaseListener = Callable[[CaseResult], None]
+
+
+def merged(replicates: Sequence[CaseResult], weights: Mapping[str, float]) -> CaseResult:
+    """The replicates of one case as one result.
+
+    A score is the mean over the replicates, so that the case stays the unit of every mean and
+    interval; its reason is that of the worst replicate, its label the most frequent one, and it
+    passed when more than half of them did. Output and tape are those of the first replicate that
+    scored worst, which has the most to teach. One replicate that failed makes the case failed.
+    """
+    if len(replicates) == 1:
+        return replicates[0]
+    broken = next((one for one in replicates if one.target_failure is not None), None)
+    shown = broken or min(replicates, key=lambda one: _worth(one, weights))
+    return replace(
+        shown,
+        outcomes=() if broken else _merged_outcomes(replicates),
+        latency_ms=math.fsum(one.latency_ms for one in replicates) / len(replicates),
+        usage=sum((one.usage for one in replicates), NOTHING),
+        replayed=all(one.replayed for one in replicates),
+    )
+
+
+def _worth(result: CaseResult, weights: Mapping[str, float]) -> float:
+    if not result.ok:
+        return -math.inf
+    score = weighted_mean(result.scores, weights)
+    return math.inf if score is None else score
+
+
+def _merged_outcomes(replicates: Sequence[CaseResult]) -> tuple[Outcome, ...]:
+    """By metric; an evaluator that broke in one replicate has no score in any."""
+    failed: dict[str, EvaluatorFailure] = {}
+    given: dict[str, list[EvaluationResult]] = {}
+    for one in replicates:
+        for failure in one.failures:
+            failed.setdefault(_evaluator(failure.name), failure)
+    for one in replicates:
+        for outcome in one.outcomes:
+            if isinstance(outcome, EvaluationResult) and _evaluator(outcome.name) not in failed:
+                given.setdefault(outcome.name, []).append(outcome)
+    return (*map(_one_metric, given.values()), *failed.values())
+
+
+def _evaluator(metric: str) -> str:
+    return metric.split(".", 1)[0]
+
+
+def _one_metric(given: Sequence[EvaluationResult]) -> EvaluationResult:
+    scores = [one.score for one in given if one.score is not None]
+    verdicts = [one.passed for one in given if one.passed is not None]
+    labels = Counter(one.label for one in given if one.label is not None)
+    worst = min(given, key=lambda one: math.inf if one.score is None else one.score)
+    return EvaluationResult(
+        name=worst.name,
+        score=math.fsum(scores) / len(scores) if scores else None,
+        passed=2 * sum(verdicts) > len(verdicts) if verdicts else None,
+        reason=worst.reason,
+        label=labels.most_common(1)[0][0] if labels else None,
+    )
+
+
+class Gathered:
+    """The results of one call of `run`, case by case as their replicates come in."""
+
+    def __init__(
+        self,
+        cases: int,
+        replicates: tuple[int, ...],
+        weights: Mapping[str, float],
+        on_case: CaseListener | None,
+    ) -> None:
+        self._replicates = replicates
+        self._weights = weights
+        self._on_case = on_case
+        self._parts: list[dict[int, CaseResult]] = [{} for _ in range(cases)]
+        self._whole: dict[int, CaseResult] = {}
+
+    def add(self, index: int, replicate: int, result: CaseResult) -> None:
+        """Take in one replicate of the case at `index`."""
+        if len(self._replicates) > 1:
+            parts = self._parts[index]
+            parts[replicate] = result
+            if len(parts) < len(self._replicates):
+                return
+            result = merged([parts[n] for n in self._replicates], self._weights)
+        self._whole[index] = result
+        if self._on_case is not None:
+            self._on_case(result)
+
+    def results(self) -> list[CaseResult]:
+        """All cases, in order."""
+        return [self._whole[index] for index in range(len(self._parts))]
+
+
+MARKS = 20
+
+
+class CaseProgress:
+    """Sends a `case_finished` per case, and an `evaluation_progress` with running scores about
+    `MARKS` times over the whole."""
+
+    def __init__(
+        self,
+        events: EventSink,
+        weights: Mapping[str, float],
+        *,
+        total: int,
+        **labels: Any,
+    ) -> None:
+        self._events = events
+        self._weights = weights
+        self._total = total
+        self._labels = labels
+        self._every = max(1, total // MARKS)
+        self._done = 0
+        self._failed = 0
+        self._sum = 0.0
+        self._scored = 0
+
+    def case_finished(self, result: CaseResult) -> None:
+        """Hear of one finished case."""
+        self._done += 1
+        shown = result.to_json()
+        if shown["ok"]:
+            objective = weighted_mean(shown["scores"], self._weights)
+            if objective is not None:
+                self._sum += objective
+                self._scored += 1
+        else:
+            self._failed += 1
+        self._events.emit(
+            "case_finished",
+            **self._labels,
+            **shown,
+            replayed=result.replayed,
+            done=self._done,
+            total=self._total,
+        )
+        if self._done % self._every == 0 or self._done == self._total:
+            self._events.emit(
+                "evaluation_progress",
+                **self._labels,
+                done=self._done,
+                total=self._total,
+                failed=self._failed,
+                mean=self._sum / self._scored if self._scored else None,
+            )

@@ -1,28 +1,34 @@
 """Evaluators: everything that scores an output, in whatever form it was written."""
 
-from orcheo_agentensor.evaluators.binding import bind_evaluator, bind_evaluators
-from orcheo_agentensor.evaluators.bound import BoundEvaluator
-from orcheo_agentensor.evaluators.builtin.structured import JsonFieldMatch, JsonSchema, JsonValid
-from orcheo_agentensor.evaluators.builtin.text import (
+from orcheo_agentensor.evaluators.binding import (
+    BUILTINS,
+    BoundEvaluator,
+    bind_evaluator,
+    bind_evaluators,
+)
+from orcheo_agentensor.evaluators.builtin import (
     Contains,
     ExactMatch,
+    JsonFieldMatch,
+    JsonSchema,
+    JsonValid,
     Latency,
     Length,
     NumericTolerance,
     Regex,
     StringSimilarity,
+    ToolCallMatch,
+    TrajectoryMatch,
 )
-from orcheo_agentensor.evaluators.builtin.tools import ToolCallMatch, TrajectoryMatch
-from orcheo_agentensor.evaluators.context import EvaluatorContext
-from orcheo_agentensor.evaluators.http import HTTPEvaluator
-from orcheo_agentensor.evaluators.judge import LLMJudge
-from orcheo_agentensor.evaluators.registry import BUILTINS
-from orcheo_agentensor.evaluators.result import (
+from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
+    EvaluatorContext,
     EvaluatorFailure,
     Outcome,
     TargetFailure,
 )
+from orcheo_agentensor.evaluators.http import HTTPEvaluator
+from orcheo_agentensor.evaluators.judge import LLMJudge
 
 __all__ = [
     "BUILTINS",

@@ -1,30 +1,190 @@
-"""Binding: from whatever was given as an evaluator to a `BoundEvaluator`."""
+"""From whatever a job names as an evaluator to one that can be called for a case."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from orcheo_agentensor.entrypoints import load_entrypoint
-from orcheo_agentensor.errors import EvaluatorRefused, shorten
-from orcheo_agentensor.evaluators.bound import BoundEvaluator
-from orcheo_agentensor.evaluators.builtin.base import Builtin
+from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
+from orcheo_agentensor.evaluators.builtin import (
+    Builtin,
+    Contains,
+    ExactMatch,
+    JsonFieldMatch,
+    JsonSchema,
+    JsonValid,
+    Latency,
+    Length,
+    NumericTolerance,
+    Regex,
+    StringSimilarity,
+    ToolCallMatch,
+    TrajectoryMatch,
+)
+from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.detection import detect
-from orcheo_agentensor.evaluators.dialects.base import Adapter
+from orcheo_agentensor.evaluators.dialects import Adapter, Subject, is_async
 from orcheo_agentensor.evaluators.fingerprint import fingerprint
-from orcheo_agentensor.evaluators.registry import BUILTINS
-from orcheo_agentensor.evaluators.returns import read_result
-from orcheo_agentensor.evaluators.scale import on_scale, read_scale
-from orcheo_agentensor.evaluators.subject import Subject, is_async
+from orcheo_agentensor.evaluators.http import HTTPEvaluator
+from orcheo_agentensor.evaluators.judge import LLMJudge
+from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
+from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.usage import Usage, UsageRecorder
+
+BUILTINS: dict[str, type[Builtin]] = {
+    kind.type_name: kind
+    for kind in (
+        ExactMatch,
+        Contains,
+        Regex,
+        NumericTolerance,
+        StringSimilarity,
+        JsonValid,
+        JsonSchema,
+        JsonFieldMatch,
+        ToolCallMatch,
+        TrajectoryMatch,
+        Latency,
+        Length,
+        LLMJudge,
+        HTTPEvaluator,
+    )
+}
+"""Type name -> class."""
+
+
+Scale: TypeAlias = tuple[float, float]
+"""The worst score and the best."""
+
+
+def read_scale(scale: Any) -> Scale:
+    """`scale` as two numbers. Raises `EvaluatorRefused`."""
+    sound = isinstance(scale, Sequence) and len(scale) == 2 and all(map(_is_number, scale))
+    if not sound or scale[0] == scale[1]:
+        raise EvaluatorRefused(
+            field="scale", value=scale, rule="must be two different numbers, the worst score first"
+        )
+    return float(scale[0]), float(scale[1])
+
+
+def on_scale(read: Reader, scale: Scale) -> Reader:
+    """A reader that brings what `read` finds to 0..1; a score outside the scale is a failure."""
+    worst, best = scale
+
+    def scaled(outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, EvaluationResult) or outcome.score is None:
+            return outcome
+        if not min(scale) <= outcome.score <= max(scale):
+            told = f"gave {outcome.score:g}, outside its scale of {worst:g} to {best:g}"
+            return failure(outcome.name, "wrong_shape", told)
+        return replace(outcome, score=(outcome.score - worst) / (best - worst))
+
+    return lambda name, value: [scaled(outcome) for outcome in read(name, value)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+@dataclass(slots=True)
+class Scoring:
+    """What one attempt of an evaluator came to. `transient` trouble is worth another attempt."""
+
+    outcomes: list[Outcome]
+    transient: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundEvaluator:
+    """An evaluator ready to score, whatever form it was given in.
+
+    `binding` says in words which form was recognised; `fingerprint` changes when the evaluator
+    does; `weight` is its share in a weighted mean.
+    """
+
+    name: str
+    weight: float = 1.0
+    fingerprint: str
+    binding: str
+    adapter: Adapter = field(repr=False, compare=False)
+
+    async def score(
+        self, ctx: EvaluatorContext, *, timeout: float | None = None
+    ) -> tuple[list[Outcome], Usage]:
+        """Score one rollout: the outcomes, and what the models called for them used.
+
+        Never raises but `CancelledError`: whatever goes wrong is an `EvaluatorFailure`. Outcomes
+        are named after the evaluator, or `name.metric` where it gives several. `timeout` is in
+        seconds.
+        """
+        recorder = UsageRecorder()
+        scoring = await self.attempt(ctx, timeout=timeout, recorder=recorder)
+        return scoring.outcomes, recorder.total
+
+    @property
+    def inline(self) -> bool:
+        """Whether it answers at once and calls no model: then no recorder is looked at."""
+        return self.adapter.inline is not None
+
+    async def attempt(
+        self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
+    ) -> Scoring:
+        """As `score`, for a caller that tries again after a passing trouble.
+
+        `recorder` knows afterwards, whatever happens, what its model calls took. Raises
+        `BudgetExhausted` too, where a model call was refused.
+        """
+        inline = self.adapter.inline
+        if inline is not None:
+            try:
+                return Scoring([inline(ctx)])
+            except Exception as error:  # noqa: BLE001 - a failure is a value
+                return Scoring([failure(self.name, "exception", _told(error))])
+        with recorder or UsageRecorder() as recorder:
+            scoring = await self._outcomes(ctx, timeout)
+        if recorder.refused is not None:
+            raise recorder.refused
+        return scoring
+
+    async def _outcomes(self, ctx: EvaluatorContext, timeout: float | None) -> Scoring:
+        adapter = self.adapter
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                if adapter.threaded:
+                    value = await run_in_thread(adapter.call, ctx)
+                else:
+                    value = adapter.call(ctx)
+                while inspect.isawaitable(value):
+                    value = await value
+            return Scoring(adapter.read(self.name, value))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return Scoring([failure(self.name, "exception", _told(error))])  # its own, not ours
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
+            if limit.expired() and isinstance(error, TimeoutError):
+                late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
+                return Scoring([late], transient=True)
+            passing = is_transient(error) or isinstance(error, TimeoutError)
+            return Scoring([failure(self.name, "exception", _told(error))], transient=passing)
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def bind_evaluator(

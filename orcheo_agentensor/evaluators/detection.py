@@ -6,30 +6,29 @@ import inspect
 from collections.abc import Callable
 
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators.dialects.base import Adapter
-from orcheo_agentensor.evaluators.dialects.braintrust import (
+from orcheo_agentensor.evaluators.dialects import (
     BRAINTRUST,
-    bind_autoevals,
-    is_braintrust,
-)
-from orcheo_agentensor.evaluators.dialects.contexts import (
     CONTEXT,
-    bind_context,
-    bind_evaluate,
-    takes_context,
-)
-from orcheo_agentensor.evaluators.dialects.deepeval import bind_deepeval
-from orcheo_agentensor.evaluators.dialects.dspy import DSPY, is_dspy
-from orcheo_agentensor.evaluators.dialects.langsmith import (
+    DSPY,
     LANGSMITH,
+    MLFLOW,
     OPENEVALS,
+    PROMPTFOO,
+    Adapter,
+    Subject,
+    bind_autoevals,
+    bind_context,
+    bind_deepeval,
+    bind_evaluate,
     bind_openevals,
     bind_run_evaluator,
+    is_braintrust,
+    is_dspy,
+    is_mlflow,
     is_openevals,
+    is_promptfoo,
+    takes_context,
 )
-from orcheo_agentensor.evaluators.dialects.mlflow import MLFLOW, is_mlflow
-from orcheo_agentensor.evaluators.dialects.promptfoo import PROMPTFOO, is_promptfoo
-from orcheo_agentensor.evaluators.subject import Subject
 
 OBJECTS: dict[str, tuple[tuple[str, ...], Callable[[Subject], Adapter]]] = {
     "evaluator": (("evaluate", "evaluate_async"), bind_evaluate),

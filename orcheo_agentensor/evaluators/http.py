@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators.builtin.base import Builtin
+from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import EvaluatorContext
-from orcheo_agentensor.hosts import check_plain_url, host_of, is_allowed
-from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 
 MAX_RESPONSE = 1_048_576
 

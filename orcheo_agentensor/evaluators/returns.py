@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from orcheo_agentensor.errors import shorten
-from orcheo_agentensor.evaluators.result import (
+from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorFailure,
     FailureKind,

@@ -1,32 +1,179 @@
-"""The Orcheo plugin: `AgentensorNode` as a `TaskNode` of Orcheo. Imported only where Orcheo is."""
+"""The Orcheo plugin: its `AgentensorNode`, and workflows of Orcheo's nodes as targets."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph.pregel import Pregel
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.errors import ConfigError, MissingExtra
+from orcheo_agentensor.errors import MissingExtra
 
 try:
     from agentensor.tensor import TextTensor as TheirTensor
+    from orcheo.graph.builder import build_graph
+    from orcheo.graph.ingestion import LANGGRAPH_SCRIPT_FORMAT
+    from orcheo.graph.ingestion.exceptions import ScriptIngestionError
     from orcheo.graph.state import State
-    from orcheo.nodes.base import TaskNode
+    from orcheo.nodes.base import BaseNode, BaseRunnable, TaskNode
     from orcheo.nodes.registry import NodeMetadata
     from orcheo.plugins import PluginAPI
+    from orcheo.runtime.state_builder import build_initial_state
 except ImportError as error:
     raise MissingExtra("orcheo>=0.46", extra="orcheo") from error
 
-from orcheo_agentensor.integrations.orcheo_workflow import orcheo_target
-from orcheo_agentensor.nodes.job_fields import JobFields
+from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
+from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
+from orcheo_agentensor.nodes.agentensor import JobFields
+from orcheo_agentensor.nodes.templates import interpolate
+from orcheo_agentensor.prompts import TextTensor, as_prompts
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.templates import interpolate
-from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.tape import is_taping, prompts_in, watched
+from orcheo_agentensor.targets.local import RunnableTarget, check_target, compiled
+from orcheo_agentensor.targets.output import pick, to_json_output
+
+_PROMPT = re.compile(r"\{\{\s*config\.prompts\.([^\s.{}]+)")
+_SHARED = ("messages", "structured_response", "assistant_message")
+"""What nodes write beside `node_results`, and a workflow may answer with."""
+
+
+class OrcheoPrompt(TextTensor, TheirTensor):  # type: ignore[misc]
+    """A prompt that is a `TextTensor` to us and to Orcheo's nodes.
+
+    `{{config.prompts.x}}` as a whole field keeps it; `{{config.prompts.x.text}}` is its text.
+    """
+
+
+class OrcheoWorkflow:
+    """A graph over Orcheo's `State`, run on a case's inputs with the prompts of a candidate.
+
+    The state is the one that Orcheo starts such a workflow with: the case's inputs are
+    `state["inputs"]`, the prompts `OrcheoPrompt`s in `state["config"]["prompts"]`, beside
+    the `configurable`, tags and metadata of the job's config. The output is `node_results`, and
+    beside it what the workflow answered with (`messages`, `structured_response`,
+    `assistant_message`) where no node has that name; with `output`, a dotted path, only the part
+    there.
+    """
+
+    def __init__(
+        self, graph: Pregel[Any, Any, Any, Any], *, stored_as: str, output: str | None = None
+    ) -> None:
+        self._inner = RunnableTarget.of(graph)
+        self._channels = frozenset(graph.channels)
+        self._asked_for = dict(_prompts_asked_for(graph))
+        self._stored_as = stored_as
+        self._output = output
+        self.name = self._inner.name
+        self.edges = self._inner.edges
+        self.fingerprint = f"orcheo:{self._inner.fingerprint}#{output or ''}"
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """As the graph's; raises `PromptNotFound` for a template that asks for another prompt.
+
+        Orcheo would leave the template as it stands, and a model would be sent the braces.
+        """
+        check_target(self._inner, configurable, prompts)
+        there = ", ".join(sorted(prompts)) or "none"
+        for name, node in self._asked_for.items():
+            if name not in prompts:
+                raise PromptNotFound(
+                    f"node {node!r} of the target reads {{{{config.prompts.{name}}}}}, and "
+                    f"prompts has no {name!r} (there: {there})",
+                    field=f"prompts.{name}",
+                    rule="must exist",
+                )
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Run the workflow once."""
+        tensors = {
+            name: OrcheoPrompt.model_validate(tensor.model_dump())
+            for name, tensor in as_prompts(prompts_in(config)).items()
+        }
+        prompts: Any = watched(tensors, {name: name for name in tensors} if is_taping() else {})
+        configurable = {
+            key: value
+            for key, value in (config.get("configurable") or {}).items()
+            if key != "prompts" and not key.startswith("__")
+        }
+        state = build_initial_state(
+            {"format": self._stored_as},
+            inputs if isinstance(inputs, Mapping) else {"input": inputs},
+            {
+                "configurable": configurable,
+                "tags": list(config.get("tags") or []),
+                "metadata": dict(config.get("metadata") or {}),
+                "prompts": prompts,
+            },
+        )
+        known = {key: value for key, value in state.items() if key in self._channels}
+        found = await self._inner.run(known, config, rollout_id=rollout_id)
+        answered = {key: found[key] for key in _SHARED if found.get(key)}
+        answer = to_json_output({**answered, **found["node_results"]})
+        return pick(answer, self._output) if self._output else answer
+
+
+def _prompts_asked_for(graph: Any) -> Iterator[tuple[str, str]]:
+    """The prompts that templates in the graph's nodes and edges refer to, and who refers to them.
+
+    What is not a LangGraph builder's (a remote graph, say) cannot be looked into.
+    """
+    builder = getattr(graph, "builder", None)
+    for name, spec in getattr(builder, "nodes", {}).items():
+        yield from _prompts_asked_for(spec.runnable)
+        for part in (spec.runnable, *getattr(builder, "branches", {}).get(name, {}).values()):
+            path = getattr(part, "path", part)
+            for called in (path, getattr(path, "afunc", None), getattr(path, "func", None)):
+                if isinstance(called, BaseRunnable):
+                    yield from ((found, name) for found in _found_in(called.__dict__))
+
+
+def _found_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _PROMPT.findall(value)
+    elif isinstance(value, BaseModel):
+        yield from _found_in(value.__dict__)
+    elif isinstance(value, Mapping):
+        yield from _found_in(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _found_in(part)
+
+
+def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any:
+    """`target` as it is, or as an `OrcheoWorkflow` where it is one.
+
+    That is a graph over Orcheo's state, compiled or not, a stored workflow (`{"format": …}`), one
+    node of Orcheo, or a "module:attribute" string naming any of these.
+    """
+    if is_entrypoint(target):
+        target = load_entrypoint(target, settings=settings, what="target")
+    stored_as = LANGGRAPH_SCRIPT_FORMAT
+    if isinstance(target, Mapping) and "format" in target:
+        stored_as = str(target["format"])
+        try:
+            target = build_graph(target)
+        except (ScriptIngestionError, ValueError) as error:
+            raise ConfigError(f"target: {error}", field="target", rule="must build") from error
+    if isinstance(target, BaseNode):
+        graph = StateGraph(State)
+        graph.add_node(target.name, target)
+        graph.add_edge(START, target.name)
+        graph.add_edge(target.name, END)
+        target = graph
+    if isinstance(target, StateGraph):
+        target = compiled(target)
+    if isinstance(target, Pregel) and {"node_results", "config"} <= set(target.channels):
+        return OrcheoWorkflow(target, stored_as=stored_as, output=output)
+    if output is not None:
+        raise BadInput(field="output", value=output, rule="is for workflows of Orcheo's nodes")
+    return target
+
 
 NODE_NAME = "orcheo_agentensor.AgentensorNode"
 """The name in Orcheo's registry, whose own nodes may hold the plain one."""

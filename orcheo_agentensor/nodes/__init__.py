@@ -2,9 +2,14 @@
 
 from orcheo_agentensor.nodes.agent import AgentNode
 from orcheo_agentensor.nodes.agentensor import AgentensorNode
-from orcheo_agentensor.nodes.base import TaskNode
-from orcheo_agentensor.nodes.registry import NodeMetadata, NodeRegistry, register_node, registry
-from orcheo_agentensor.nodes.state import State
+from orcheo_agentensor.nodes.task import (
+    NodeMetadata,
+    NodeRegistry,
+    State,
+    TaskNode,
+    register_node,
+    registry,
+)
 
 __all__ = [
     "AgentNode",

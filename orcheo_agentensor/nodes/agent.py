@@ -1,11 +1,12 @@
-"""`AgentNode`: one call of a chat model, or an agent with tools, as a template node."""
+"""`AgentNode` and `TrainablePrompt`: agents of LangChain whose system prompt is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AnyMessage,
@@ -17,11 +18,48 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, Field
 
+from orcheo_agentensor.config.overrides import NodeOverride, with_model
 from orcheo_agentensor.errors import RunFailed
-from orcheo_agentensor.nodes.base import TaskNode
-from orcheo_agentensor.nodes.registry import register_node
-from orcheo_agentensor.overrides import NodeOverride, with_model
-from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.nodes.task import TaskNode, register_node
+from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.tape import get_prompt
+
+
+class TrainablePrompt(AgentMiddleware[Any, Any]):
+    """Makes the prompt `prompt_name` of the run the agent's system prompt.
+
+    A run that brings no such prompt gets `default`, or else the `system_prompt` that the agent was
+    created with; `PromptNotFound` is raised where there is none of the three.
+    """
+
+    def __init__(self, prompt_name: str, *, default: str | TextTensor | None = None) -> None:
+        super().__init__()
+        self.prompt_name = prompt_name
+        self.default = default
+
+    @property
+    def name(self) -> str:
+        """Tells the middleware of one prompt from that of another."""
+        return f"{type(self).__name__}[{self.prompt_name}]"
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Put the prompt in place for a sync call."""
+        return handler(self._with_prompt(request))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Put the prompt in place for an async call."""
+        return await handler(self._with_prompt(request))
+
+    def _with_prompt(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        default = self.default if self.default is not None else request.system_prompt
+        text = get_prompt(self.prompt_name, default=default)
+        return request.override(system_message=SystemMessage(text))
 
 
 @register_node("AgentNode", description="Call a chat model, with tools or without", category="ai")

@@ -1,18 +1,107 @@
-"""`AgentensorNode`: a whole evaluation or training as one node of a workflow."""
+"""What every `AgentensorNode` is, whatever its base: a job's fields, and how it is run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from orcheo_agentensor.nodes.base import TaskNode, template_scope
-from orcheo_agentensor.nodes.job_fields import JobFields
-from orcheo_agentensor.nodes.registry import register_node
+from orcheo_agentensor.nodes.task import TaskNode, register_node, template_scope
+from orcheo_agentensor.nodes.templates import interpolate
+from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.job import EvaluationJob
+from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import record_prompt_read
-from orcheo_agentensor.templates import interpolate
-from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.training.job import TrainingJob
+
+_LIVE = ("target", "dataset", "evaluators", "config", "optimizer")
+_EVALUATION = tuple(EvaluationJob.model_fields)
+_TRAINING = tuple(TrainingJob.model_fields)
+
+
+def _field(name: str) -> Any:
+    """The job's field of that name, left out so far."""
+    found = TrainingJob.model_fields[name]
+    return Field(None, title=found.title, description=found.description)
+
+
+class JobFields(BaseModel):
+    """The fields of `EvaluationJob` and `TrainingJob` on a node, with `mode` to tell which.
+
+    What is left out has the job's default. Live objects (a graph, functions, a `Dataset`) are taken
+    as well as what a job file may hold. `store` is a `Store` or a database URL; without one the
+    node keeps a store in memory for as long as it lives itself.
+    """
+
+    mode: Literal["evaluate", "train"] = Field(
+        "evaluate", title="Mode", description="Evaluate the workflow, or train its prompts."
+    )
+    target: Any = _field("target")
+    dataset: Any = _field("dataset")
+    evaluators: Any = _field("evaluators")
+    prompts: Any = _field("prompts")
+    config: Any = _field("config")
+    workflow_id: str | None = _field("workflow_id")
+    run_id: str | None = _field("run_id")
+    limits: Any = _field("limits")
+    min_coverage: float | None = _field("min_coverage")
+    replicates: int | None = _field("replicates")
+    reuse: str | None = _field("reuse")
+    optimizer: Any = _field("optimizer")
+    budget: Any = _field("budget")
+    stop: Any = _field("stop")
+    checkpoint_every: int | None = _field("checkpoint_every")
+    promote: str | None = _field("promote")
+    publish: Any = _field("publish")
+    seed: int | None = _field("seed")
+    store: Any = Field(
+        None, title="Store", description="Where runs and versions are kept: a database URL."
+    )
+    settings: Settings | None = Field(
+        None, title="Settings", description="Those of the environment when left out."
+    )
+
+    _opened: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_mode(self) -> Self:
+        only = [name for name in _TRAINING if name not in _EVALUATION]
+        wrong = [name for name in only if getattr(self, name) is not None]
+        if self.mode == "evaluate" and wrong:
+            raise ValueError(f"mode 'evaluate' does not take {', '.join(wrong)}")
+        return self
+
+    def model_post_init(self, context: Any) -> None:
+        """Open the store once, so that all calls, and a resumed one, find the same."""
+        from orcheo_agentensor.storage import Store
+
+        self._opened = self.store if isinstance(self.store, Store) else Store.from_url(self.store)
+
+    async def run_job(self) -> dict[str, Any]:
+        """Run the subgraph on the job that the fields make; returns its output."""
+        from orcheo_agentensor.evaluation import create_evaluation_graph
+        from orcheo_agentensor.runs.driver import split_live
+        from orcheo_agentensor.runs.nodes import run_inside
+        from orcheo_agentensor.training import create_training_graph
+
+        create: Any = create_training_graph if self.mode == "train" else create_evaluation_graph
+        names = _TRAINING if self.mode == "train" else _EVALUATION
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "prompts" in given:
+            given["prompts"] = prompts_to_json(as_prompts(given["prompts"]))
+        plain, live = split_live(**{name: given.pop(name) for name in _LIVE if name in given})
+        graph = create(**live, store=self._opened, settings=self.settings)
+        job = {**plain, **{name: _as_data(value) for name, value in given.items()}}
+        return await run_inside(graph.compile(name=self.mode), job)
+
+
+def _as_data(value: Any) -> Any:
+    """Models such as `Limits`, `Budget` and stop conditions as data."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return [_as_data(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @register_node(

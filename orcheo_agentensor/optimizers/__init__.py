@@ -1,6 +1,6 @@
 """Optimizers: strategies that decide what to try next."""
 
-from orcheo_agentensor.optimizers.base import (
+from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     Edit,
     FeedbackRecord,
@@ -15,11 +15,7 @@ from orcheo_agentensor.optimizers.base import (
 )
 from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
-from orcheo_agentensor.optimizers.registry import (
-    resolve_model,
-    resolve_optimizer,
-    resolve_proposer,
-)
+from orcheo_agentensor.optimizers.registry import resolve_model, resolve_optimizer, resolve_proposer
 from orcheo_agentensor.optimizers.textgrad import TextGrad
 
 __all__ = [

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from orcheo_agentensor.optimizers.base import ComponentRequest
+from orcheo_agentensor.optimizers.protocol import ComponentRequest
 
 COPY_LENGTH = 40
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.\-]*\s*\}\}|(?<!\{)\{[A-Za-z_][\w.]*\}(?!\})")

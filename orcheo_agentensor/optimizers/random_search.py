@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.optimizers.base import (
+from orcheo_agentensor.optimizers.protocol import (
     SearchSpace,
     State,
     Trial,
     TrialOutcome,
     derive_seed,
+    minibatch,
 )
-from orcheo_agentensor.optimizers.minibatch import minibatch
 
 
 class RandomSearch(BaseModel):

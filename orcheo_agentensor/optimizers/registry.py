@@ -8,11 +8,11 @@ from typing import Any
 
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import BadInput, EntrypointNotFound, MissingExtra, shorten
-from orcheo_agentensor.evaluation.job import parse_model
-from orcheo_agentensor.optimizers.base import Optimizer, Proposer
+from orcheo_agentensor.optimizers.protocol import Optimizer, Proposer
 from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.textgrad import TextGrad
+from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.settings import Settings
 
 GROUP = "orcheo_agentensor.optimizers"

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.optimizers.base import (
+from orcheo_agentensor.optimizers.protocol import (
     SearchSpace,
     State,
     Trial,
     TrialOutcome,
     derive_seed,
+    minibatch,
 )
-from orcheo_agentensor.optimizers.minibatch import minibatch
 
 
 class TextGrad(BaseModel):

@@ -17,7 +17,7 @@ from orcheo_agentensor.errors import (
     StoreError,
     problems_of,
 )
-from orcheo_agentensor.server.bodies import BodyTooLarge, WrongMediaType
+from orcheo_agentensor.server.middleware import BodyTooLarge, WrongMediaType
 
 NO_STORE = {"cache-control": "no-store"}
 

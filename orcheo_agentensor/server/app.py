@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from orcheo_agentensor.server.answers import NO_STORE
-from orcheo_agentensor.server.desk import Desk
 from orcheo_agentensor.server.middleware import RunRequests
+from orcheo_agentensor.server.review import Desk
 from orcheo_agentensor.server.routes import checkpoints, datasets, runs, schemas
 from orcheo_agentensor.server.routes.api import PREFIX, Operation, handler
 from orcheo_agentensor.server.routes.openapi import describe, described

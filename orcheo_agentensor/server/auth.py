@@ -1,21 +1,40 @@
-"""The reference `auth` handler: bearer tokens from the environment, with identity and scopes.
-
-A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the rest
-of the server needs from it is an identity and, as permissions, the scopes `run`, `train` and
-`promote`.
-"""
+"""Who calls a route or asks for a run."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from langgraph_sdk import Auth
 
-from orcheo_agentensor.callers import is_by_schedule
+from orcheo_agentensor.identity import NOBODY_ASKED, Caller, caller_known_as, is_by_schedule
 from orcheo_agentensor.settings import SCOPES, Settings
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller:
+    """The caller of a request, as the server's authentication left it in the ASGI scope.
+
+    A request of the server to itself carries the caller in a context variable; without one it is
+    this process that asks.
+    """
+    user, auth = scope.get("user"), scope.get("auth")
+    if user is not None:
+        return caller_known_as(user, getattr(auth, "scopes", ()))
+    from langgraph_api.utils import get_auth_ctx
+
+    context = get_auth_ctx()
+    if context is None:
+        return NOBODY_ASKED
+    return caller_known_as(context.user, context.permissions)
+
+
+# A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the
+# rest of the server needs from it is an identity and, as permissions, the scopes `run`, `train`
+# and `promote`.
+
 
 OWNER = "owner"
 _ACTIONS_THAT_WRITE = ("create", "update", "create_run", "put")

@@ -10,16 +10,16 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from orcheo_agentensor.config import RunConfig, join_callbacks, runtime_configurable
+from orcheo_agentensor.config.model import RunConfig, join_callbacks, runtime_configurable
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.server.merging import Resolved, flag_of, resolve
+from orcheo_agentensor.server.review import Resolved, flag_of, resolve
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.overriding import (
     has_overrides,
     require_followed,
     with_node_overrides,
 )
-from orcheo_agentensor.targets.run_log import Plan, RunLog
+from orcheo_agentensor.targets.served import Plan, RunLog
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
@@ -117,7 +117,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """As the graph's `stream`; for callers in this process."""
-        from orcheo_agentensor.targets.run_log import wait_for
+        from orcheo_agentensor.targets.served import wait_for
 
         plan = wait_for(self.workflow.plan(config, self))
         if plan is None:

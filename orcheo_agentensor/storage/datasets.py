@@ -10,12 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, exists, insert, select, tuple_
 
 from orcheo_agentensor.errors import NotFound
-from orcheo_agentensor.storage.codec import encode
-from orcheo_agentensor.storage.context import Context, listed
-from orcheo_agentensor.storage.ledger_rows import Insert
+from orcheo_agentensor.storage.engine import Context, listed
+from orcheo_agentensor.storage.ledger import Insert
 from orcheo_agentensor.storage.records import DatasetRecord
 from orcheo_agentensor.storage.runs import is_others
-from orcheo_agentensor.storage.tables import cases, datasets, runs
+from orcheo_agentensor.storage.tables import cases, datasets, encode, runs
 
 
 class Datasets:

@@ -1,9 +1,4 @@
-"""The connection to the database: SQLAlchemy Core in threads of its own, awaited from any loop.
-
-A database call holds a worker thread, never the event loop, and belongs to no loop: a store works
-from successive `asyncio.run` calls. One call is one whole transaction, so a cancelled caller
-leaves nothing half done.
-"""
+"""The connection to the database: SQLAlchemy Core in threads of its own, awaited from any loop."""
 
 from __future__ import annotations
 
@@ -17,6 +12,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +22,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from orcheo_agentensor.errors import AgentensorError, MissingExtra, StoreError
-from orcheo_agentensor.storage import codec, migrate
+from orcheo_agentensor.storage import migrate, tables
 from orcheo_agentensor.storage.urls import StoreUrl
+
+# A database call holds a worker thread, never the event loop, and belongs to no loop: a store works
+# from successive `asyncio.run` calls. One call is one whole transaction, so a cancelled caller
+# leaves nothing half done.
+
 
 T = TypeVar("T")
 
@@ -199,8 +201,8 @@ class Database:
         return create_engine(
             url,
             hide_parameters=True,
-            json_serializer=codec.encode,
-            json_deserializer=codec.decode,
+            json_serializer=tables.encode,
+            json_deserializer=tables.decode,
             max_overflow=50,
             pool_pre_ping=True,
         )
@@ -300,3 +302,20 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     write = connection.get_execution_options().get(_WRITE)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The means of a repository."""
+
+    db: Database
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+
+
+def listed(values: list[str], limit: int = 20) -> str:
+    """Names for an error message: all of a few, the first of many."""
+    if not values:
+        return "none"
+    shown = ", ".join(values[:limit])
+    return shown if len(values) <= limit else f"{shown}, … ({len(values)} in all)"

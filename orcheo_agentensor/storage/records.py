@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.tensor import TextTensor, as_prompts
+from orcheo_agentensor.prompts import TextTensor, as_prompts
 from orcheo_agentensor.usage import NOTHING, Usage
 
 

@@ -24,11 +24,18 @@ from sqlalchemy import (
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
 from orcheo_agentensor.storage import lease as leases
-from orcheo_agentensor.storage import ledger_rows
-from orcheo_agentensor.storage.codec import clean_text
-from orcheo_agentensor.storage.context import Context, listed
+from orcheo_agentensor.storage import ledger
+from orcheo_agentensor.storage.engine import Context, listed
 from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord, RunStatus
-from orcheo_agentensor.storage.tables import cases, rollouts, runs, scores, text_in, workflows
+from orcheo_agentensor.storage.tables import (
+    cases,
+    clean_text,
+    rollouts,
+    runs,
+    scores,
+    text_in,
+    workflows,
+)
 from orcheo_agentensor.usage import Usage
 
 _SHOWN = [
@@ -165,7 +172,7 @@ class Runs:
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""
         return await self._context.db.read(
-            lambda connection: ledger_rows.total_usage(connection, run_id)
+            lambda connection: ledger.total_usage(connection, run_id)
         )
 
     async def case_rows(
@@ -197,7 +204,7 @@ class Runs:
             scores.c.failure.is_not(None),
         )
         query = (
-            select(*ledger_rows.ROLLOUT_COLUMNS)
+            select(*ledger.ROLLOUT_COLUMNS)
             .where(rollouts.c.run_id == run_id)
             .order_by(rollouts.c.case_id, rollouts.c.replicate, rollouts.c.key)
             .limit(limit)
@@ -229,8 +236,8 @@ class Runs:
             query = query.where(place > after)
 
         def work(connection: Connection) -> builtins.list[CaseRow]:
-            found = [ledger_rows.rollout_row(row) for row in connection.execute(query)]
-            by_key = ledger_rows.scores_of(
+            found = [ledger.rollout_row(row) for row in connection.execute(query)]
+            by_key = ledger.scores_of(
                 connection, run_id, [row.key for row in found], name=evaluator
             )
             return [CaseRow(rollout=row, scores=by_key.get(row.key, [])) for row in found]

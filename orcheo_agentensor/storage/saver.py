@@ -1,21 +1,93 @@
-"""LangGraph's own checkpointer, next to the side store: a file beside it, or its own schema."""
+"""Deleting threads for a server that must not be made to wait for it."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orcheo_agentensor.errors import MissingExtra, StoreError
 from orcheo_agentensor.storage.urls import redacted_url
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+
+log = logging.getLogger(__name__)
+
+
+class DeletesLater(BaseCheckpointSaver[Any]):
+    """A saver whose `adelete_thread` is waited for by whoever reads, not by its caller.
+
+    LangGraph's development server looks up where its own record of a thread is, calls
+    `adelete_thread`, and takes away what is at that place by then: of two threads that end
+    together it would lose another one, with whoever waits for its run.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deleting: set[asyncio.Task[None]] = set()
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Have the checkpoints of a thread deleted, before anything is read again."""
+        task = asyncio.create_task(super().adelete_thread(thread_id))
+        self._deleting.add(task)
+        task.add_done_callback(self._deleted)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As LangGraph's own; every run begins with it."""
+        await self.settled()
+        return await super().aget_tuple(config)
+
+    async def alist(
+        self, config: RunnableConfig | None, **options: Any
+    ) -> AsyncIterator[CheckpointTuple]:
+        """As LangGraph's own."""
+        await self.settled()
+        async for found in super().alist(config, **options):
+            yield found
+
+    def _deleted(self, task: asyncio.Task[None]) -> None:
+        self._deleting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the checkpoints of a deleted thread are left behind", exc_info=error)
+
+    async def settled(self) -> None:
+        """Wait until nothing is being deleted any more."""
+        if self._deleting:
+            await asyncio.wait(self._deleting)
+
+
+_OF_RUNS = """
+SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints
+WHERE json_extract(CAST(metadata AS TEXT), '$.run_id') = ?
+"""
+_DELETIONS = [
+    f"DELETE FROM {table} WHERE (thread_id, checkpoint_ns, checkpoint_id) IN ({_OF_RUNS})"
+    for table in ("writes", "checkpoints")
+]
+
+
+class SqliteSaver(DeletesLater, AsyncSqliteSaver):
+    """What `checkpointer` opens in a SQLite file."""
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs of a server: it rolls a run back, or deletes it."""
+        await self.setup()
+        async with self.lock, self.conn.cursor() as cursor:
+            for statement in _DELETIONS:
+                await cursor.executemany(statement, [(str(run_id),) for run_id in run_ids])
+            await self.conn.commit()
+
 
 SCHEMA = "langgraph"
 _CONNECT_TIMEOUT = 10.0
@@ -26,7 +98,7 @@ def serializer() -> JsonPlusSerializer:
     """The serializer of our graphs' state: no pickles, and of our own types the prompt alone."""
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-    return JsonPlusSerializer(allowed_msgpack_modules=[("orcheo_agentensor.tensor", "TextTensor")])
+    return JsonPlusSerializer(allowed_msgpack_modules=[("orcheo_agentensor.prompts", "TextTensor")])
 
 
 def saver_path(path: Path) -> Path:
@@ -40,7 +112,6 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     import aiosqlite
 
     from orcheo_agentensor.storage.engine import WAL_PRAGMAS, prepare_file
-    from orcheo_agentensor.storage.saver_sqlite import SqliteSaver
 
     await asyncio.to_thread(prepare_file, path)
     opening: Any = aiosqlite.connect(path, timeout=60)

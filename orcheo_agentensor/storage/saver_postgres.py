@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
-from orcheo_agentensor.storage.saver_deletion import DeletesLater
+from orcheo_agentensor.storage.saver import DeletesLater
 
 _DELETION = """
 WITH gone AS (

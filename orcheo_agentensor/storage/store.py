@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from orcheo_agentensor.storage.aliases import Aliases
-    from orcheo_agentensor.storage.checkpoints import Checkpoints
-    from orcheo_agentensor.storage.context import Context
+    from orcheo_agentensor.storage.checkpoints import Aliases, Checkpoints
     from orcheo_agentensor.storage.datasets import Datasets
+    from orcheo_agentensor.storage.engine import Context
     from orcheo_agentensor.storage.ledger import Ledger
     from orcheo_agentensor.storage.runs import Runs
     from orcheo_agentensor.storage.training_state import TrainingState
@@ -76,8 +75,7 @@ class Store:
 
     @cached_property
     def _context(self) -> Context:
-        from orcheo_agentensor.storage.context import Context
-        from orcheo_agentensor.storage.engine import Database
+        from orcheo_agentensor.storage.engine import Context, Database
 
         return Context(Database(self.target), self.clock, self.new_id)
 
@@ -91,7 +89,7 @@ class Store:
     @cached_property
     def aliases(self) -> Aliases:
         """Names that point to versions."""
-        from orcheo_agentensor.storage.aliases import Aliases
+        from orcheo_agentensor.storage.checkpoints import Aliases
 
         return Aliases(self._context)
 

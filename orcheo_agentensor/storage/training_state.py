@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from orcheo_agentensor.storage.context import Context
+from orcheo_agentensor.storage.engine import Context
 from orcheo_agentensor.storage.lease import fence
 from orcheo_agentensor.storage.records import CandidateRecord, Lease
 from orcheo_agentensor.storage.tables import candidates, optimizer_state

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, insert, select, update
 
-from orcheo_agentensor.storage.context import Context
+from orcheo_agentensor.storage.engine import Context
 from orcheo_agentensor.storage.records import WorkflowRecord
 from orcheo_agentensor.storage.tables import checkpoints, runs, workflow_defaults, workflows
 

@@ -1,6 +1,6 @@
 """Workflows under test: local graphs, other runnables, plain functions, and remote assistants."""
 
-from orcheo_agentensor.targets.base import (
+from orcheo_agentensor.targets.local import (
     CallableTarget,
     ConnectedTarget,
     RunnableTarget,

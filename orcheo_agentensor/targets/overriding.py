@@ -9,14 +9,14 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
-from orcheo_agentensor.config import RunConfig
-from orcheo_agentensor.config_rules import Problem, config_error
-from orcheo_agentensor.overrides import (
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.overrides import (
     MODEL_FIELDS,
     NODE_OVERRIDES,
     override_for,
     overrides_in,
 )
+from orcheo_agentensor.config.rules import Problem, config_error
 
 _HIDDEN = "__"
 CHAT_MODEL = "chat_model"

@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.base import (
+from orcheo_agentensor.targets.local import (
     CallableTarget,
     RunnableTarget,
     Target,

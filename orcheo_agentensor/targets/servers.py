@@ -1,22 +1,358 @@
-"""LangGraph servers as we deal with them: how one is, what it refuses, what we leave behind."""
+"""LangGraph servers and their assistants: how they are reached, and what they refuse."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterator
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from uuid import UUID
 
-from orcheo_agentensor.errors import TargetRefused, TargetUnavailable
-from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.assistants import Assistant, not_langgraph
-from orcheo_agentensor.targets.endpoint import Endpoint
+from langchain_core.runnables.config import var_child_runnable_config
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orcheo_agentensor.errors import (
+    BadInput,
+    ConfigError,
+    TargetRefused,
+    TargetUnavailable,
+    shorten,
+)
+from orcheo_agentensor.redaction import is_secret_name, redact
+from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
+from orcheo_agentensor.targets.context import Placement, PromptsIn
 
 if TYPE_CHECKING:
+    import ssl
+
+    import httpx
     from langgraph_sdk.client import LangGraphClient
+
+
+LOCAL = "local"
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
+_KEY_FIELDS = frozenset({"key", "token", "headers"})
+
+
+class Endpoint(BaseModel):
+    """Where an assistant is. `url` left out means the LangGraph server that this process is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | tuple[str, ...] | None = Field(
+        None, description="URL of the server, or several URLs to spread runs over."
+    )
+    assistant: str = Field(
+        min_length=1, max_length=256, description="Id or name of an assistant, or id of a graph."
+    )
+    api_key_env: str | None = Field(
+        None,
+        description="The environment variable that holds the server's API key or 'Bearer …'.",
+    )
+    prompts_in: Literal["auto", "configurable", "context"] = Field(
+        "auto", description="How the deployed graph reads prompts; auto asks its context schema."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _plain_urls(cls, url: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if url is None or url == LOCAL:
+            return None
+        urls = (url,) if isinstance(url, str) else url
+        for one in urls:
+            check_plain_url(one)
+            if "?" in one or "#" in one:
+                raise ValueError("must not hold a query or a fragment")
+        urls = tuple(one.rstrip("/") for one in urls)
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("must be one URL, or a list of different ones")
+        return urls
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, name: str | None) -> str | None:
+        if name is not None and not _VARIABLE.fullmatch(name):
+            raise ValueError("must be the name of an environment variable (A-Z, 0-9, _), not a key")
+        if name is not None and name.startswith("AGENTENSOR_"):
+            raise ValueError("must not name one of this package's own settings")
+        return name
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], *, field: str = "target") -> Self:
+        """What a job says; raises `ConfigError` with every problem, and never shows a key."""
+        problems = [
+            {
+                "field": f"{field}.{name}",
+                "value": "[redacted]",
+                "rule": "must not be in a job: put the key into an environment variable, and name "
+                "that variable in api_key_env",
+            }
+            for name in map(str, data)
+            if name not in cls.model_fields and (is_secret_name(name) or name in _KEY_FIELDS)
+        ]
+        hidden = {problem["field"].removeprefix(f"{field}.") for problem in problems}
+        try:
+            parsed = cls.model_validate({k: v for k, v in data.items() if str(k) not in hidden})
+        except ValidationError as error:
+            problems += [_problem(entry, field, cls) for entry in error.errors(include_url=False)]
+        if problems:
+            text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
+            raise ConfigError(text, problems=problems)
+        return parsed
+
+    @property
+    def urls(self) -> tuple[str | None, ...]:
+        """The servers; None is the one that this process is."""
+        return (None,) if self.url is None else tuple(self.url)
+
+    def require_allowed(self, settings: Settings, *, field: str = "target") -> None:
+        """Raise `BadInput` for a server that the operator has not allowed."""
+        for url in self.urls:
+            if url is not None and not is_allowed(url, settings.allowed_hosts):
+                raise BadInput(
+                    f"{field}.url: host {host_of(url)!r} is not allowed; servers of jobs are off "
+                    "until the operator names them: add it to AGENTENSOR_ALLOWED_HOSTS",
+                    field=f"{field}.url",
+                    value=host_of(url),
+                    rule="must be an allowed host",
+                )
+
+    def client(self, url: str | None, *, settings: Settings, streams: bool) -> LangGraphClient:
+        """A client of one server; with `streams`, what it reads may take as long as it takes.
+
+        Raises `BadInput` where the key is not in the environment, or there is no server here.
+        """
+        import httpx
+        from langgraph_sdk.client import LangGraphClient, get_client
+
+        seconds = settings.http_timeout
+        timeout = (seconds, None if streams else seconds, seconds, seconds)
+        if url is None:
+            if "langgraph_api.server" not in sys.modules:
+                raise BadInput(
+                    "url: is left out, which means a graph of the LangGraph server that "
+                    "runs this job, and no such server does; give the server's URL",
+                    field="url",
+                    value=None,
+                    rule="must be given outside of a LangGraph server",
+                )
+            return get_client(url=None, api_key=None, timeout=timeout)
+        key = self._api_key()
+        return LangGraphClient(
+            httpx.AsyncClient(
+                base_url=url,
+                timeout=httpx.Timeout(timeout),
+                headers=_key_header(key),
+                follow_redirects=False,
+                event_hooks={"response": [_refuse_redirect]},
+                trust_env=False,
+                verify=_tls(),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+            )
+        )
+
+    def _api_key(self) -> str | None:
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise BadInput(
+                f"api_key_env: {redact(self.api_key_env)!r} is not an environment variable "
+                "that holds a key",
+                field="api_key_env",
+                value=redact(self.api_key_env),
+                rule="must be an environment variable that holds a key",
+            )
+        return key
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    """A LangGraph server's own kind of key, or what its custom `auth` reads: `Bearer …`."""
+    if key is None:
+        return {}
+    return {"authorization" if key.lower().startswith("bearer ") else "x-api-key": key}
+
+
+async def _refuse_redirect(response: httpx.Response) -> None:
+    """Nobody has allowed the host that a server would send us to."""
+    if response.is_redirect:
+        url = response.request.url
+        where = host_of(response.headers.get("location", "")) or "another place"
+        raise TargetRefused(
+            f"{url.scheme}://{url.netloc.decode()} redirects to {where} (HTTP "
+            f"{response.status_code}), and redirects are not followed: give the URL of the server",
+            field="url",
+            value=host_of(str(url)),
+            rule="must be the server itself, not a redirect to it",
+        )
+
+
+def _problem(entry: Any, field: str, model: type[BaseModel]) -> dict[str, str]:
+    place = ".".join([field, *(str(part) for part in entry["loc"] if part not in ("str", "tuple"))])
+    rule = entry["msg"].removeprefix("Value error, ")
+    rule = rule[0].lower() + rule[1:]
+    value = entry.get("input")
+    if entry["type"] == "missing":
+        rule, value = "is needed", None
+    if entry["type"] == "extra_forbidden":
+        rule = f"is not a known field; known: {', '.join(sorted(model.model_fields))}"
+    shown = "[redacted]" if place.endswith("api_key_env") else redact(shorten(value))
+    return {"field": place, "value": shown, "rule": rule}
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One context for all clients: making it takes longer than a call."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+def not_langgraph(answer: object) -> TargetRefused:
+    """The error for a server that answers something else than a LangGraph server would."""
+    return TargetRefused(
+        f"url: the server there does not answer as a LangGraph server: {shorten(answer)}",
+        field="url",
+        value=shorten(answer),
+        rule="must be that of a LangGraph server",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assistant:
+    """An assistant as its server has it. `values` is its `configurable`, which its context mirrors;
+    `settings` is the rest of its config."""
+
+    id: str
+    name: str
+    graph_id: str
+    version: int
+    values: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    schemas: Mapping[str, Any]
+    edges: tuple[tuple[str, str], ...]
+
+    def placement(self, prompts_in: PromptsIn) -> Placement:
+        """How its graph reads prompts."""
+        return Placement.of(self.schemas, prompts_in)
+
+
+async def find_assistant(client: LangGraphClient, name: str, *, ours: bool) -> Assistant:
+    """The assistant with this id, the default one of this graph, or the one of this name.
+
+    `ours` says that the server is the one we run on: calls to it are made in nobody's name, so an
+    assistant of another owner is treated as not there. Raises `TargetRefused` where there is none,
+    or several have the name; and what the SDK raises.
+    """
+    found = await look_up(client, name, ours=ours)
+    if found is None:
+        raise TargetRefused(
+            f"assistant: {name!r} is no assistant and no graph of that server",
+            field="assistant",
+            value=name,
+            rule="must be an assistant or a graph of the server",
+        )
+    return await described(client, found)
+
+
+async def look_up(client: LangGraphClient, name: str, *, ours: bool) -> Mapping[str, Any] | None:
+    """As `find_assistant`, as the server has it; None where there is none."""
+    if is_id(name):
+        found = await _by_id(client, name)
+    else:
+        found = await _by_name(client, name, ours=ours)
+    return None if found is None or (ours and not _is_visible(found)) else found
+
+
+async def described(client: LangGraphClient, found: Mapping[str, Any]) -> Assistant:
+    """An assistant with its schemas and its graph's edges."""
+    config = found.get("config") or {}
+    schemas = await client.assistants.get_schemas(found["assistant_id"])
+    return Assistant(
+        id=found["assistant_id"],
+        name=found.get("name") or found["graph_id"],
+        graph_id=found["graph_id"],
+        version=int(found.get("version") or 1),
+        values={**(found.get("context") or {}), **(config.get("configurable") or {})},
+        settings={k: v for k, v in config.items() if k != "configurable" and v},
+        metadata=found.get("metadata") or {},
+        schemas=cast("Mapping[str, Any]", schemas),
+        edges=await _edges(client, found["assistant_id"]),
+    )
+
+
+def is_id(name: str) -> bool:
+    """Whether this is an assistant's id, rather than a name."""
+    try:
+        UUID(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _by_id(client: LangGraphClient, assistant_id: str) -> Mapping[str, Any] | None:
+    from langgraph_sdk.errors import NotFoundError
+
+    try:
+        return _an_assistant(await client.assistants.get(assistant_id))
+    except NotFoundError:
+        return None
+
+
+async def _by_name(client: LangGraphClient, name: str, *, ours: bool) -> Mapping[str, Any] | None:
+    from langgraph_sdk.errors import NotFoundError
+
+    default = {"created_by": "system"}
+    with suppress(NotFoundError):  # some servers say that there is no such graph
+        for assistant in await client.assistants.search(graph_id=name, metadata=default, limit=1):
+            return _an_assistant(assistant)
+    found = [_an_assistant(one) for one in await client.assistants.search(name=name)]
+    named = [a for a in found if a["name"] == name and (not ours or _is_visible(a))]
+    if len(named) > 1:
+        raise TargetRefused(
+            f"assistant: {name!r} is the name of {len(named)} assistants; give the id of "
+            f"one: {', '.join(a['assistant_id'] for a in named[:5])}",
+            field="assistant",
+            value=name,
+            rule="must be one assistant",
+        )
+    return named[0] if named else None
+
+
+def _an_assistant(answer: object) -> Mapping[str, Any]:
+    """What the server has answered, if that is an assistant."""
+    if isinstance(answer, Mapping) and {"assistant_id", "graph_id", "name"} <= answer.keys():
+        return answer
+    raise not_langgraph(answer)
+
+
+def _is_visible(found: Mapping[str, Any]) -> bool:
+    """Whether whoever runs the graph we are in may know of an assistant."""
+    config = var_child_runnable_config.get() or {}
+    user = (config.get("configurable") or {}).get("langgraph_auth_user_id")
+    owner = (found.get("metadata") or {}).get("owner")
+    return user is None or owner is None or owner == user
+
+
+async def _edges(client: LangGraphClient, assistant_id: str) -> tuple[tuple[str, str], ...]:
+    """The graph's static edges; none where the server cannot draw it."""
+    from langgraph_sdk.errors import APIStatusError
+
+    try:
+        drawn = await client.assistants.get_graph(assistant_id)
+    except APIStatusError:
+        return ()
+    return tuple((str(e["source"]), str(e["target"])) for e in drawn.get("edges", ()))
+
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,16 @@
 """Training: better prompts, proved on held-out cases; as a subgraph and as a function."""
 
-from orcheo_agentensor.training.api import (
-    Decision,
-    TrainingResult,
-    atrain,
-    train,
-    training_node,
-)
+from orcheo_agentensor.training.api import Decision, TrainingResult, atrain, train, training_node
 from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.graph import create_training_graph
-from orcheo_agentensor.training.job import TrainingJob
-from orcheo_agentensor.training.stop import Deadline, MaxEpochs, MaxSteps, Patience, TargetScore
+from orcheo_agentensor.training.job import (
+    Deadline,
+    MaxEpochs,
+    MaxSteps,
+    Patience,
+    TargetScore,
+    TrainingJob,
+)
 
 __all__ = [
     "Budget",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from orcheo_agentensor.evaluation import Limits, evaluation_node
-from orcheo_agentensor.evaluation.drive import as_data, drive, require_result, run_sync, split_live
-from orcheo_agentensor.evaluation.node import HostNode, MapInput, MapOutput
 from orcheo_agentensor.events import EventWriter, discard
+from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
+from orcheo_agentensor.runs.nodes import HostNode, MapInput, MapOutput
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.tensor import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.graph import create_training_graph
-from orcheo_agentensor.training.stop import StopCondition
+from orcheo_agentensor.training.job import StopCondition
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:

@@ -1,11 +1,18 @@
-"""The budget: what a run may spend, what it takes at least, and what it gets by default."""
+"""The budget: what a run may spend, what it takes at least, and how it is kept."""
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.errors import BudgetTooSmall
-from orcheo_agentensor.evaluation.job import as_form
+from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
+from orcheo_agentensor.runs.job import as_form
+from orcheo_agentensor.usage import NOTHING, Usage
 
 
 class Budget(BaseModel):
@@ -62,3 +69,308 @@ def default_budget(
     batch = min(minibatch, train)
     once = 2 * holdout + validation + 20 * (2 * batch) + 10 * validation
     return Budget(rollouts=once * replicates)
+
+
+ASKED = ("proposal", "criticism")
+"""The kinds of recorded calls that belong to no rollout."""
+
+MEASURED = 5  # rollouts after which their average is believed
+KINDS = ("calls", "tokens", "cost")
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Calls, tokens and known cost."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, usage: Usage, sign: int = 1) -> None:
+        self.calls += sign * usage.calls
+        self.tokens += sign * usage.tokens
+        self.cost += sign * (usage.cost or 0.0)
+
+    def take(self, usage: Usage) -> None:
+        """Take away, down to nothing: sums of floats leave crumbs."""
+        self.add(usage, -1)
+        self.calls, self.tokens = max(0, self.calls), max(0, self.tokens)
+        self.cost = max(0.0, self.cost) if self.calls else 0.0
+
+
+class BudgetMeter:
+    """Keeps what is spent, what is reserved, and what is set aside.
+
+    Rollouts are reserved one by one before they run, and model calls one by one as they start:
+    what is spent, in flight and asked for never comes to more than the budget. What a call takes
+    of the tokens and the money is reserved at its most and settled when it ends.
+
+    `set_aside` rollouts are kept from the search, for the baseline's validation and the holdout;
+    `aside` draws from them. Of the other limits as much is kept for each as a rollout took on
+    average so far. A rollout begins only where that average is left, because one that is refused
+    in the middle is money lost.
+
+    `spent` is what the ledger says an earlier process of the same run has spent, `asked` the part
+    of it that proposers and critics took. After the `deadline` the search begins nothing more;
+    `too_late` is the reason it is given.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        spent: Usage = NOTHING,
+        asked: Usage = NOTHING,
+        set_aside: int = 0,
+        deadline: datetime | None = None,
+        too_late: str = "the deadline has passed",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.budget = budget
+        self.usage = spent
+        self._unpriced = spent.cost is None
+        self._done = _Sum()  # of what is over
+        self._done.add(spent)
+        self._asked = _Sum()
+        self._asked.add(asked)
+        self._set_aside = set_aside
+        self._wished = 0  # of these, what the search keeps only where there is room
+        self._fixed = set_aside  # rollouts that the job takes whatever the search does
+        self._refused = 0  # rollouts that a call was refused to
+        self._refused_took = _Sum()
+        self._deadline = deadline
+        self._too_late = too_late
+        self._clock = clock
+        self._halted: str | None = None
+        self._rollouts = 0  # in flight
+        self._calls = 0  # in flight
+        self._held = _Sum()  # the most that the calls in flight can take
+        self._open = _Sum()  # what calls took whose rollout, scoring or proposal goes on
+        self._most_calls = 0
+        self._excess = _Sum()  # the most by which a call took less than was held for it
+        self._lock = threading.Lock()  # sync targets call models from threads
+        self.aside = Aside(self)
+
+    @property
+    def gate(self) -> BudgetMeter:
+        """Itself: what the search's model calls ask."""
+        return self
+
+    def set_aside(self, rollouts: int, *, wished: int = 0, fixed: int = 0) -> None:
+        """Keep this many rollouts from the search from now on, and `wished` ones where there is
+        room beside the `fixed` ones that the whole job takes."""
+        with self._lock:
+            self._set_aside = rollouts + wished
+            self._wished, self._fixed = wished, fixed
+
+    def end_at(self, deadline: datetime, *, reason: str) -> None:
+        """From `deadline` on the search begins nothing more, for this reason."""
+        self._deadline, self._too_late = deadline, reason
+
+    def release(self) -> None:
+        """The search is over: what was set aside may be used, and nothing is too late."""
+        self._halted = self._deadline = None
+        self.set_aside(0)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether nobody knows yet what a rollout takes of what is limited."""
+        return bool(self._limits()) and self.usage.rollouts == 0
+
+    def halt(self, reason: str) -> None:
+        """The search is over: whatever it still has in flight begins nothing more."""
+        self._halted = reason
+
+    def reserve_rollout(self) -> None:
+        """Reserve one execution of the target for the search; raises `BudgetExhausted`."""
+        with self._lock:
+            self._check_time()
+            self._check_average(rollouts=1, aside=False)
+            self._check_rollouts(self._set_aside)
+            self._rollouts += 1
+
+    def require_call(self) -> None:
+        """Ask before a proposer or critic is asked; raises `BudgetExhausted`."""
+        with self._lock:
+            self._check_time()
+            self._check_average(rollouts=0, aside=False)
+            for kind, limit in self._limits():
+                if 0 < self._taken(kind) >= limit:
+                    raise BudgetExhausted(f"{self._words(kind)} is spent")
+
+    def call_started(self, most: Callable[[], Usage]) -> Usage:
+        """Reserve a model call of the search; raises `BudgetExhausted`."""
+        return self._start_call(most, aside=False)
+
+    def call_ended(self, reserved: Usage, used: Usage) -> None:
+        """Settle a model call."""
+        with self._lock:
+            self._calls -= 1
+            self._held.take(reserved)
+            self._open.add(used)
+            self._unpriced = self._unpriced or used.cost is None
+            excess = self._excess
+            excess.tokens = max(excess.tokens, reserved.tokens - used.tokens)
+            excess.cost = max(excess.cost, (reserved.cost or 0.0) - (used.cost or 0.0))
+
+    def spent(self, usage: Usage, *, asked: bool = False, refused: bool = False) -> None:
+        """A rollout, a scoring or (`asked`) a proposer's or critic's call is over, and came to
+        this; its model calls have been settled one by one. One that a call was `refused` to says
+        nothing about what a rollout takes."""
+        with self._lock:
+            if refused and usage.rollouts:
+                self._refused += usage.rollouts
+                self._refused_took.add(usage)
+            self._rollouts = max(0, self._rollouts - usage.rollouts)
+            self._open.take(usage)
+            self._done.add(usage)
+            self.usage = self.usage + usage
+            if asked:
+                self._asked.add(usage)
+
+    def _reserve_aside(self) -> None:
+        with self._lock:
+            self._check_fixed()
+            self._check_average(rollouts=1, aside=True)
+            self._check_rollouts(0)
+            self._set_aside = max(0, self._set_aside - 1)
+            self._wished = min(self._wished, self._set_aside)
+            self._rollouts += 1
+
+    def _start_call(self, most: Callable[[], Usage], *, aside: bool) -> Usage:
+        budget = self.budget
+        bounded = budget.tokens is not None or budget.cost is not None
+        reserved = most() if bounded else Usage(calls=1)
+        with self._lock:
+            self._check_call(reserved, aside=aside)
+            self._held.add(reserved)
+            self._calls += 1
+            self._most_calls = max(self._most_calls, self._calls)
+        return reserved
+
+    def _check_time(self) -> None:
+        if self._halted is not None:
+            raise BudgetExhausted(self._halted)
+        if self._deadline is not None and self._clock() >= self._deadline:
+            raise BudgetExhausted(self._too_late)
+
+    def _check_rollouts(self, kept: int) -> None:
+        limit = self.budget.rollouts
+        if limit is not None and self.usage.rollouts + self._rollouts + kept >= limit:
+            raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
+
+    def _check_call(self, most: Usage, *, aside: bool) -> None:
+        """Whether there is room for one more model call."""
+        asked = _Sum()
+        asked.add(most)
+        for kind, limit in self._limits():
+            self._check_room(kind, limit, self._taken(kind) + getattr(asked, kind), aside=aside)
+        self._check_price()
+
+    def _check_average(self, *, rollouts: int, aside: bool) -> None:
+        """Whether there is room for so many more rollouts of the average kind."""
+        for kind, limit in self._limits():
+            each = self._each(kind)
+            planned = getattr(self._done, kind) + self._rollouts * each
+            taken = max(self._taken(kind), planned) + rollouts * each
+            self._check_room(kind, limit, taken, aside=aside)
+        self._check_price()
+
+    def _check_room(self, kind: str, limit: float, taken: float, *, aside: bool) -> None:
+        most = limit * (1 + 1e-9)  # sums of floats leave crumbs
+        if taken > most:
+            if self._fixed and self._taken(kind) == 0:
+                raise BudgetExhausted(
+                    f"{self._words(kind)} is too small: not one model call fits in it, and the "
+                    f"baseline and the holdout measurement take {self._fixed} rollouts"
+                )
+            self._check_fixed(measured=1)
+            raise BudgetExhausted(f"{self._words(kind)} is spent")
+        if not aside and taken + self._kept(kind) > most:
+            self._check_fixed()
+            raise BudgetExhausted(
+                f"{self._words(kind)} is spent, but for what the holdout measurement needs"
+            )
+
+    def _check_fixed(self, *, measured: int = MEASURED) -> None:
+        """Whether what is set aside fits, once a few rollouts have shown what one takes."""
+        needed = self._set_aside - self._wished
+        if not measured <= self.usage.rollouts - self._refused <= needed:
+            return
+        for kind, limit in self._limits():
+            each = self._each(kind)
+            whole = getattr(self._done, kind) + each * (self._rollouts + needed)
+            if whole > limit * (1 + 1e-9):
+                shown = f"${whole:.2g}" if kind == "cost" else f"{math.ceil(whole)}"
+                raise BudgetExhausted(
+                    f"{self._words(kind)} is too small: the baseline and the holdout measurement "
+                    f"take about {shown}, at {each:.3g} per rollout so far"
+                )
+
+    def _check_price(self) -> None:
+        if self.budget.cost is not None and self._unpriced:
+            raise BudgetExhausted(
+                f"{self._words('cost')} cannot be kept: the price of a model that was called is "
+                "not known; give a budget of tokens or calls"
+            )
+
+    def _limits(self) -> list[tuple[str, float]]:
+        found = ((kind, getattr(self.budget, kind)) for kind in KINDS)
+        return [(kind, limit) for kind, limit in found if limit is not None]
+
+    def _taken(self, kind: str) -> float:
+        return float(sum(getattr(part, kind) for part in (self._done, self._open, self._held)))
+
+    def _each(self, kind: str) -> float:
+        """What a rollout took on average so far, its scoring included."""
+        own = float(
+            getattr(self._done, kind)
+            - getattr(self._asked, kind)
+            - getattr(self._refused_took, kind)
+        )
+        return max(0.0, own) / max(1, self.usage.rollouts - self._refused)
+
+    def _kept(self, kind: str) -> float:
+        """What the search has to leave: the average for each rollout set aside, and room for the
+        calls among them that hold more than they will take."""
+        if self._set_aside <= 0:
+            return 0.0
+        each = self._each(kind)
+        limit: float = getattr(self.budget, kind)
+        room = max(0.0, limit - self._fixed * each) / 2
+        kept: float = (self._set_aside - self._wished) * each + min(self._wished * each, room)
+        return kept + min(self._most_calls, self._set_aside) * float(getattr(self._excess, kind))
+
+    def _words(self, kind: str) -> str:
+        limit = getattr(self.budget, kind)
+        shown = f"${limit:g}" if kind == "cost" else f"{limit} model calls"
+        return f"the budget of {f'{limit} tokens' if kind == 'tokens' else shown}"
+
+
+class Aside:
+    """A view of a `BudgetMeter` for what the search may not touch: the baseline's validation and
+    the holdout. It draws on what is set aside, and no deadline ends it."""
+
+    def __init__(self, meter: BudgetMeter) -> None:
+        self._meter = meter
+
+    @property
+    def gate(self) -> Aside:
+        """Itself: what these rollouts' model calls ask."""
+        return self
+
+    def reserve_rollout(self) -> None:
+        """Reserve one execution of the target; raises `BudgetExhausted`."""
+        self._meter._reserve_aside()
+
+    def call_started(self, most: Callable[[], Usage]) -> Usage:
+        """Reserve a model call; raises `BudgetExhausted`."""
+        return self._meter._start_call(most, aside=True)
+
+    def call_ended(self, reserved: Usage, used: Usage) -> None:
+        """Settle a model call."""
+        self._meter.call_ended(reserved, used)
+
+    def spent(self, usage: Usage, *, refused: bool = False) -> None:
+        """A rollout or a scoring is over, and came to this."""
+        self._meter.spent(usage, refused=refused)

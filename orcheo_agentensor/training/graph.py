@@ -11,23 +11,24 @@ from typing import Any, Literal
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
 
-from orcheo_agentensor.callers import caller_of_run
 from orcheo_agentensor.evaluation.graph import draining, store_status
-from orcheo_agentensor.evaluation.job_graph import JobGraph, emptied
-from orcheo_agentensor.evaluation.leasing import ends_once
-from orcheo_agentensor.evaluation.resolve import Given
-from orcheo_agentensor.evaluation.workbench import Workbench
+from orcheo_agentensor.identity import caller_of_run
+from orcheo_agentensor.runs.access import ends_once
+from orcheo_agentensor.runs.manager import Given, Workbench
+from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage.records import CANCELLED
-from orcheo_agentensor.training import decide as deciding
-from orcheo_agentensor.training import holdout as proving
-from orcheo_agentensor.training import steps, versions
-from orcheo_agentensor.training.budget_meter import ASKED, BudgetMeter
-from orcheo_agentensor.training.job import TrainingJob
-from orcheo_agentensor.training.memory import Memory, Pool, load_memory
-from orcheo_agentensor.training.plan import make_plan
-from orcheo_agentensor.training.state import TrainingOutput, TrainingState
-from orcheo_agentensor.training.work import Training
+from orcheo_agentensor.training import decision, search
+from orcheo_agentensor.training.active import Training
+from orcheo_agentensor.training.budget import ASKED, BudgetMeter
+from orcheo_agentensor.training.job import TrainingJob, make_plan
+from orcheo_agentensor.training.state import (
+    Memory,
+    Pool,
+    TrainingOutput,
+    TrainingState,
+    load_memory,
+)
 
 
 def create_training_graph(
@@ -126,7 +127,7 @@ def create_training_graph(
             await store_status(training.session, "running")
             _announce(training)
             if not training.memory.baseline:
-                training.memory = await steps.begin(training)
+                training.memory = await search.begin(training)
             return _mirror(training)
 
     @ends_once
@@ -134,14 +135,14 @@ def create_training_graph(
         """Optimizer steps until a checkpoint is due; after a resume, from the stored memory on."""
         async with opened(state["run_id"], writer) as training:
             await store_status(training.session, "running")
-            await steps.take_steps(training)
+            await search.take_steps(training)
             return _mirror(training)
 
     @ends_once
     async def checkpoint(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Store what is due as versions."""
         async with opened(state["run_id"], writer) as training:
-            await versions.store_versions(training)
+            await search.store_versions(training)
             return _mirror(training)
 
     @ends_once
@@ -151,9 +152,9 @@ def create_training_graph(
             await store_status(training.session, "running")
             memory = training.memory
             return {
-                "holdout": await proving.measure_holdout(training),
-                "baseline": await versions.version_record(training, memory.baseline),
-                "best": await versions.version_record(training, memory.best),
+                "holdout": await decision.measure_holdout(training),
+                "baseline": await search.version_record(training, memory.baseline),
+                "best": await search.version_record(training, memory.best),
             }
 
     @ends_once
@@ -162,15 +163,15 @@ def create_training_graph(
         run_id, found, caller = state["run_id"], state.get("holdout"), caller_of_run()
         async with opened(run_id, writer) as training:
             job, store = training.session.prepared.job, training.session.store
-            status, reasons = deciding.judge(training, found)
+            status, reasons = decision.judge(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
             if job.promote == "ask" and status != "rejected" and state["best"] != state["baseline"]:
                 await store.runs.update(run_id, lease=training.session.lease, status="paused")
-                request = deciding.approval_request(training, reasons, found)
+                request = decision.approval_request(training, reasons, found)
                 training.session.events.emit(
                     "decision", status="awaiting_approval", reasons=reasons
                 )
-                approved, actor, why = deciding.read_answer(interrupt(request))
+                approved, actor, why = decision.read_answer(interrupt(request))
                 actor = caller.identity or actor
                 reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
                 status = "eligible" if approved else "kept"
@@ -179,23 +180,23 @@ def create_training_graph(
                 reasons = [*reasons, f"promotion is {job.promote!r}: promote it by hand"]
             if status == "eligible":
                 caller.require("promote")
-                status, moved = await deciding.promote(training, actor=actor, reason=why)
+                status, moved = await decision.promote(training, actor=actor, reason=why)
                 reasons = [*reasons, *moved]
             published: list[dict[str, Any]] = []
             if status == "promoted":
-                published, told = await deciding.publish(
+                published, told = await decision.publish(
                     training, actor=actor, reason=why, settings=settings
                 )
                 reasons = [*reasons, *told]
-            decision: dict[str, Any] = {
+            outcome: dict[str, Any] = {
                 "status": status,
                 "reasons": reasons,
                 "stopped": training.memory.stopped,
-                "target_gain": deciding.gain(training, state["baseline"], state["best"]),
+                "target_gain": decision.gain(training, state["baseline"], state["best"]),
             }
             if published:
-                decision["published"] = published
-            result = await _finish(training, state, decision)
+                outcome["published"] = published
+            result = await _finish(training, state, outcome)
         bench.forget(run_id)
         known.pop(run_id, None)
         return result
@@ -265,7 +266,7 @@ async def _finish(
 ) -> dict[str, Any]:
     session = training.session
     memory = training.memory
-    summary = await steps.validate(training, training.pool[memory.best])
+    summary = await search.validate(training, training.pool[memory.best])
     usage = (await session.ledger.usage()).to_json()
     enough = summary["coverage"] >= session.prepared.job.min_coverage
     result: dict[str, Any] = {

@@ -1,14 +1,148 @@
-"""`TrainingJob`: one model for the job file, the graph's input and the server's input."""
+"""`TrainingJob`, the input of a training through every door, and the plan it resolves to."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.evaluation.job import Job
-from orcheo_agentensor.training.budget import Budget
-from orcheo_agentensor.training.stop import StopCondition
+from orcheo_agentensor.config.model import config_schema
+from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.optimizers import (
+    Optimizer,
+    Proposer,
+    resolve_model,
+    resolve_optimizer,
+    resolve_proposer,
+)
+from orcheo_agentensor.optimizers.guards import CaseTexts
+from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.publishing import PublishTo
+from orcheo_agentensor.runs.job import Job
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a stop condition may look at.
+
+    `step` counts finished optimizer steps, `epoch` finished passes over the training cases;
+    `best` is the highest complete validation objective; `steps_since_best` counts steps without a
+    new one; `elapsed` is in seconds since the run began, pauses included.
+    """
+
+    step: int
+    epoch: int
+    best: float | None
+    steps_since_best: int
+    elapsed: float
+
+
+_TYPE = "Which condition this is."
+
+
+class _Stop(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+
+
+class TargetScore(_Stop):
+    """Stop once the best validation objective is at least `score`."""
+
+    type: Literal["target_score"] = Field("target_score", title="Type", description=_TYPE)
+    score: float = Field(title="Score", description="The validation objective to reach.")
+
+    def __init__(self, score: float, **data: Any) -> None:
+        """Take the one setting by position too: `TargetScore(0.9)`."""
+        super().__init__(score=score, **data)
+
+    def reason(self, progress: Progress) -> str | None:
+        """Why to stop now, or None."""
+        if progress.best is not None and progress.best >= self.score - 1e-12:
+            return f"target score {self.score:g} reached"
+        return None
+
+
+class Patience(_Stop):
+    """Stop after `steps` steps in a row without a new best."""
+
+    type: Literal["patience"] = Field("patience", title="Type", description=_TYPE)
+    steps: int = Field(ge=1, title="Steps", description="Steps in a row without a new best.")
+
+    def __init__(self, steps: int, **data: Any) -> None:
+        """Take the one setting by position too: `Patience(5)`."""
+        super().__init__(steps=steps, **data)
+
+    def reason(self, progress: Progress) -> str | None:
+        """Why to stop now, or None."""
+        if progress.steps_since_best >= self.steps:
+            return f"no new best in {self.steps} steps"
+        return None
+
+
+class Deadline(_Stop):
+    """Stop `seconds` after the run began."""
+
+    type: Literal["deadline"] = Field("deadline", title="Type", description=_TYPE)
+    seconds: float = Field(gt=0, title="Seconds", description="Seconds since the run began.")
+
+    def __init__(self, seconds: float, **data: Any) -> None:
+        """Take the one setting by position too: `Deadline(5)`."""
+        super().__init__(seconds=seconds, **data)
+
+    def reason(self, progress: Progress) -> str | None:
+        """Why to stop now, or None."""
+        return f"{self.seconds:g} s have passed" if progress.elapsed >= self.seconds else None
+
+
+class MaxSteps(_Stop):
+    """Stop after `steps` optimizer steps."""
+
+    type: Literal["max_steps"] = Field("max_steps", title="Type", description=_TYPE)
+    steps: int = Field(ge=0, title="Steps", description="Most optimizer steps.")
+
+    def __init__(self, steps: int, **data: Any) -> None:
+        """Take the one setting by position too: `MaxSteps(5)`."""
+        super().__init__(steps=steps, **data)
+
+    def reason(self, progress: Progress) -> str | None:
+        """Why to stop now, or None."""
+        return f"{self.steps} steps done" if progress.step >= self.steps else None
+
+
+class MaxEpochs(_Stop):
+    """Stop after `epochs` passes over the training cases."""
+
+    type: Literal["max_epochs"] = Field("max_epochs", title="Type", description=_TYPE)
+    epochs: int = Field(ge=0, title="Epochs", description="Most passes over the training cases.")
+
+    def __init__(self, epochs: int, **data: Any) -> None:
+        """Take the one setting by position too: `MaxEpochs(5)`."""
+        super().__init__(epochs=epochs, **data)
+
+    def reason(self, progress: Progress) -> str | None:
+        """Why to stop now, or None."""
+        return f"{self.epochs} epochs done" if progress.epoch >= self.epochs else None
+
+
+StopCondition: TypeAlias = Annotated[
+    TargetScore | Patience | Deadline | MaxSteps | MaxEpochs, Field(discriminator="type")
+]
+
+
+def stop_reason(conditions: Sequence[StopCondition], progress: Progress) -> str | None:
+    """The reason of the first condition that holds, or None."""
+    for condition in conditions:
+        if reason := condition.reason(progress):
+            return reason
+    return None
 
 
 class TrainingJob(Job):
@@ -55,3 +189,179 @@ class TrainingJob(Job):
     seed: int = Field(
         0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The resolved parts of a training job.
+
+    `validation` is the train cases where the dataset has no such split; `holdout` is empty where
+    it has none. `leaked` counts holdout cases whose inputs the search sees as well. `left_out`
+    counts cases outside these splits. `broken` is what the proposer broke with since its last
+    answer.
+    """
+
+    optimizer: Optimizer
+    proposer: Proposer
+    critic_model: Any
+    budget: Budget
+    budget_given: bool
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    holdout: tuple[Case, ...]
+    left_out: int
+    leaked: int
+    trainable: tuple[str, ...]
+    texts: CaseTexts
+    publish: PublishTo | None = None
+    broken: list[str] = field(default_factory=list)
+
+
+def make_plan(
+    job: TrainingJob,
+    dataset: Dataset,
+    prompts: Mapping[str, TextTensor],
+    *,
+    optimizer: Any,
+    settings: Settings,
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a job, and the JSON description that makes it part of the run's identity.
+
+    Raises `BadInput` for a job with nothing to train, nobody to propose, no train cases, or a
+    budget that cannot pay for what is fixed.
+    """
+    trainable = tuple(sorted(name for name, tensor in prompts.items() if tensor.requires_grad))
+    if not trainable:
+        rule = "has only frozen prompts" if prompts else "must name at least one prompt"
+        raise ConfigError(
+            field="job.prompts", value=sorted(prompts), rule=f"{rule}; nothing can be trained"
+        )
+    chosen = resolve_optimizer(
+        job.optimizer if job.optimizer is not None else optimizer, settings=settings
+    )
+    proposer = resolve_proposer(chosen, settings=settings)
+    train, validation, holdout = split_cases(dataset)
+    batch = int(getattr(chosen, "minibatch", 10))
+    budget = job.budget or default_budget(
+        train=len(train),
+        validation=len(validation),
+        holdout=len(holdout),
+        minibatch=batch,
+        replicates=job.replicates,
+    )
+    check_budget(
+        budget, validation=len(validation), holdout=len(holdout), replicates=job.replicates
+    )
+    model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
+    plan = Plan(
+        optimizer=chosen,
+        proposer=proposer,
+        critic_model=resolve_model(model, field="optimizer.model") if model else None,
+        budget=budget,
+        budget_given=job.budget is not None,
+        train=train,
+        validation=validation,
+        holdout=holdout,
+        leaked=_leaked(holdout, to=(*train, *validation)),
+        left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
+        trainable=trainable,
+        publish=_publish_to(job, settings),
+        texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
+    )
+    described = {
+        "optimizer": describe(chosen),
+        "proposer": type(proposer).__qualname__,
+        "budget": budget.model_dump(),
+        "stop": [condition.model_dump() for condition in job.stop],
+        "checkpoint_every": job.checkpoint_every,
+        "promote": job.promote,
+        "seed": job.seed,
+    }
+    if plan.publish is not None:
+        described["publish"] = plan.publish.model_dump(mode="json")
+    return plan, described
+
+
+def _publish_to(job: TrainingJob, settings: Settings) -> PublishTo | None:
+    if job.publish is None:
+        return None
+    to = PublishTo.parse(job.publish, field="job.publish")
+    to.require_allowed(settings, field="job.publish")
+    return to
+
+
+def split_cases(
+    dataset: Dataset,
+) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[Case, ...]]:
+    """Train, validation and holdout cases.
+
+    Without any split all cases are train and validation at once; without a validation split the
+    train cases serve as one. Raises `ConfigError` when other splits leave no train cases.
+    """
+    there = dataset.splits()
+    if not there:
+        return dataset.cases, dataset.cases, ()
+    if "train" not in there:
+        raise ConfigError(
+            field="job.dataset", value=sorted(there), rule="must have a split named 'train'"
+        )
+    train = dataset.split("train").cases
+    validation = dataset.split("validation").cases if "validation" in there else train
+    holdout = dataset.split("holdout").cases if "holdout" in there else ()
+    return train, validation, holdout
+
+
+def _leaked(holdout: Sequence[Case], *, to: Sequence[Case]) -> int:
+    """How many holdout cases have the inputs of one of the others."""
+    seen = {canonical_json(case.inputs) for case in to} if holdout else ()
+    return sum(canonical_json(case.inputs) in seen for case in holdout)
+
+
+def describe(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's name and plain options."""
+    options = optimizer.model_dump() if hasattr(optimizer, "model_dump") else {}
+    plain = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool)}
+    return {**plain, "name": optimizer.name}
+
+
+def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a job model, with the schemas of its config and its dataset in it."""
+    schema = model.model_json_schema()
+    _embed(schema, "config", "RunConfig", config_schema())
+    if "dataset" in schema["properties"]:
+        _embed(schema, "dataset", "DatasetSpec", DatasetSpec.model_json_schema())
+    return schema
+
+
+def dataset_schema() -> dict[str, Any]:
+    """The schema of a dataset document: a list of cases, or an object that holds them."""
+    case = Case.model_json_schema()
+    definitions = case.pop("$defs", {})
+    cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
+    document = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "metadata": {"type": "object"}, "cases": cases},
+        "required": ["cases"],
+        "additionalProperties": False,
+    }
+    return {
+        "title": "Dataset",
+        "anyOf": [cases, document],
+        "$defs": {**definitions, "Case": case},
+    }
+
+
+def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
+    """Put a model's schema in the place of the plain object among a field's forms."""
+    definitions = schema.setdefault("$defs", {})
+    definitions |= inner.pop("$defs", {})
+    definitions[name] = inner
+    place = schema["properties"][field]
+    if place.get("type") == "object":
+        told = {key: place[key] for key in ("title", "description", "examples") if key in place}
+        schema["properties"][field] = {"$ref": f"#/$defs/{name}", **told}
+        return
+    place["anyOf"] = [
+        {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
+        for form in place["anyOf"]
+    ]

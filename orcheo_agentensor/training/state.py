@@ -1,14 +1,223 @@
-"""What the training graph keeps in its state, and what it gives back."""
+"""What training knows between two steps, and what of it the graph's state mirrors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from orcheo_agentensor.evaluation.graph import JobOutput, JobState
-from orcheo_agentensor.evaluation.job import shown_as
+from orcheo_agentensor.optimizers import Edit
+from orcheo_agentensor.prompts import Candidate, TextTensor
+from orcheo_agentensor.runs.job import shown_as
+from orcheo_agentensor.storage.tables import decode, encode
 from orcheo_agentensor.training.job import TrainingJob
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Lease, Store
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What to `apply` to `before` to get `after`: keys to `drop`, values to `set`, and changes
+    `inside` of objects that both have. Lists are values; numbers that are equal are the same."""
+    found: dict[str, Any] = {}
+    if gone := [key for key in before if key not in after]:
+        found["drop"] = gone
+    for key, value in after.items():
+        if key in before:
+            old = before[key]
+            if old == value:
+                continue
+            if isinstance(old, dict) and isinstance(value, dict):
+                found.setdefault("inside", {})[key] = changes(old, value)
+                continue
+        found.setdefault("set", {})[key] = value
+    return found
+
+
+def apply(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """The object after a change; `before` stays as it is."""
+    after = {key: value for key, value in before.items() if key not in change.get("drop", ())}
+    after.update(change.get("set", {}))
+    for key, inner in change.get("inside", {}).items():
+        after[key] = apply(after[key], inner)
+    return after
+
+
+@dataclass(kw_only=True)
+class Memory:
+    """The state of a search after `step` finished steps.
+
+    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each under
+    the number of the outcome it came from; `best` the hash of the best candidate with its
+    validation `objective` (None until it is measured on all cases); `validated` maps candidates
+    measured on all validation cases to the outcome that did it; `due` lists candidates to store
+    as versions, with the reason; `versions` maps stored candidates to version numbers; `idle`
+    counts steps in a row that ran nothing new; `stopped` says why the search is over, `settled`
+    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1];
+    `refused` is why the newest proposal was refused, as long as every one was.
+
+    It is stored as what each step has changed, so that a step writes as much with many cases and
+    many steps behind it as with few.
+    """
+
+    step: int = 0
+    told: int = 0
+    epoch: int = 0
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    edits: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    baseline: str = ""
+    best: str = ""
+    objective: float | None = None
+    failures: int = 0
+    validated: dict[str, int] = field(default_factory=dict)
+    best_step: int = 0
+    due: list[list[str]] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    idle: int = 0
+    stopped: str | None = None
+    settled: bool = False
+    beyond: int | None = None
+    refused: str | None = None
+
+    def __post_init__(self) -> None:
+        self._stored = -1  # the step of the newest row,
+        self._before: dict[str, Any] = {}  # what was known before that step,
+        self._after: dict[str, Any] = {}  # and after it
+
+    @classmethod
+    def from_changes(cls, rows: Mapping[int, Mapping[str, Any]]) -> Memory:
+        """The state after the newest of these steps; `rows` are what each has changed."""
+        before: dict[str, Any] = {}
+        after: dict[str, Any] = {}
+        for step in sorted(rows):
+            before, after = after, apply(after, rows[step])
+        known = {entry.name for entry in _FIELDS}
+        # Parsed once more, because what is compared with at the next step must not change.
+        found = decode(encode(after))
+        memory = cls(**{key: value for key, value in found.items() if key in known})
+        memory._stored, memory._before, memory._after = max(rows), before, after
+        return memory
+
+    def history(self, name: str, *, newest: int, known: int) -> tuple[Edit, ...]:
+        """The `newest` past edits of a prompt among the first `known` outcomes, oldest first."""
+        told = sorted(number for key in self.edits.get(name, {}) if (number := int(key)) < known)
+        return tuple(
+            Edit(**self.edits[name][str(number)]) for number in (told[-newest:] if newest else ())
+        )
+
+    def remember(self, name: str, edit: Edit, *, keep: int) -> None:
+        """Add an edit of the outcome at hand; of more than `keep` the oldest goes."""
+        edits = self.edits.setdefault(name, {})
+        edits[str(self.told)] = asdict(edit)
+        if len(edits) > keep:
+            del edits[str(min(map(int, edits)))]
+
+    def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
+        """Whether the first `known` outcomes include a full validation of a candidate."""
+        return self.validated.get(candidate_hash, known) < known
+
+    def full_marks(self, *, known: int) -> float:
+        """The score that nothing can beat, by the first `known` outcomes: 1.0, and infinite once
+        one was outside [0, 1], because nobody knows where such a scale ends."""
+        return math.inf if self.beyond is not None and self.beyond < known else 1.0
+
+    async def save(self, store: Store, run_id: str, *, lease: Lease) -> None:
+        """Store what this step has changed, in place of what was stored for it before."""
+        if self.step != self._stored:
+            self._stored, self._before = self.step, self._after
+        self._after = decode(encode({entry.name: getattr(self, entry.name) for entry in _FIELDS}))
+        change = changes(self._before, self._after)
+        await store.training.save_change(run_id, self.step, change, lease=lease)
+
+
+_FIELDS = fields(Memory)
+
+
+async def load_memory(store: Store, run_id: str) -> Memory | None:
+    """The newest state of a run; None before its baseline is done."""
+    rows = await store.training.changes(run_id)
+    return Memory.from_changes(rows) if rows else None
+
+
+class Pool:
+    """The candidates of one run by hash: read once, then kept up as new ones are saved."""
+
+    def __init__(self, prompts: Mapping[str, TextTensor]) -> None:
+        self._frame = dict(prompts)
+        self._texts: dict[str, dict[str, str]] = {}
+        self._parents: dict[str, list[str]] = {}
+        self._steps: dict[str, int] = {}
+
+    async def load(self, store: Store, run_id: str) -> Pool:
+        """Read the candidates an earlier process has saved."""
+        for record in await store.training.candidates(run_id):
+            self._texts[record.candidate_hash] = record.prompts
+            self._parents[record.candidate_hash] = record.parents
+            self._steps[record.candidate_hash] = int(record.info.get("step", 0))
+        return self
+
+    def __getitem__(self, candidate_hash: str) -> Candidate:
+        return self.with_texts(self._texts[candidate_hash])
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __contains__(self, candidate_hash: object) -> bool:
+        return candidate_hash in self._texts
+
+    def with_texts(self, texts: Mapping[str, str]) -> Candidate:
+        """The run's prompt set with these texts; flags and metadata stay as the job gave them."""
+        return Candidate.of(
+            {
+                name: tensor
+                if texts.get(name, tensor.text) == tensor.text
+                else tensor.with_text(texts[name])
+                for name, tensor in self._frame.items()
+            }
+        )
+
+    def is_new(self, candidate_hash: str, *, step: int) -> bool:
+        """Whether no step before `step` has made this candidate."""
+        return self._steps.get(candidate_hash, step) >= step
+
+    def parent(self, candidate_hash: str) -> str | None:
+        """The candidate that `candidate_hash` was made from."""
+        parents = self._parents.get(candidate_hash)
+        return parents[0] if parents else None
+
+    async def save(
+        self,
+        store: Store,
+        run_id: str,
+        candidate: Candidate,
+        *,
+        parent: str | None,
+        status: str,
+        step: int,
+        info: dict[str, Any],
+        lease: Lease,
+    ) -> None:
+        """Store a candidate with what came of it; one that is known stays as it is."""
+        if not self.is_new(candidate.hash, step=step):
+            return
+        texts = {name: tensor.text for name, tensor in candidate.prompts.items()}
+        parents = [parent] if parent else []
+        self._texts[candidate.hash] = texts
+        self._parents.setdefault(candidate.hash, parents)
+        self._steps[candidate.hash] = step
+        await store.training.save_candidate(
+            run_id,
+            candidate.hash,
+            prompts=texts,
+            parents=parents,
+            status=status,
+            info={**info, "step": step},
+            lease=lease,
+        )
 
 
 class TrainingOutput(JobOutput, total=False):

@@ -79,7 +79,7 @@ def test_every_command_has_help_and_names_the_exit_codes() -> None:
 
 def test_the_job_files_of_the_page_are_valid() -> None:
     from orcheo_agentensor import EvaluationJob, RunConfig, TrainingJob
-    from orcheo_agentensor.cli.runjob import RunJob
+    from orcheo_agentensor.cli.jobs import RunJob
 
     evaluation, training, run = (
         yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

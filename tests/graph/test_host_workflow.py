@@ -10,8 +10,8 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
 from orcheo_agentensor import Store
-from orcheo_agentensor.demo.arms import WORKFLOW
 from orcheo_agentensor.demo.host import create_host_workflow
+from orcheo_agentensor.demo.run import WORKFLOW
 from orcheo_agentensor.errors import ConfigError
 
 TICKETS = [

@@ -21,10 +21,10 @@ from orcheo_agentensor import (
 )
 from orcheo_agentensor.errors import BudgetTooSmall
 from orcheo_agentensor.evaluation import CaseResult
-from orcheo_agentensor.evaluation.deltas import deltas
-from orcheo_agentensor.evaluation.replicates import merged
-from orcheo_agentensor.evaluators.result import EvaluationResult, EvaluatorFailure, TargetFailure
+from orcheo_agentensor.evaluation.results import merged
+from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorFailure, TargetFailure
 from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.training.decision import deltas
 from orcheo_agentensor.usage import Usage
 
 CASES = [{"id": f"c{i}", "inputs": {"i": i}} for i in range(5)]

@@ -42,12 +42,12 @@ from orcheo_agentensor import (
     training_node,
 )
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall, RunFailed
-from orcheo_agentensor.evaluation.drive import drive
 from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.runs.driver import drive
 from orcheo_agentensor.storage import RunRecord
 from orcheo_agentensor.storage.training_state import TrainingState
-from orcheo_agentensor.training.budget_meter import BudgetMeter
-from orcheo_agentensor.training.propose import recorded_call
+from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.trial import recorded_call
 
 OWNER = ("plan", "write")
 SPLITS = ("train", "validation", "holdout")
@@ -613,7 +613,7 @@ async def test_the_same_call_made_twice_at_once_is_paid_once() -> None:
             meter = BudgetMeter(Budget())
             call = partial(recorded_call, "key", "criticism", ask, ledger=ledger, meter=meter)
             answers = await asyncio.gather(
-                *(call(limits=Limits(case_timeout=60), who="critic") for _ in range(3))
+                *(call(limits=Limits(case_timeout=5), who="critic") for _ in range(3))
             )
     assert answers == [{"text": "1"}] * 3
 

@@ -18,8 +18,7 @@ from simulated_clerk import SimulatedClerk
 
 from orcheo_agentensor import Store, TextGrad, TextTensor
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound, TemplateError
-from orcheo_agentensor.integrations.orcheo import AgentensorNode
-from orcheo_agentensor.integrations.orcheo_workflow import OrcheoPrompt
+from orcheo_agentensor.integrations.orcheo import AgentensorNode, OrcheoPrompt
 from orcheo_agentensor.optimizers import ProposalRequest
 
 KINDS = ("card", "login", "refund")

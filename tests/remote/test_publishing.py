@@ -23,7 +23,7 @@ from orcheo_agentensor import (
 )
 from orcheo_agentensor.cli.app import app
 from orcheo_agentensor.errors import AliasConflict, BadInput, RunMismatch, TargetRefused
-from orcheo_agentensor.targets.press import alias_of
+from orcheo_agentensor.publishing import alias_of
 
 
 async def save(store: Store, workflow_id: str, config: dict[str, Any]) -> int:

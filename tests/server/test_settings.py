@@ -18,9 +18,9 @@ from langgraph_sdk import Auth
 from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Settings
-from orcheo_agentensor.callers import NOBODY_ASKED, Caller
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.evaluation.ownership import require_readable
+from orcheo_agentensor.identity import NOBODY_ASKED, Caller
+from orcheo_agentensor.runs.access import require_readable
 from orcheo_agentensor.server.auth import create_auth
 
 GRAPHS = {"bare": "./served_graphs.py:bare", "echo": "./served_graphs.py:echo"}

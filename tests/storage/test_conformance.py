@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from store_conformance import StoreConformance
 
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.testing.store_conformance import StoreConformance
 
 
 class TestDatabases(StoreConformance):

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from store_conformance import leased_run, rollout, score
 
 from orcheo_agentensor.errors import LeaseLost, RunAlreadyActive, StoreError
 from orcheo_agentensor.storage import Lease, RolloutRow, Store, utc_now
 from orcheo_agentensor.storage.ledger import Ledger
-from orcheo_agentensor.testing.store_conformance import leased_run, rollout, score
 from orcheo_agentensor.usage import Usage
 
 

@@ -8,18 +8,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from store_conformance import leased_run, new_version, rollout, score
 
 from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew
 from orcheo_agentensor.storage import Store, migrate
 from orcheo_agentensor.storage.engine import Database
 from orcheo_agentensor.storage.tables import VERSION_TABLE, metadata
 from orcheo_agentensor.storage.urls import parse_store_url
-from orcheo_agentensor.testing.store_conformance import (
-    leased_run,
-    new_version,
-    rollout,
-    score,
-)
 from orcheo_agentensor.usage import Usage
 
 

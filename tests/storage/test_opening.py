@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from store_conformance import new_version
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, MissingExtra, StoreError
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.storage.urls import parse_store_url
-from orcheo_agentensor.testing.store_conformance import new_version
 
 
 @pytest.mark.parametrize("url", [None, "sqlite://", "sqlite:///:memory:", ":memory:"])

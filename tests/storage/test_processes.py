@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from store_conformance import leased_run, rollout
 
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.testing.store_conformance import leased_run, rollout
 from orcheo_agentensor.usage import Usage
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ PRELUDE = """
 import asyncio, sys
 from orcheo_agentensor.storage import *
 from orcheo_agentensor.usage import Usage
-from orcheo_agentensor.testing.store_conformance import *
+from store_conformance import *
 URL = sys.argv[1]
 """
 
@@ -34,7 +34,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"},
     )
 
 
@@ -59,7 +59,7 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 async def test_versions_from_many_processes_are_distinct_and_without_gaps(store_url: str) -> None:
     writers = start(WRITERS, store_url)
-    _, errors = writers.communicate()
+    _, errors = writers.communicate(timeout=60)
     assert (writers.returncode, errors) == (0, "")
     async with Store.from_url(store_url) as store:
         saved = await store.checkpoints.list("support", limit=None)
@@ -90,7 +90,7 @@ async def test_after_a_kill_nothing_committed_is_lost_and_the_run_can_be_taken_o
         pass
     victim.send_signal(signal.SIGKILL)
     told = 21 + len(victim.stdout.read().split())
-    victim.communicate()
+    victim.communicate(timeout=60)
     async with Store.from_url(store_url) as store:
         lease = await store.runs.acquire("run-1")  # its owner is dead: no need to wait
         assert lease.token == 2
@@ -126,7 +126,7 @@ asyncio.run(main())
     async with Store.from_url(store_url) as store:
         with pytest.raises(RunAlreadyActive, match=f":{holder.pid}:"):
             await store.runs.acquire("run-1")
-        holder.communicate("done\n")
+        holder.communicate("done\n", timeout=60)
         await store.runs.acquire("run-1")
 
 
@@ -152,7 +152,7 @@ def test_a_store_nobody_closed_ends_with_the_interpreter_and_in_silence(
 ) -> None:
     url = str(tmp_path / "a.db") if kind == "file" else "memory"
     forgetful = start(FORGETFUL, url, flags=("-W", "error::ResourceWarning"))
-    out, errors = forgetful.communicate()
+    out, errors = forgetful.communicate(timeout=60)
     assert (forgetful.returncode, out, errors) == (0, "end\n", "")
 
 
@@ -163,7 +163,7 @@ from orcheo_agentensor.storage import ConfigCheckpoint, RolloutRow, Store
 Store.from_url("sqlite:///a.db")
 print([name for name in ("sqlalchemy", "alembic", "aiosqlite", "psycopg") if name in sys.modules])
 """
-    out, errors = start(code, prelude="").communicate()
+    out, errors = start(code, prelude="").communicate(timeout=60)
     assert (out, errors) == ("[]\n", "")
 
 
@@ -189,6 +189,6 @@ sys.stdin.readline()
     async with Store.from_url(url) as store:
         assert len(await store.runs.case_rows("run-1")) == 1  # readers do not wait
         blocker.kill()
-        blocker.communicate()
+        blocker.communicate(timeout=60)
         await store.runs.update("run-1", status="finished")
         assert len(await store.runs.case_rows("run-1")) == 1

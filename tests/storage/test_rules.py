@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_conformance import new_version, rollout, score
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.storage.codec import clean_text, decode, encode
-from orcheo_agentensor.testing.store_conformance import new_version, rollout, score
+from orcheo_agentensor.storage.tables import clean_text, decode, encode
 
 json_values = st.recursive(
     st.none()
@@ -121,7 +121,7 @@ def test_rollbacks_undo_moves_as_a_stack_does(actions: list[int]) -> None:
 @given(st.lists(json_values, min_size=1, max_size=5), st.floats(-1e9, 1e9))
 def test_the_ledger_gives_back_what_was_put(outputs: list[Any], value: float) -> None:
     async def check() -> None:
-        from orcheo_agentensor.testing.store_conformance import leased_run
+        from store_conformance import leased_run
 
         async with Store.from_url(None) as store:
             lease = await leased_run(store)

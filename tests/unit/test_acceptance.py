@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluators.result import EvaluationResult, TargetFailure
-from orcheo_agentensor.training.acceptance import foreseen, reasons_against
-from orcheo_agentensor.training.guardrail import guardrail_breaches, target_gain, verdict
+from orcheo_agentensor.evaluators.context import EvaluationResult, TargetFailure
+from orcheo_agentensor.training.comparison import foreseen, reasons_against
+from orcheo_agentensor.training.decision import guardrail_breaches, target_gain, verdict
 
 WEIGHTS = {"e": 1.0}
 

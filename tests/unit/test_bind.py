@@ -12,12 +12,10 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import RunConfig, TextTensor
-from orcheo_agentensor.config import config_schema, resolve_config
+from orcheo_agentensor.config.model import config_schema, resolve_config
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.evaluation.candidate import Candidate
-from orcheo_agentensor.places import put
+from orcheo_agentensor.prompts import Candidate, as_tensor, put
 from orcheo_agentensor.targets.context import bound_context
-from orcheo_agentensor.tensor import as_tensor
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
-from orcheo_agentensor.metering import UsageRecorder, bound
 from orcheo_agentensor.training.budget import (
     Budget,
+    BudgetMeter,
     check_budget,
     default_budget,
     required_rollouts,
 )
-from orcheo_agentensor.training.budget_meter import BudgetMeter
-from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
+from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage, UsageRecorder, bound
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.training.changes import apply, changes
+from orcheo_agentensor.training.state import apply, changes
 
 KEYS = st.sampled_from(["a", "b", "set", "drop", "inside"])
 values = st.recursive(

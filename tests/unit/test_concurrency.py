@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orcheo_agentensor.evaluation.concurrency import Share, Slots, process_slots
+from orcheo_agentensor.evaluation.runner import Share, Slots, process_slots
 
 
 async def hold(share: Share, name: str, order: list[str]) -> None:
@@ -68,7 +68,7 @@ async def test_who_gives_up_waiting_leaves_no_slot_behind(granted: bool) -> None
     if not granted:
         slots.release(first)
     assert (first.held, second.held) == (0, 0)
-    await slots.acquire(first)
+    await asyncio.wait_for(slots.acquire(first), 1)
 
 
 async def test_the_first_limit_of_a_loop_holds() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from orcheo_agentensor.demo.model import BLAND_REPLY, LexicalChatModel, answer
-from orcheo_agentensor.demo.rules import parse_rule, parse_rules
-from orcheo_agentensor.demo.words import (
+from orcheo_agentensor.demo.model import (
+    BLAND_REPLY,
+    LexicalChatModel,
     Router,
+    answer,
     content_words,
     parse_definitions,
+    parse_rule,
+    parse_rules,
     with_definitions,
     words,
 )

@@ -10,14 +10,16 @@ import pytest
 
 import orcheo_agentensor.demo as demo
 from orcheo_agentensor.datasets import Dataset
-from orcheo_agentensor.demo.controls import ParaphraseProposer, one_shot_fill
 from orcheo_agentensor.demo.evaluators import reply_policy
-from orcheo_agentensor.demo.memorise import MemorisingProposer
-from orcheo_agentensor.demo.model import answer
-from orcheo_agentensor.demo.prompts import MAX_LINE_WORDS, QUEUES, REPLY, triage_text
-from orcheo_agentensor.demo.proposer import RULES_AT_ONCE, LexicalProposer
-from orcheo_agentensor.demo.rules import parse_rules
-from orcheo_agentensor.demo.words import Router, parse_definitions, words
+from orcheo_agentensor.demo.model import Router, answer, parse_definitions, parse_rules, words
+from orcheo_agentensor.demo.proposer import (
+    RULES_AT_ONCE,
+    LexicalProposer,
+    MemorisingProposer,
+    ParaphraseProposer,
+    one_shot_fill,
+)
+from orcheo_agentensor.demo.workflow import MAX_LINE_WORDS, QUEUES, REPLY, triage_text
 from orcheo_agentensor.optimizers import (
     ComponentRequest,
     Edit,

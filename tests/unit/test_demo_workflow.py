@@ -13,13 +13,20 @@ import orcheo_agentensor.demo as demo
 from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.demo.evaluators import RULES, queue_accuracy, reply_policy
 from orcheo_agentensor.demo.model import LexicalChatModel
-from orcheo_agentensor.demo.prompts import POLICY, QUEUES, seed_prompts, triage_text
-from orcheo_agentensor.demo.workflow import create_support_triage, demo_model, support_triage
+from orcheo_agentensor.demo.workflow import (
+    POLICY,
+    QUEUES,
+    create_support_triage,
+    demo_model,
+    seed_prompts,
+    support_triage,
+    triage_text,
+)
 from orcheo_agentensor.entrypoints import load_entrypoint
-from orcheo_agentensor.evaluation.job import EvaluationJob
+from orcheo_agentensor.prompts import as_prompts
+from orcheo_agentensor.runs.job import EvaluationJob
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import record_tape
-from orcheo_agentensor.tensor import as_prompts
 from orcheo_agentensor.training import TrainingJob
 
 HOME = Path(demo.__file__).parent

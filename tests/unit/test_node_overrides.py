@@ -13,10 +13,10 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import configure
-from orcheo_agentensor.config import RunConfig
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.overrides import overridden_model
 from orcheo_agentensor.errors import ConfigError, RunFailed
 from orcheo_agentensor.nodes import AgentNode, State
-from orcheo_agentensor.overrides import overridden_model
 
 
 class Seen(TypedDict, total=False):
@@ -155,7 +155,7 @@ async def test_a_node_that_takes_too_long_fails_by_name() -> None:
     graph = configure(two_nodes(), workflow_id="two")
     with pytest.raises(RunFailed, match="node 'two' took longer"):
         await graph.ainvoke({}, overriding(two={"timeout": 0.001}))
-    assert await graph.ainvoke({}, overriding(two={"timeout": 60}))
+    assert await graph.ainvoke({}, overriding(two={"timeout": 5}))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from orcheo_agentensor.errors import BadInput, NotFound, TemplateError
 from orcheo_agentensor.nodes import NodeMetadata, NodeRegistry, State, TaskNode, registry
-from orcheo_agentensor.nodes.registry import register_node
+from orcheo_agentensor.nodes.task import register_node
+from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.tape import record_tape
-from orcheo_agentensor.tensor import TextTensor
 
 
 class Say(TaskNode):

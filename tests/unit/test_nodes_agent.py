@@ -15,9 +15,9 @@ from langgraph.types import Send
 from pydantic import BaseModel, Field
 
 from orcheo_agentensor.errors import RunFailed
-from orcheo_agentensor.metering import record_usage
 from orcheo_agentensor.nodes import AgentNode, State
 from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.usage import record_usage
 
 
 class Scripted(BaseChatModel):

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from orcheo_agentensor import Budget, Limits, Store, TargetScore, TextGrad, get_prompt
 from orcheo_agentensor.errors import ConfigError, PromptNotFound
 from orcheo_agentensor.nodes import AgentensorNode, State, registry
-from orcheo_agentensor.nodes.middleware import TrainablePrompt
+from orcheo_agentensor.nodes.agent import TrainablePrompt
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.training.job import TrainingJob
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orcheo_agentensor import RandomSearch, Reflective, TextGrad
 from orcheo_agentensor.optimizers import Optimizer, SearchSpace, Trial, TrialOutcome, derive_seed
-from orcheo_agentensor.optimizers.pool import MAX_POOL
+from orcheo_agentensor.optimizers.reflective import MAX_POOL
 
 OPTIMIZERS: dict[str, Any] = {
     "reflective": Reflective(minibatch=3),

@@ -8,7 +8,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.optimizers.pool import MAX_FRONT, MAX_POOL, CandidatePool, Entry, next_merge
+from orcheo_agentensor.optimizers.reflective import (
+    MAX_FRONT,
+    MAX_POOL,
+    CandidatePool,
+    Entry,
+    next_merge,
+)
 
 CASES = tuple("abcdefghij")
 

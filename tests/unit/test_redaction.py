@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.redaction import (
-    REDACTED,
-    holds_secret,
-    is_secret_name,
-    redact,
-    redact_url,
-)
+from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact, redact_url
 
 OPENAI_KEY = "sk-proj-4f9a8b7c6d5e4f3a2b1c"
 
@@ -133,7 +127,7 @@ def test_redacting_twice_changes_nothing_more(value: Any) -> None:
 )
 def test_no_text_takes_long(unit: str) -> None:
     text = unit * (200_000 // len(unit)) + "://=" + unit
-    started = time.thread_time()
+    started = time.perf_counter()
     redact({text: text})
     holds_secret(text)
-    assert time.thread_time() - started < 5
+    assert time.perf_counter() - started < 2

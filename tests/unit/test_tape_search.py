@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from orcheo_agentensor.tape_search import MIN_LITERAL, PromptSearch, message_texts, without
-from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.tape import MIN_LITERAL, PromptSearch, message_texts, without
 
 
 def found(prompts: dict[str, Any], *messages: str) -> set[str]:

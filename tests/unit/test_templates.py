@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import TemplateError
-from orcheo_agentensor.templates import interpolate
-from orcheo_agentensor.tensor import TextTensor
+from orcheo_agentensor.nodes.templates import interpolate
+from orcheo_agentensor.prompts import TextTensor
 
 TONE = TextTensor(text="Be kind to {{inputs.name}}.", metadata={"max_chars": 90})
 

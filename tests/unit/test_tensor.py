@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.tensor import TextTensor, as_prompts, as_tensor, prompts_to_json
+from orcheo_agentensor.prompts import TextTensor, as_prompts, as_tensor, prompts_to_json
 
 tensors = st.builds(
     TextTensor,

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from orcheo_agentensor.callers import Caller
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, NotFound
-from orcheo_agentensor.evaluation.job import parse_model
+from orcheo_agentensor.identity import Caller
 from orcheo_agentensor.json_values import MAX_DEPTH, json_problems
-from orcheo_agentensor.server.access import caller_of
+from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.server.answers import error_response
-from orcheo_agentensor.server.bodies import (
+from orcheo_agentensor.server.auth import caller_of
+from orcheo_agentensor.server.middleware import (
     BodyTooLarge,
     MalformedBody,
     parse_body,

@@ -24,8 +24,7 @@ from orcheo_agentensor.server.routes.api import (
     visible_workflow,
 )
 from orcheo_agentensor.storage import AliasMove, ConfigCheckpoint, Expected
-from orcheo_agentensor.training.decide import prompt_diff
-from orcheo_agentensor.training.promotion import rejection
+from orcheo_agentensor.training.decision import prompt_diff, rejection
 
 _MOST = 2**31 - 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

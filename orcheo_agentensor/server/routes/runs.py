@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
-from orcheo_agentensor.evaluation.ownership import may_use_run
+from orcheo_agentensor.runs.access import may_use_run
 from orcheo_agentensor.server.routes.api import (
     Answer,
     Call,

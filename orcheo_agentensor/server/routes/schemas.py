@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orcheo_agentensor.config import config_schema
+from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
 from orcheo_agentensor.server.routes.api import Answer, Call, Operation
 from orcheo_agentensor.training import TrainingJob
-from orcheo_agentensor.training.schemas import dataset_schema, schema_of_job
+from orcheo_agentensor.training.job import dataset_schema, schema_of_job
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -1,0 +1,672 @@
+"""The built-in evaluators."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Any, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from orcheo_agentensor.errors import shorten
+from orcheo_agentensor.evaluators.context import (
+    EvaluationResult,
+    EvaluatorContext,
+    EvaluatorFailure,
+    Outcome,
+)
+from orcheo_agentensor.json_values import private_copy
+from orcheo_agentensor.settings import Settings
+
+MISSING: Final = object()
+"""What `pick` gives where a path leads nowhere."""
+
+
+def private_context(ctx: EvaluatorContext) -> EvaluatorContext:
+    """A context whose values an evaluator may change without anyone else noticing."""
+    return EvaluatorContext(  # not `replace`, which takes four times as long
+        case_id=ctx.case_id,
+        inputs=private_copy(ctx.inputs),
+        output=private_copy(ctx.output),
+        expected_output=private_copy(ctx.expected_output),
+        metadata=private_copy(ctx.metadata),
+        latency_ms=ctx.latency_ms,
+        usage=ctx.usage,
+        tape=private_copy(ctx.tape),
+    )
+
+
+def split_path(path: str) -> tuple[str, ...]:
+    """`"messages.-1.content"` as its keys."""
+    return tuple(path.split("."))
+
+
+def pick(value: Any, keys: tuple[str, ...]) -> Any:
+    """The part of a JSON value at `keys` (list indexes may be negative), or `MISSING`."""
+    for key in keys:
+        if isinstance(value, dict):
+            if key not in value:
+                return MISSING
+            value = value[key]
+        elif isinstance(value, list):
+            try:
+                value = value[int(key)]
+            except (ValueError, IndexError):
+                return MISSING
+        else:
+            return MISSING
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of JSON values: `1` equals `1.0`, but `true` does not equal `1`."""
+    if left != right:
+        return False
+    if isinstance(left, dict):
+        return all(same(item, right[key]) for key, item in left.items())
+    if isinstance(left, list):
+        return all(same(a, b) for a, b in zip(left, right, strict=True))
+    return (left is True or left is False) == (right is True or right is False)
+
+
+class Builtin(BaseModel):
+    """A built-in evaluator. Its parameters are its fields; it never changes its context."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+
+    type_name: ClassVar[str] = ""
+    """The name job files use."""
+
+    in_process_only: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that a job file may not set."""
+
+    name: str = Field(default="", description="What results go by; the type when left out")
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Name it after its type unless told otherwise."""
+        if not self.name:
+            object.__setattr__(self, "name", self.type_name)
+
+    def changed(self, **fields: Any) -> Self:
+        """A new one that differs in `fields`."""
+        now = {key: getattr(self, key) for key in type(self).model_fields}
+        return type(self)(**{**now, **fields})
+
+    def with_settings(self, settings: Settings) -> Builtin:
+        """This evaluator, completed by what the operator has set."""
+        return self
+
+    def passes(self) -> EvaluationResult:
+        """A full score; the same object each time."""
+        return self._full
+
+    def falls_short(self, reason: str, score: float = 0.0) -> EvaluationResult:
+        """A score below 1 and why."""
+        return EvaluationResult(name=self.name, score=score, passed=False, reason=reason)
+
+    def lacks(self, ctx: EvaluatorContext, what: str) -> EvaluatorFailure:
+        """The failure of a case without what this evaluator needs."""
+        return EvaluatorFailure(
+            name=self.name, kind="missing", reason=f"case {ctx.case_id}: {what} is missing"
+        )
+
+    @cached_property
+    def _full(self) -> EvaluationResult:
+        return EvaluationResult(name=self.name, score=1.0, passed=True)
+
+
+class OfOutput(Builtin):
+    """A built-in that looks at the output, or at the part of it at `field`."""
+
+    field: str | None = Field(
+        default=None, description="Dotted path into the output, such as messages.-1.content"
+    )
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        return split_path(self.field) if self.field else ()
+
+    def part(self, ctx: EvaluatorContext) -> Any:
+        """The part to look at, or `MISSING`."""
+        return pick(ctx.output, self._keys) if self._keys else ctx.output
+
+    def no_such_field(self) -> EvaluationResult:
+        """The score of an output that lacks `field`."""
+        return self.falls_short(f"the output has no {self.field}")
+
+
+class Comparing(OfOutput):
+    """A built-in that compares the output with the expected output.
+
+    `field` is taken from both; an expected output that is not an object or a list is compared as it
+    is. `expected_field` names another place in the expected output.
+    """
+
+    expected_field: str | None = Field(
+        default=None, description="Dotted path into the expected output; `field` when left out"
+    )
+
+    @cached_property
+    def _expected_keys(self) -> tuple[str, ...]:
+        path = self.expected_field if self.expected_field is not None else self.field
+        return split_path(path) if path else ()
+
+    def expected(self, ctx: EvaluatorContext) -> Any:
+        """What to compare with, or `MISSING`."""
+        value = ctx.expected_output
+        if value is None:
+            return MISSING
+        if self._expected_keys and isinstance(value, dict | list):
+            return pick(value, self._expected_keys)
+        return value
+
+    def no_expected(self, ctx: EvaluatorContext) -> EvaluatorFailure:
+        """The failure of a case without an expected output."""
+        keys = ("expected_output", *self._expected_keys) if ctx.expected_output else ()
+        return self.lacks(ctx, ".".join(keys) or "expected_output")
+
+
+def differs(expected: Any, found: Any) -> str:
+    """The reason of a mismatch."""
+    if found is MISSING:
+        return f"expected {shorten(expected)}, got nothing"
+    return f"expected {shorten(expected)}, got {shorten(found)}"
+
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_BY_CHARACTER = 300
+_MOST_WORDS = 2_000
+
+
+class ExactMatch(Comparing):
+    """1 when the output equals the expected output, else 0.
+
+    When both are objects, keys that only the output has are ignored: a graph's state holds more
+    than its answer. `1` equals `1.0`; `true` does not equal `1`.
+    """
+
+    type_name: ClassVar[str] = "exact_match"
+
+    ignore_case: bool = Field(default=False, description="Compare texts without case")
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        expected = self.expected(ctx)
+        if expected is MISSING:
+            return self.no_expected(ctx)
+        found = self.part(ctx)
+        if expected and isinstance(expected, dict) and isinstance(found, dict):
+            for key, value in expected.items():
+                if key not in found or not self._equal(value, found[key]):
+                    return self.falls_short(f"{key}: {differs(value, pick(found, (key,)))}")
+            return self.passes()
+        if found is not MISSING and self._equal(expected, found):
+            return self.passes()
+        return self.falls_short(differs(expected, found))
+
+    def _equal(self, expected: Any, found: Any) -> bool:
+        if self.ignore_case and isinstance(expected, str) and isinstance(found, str):
+            return expected.casefold() == found.casefold()
+        return same(expected, found)
+
+
+class Contains(Comparing):
+    """The share of the wanted texts that the output contains; passed when all are there.
+
+    Looks for `value`, or for the expected output (a text or a list of texts). An output that is not
+    text is searched as JSON.
+    """
+
+    type_name: ClassVar[str] = "contains"
+
+    value: str | list[str] | None = Field(default=None, description="Text or texts to look for")
+    ignore_case: bool = Field(default=False, description="Compare without case")
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        wanted = self.value if self.value is not None else self.expected(ctx)
+        if wanted is MISSING or wanted == []:
+            return self.no_expected(ctx)
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        texts = [as_text(item) for item in (wanted if isinstance(wanted, list) else [wanted])]
+        text = self._folded(as_text(found))
+        lacking = [item for item in texts if self._folded(item) not in text]
+        if not lacking:
+            return self.passes()
+        reason = f"does not contain {', '.join(map(repr, lacking))}"
+        return self.falls_short(reason, (len(texts) - len(lacking)) / len(texts))
+
+    def _folded(self, text: str) -> str:
+        return text.casefold() if self.ignore_case else text
+
+
+class Regex(OfOutput):
+    """1 when the pattern is found in the output (or matches all of it, with `full`), else 0."""
+
+    type_name: ClassVar[str] = "regex"
+
+    pattern: str = Field(description="A Python regular expression")
+    full: bool = Field(default=False, description="Match the whole text")
+    ignore_case: bool = False
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        return pattern
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, re.IGNORECASE if self.ignore_case else 0)
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        text = as_text(found)
+        match = self._compiled.fullmatch(text) if self.full else self._compiled.search(text)
+        return self.passes() if match else self.falls_short(f"does not match {self.pattern!r}")
+
+
+class NumericTolerance(Comparing):
+    """1 when the output is a number close enough to the expected one, else 0.
+
+    Numbers written as text count. Close is `|a - b| <= max(rel_tol * max(|a|, |b|), abs_tol)`.
+    """
+
+    type_name: ClassVar[str] = "numeric_tolerance"
+
+    abs_tol: float = Field(default=0.0, ge=0)
+    rel_tol: float = Field(default=0.0, ge=0)
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        expected = self.expected(ctx)
+        if expected is MISSING:
+            return self.no_expected(ctx)
+        target = _number(expected)
+        if target is None:
+            return self.lacks(ctx, "a number as expected output")
+        found = self.part(ctx)
+        number = _number(found)
+        if number is None:
+            return self.falls_short(f"{differs(expected, found)}, which is not a number")
+        if math.isclose(number, target, rel_tol=self.rel_tol, abs_tol=self.abs_tol):
+            return self.passes()
+        return self.falls_short(differs(expected, found))
+
+
+class StringSimilarity(Comparing):
+    """How alike output and expected output are as texts, from 0 to 1 (`difflib` ratio).
+
+    Texts up to 300 characters are compared by character, longer ones by word (their first 2,000).
+    """
+
+    type_name: ClassVar[str] = "string_similarity"
+
+    threshold: float | None = Field(default=None, ge=0, le=1, description="Passed from this on")
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        expected = self.expected(ctx)
+        if expected is MISSING:
+            return self.no_expected(ctx)
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        score = _similarity(as_text(expected), as_text(found))
+        passed = score >= (1.0 if self.threshold is None else self.threshold)
+        reason = None if passed else differs(expected, found)
+        return EvaluationResult(name=self.name, score=score, passed=passed, reason=reason)
+
+
+class Length(OfOutput):
+    """1 when the output's length lies within the bounds, else 0."""
+
+    type_name: ClassVar[str] = "length"
+
+    at_least: int | None = Field(default=None, ge=0)
+    at_most: int | None = Field(default=None, ge=0)
+    unit: Literal["characters", "words"] = "characters"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Length:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        return self
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        text = as_text(found)
+        length = len(text) if self.unit == "characters" else len(text.split())
+        if self.at_least is not None and length < self.at_least:
+            return self.falls_short(f"{length} {self.unit}, at least {self.at_least} wanted")
+        if self.at_most is not None and length > self.at_most:
+            return self.falls_short(f"{length} {self.unit}, at most {self.at_most} wanted")
+        return self.passes()
+
+
+class Latency(Builtin):
+    """1 when the target took at most `max_ms` milliseconds, else 0.
+
+    The target's own time counts, without queueing, backing off and evaluators.
+    """
+
+    type_name: ClassVar[str] = "latency"
+
+    max_ms: float = Field(gt=0)
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        if ctx.latency_ms <= self.max_ms:
+            return self.passes()
+        return self.falls_short(f"took {ctx.latency_ms:.0f} ms, at most {self.max_ms:g} wanted")
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _similarity(left: str, right: str) -> float:
+    if left == right:
+        return 1.0
+    if max(len(left), len(right)) <= _BY_CHARACTER:
+        return SequenceMatcher(None, left, right, autojunk=False).ratio()
+    words = (_WORD.findall(left)[:_MOST_WORDS], _WORD.findall(right)[:_MOST_WORDS])
+    return SequenceMatcher(None, *words, autojunk=False).ratio()
+
+
+class JsonValid(OfOutput):
+    """1 when the output is JSON, else 0: a text must parse, other outputs are JSON already."""
+
+    type_name: ClassVar[str] = "json_valid"
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        _, problem = parsed(found)
+        return self.falls_short(problem) if problem else self.passes()
+
+
+class JsonSchema(OfOutput):
+    """1 when the output fits a JSON Schema (draft 2020-12 unless it says otherwise), else 0.
+
+    A text is parsed first. `$ref` reaches only into the schema itself.
+    """
+
+    type_name: ClassVar[str] = "json_schema"
+
+    json_schema: dict[str, Any] = Field(alias="schema", description="The JSON Schema")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        from jsonschema import Draft202012Validator, SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            validator_for(schema, default=Draft202012Validator).check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"is not a JSON Schema: {error.message}") from None
+        return schema
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import validator_for
+        from referencing.jsonschema import EMPTY_REGISTRY
+
+        kind = validator_for(self.json_schema, default=Draft202012Validator)
+        return kind(self.json_schema, registry=EMPTY_REGISTRY)
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        found = self.part(ctx)
+        if found is MISSING:
+            return self.no_such_field()
+        value, problem = parsed(found)
+        if problem:
+            return self.falls_short(problem)
+        errors = sorted(self._validator.iter_errors(value), key=lambda error: error.json_path)
+        if not errors:
+            return self.passes()
+        told = [f"{error.json_path}: {error.message[:200]}" for error in errors[:5]]
+        return self.falls_short("; ".join(told))
+
+
+class JsonFieldMatch(Comparing):
+    """The share of fields that equal the expected ones; passed when all do.
+
+    `fields` are dotted paths; left out, they are the keys of the expected output. A text is parsed
+    as JSON first.
+    """
+
+    type_name: ClassVar[str] = "json_field_match"
+
+    fields_: list[str] | None = Field(
+        default=None, alias="fields", min_length=1, description="Dotted paths to compare"
+    )
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        wanted, problem = parsed(self.expected(ctx))
+        if problem or not isinstance(wanted, dict | list):
+            return self.lacks(ctx, "an object as expected output")
+        fields = self.fields_ or [str(key) for key in wanted]
+        expected = [pick(wanted, split_path(field)) for field in fields]
+        if not fields or MISSING in expected:
+            lacking = [f for f, value in zip(fields, expected, strict=True) if value is MISSING]
+            return self.lacks(ctx, f"expected_output.{lacking[0]}" if lacking else "a field")
+        output, problem = parsed(self.part(ctx))
+        if problem:
+            return self.falls_short(problem)
+        wrong = []
+        for field, value in zip(fields, expected, strict=True):
+            found = pick(output, split_path(field))
+            if found is MISSING or not same(value, found):
+                wrong.append(f"{field}: {differs(value, found)}")
+        if not wrong:
+            return self.passes()
+        return self.falls_short("; ".join(wrong), (len(fields) - len(wrong)) / len(fields))
+
+
+def parsed(value: Any) -> tuple[Any, str]:
+    """A text parsed as JSON, and what is wrong with it; other values as they are."""
+    if value is MISSING:
+        return None, "there is no output to look at"
+    if not isinstance(value, str):
+        return value, ""
+    try:
+        return json.loads(value, parse_constant=_refuse), ""
+    except (ValueError, RecursionError) as error:
+        return None, f"is not JSON: {error}"
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is not a finite number")
+
+
+Call = tuple[str, Any]
+"""The name of a tool and its arguments; None as arguments matches any."""
+
+Arguments = Literal["exact", "subset", "ignore"]
+
+
+class _OfTools(Comparing):
+    arguments: Arguments = Field(
+        default="exact",
+        description="exact: equal; subset: the expected ones are among them; ignore: names only",
+    )
+
+    def calls(self, ctx: EvaluatorContext) -> tuple[list[Call], list[Call]] | None:
+        """Expected and actual calls; None where the case expects nothing."""
+        expected = self.expected(ctx)
+        if expected is MISSING:
+            return None
+        found = self.part(ctx)
+        return list(tool_calls(expected)), list(tool_calls(found))
+
+    def matching(self, expected: list[Call], actual: list[Call]) -> list[tuple[int, int]]:
+        """Pairs of expected and actual calls that fit each other, as many as possible."""
+        fits = [
+            [n for n, call in enumerate(actual) if self._fits(wanted, call)] for wanted in expected
+        ]
+        taken: dict[int, int] = {}
+        for wanted in range(len(expected)):
+            _augment(wanted, fits, taken, set())
+        return sorted((wanted, n) for n, wanted in taken.items())
+
+    def _fits(self, wanted: Call, call: Call) -> bool:
+        if wanted[0] != call[0]:
+            return False
+        if self.arguments == "ignore" or wanted[1] is None:
+            return True
+        if self.arguments == "subset" and isinstance(wanted[1], dict) and isinstance(call[1], dict):
+            return all(k in call[1] and same(v, call[1][k]) for k, v in wanted[1].items())
+        return same(wanted[1], call[1] or {})
+
+
+class ToolCallMatch(_OfTools):
+    """How well the tool calls fit the expected ones, in any order: their F1, passed at 1.
+
+    Expected calls are tool names, `{"name", "args"}` objects or messages with tool calls, in a list
+    or under `tool_calls` or `messages`; the output's are found likewise.
+    """
+
+    type_name: ClassVar[str] = "tool_call_match"
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        calls = self.calls(ctx)
+        if calls is None:
+            return self.no_expected(ctx)
+        expected, actual = calls
+        pairs = self.matching(expected, actual)
+        if len(pairs) == len(expected) == len(actual):
+            return self.passes()
+        score = 2 * len(pairs) / (len(expected) + len(actual))
+        return self.falls_short(_told(expected, actual, pairs), score)
+
+
+class TrajectoryMatch(_OfTools):
+    """1 when the sequence of tool calls is as expected, else 0.
+
+    `strict`: the same calls in the same order; `unordered`: the same calls in any order;
+    `subset`: no call that is not expected; `superset`: at least the expected calls.
+    """
+
+    type_name: ClassVar[str] = "trajectory_match"
+
+    mode: Literal["strict", "unordered", "subset", "superset"] = "strict"
+
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        """Score one rollout."""
+        calls = self.calls(ctx)
+        if calls is None:
+            return self.no_expected(ctx)
+        expected, actual = calls
+        if self.mode == "strict":
+            together = zip(expected, actual, strict=False)
+            wrong = next((n for n, (a, b) in enumerate(together) if not self._fits(a, b)), None)
+            if wrong is not None:
+                return self.falls_short(
+                    f"call {wrong + 1}: expected {_shown(expected[wrong])}, "
+                    f"got {_shown(actual[wrong])}"
+                )
+        pairs = self.matching(expected, actual)
+        complete = len(pairs) == len(expected) or self.mode == "subset"
+        nothing_more = len(pairs) == len(actual) or self.mode == "superset"
+        if complete and nothing_more:
+            return self.passes()
+        return self.falls_short(_told(expected, actual, pairs))
+
+
+def tool_calls(value: Any) -> Iterator[Call]:
+    """The tool calls in a state, in messages or in a list of calls, in order."""
+    if isinstance(value, str):
+        yield value, None
+    elif isinstance(value, list):
+        for item in value:
+            yield from tool_calls(item)
+    elif isinstance(value, dict):
+        function = value.get("function")
+        if "tool_calls" in value:
+            yield from tool_calls(_objects(value["tool_calls"]))
+        elif "messages" in value:
+            yield from tool_calls(_objects(value["messages"]))
+        elif isinstance(function, dict) and "name" in function:
+            yield str(function["name"]), _arguments(function.get("arguments"))
+        elif "name" in value and "role" not in value and value.get("type") in _CALL_TYPES:
+            yield str(value["name"]), _arguments(value.get("args", value.get("arguments")))
+
+
+_CALL_TYPES = (None, "tool_call", "function")
+
+
+def _objects(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _arguments(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _augment(wanted: int, fits: list[list[int]], taken: dict[int, int], seen: set[int]) -> bool:
+    """One step of bipartite matching (Kuhn): find a partner, moving others where that helps."""
+    for n in fits[wanted]:
+        if n not in seen:
+            seen.add(n)
+            if n not in taken or _augment(taken[n], fits, taken, seen):
+                taken[n] = wanted
+                return True
+    return False
+
+
+def _told(expected: list[Call], actual: list[Call], pairs: list[tuple[int, int]]) -> str:
+    met, used = {wanted for wanted, _ in pairs}, {n for _, n in pairs}
+    lacking = [_shown(call) for n, call in enumerate(expected) if n not in met]
+    extra = [_shown(call) for n, call in enumerate(actual) if n not in used]
+    told = []
+    if lacking:
+        told.append(f"not called: {', '.join(lacking)}")
+    if extra:
+        told.append(f"called besides: {', '.join(extra)}")
+    return "; ".join(told)
+
+
+def _shown(call: Call) -> str:
+    arguments = "" if call[1] is None else json.dumps(call[1], ensure_ascii=False)
+    return f"{call[0]}({arguments[:100]})"

@@ -1,1 +1,0 @@
-"""The built-in evaluators that compute their score, without asking anyone."""

@@ -1,1 +1,0 @@
-"""The forms of evaluators that people already have, one family per file."""

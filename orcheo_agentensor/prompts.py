@@ -1,0 +1,241 @@
+"""Prompts: texts that can be trained, complete sets of them, and the places where they bind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
+
+from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.json_values import content_hash
+
+# A place is `configurable.<path>` or `context.<path>`, with a dotted path of keys. It knows nothing
+# of prompts but their names.
+
+
+Path: TypeAlias = tuple[str, ...]
+
+CONFIGURABLE, CONTEXT = "configurable", "context"
+
+_MOST_KEYS = 16
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_RESERVED = frozenset({"agentensor", "prompts", "thread_id"})
+_RESERVED_STARTS = ("checkpoint_", "langgraph_")
+_FORM = (
+    "must be 'configurable.<path>' or 'context.<path>', such as 'configurable.system_prompt', "
+    f"with at most {_MOST_KEYS} keys of letters, digits, '_' and '-'"
+)
+
+
+def bind_problem(bind: str) -> str | None:
+    """The rule that `bind` breaks as the name of a place; None for a good one."""
+    root, *path = bind.split(".")
+    if root not in (CONFIGURABLE, CONTEXT) or not 1 <= len(path) <= _MOST_KEYS:
+        return _FORM
+    if not all(_KEY.fullmatch(key) for key in path):
+        return _FORM
+    reserved = path[0] in _RESERVED or path[0].startswith(_RESERVED_STARTS)
+    if reserved or any(key == "lc" or key.startswith("__") for key in path):
+        return "is a reserved place: the runtime keeps it for itself"
+    return None
+
+
+def path_in(bind: object, root: str) -> Path | None:
+    """The path of a place under `root` ("configurable" or "context"); None for any other."""
+    if not isinstance(bind, str) or not bind.startswith(f"{root}."):
+        return None
+    return tuple(bind.split(".")[1:])
+
+
+def overlaps(binds: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """Pairs of prompt names that bind to the same place, or the second inside the first."""
+    taken = sorted((bind, name) for name, bind in binds.items() if bind is not None)
+    for index, (bind, name) in enumerate(taken):
+        for other, inner in taken[index + 1 :]:
+            if other == bind or other.startswith(f"{bind}."):
+                yield name, inner
+
+
+def overlap_rule(binds: Mapping[str, str | None], outer: str, inner: str) -> str:
+    """What to say of two prompts from `overlaps`; said of `inner`."""
+    if binds[outer] == binds[inner]:
+        return f"is where prompt {outer!r} binds as well: two prompts cannot bind to one place"
+    return f"lies inside {binds[outer]!r}, where prompt {outer!r} binds"
+
+
+def put(holder: Any, path: Path, text: str, *, field: str) -> Any:
+    """A copy of `holder` with `text` at `path`; what lies beside it stays.
+
+    `holder` is None, a mapping, a dataclass or a pydantic model, and so is everything on the way.
+    Raises `ConfigError` naming `field` where something else is in the way.
+    """
+    if not path:
+        return text
+    key, rest = path[0], path[1:]
+    if holder is None or isinstance(holder, Mapping):
+        return {**(holder or {}), key: put((holder or {}).get(key), rest, text, field=field)}
+    if isinstance(holder, BaseModel) and key in type(holder).model_fields:
+        below = put(getattr(holder, key), rest, text, field=field)
+        return holder.model_copy(update={key: below})
+    if is_dataclass(holder) and not isinstance(holder, type) and hasattr(holder, key):
+        return replace(holder, **{key: put(getattr(holder, key), rest, text, field=field)})
+    kind = type(holder).__name__
+    raise ConfigError(
+        field=field,
+        value=".".join(path),
+        rule=f"leads into a value of type {kind}, which has no place for {key!r}",
+    )
+
+
+# The name and the idea of textual gradients come from TextGrad (Yuksekgonul et al., 2024): a
+# tensor collects feedback in words in `gradients`, and an optimizer turns it into a new text.
+
+
+PromptsLike: TypeAlias = "Mapping[str, str | TextTensor | Mapping[str, Any]]"
+
+
+class TextTensor(BaseModel):
+    """A prompt text with what training needs to know about it.
+
+    `text` is the prompt; `requires_grad=False` freezes it: no optimizer will change a byte of it.
+    `gradients` collects feedback during a backward pass; it is working state and is not part of
+    the JSON form, of equality of configs, or of anything stored. `metadata` is free, except for
+    the constraints that the proposal guards read: `max_chars`, `max_line_words`, `must_keep`,
+    `never`.
+
+    `bind` names a place that an unmodified graph already reads, `configurable.<path>` or
+    `context.<path>`: the text is put there for each run. `ConfigError` is raised for another place.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    type: Literal["TextTensor"] = "TextTensor"
+    text: str
+    requires_grad: bool = True
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    bind: str | None = Field(
+        None,
+        description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
+    )
+    gradients: list[str] = Field(default_factory=list, exclude=True, repr=False)
+
+    def __init__(self, text: str | None = None, /, **data: Any) -> None:
+        """Accept the text as the only positional argument: `TextTensor("Be brief.")`."""
+        if text is not None:
+            data["text"] = text
+        super().__init__(**data)
+
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, bind: str | None) -> str | None:
+        rule = None if bind is None else bind_problem(bind)
+        if rule is not None:
+            raise ConfigError(field="bind", value=bind, rule=rule)
+        return bind
+
+    @model_serializer(mode="wrap")
+    def _without_empty_bind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Prompts that bind to nothing are written as they were before there was `bind`."""
+        written: dict[str, Any] = handler(self)
+        if written.get("bind") is None:
+            written.pop("bind", None)
+        return written
+
+    def __str__(self) -> str:
+        return self.text
+
+    def with_text(self, text: str) -> TextTensor:
+        """The same tensor (flags, metadata, place) with another text and no gradients."""
+        bound = {} if self.bind is None else {"bind": self.bind}
+        return TextTensor(
+            text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata), **bound
+        )
+
+    def backward(self, feedback: str) -> None:
+        """Collect one piece of feedback; a frozen tensor collects none."""
+        if self.requires_grad:
+            self.gradients.append(feedback)
+
+    def zero_grad(self) -> None:
+        """Forget the collected feedback."""
+        self.gradients.clear()
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`.
+
+        `bind` is in it only where the prompt binds to a place.
+        """
+        return self.model_dump(mode="json")
+
+
+def as_tensor(value: Any, *, field: str) -> TextTensor:
+    """A text, a `TextTensor` or its JSON form, as a `TextTensor`.
+
+    Raises `ConfigError` naming `field` for anything else.
+    """
+    if isinstance(value, TextTensor):
+        return value
+    if isinstance(value, str):
+        return TextTensor(text=value)
+    if isinstance(value, Mapping):
+        try:
+            return TextTensor.model_validate(dict(value))
+        except ConfigError as error:
+            raise ConfigError(
+                field=f"{field}.{error.field}", value=error.value, rule=error.rule
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join([field, *(str(part) for part in first["loc"])])
+            raise ConfigError(
+                field=path, value=first.get("input"), rule=f"is not valid: {first['msg']}"
+            ) from None
+    raise ConfigError(
+        field=field,
+        value=value,
+        rule='must be a text or {"type": "TextTensor", "text": ..., "requires_grad": ...}',
+    )
+
+
+def as_prompts(value: PromptsLike | None, *, field: str = "prompts") -> dict[str, TextTensor]:
+    """A mapping of names to texts, tensors or JSON forms, as named `TextTensor`s."""
+    return {
+        name: as_tensor(prompt, field=f"{field}.{name}") for name, prompt in (value or {}).items()
+    }
+
+
+def prompts_to_json(prompts: Mapping[str, TextTensor]) -> dict[str, dict[str, Any]]:
+    """Named tensors in their JSON form, as they travel in `configurable.prompts`."""
+    return {name: tensor.to_json() for name, tensor in prompts.items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete prompt set and its hash over names and texts, and places where they bind."""
+
+    prompts: Mapping[str, TextTensor]
+    hash: str
+
+    @classmethod
+    def of(cls, prompts: Mapping[str, TextTensor]) -> Candidate:
+        """The candidate of these prompts."""
+        return cls(
+            prompts=dict(prompts),
+            hash=content_hash(
+                {
+                    name: tensor.text if tensor.bind is None else [tensor.text, tensor.bind]
+                    for name, tensor in prompts.items()
+                }
+            ),
+        )

@@ -1,0 +1,418 @@
+"""What is written into one assistant of one LangGraph server, and how it is put back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.errors import AliasConflict, BadInput, RunFailed
+from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.context import PromptsIn
+from orcheo_agentensor.targets.servers import (
+    Assistant,
+    Endpoint,
+    described,
+    find_assistant,
+    is_id,
+    look_up,
+    refusals,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from langgraph_sdk.client import LangGraphClient
+
+    from orcheo_agentensor.storage import ConfigCheckpoint, Store
+
+
+_MARKS = ("workflow_id", "config_version", "content_hash")
+
+
+class PublishTo(Endpoint):
+    """The assistant to publish to; with `create`, one that does not exist is made of `graph`."""
+
+    graph: str | None = Field(None, description="The graph of an assistant that is to be created.")
+    create: bool = Field(False, description="Create the assistant where it does not exist.")
+
+    @model_validator(mode="after")
+    def _create_needs_a_graph(self) -> Self:
+        if self.create and self.graph is None:
+            raise ValueError("create needs the graph that the assistant is made of")
+        return self
+
+
+class Publication(BaseModel):
+    """What became of one assistant on one server; `changed` is False where it was so already.
+
+    No `config_version` says that it is set as it was before anything was published to it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str | None
+    assistant_id: str
+    assistant_version: int
+    workflow_id: str
+    config_version: int | None = None
+    content_hash: str | None = None
+    alias: str
+    rollback_of: int | None = None
+    created: bool = False
+    changed: bool = True
+
+
+def alias_of(url: str | None, assistant: str) -> str:
+    """The alias that stands for what an assistant on a server serves."""
+    name = re.sub(r"[^a-z0-9]+", "-", assistant.lower()).strip("-")[:40]
+    return f"published-{name}-{content_hash([url, assistant])[:8]}"
+
+
+class Press:
+    """Writes versions into one assistant on one server."""
+
+    def __init__(self, to: PublishTo, url: str | None, client: LangGraphClient) -> None:
+        self._to = to
+        self._url = url
+        self._client = client
+
+    async def publish(
+        self, checkpoint: ConfigCheckpoint, *, rollback_of: int | None = None, force: bool = False
+    ) -> Publication:
+        """Make the assistant serve this version, if it does not."""
+        ours = self._url is None
+        found = await self._found()
+        created = found is None and self._to.create
+        if found is None and self._to.create:
+            model = await find_assistant(self._client, str(self._to.graph), ours=ours)
+            assistant = None
+        else:
+            model = assistant = await self._there(found)
+        metadata = {
+            "workflow_id": checkpoint.workflow_id,
+            "config_version": checkpoint.config_version,
+            "content_hash": checkpoint.content_hash,
+            "rollback_of": rollback_of,
+        }
+        wanted = None
+        if assistant is not None and rollback_of is not None:
+            wanted = await self._as_before(assistant, checkpoint)
+        wanted = wanted or self._wanted(model, checkpoint, fresh=assistant is None)
+        changed = True
+        if assistant is None:
+            written: Any = await self._client.assistants.create(
+                model.graph_id,
+                assistant_id=self._to.assistant if is_id(self._to.assistant) else None,
+                name=None if is_id(self._to.assistant) else self._to.assistant,
+                metadata=metadata,
+                **wanted,
+            )
+        elif force or not _serves(assistant, wanted, metadata):
+            written = await self._client.assistants.update(
+                assistant.id, graph_id=assistant.graph_id, metadata=metadata, **wanted
+            )
+        else:
+            written, changed = {"assistant_id": assistant.id, "version": assistant.version}, False
+        return Publication(
+            url=self._url,
+            assistant_id=written["assistant_id"],
+            assistant_version=int(written["version"]),
+            workflow_id=checkpoint.workflow_id,
+            config_version=checkpoint.config_version,
+            content_hash=checkpoint.content_hash,
+            alias=alias_of(self._url, self._to.assistant),
+            rollback_of=rollback_of,
+            created=created,
+            changed=changed,
+        )
+
+    async def withdraw(self, workflow_id: str, version: int) -> Publication:
+        """Put the assistant back to what it was set to before anything of the workflow's."""
+        assistant = await self._there(await self._found())
+        versions: list[Any] = await self._client.assistants.get_versions(assistant.id, limit=100)
+        ours = [v["version"] for v in versions if _marks(v).get("workflow_id") == workflow_id]
+        before = [v for v in versions if ours and v["version"] < min(ours)]
+        if not before or assistant.metadata.get("workflow_id") != workflow_id:
+            raise BadInput(
+                f"assistant: {self._to.assistant!r} was set to nothing else before version "
+                f"{version} of workflow {workflow_id!r}: there is nothing to roll back to",
+                field="assistant",
+                value=self._to.assistant,
+                rule="must have been set to something else before",
+            )
+        then = max(before, key=lambda one: one["version"])
+        placement = assistant.placement(self._to.prompts_in)
+        values, settings = _parts(then)
+        written = await self._client.assistants.update(
+            assistant.id,
+            graph_id=assistant.graph_id,
+            metadata=dict.fromkeys(_MARKS) | _marks(then) | {"rollback_of": version},
+            **_request(placement.put({}, values), settings),
+        )
+        return Publication(
+            url=self._url,
+            assistant_id=assistant.id,
+            assistant_version=int(written["version"]),
+            workflow_id=workflow_id,
+            alias=alias_of(self._url, self._to.assistant),
+            rollback_of=version,
+        )
+
+    async def _found(self) -> Mapping[str, Any] | None:
+        return await look_up(self._client, self._to.assistant, ours=self._url is None)
+
+    async def _there(self, found: Mapping[str, Any] | None) -> Assistant:
+        if found is None:
+            return await find_assistant(self._client, self._to.assistant, ours=self._url is None)
+        return await described(self._client, found)
+
+    def _wanted(
+        self, model: Assistant, checkpoint: ConfigCheckpoint, *, fresh: bool
+    ) -> dict[str, Any]:
+        """The assistant's config and context with this version in it."""
+        set_by_us: Any = RunConfig.parse(checkpoint.runnable_config).to_runnable()
+        values = dict(set_by_us.pop("configurable", None) or {})
+        prompts = values.pop("prompts", None) or {}
+        settings = {k: v for k, v in set_by_us.items() if k in ("tags", "recursion_limit") and v}
+        if not fresh:
+            values = {**model.values, **values}
+            settings = {**model.settings, **settings}
+        placed = model.placement(self._to.prompts_in).put(prompts, values)
+        return _request(placed, settings)
+
+    async def _as_before(
+        self, assistant: Assistant, checkpoint: ConfigCheckpoint
+    ) -> dict[str, Any] | None:
+        """The assistant as it was when it served this version; None where that is not known."""
+        prompts = (checkpoint.runnable_config.get("configurable") or {}).get("prompts") or {}
+        placement = assistant.placement(self._to.prompts_in)
+        versions: list[Any] = await self._client.assistants.get_versions(assistant.id, limit=100)
+        for version in versions:
+            metadata = version.get("metadata") or {}
+            if (
+                metadata.get("content_hash") != checkpoint.content_hash
+                or metadata.get("config_version") != checkpoint.config_version
+            ):
+                continue
+            values, config = _parts(version)
+            placed = placement.put(prompts, values)
+            if values in placed.values():  # and was not changed by hand since
+                return _request(placed, config)
+        return None
+
+
+def _parts(version: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a version of an assistant is set to: its values, and the rest of its config."""
+    config = dict(version.get("config") or {})
+    values = {**(version.get("context") or {}), **config.pop("configurable", {})}
+    return values, config
+
+
+def _marks(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metadata of a version say of a publication."""
+    metadata = version.get("metadata") or {}
+    return {key: metadata[key] for key in _MARKS if key in metadata}
+
+
+def _request(placed: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What an assistant is created or updated with."""
+    if "context" in placed:
+        return {"config": dict(settings), "context": placed["context"]}
+    if not placed:  # only what is given is changed
+        return {"config": {**settings, "configurable": {}}, "context": {}}
+    return {"config": {**settings, **placed}}
+
+
+def _serves(assistant: Assistant, wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether an assistant is already what it should become; a rollback is always written."""
+    settings = dict(wanted["config"])
+    values = {**(wanted.get("context") or {}), **settings.pop("configurable", {})}
+    return (
+        values == assistant.values
+        and settings == assistant.settings
+        and all(assistant.metadata.get(key) == metadata[key] for key in _MARKS)
+        and (
+            metadata["rollback_of"] is None
+            or assistant.metadata.get("rollback_of") == metadata["rollback_of"]
+        )
+    )
+
+
+# The side store stays the truth. What an assistant serves is an alias there, so its history, and
+# the way back, are those of an alias; the assistant's metadata say the same to whoever looks at
+# it.
+
+
+async def apublish(
+    workflow_id: str,
+    version: int | str = "production",
+    *,
+    assistant: str,
+    store: Store,
+    url: str | list[str] | None = None,
+    api_key_env: str | None = None,
+    prompts_in: PromptsIn = "auto",
+    graph: str | None = None,
+    create: bool = False,
+    actor: str = "unknown",
+    reason: str = "",
+    force: bool = False,
+    settings: Settings | None = None,
+) -> list[Publication]:
+    """Put a stored version into an assistant as a new version of it, on each server named.
+
+    Prompts and settings go where the assistant's graph reads them, beside what else the assistant
+    is set to. One that serves the version already is left as it is, unless `force`. Raises
+    `NotFound` for the version, `TargetRefused` for the assistant, `RunFailed` where the server
+    does not answer, `AliasConflict` where somebody else has published there meanwhile.
+    """
+    to = PublishTo.parse(
+        {
+            "url": url,
+            "assistant": assistant,
+            "api_key_env": api_key_env,
+            "prompts_in": prompts_in,
+            "graph": graph,
+            "create": create,
+        },
+        field="publish",
+    )
+    return await publish_to(
+        to,
+        workflow_id,
+        version,
+        store=store,
+        actor=actor,
+        reason=reason,
+        force=force,
+        settings=settings or Settings(),
+    )
+
+
+async def publish_to(
+    to: PublishTo,
+    workflow_id: str,
+    version: int | str,
+    *,
+    store: Store,
+    actor: str,
+    reason: str,
+    settings: Settings,
+    force: bool = False,
+) -> list[Publication]:
+    """As `apublish`."""
+    checkpoint = await store.checkpoints.get(workflow_id, version)
+    made = []
+    for url in to.urls:
+        alias = alias_of(url, to.assistant)
+        current = await store.aliases.resolve(workflow_id, alias)
+        async with _at(to, url, settings) as client:
+            press = Press(to, url, client)
+            publication = await press.publish(checkpoint, force=force)
+            async with _overtaken(press, store, workflow_id, alias):
+                if current != checkpoint.config_version:
+                    await store.aliases.move(
+                        workflow_id,
+                        alias,
+                        to=checkpoint.config_version,
+                        expect=current,
+                        actor=actor,
+                        reason=_why(publication, reason),
+                    )
+                elif await store.aliases.resolve(workflow_id, alias) != current:
+                    raise AliasConflict(f"another version was published to {to.assistant!r}")
+        made.append(publication)
+    return made
+
+
+async def arollback_publication(
+    workflow_id: str,
+    *,
+    assistant: str,
+    store: Store,
+    url: str | list[str] | None = None,
+    api_key_env: str | None = None,
+    prompts_in: PromptsIn = "auto",
+    actor: str = "unknown",
+    reason: str = "",
+    settings: Settings | None = None,
+) -> list[Publication]:
+    """Publish again what the assistant served before; once more goes back one further.
+
+    The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was;
+    before the first publication, that is what it was set to by others. Raises as `apublish` does,
+    and `BadInput` where there is nothing to go back to.
+    """
+    data = {"url": url, "assistant": assistant, "api_key_env": api_key_env}
+    to = PublishTo.parse({**data, "prompts_in": prompts_in}, field="publish")
+    settings, made = settings or Settings(), []
+    for place in to.urls:
+        alias = alias_of(place, assistant)
+        current = await store.aliases.resolve(workflow_id, alias)
+        if current is None:
+            raise BadInput(
+                f"assistant: nothing of workflow {workflow_id!r} was published to {assistant!r} at "
+                f"{place or 'this server'}: there is nothing to roll back to",
+                field="assistant",
+                value=assistant,
+                rule="must have served another version before",
+            )
+        before = await store.aliases.previous(workflow_id, alias)
+        async with _at(to, place, settings) as client:
+            press = Press(to, place, client)
+            if before is None:
+                publication = await press.withdraw(workflow_id, current)
+            else:
+                checkpoint = await store.checkpoints.get(workflow_id, before)
+                publication = await press.publish(checkpoint, rollback_of=current)
+                async with _overtaken(press, store, workflow_id, alias):
+                    await store.aliases.rollback(
+                        workflow_id,
+                        alias,
+                        actor=actor,
+                        reason=_why(publication, reason),
+                        expect=current,
+                    )
+        made.append(publication)
+    return made
+
+
+@asynccontextmanager
+async def _overtaken(
+    press: Press, store: Store, workflow_id: str, alias: str
+) -> AsyncIterator[None]:
+    """Where the alias was moved by somebody else, the assistant serves what it points to."""
+    try:
+        yield
+    except AliasConflict:
+        theirs = await store.aliases.resolve(workflow_id, alias)
+        if theirs is not None:
+            await press.publish(await store.checkpoints.get(workflow_id, theirs))
+        raise
+
+
+@asynccontextmanager
+async def _at(to: PublishTo, url: str | None, settings: Settings) -> AsyncIterator[LangGraphClient]:
+    """A client of one server, whose trouble becomes ours."""
+    import httpx
+
+    try:
+        with refusals(url, to.assistant):
+            async with to.client(url, settings=settings, streams=False) as client:
+                yield client
+    except httpx.HTTPError as error:
+        raise RunFailed(
+            f"{url or 'this server'} could not be published to: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _why(publication: Publication, reason: str) -> str:
+    where = f"{publication.url or 'this server'}, assistant {publication.assistant_id}"
+    told = f"published to {where}, its version {publication.assistant_version}"
+    return f"{told}: {reason}" if reason else told

@@ -1,0 +1,168 @@
+"""Who may use a run, and who works on it: owners of stored runs and datasets, leases, one end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    ConfigError,
+    Forbidden,
+    NotFound,
+    RunAlreadyActive,
+)
+from orcheo_agentensor.identity import Caller, inside_a_host
+from orcheo_agentensor.settings import Settings
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.datasets import DatasetSpec
+    from orcheo_agentensor.storage import Lease, RunRecord, Store
+
+
+async def may_use_run(store: Store, run: RunRecord, caller: Caller) -> bool:
+    """Whether a run is the caller's: of a workflow that they see, and submitted by them.
+
+    As `storage.runs.is_others` says of a row.
+    """
+    if caller.identity is None:
+        return True
+    record = await store.workflows.get(run.workflow_id)
+    return caller.may_see(run.refs.get("identity")) and (
+        record is None or caller.may_see(record.owner)
+    )
+
+
+async def require_run(store: Store, run_id: str, caller: Caller) -> None:
+    """Raise `NotFound` unless the caller may use this run, the same where there is none."""
+    if caller.identity is None:
+        await store.runs.get(run_id)
+        return
+    try:
+        found = await may_use_run(store, await store.runs.get(run_id), caller)
+    except NotFound:  # its message names other runs
+        found = False
+    if not found:
+        raise NotFound(f"there is no run {run_id!r}")
+
+
+async def require_free_run_id(store: Store, run_id: str, caller: Caller) -> None:
+    """Raise `Forbidden` where this run id is that of somebody else's run."""
+    if caller.identity is None:
+        return
+    try:
+        run = await store.runs.get(run_id)
+    except NotFound:
+        return
+    if not await may_use_run(store, run, caller):
+        raise Forbidden(f"run_id {run_id!r} cannot be used by you; choose another one")
+
+
+def workflow_taken(workflow_id: str) -> Forbidden:
+    """What is said of a workflow that is somebody else's."""
+    return Forbidden(f"workflow_id {workflow_id!r} cannot be used by you; choose another one")
+
+
+async def require_dataset(store: Store, spec: DatasetSpec, caller: Caller) -> None:
+    """Raise `NotFound` where a job asks for a stored dataset that no run of the caller had.
+
+    A job that a host graph makes inside is the host's, as for files.
+    """
+    if caller.identity is None or not spec.is_stored or spec.id is None or inside_a_host():
+        return
+    seen = await store.datasets.list(spec.id, seen_by=caller.identity)
+    if spec.version not in {record.version for record in seen}:
+        raise NotFound(f"there is no version {spec.version!r} of a dataset {spec.id!r}")
+
+
+def require_readable(dataset: Any, settings: Settings, caller: Caller) -> None:
+    """Raise `ConfigError` for a file of this machine that whoever sends a job may not read.
+
+    Where a server knows its callers, files are off until the operator names a folder for them, but
+    in the bundled development set-up. A job that a host graph makes inside is the host's, who may
+    read what it likes.
+    """
+    path = dataset.get("path") if isinstance(dataset, dict) else dataset
+    allowed = caller.identity is None or settings.dataset_dir is not None
+    allowed = allowed or settings.dev_server or inside_a_host()
+    if isinstance(path, str) and not allowed:
+        raise ConfigError(
+            field="job.dataset",
+            value=path,
+            rule="is a file; files are off until the operator sets AGENTENSOR_DATASET_DIR",
+        )
+
+
+LOOK_AGAIN = 0.1
+"""Seconds between two looks at a run that somebody else works on."""
+
+LOOK_LATER = 1.0
+"""Seconds between two tries for a lease that has been waited for: each locks the store."""
+
+NodeT = TypeVar("NodeT", bound=Callable[..., Awaitable[dict[str, Any]]])
+
+
+class RunEnded(Exception):
+    """The run that was to be worked on has ended; `result` is what its record holds."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__("the run has ended")
+        self.result = result
+
+
+def ends_once(node: NodeT) -> NodeT:
+    """A graph's node that gives the stored result where the run has ended already.
+
+    It has where another execution of the same job ended it: one in this process, one that went on
+    with it after a kill, or an earlier one on a thread that is replayed. A run is decided once.
+    """
+
+    @functools.wraps(node)
+    async def once(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return await node(*args, **kwargs)
+        except RunEnded as ended:
+            return ended.result
+
+    return cast("NodeT", once)
+
+
+async def take_lease(store: Store, run_id: str) -> Lease:
+    """The lease of a run, once it is free; one that arrives after a cancellation is given back.
+
+    This process has it where the same job was submitted twice, or where its server goes on by
+    itself with a run that was killed: that is waited for. So is the lease of a process elsewhere
+    that may be dead, until it expires or is seen to be renewed. Raises `RunAlreadyActive` where
+    another process is at work, `RunEnded` for a run that has its result.
+    """
+    from orcheo_agentensor.storage import process_owner
+
+    seen: float | None = None
+    pause = LOOK_AGAIN
+    while True:
+        taking = asyncio.create_task(_take(store, run_id))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with contextlib.suppress(AgentensorError, RunEnded):
+                await store.runs.release(await taking)
+            raise
+        except RunAlreadyActive as held:
+            if held.owner != process_owner():
+                if seen is not None and held.expires > seen:
+                    raise
+                seen = held.expires
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, LOOK_LATER)
+
+
+async def _take(store: Store, run_id: str) -> Lease:
+    lease = await store.runs.acquire(run_id)
+    run = await store.runs.get(run_id)
+    if run.status == "finished" and run.result is not None:
+        await store.runs.release(lease)
+        raise RunEnded(run.result)
+    return lease

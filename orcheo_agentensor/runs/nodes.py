@@ -1,0 +1,177 @@
+"""Jobs as the input of graphs, and those graphs as nodes of a host graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from pydantic import BaseModel
+
+from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.events import listening
+from orcheo_agentensor.targets.local import compiled
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.runs.manager import Prepared
+
+
+StateT = TypeVar("StateT", bound=Any)
+InputT = TypeVar("InputT", bound=Any)
+OutputT = TypeVar("OutputT", bound=Any)
+
+
+class StrictGraph(StateGraph[StateT, None, InputT, OutputT]):
+    """A `StateGraph` that does not drop unknown input keys, as LangGraph does, but refuses them.
+
+    As a node of a host that shares its state, it takes from that state what it knows. Each input is
+    a job of its own: nothing of an earlier one on the same thread is left in what it leaves out.
+    Inside a host's node the run id, where none is given, is that of the node's execution, so that
+    the node, executed again on a resume, goes on with its run instead of paying for another.
+    """
+
+    def compile(
+        self, *args: Any, **kwargs: Any
+    ) -> CompiledStateGraph[StateT, None, InputT, OutputT]:
+        """As `StateGraph.compile`."""
+        known = set(self.schemas[self.input_schema])
+
+        def check(job: Any, config: RunnableConfig) -> Any:
+            if not isinstance(job, Mapping):
+                return job
+            configurable = config.get("configurable", {})
+            inside, _, _start = configurable.get("checkpoint_ns", "").rpartition("|")
+            if not inside:
+                refuse_unknown(job, known)
+            whole = {**dict.fromkeys(known), **job}
+            if "run_id" in known and whole["run_id"] is None and ":" in inside:
+                whole["run_id"] = run_id_inside(configurable.get("thread_id"), inside, job)
+            return whole
+
+        compiled = super().compile(*args, **kwargs)
+        start = compiled.nodes[START]
+        compiled.nodes[START] = start.copy({"bound": RunnableLambda(check), "subgraphs": []})
+        return compiled
+
+
+class JobGraph(StrictGraph[StateT, InputT, OutputT]):
+    """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
+    nothing."""
+
+    check_job: Callable[..., Awaitable[Prepared[Any]]]
+
+
+def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:
+    """The update that takes a job, which is stored by now, and an earlier job's output away."""
+    left = [key for key in output.__annotations__ if state.get(key) is not None]
+    return dict.fromkeys([*job.model_fields, *left])
+
+
+def run_id_inside(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:
+    """The run id of `job` in the execution of a host's node: the same when that is repeated."""
+    parts = json.dumps([str(thread_id), namespace, dict(job)], default=repr, sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def refuse_unknown(job: Mapping[str, Any], known: set[str]) -> None:
+    """Raise `ConfigError` naming every key of `job` that is not `known`."""
+    rule = f"no such field; known: {', '.join(sorted(known))}"
+    problems = [
+        {"field": f"job.{key}", "value": shorten(value), "rule": rule}
+        for key, value in job.items()
+        if key not in known
+    ]
+    if problems:
+        fields = ", ".join(str(problem["field"]) for problem in problems)
+        raise ConfigError(f"{fields}: {rule}", problems=problems)
+
+
+MapInput = Callable[[Any], Mapping[str, Any]]
+MapOutput = Callable[[dict[str, Any]], Any]
+
+
+class HostNode(Protocol):
+    """A node function, as `StateGraph.add_node` takes it."""
+
+    def __call__(self, state: Any) -> Awaitable[Any]:
+        """Run once; returns the host's update."""
+        ...
+
+
+INSIDE_A_GRAPH, STREAMED_SUBGRAPHS = "__pregel_runtime", "__pregel_stream"
+"""The keys under which LangGraph hands its runtime to nodes, and the host's stream to subgraphs
+that are streamed with it."""
+
+ENOUGH_STEPS = 10_000_000
+"""The recursion limit of our subgraphs: a host's is for its own loops, and budgets end ours."""
+
+
+def subgraph_node(
+    graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
+) -> HostNode:
+    """A host node that runs `graph`, compiled or not, as a subgraph.
+
+    `map_input` makes the job from the host's state (by default the state's keys that are job
+    fields), `map_output` makes the host's update from the result (by default the result itself).
+    Events, interrupts and checkpoints pass through the host. A node that is executed again, on a
+    resume or a retry, goes on with the run it had begun.
+    """
+    inner = compiled(graph)
+    fields = set(inner.get_input_jsonschema().get("properties", {}))
+
+    async def node(state: Any) -> Any:
+        given = _as_mapping(state)
+        job = map_input(state) if map_input else {k: v for k, v in given.items() if k in fields}
+        refuse_unknown(job, fields)
+        result = await run_inside(inner, job)
+        return map_output(result) if map_output else result
+
+    node.__name__ = str(inner.get_name())
+    return node
+
+
+async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the compiled `inner` on `job` inside a node of a host, once; returns its output."""
+    configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
+    namespace = configurable.get("checkpoint_ns", "")
+    if namespace and job.get("run_id") is None:
+        # LangGraph counts attempts of a node into the namespace of what the node calls.
+        run_id = run_id_inside(configurable.get("thread_id"), namespace, job)
+        job = {**job, "run_id": run_id}
+    with _heard_by_host(configurable):
+        result: dict[str, Any] = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
+    return result
+
+
+@contextmanager
+def _heard_by_host(configurable: Mapping[str, Any]) -> Iterator[None]:
+    """Hand the events on to the host's own custom stream, where it does not stream its subgraphs.
+
+    LangGraph drops what subgraphs write unless they are streamed too.
+    """
+    from langgraph.config import get_stream_writer
+
+    if INSIDE_A_GRAPH not in configurable or STREAMED_SUBGRAPHS in configurable:
+        yield
+        return
+    with listening(get_stream_writer()):
+        yield
+
+
+def evaluation_node(
+    graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
+) -> HostNode:
+    """A host node for an evaluation graph; see `subgraph_node`."""
+    return subgraph_node(graph, map_input=map_input, map_output=map_output)
+
+
+def _as_mapping(state: Any) -> Mapping[str, Any]:
+    if isinstance(state, Mapping):
+        return state
+    return dict(state) if hasattr(state, "__iter__") else vars(state)

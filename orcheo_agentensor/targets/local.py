@@ -1,0 +1,377 @@
+"""A graph whose nodes are seen to read the config: for bound prompts that go into no message."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, update_wrapper
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+
+from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
+from orcheo_agentensor.config.rules import config_error
+from orcheo_agentensor.errors import BadInput, RunFailed
+from orcheo_agentensor.evaluators.fingerprint import lasting_module
+from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, put
+from orcheo_agentensor.tape import (
+    TARGET_NODE,
+    Tree,
+    is_taping,
+    prompts_in,
+    record_target_run,
+    watched_config,
+)
+from orcheo_agentensor.targets.context import (
+    bound_context,
+    check_context,
+    check_context_binds,
+    context_binds,
+    context_problems,
+    field_names,
+    refuse_context,
+)
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+
+
+def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
+    """A copy of a graph whose function nodes, nested ones too, get a watched `configurable`.
+
+    The graph itself stays as it is. Nodes that are other runnables, and graphs that a node calls,
+    are left alone: they are seen through their model calls.
+    """
+    from langgraph.pregel import Pregel
+
+    from orcheo_agentensor.targets.served import Configured
+
+    if isinstance(runnable, Configured):
+        outer = copy.copy(runnable)
+        outer.graph = watched_graph(runnable.graph, tree)
+        return outer
+    if not isinstance(runnable, Pregel):
+        return runnable
+    clone = copy.copy(runnable)
+    clone.nodes = {name: _watched_node(node, tree) for name, node in runnable.nodes.items()}
+    return clone
+
+
+def _watched_node(node: Any, tree: Tree) -> Any:
+    from langgraph._internal._runnable import RunnableCallable
+
+    if isinstance(node.bound, RunnableCallable):
+        bound = copy.copy(node.bound)
+        bound.func = bound.func and _watching(bound.func, tree)
+        bound.afunc = bound.afunc and _watching_async(bound.afunc, tree)
+        return node.copy({"bound": bound})
+    nested = watched_graph(node.bound, tree)
+    if nested is node.bound:
+        return node
+    return node.copy({"bound": nested, "subgraphs": [nested] if node.subgraphs else []})
+
+
+def _watching(call: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
+    def node(*args: Any, **kwargs: Any) -> Any:
+        with _watched(kwargs, tree):
+            return call(*args, **kwargs)
+
+    return update_wrapper(node, call, updated=())
+
+
+def _watching_async(call: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
+    async def node(*args: Any, **kwargs: Any) -> Any:
+        with _watched(kwargs, tree):
+            return await call(*args, **kwargs)
+
+    return update_wrapper(node, call, updated=())
+
+
+@contextmanager
+def _watched(kwargs: dict[str, Any], tree: Tree) -> Iterator[None]:
+    """Watch the config that a node is given, and the one that it may ask the context for."""
+    if kwargs.get("config") is not None:
+        kwargs["config"] = watched_config(kwargs["config"], tree)
+    ambient = var_child_runnable_config.get()
+    if ambient is None:
+        yield
+        return
+    token = var_child_runnable_config.set(watched_config(ambient, tree))
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+@runtime_checkable
+class Target(Protocol):
+    """The workflow under test, whatever it is made of.
+
+    `name` is shown to people; `fingerprint` takes part in the content keys of rollouts; `edges`
+    are the static edges of its graph, for the tape.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]: ...
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Execute once and return the raw output; raises whatever the workflow raises."""
+        ...
+
+
+@runtime_checkable
+class ConnectedTarget(Protocol):
+    """A target that is elsewhere: it is connected before it runs, and it can go away."""
+
+    async def connect(self, config: RunnableConfig) -> Target:
+        """The target as found there, which is the one to use for runs with this config."""
+        ...
+
+    async def came_back(self, *, lost: bool) -> bool:
+        """Whether a failed attempt is worth repeating because of where the target is.
+
+        `lost` says that the attempt lost its connection. Raises `TargetUnavailable` where the
+        target is gone, and stays so.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Close what `run` has opened; a later `run` opens it again."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallableTarget:
+    """A function `(inputs, config) -> output` or `(inputs) -> output`, async or sync.
+
+    A sync function runs in a thread. `get_prompt("NAME")` works inside either.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    fingerprint: str
+    takes_config: bool
+    is_async: bool
+    edges: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *, name: str | None = None) -> CallableTarget:
+        """Wrap `function`; raises `BadInput` when it cannot be called with one or two values."""
+        shown = name or str(getattr(function, "__name__", type(function).__name__))
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):
+            parameters = []
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        required = [p for p in positional if p.default is p.empty]
+        if len(required) > 2 or not (positional or _takes_star_args(parameters)):
+            raise BadInput(
+                f"target: {shown!r} must take (inputs) or (inputs, config)",
+                field="target",
+                value=shown,
+                rule="must take (inputs) or (inputs, config)",
+            )
+        takes_config = len(required) == 2 or (
+            len(positional) > 1 and positional[1].name == "config"
+        )
+        call = getattr(function, "__call__", function)  # noqa: B004 - its code is inspected
+        return cls(
+            function=function,
+            name=shown,
+            fingerprint=f"{lasting_module(function)}:{shown}",
+            takes_config=takes_config,
+            is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
+        )
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where a prompt binds into a context: a function has none."""
+        refuse_context(prompts, f"{self.name!r} is a function")
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Call the function with this config as the ambient one."""
+        if is_taping():
+            from orcheo_agentensor.tape import bound_tree, watched_config
+
+            config = watched_config(config, bound_tree(prompts_in(config), CONFIGURABLE))
+        token = var_child_runnable_config.set(config)
+        try:
+            arguments = (inputs, config) if self.takes_config else (inputs,)
+            if self.is_async:
+                result = await self.function(*arguments)
+            else:
+                result = await run_in_thread(self.function, *arguments)
+                result = await result if inspect.isawaitable(result) else result
+            record_target_run(inputs, result)
+            return result
+        finally:
+            var_child_runnable_config.reset(token)
+
+
+def _takes_star_args(parameters: list[inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+@dataclass(frozen=True)
+class RunnableTarget:
+    """Any LangChain `Runnable`: a compiled graph, a `RemoteGraph`, a chain."""
+
+    runnable: Runnable[Any, Any]
+    name: str
+    fingerprint: str
+    edges: tuple[tuple[str, str], ...] = ()
+    context_schema: Any = None
+    is_remote: bool = False
+    is_configured: bool = False
+    has_saver: bool = False
+    _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, runnable: Runnable[Any, Any], *, name: str | None = None) -> RunnableTarget:
+        """Wrap `runnable`, reading the graph's edges and context schema where it is a graph."""
+        from langgraph.pregel import Pregel
+
+        from orcheo_agentensor.targets.served import Configured
+
+        shown = name or runnable.get_name()
+        graph = runnable.graph if isinstance(runnable, Configured) else runnable
+        if not isinstance(graph, Pregel):
+            # By name, because its module takes long to import.
+            remote = any(base.__name__ == "RemoteGraph" for base in type(graph).__mro__)
+            return cls(runnable=runnable, name=shown, fingerprint=shown, is_remote=remote)
+        return cls(
+            runnable=runnable,
+            name=shown,
+            fingerprint=shown,
+            edges=_edges(graph),
+            context_schema=getattr(graph, "context_schema", None),
+            has_saver=bool(graph.checkpointer),
+            is_configured=graph is not runnable,
+        )
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where a run could not have its context, naming the prompt, or where
+        a node override of the job names no node, or one that cannot follow it."""
+        who = repr(self.name)
+        if self.is_remote:
+            return
+        if overrides_in({"configurable": configurable}):
+            from orcheo_agentensor.config.model import RunConfig
+            from orcheo_agentensor.targets.overriding import require_followed
+
+            graph = getattr(self.runnable, "graph", self.runnable)
+            if hasattr(graph, "nodes"):
+                config = RunConfig.model_construct(configurable=dict(configurable))
+                require_followed(graph, config, field="job.config")
+        if self.is_configured:  # its own defaults may bring what is missing
+            check_context_binds(self.context_schema, prompts, who=who)
+            return
+        given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
+        check_context(self.context_schema, given, prompts, who=who)
+        wrong = [
+            (f"job.config.configurable.{path}", value, rule)
+            for path, value, rule in context_problems(self.context_schema, given)
+            if path.split(".")[0] in given
+        ]
+        if wrong:
+            raise config_error(wrong, "job.config")
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Invoke as a root run: nothing of the graph we run in leaks into the target.
+
+        A graph with a checkpointer gets a thread of its own each time. Prompts that bind to the
+        context are put there; a remote graph takes its context from `configurable`.
+        """
+        configurable = dict(config.get("configurable") or {})
+        runnable = self.runnable
+        kwargs: dict[str, Any] = {}
+        prompts = configurable.get("prompts") or {}
+        if self.context_schema is not None:
+            context = {k: configurable[k] for k in self._context_fields if k in configurable}
+            bound = [] if self.is_configured else context_binds(prompts)
+            kwargs["context"] = (
+                bound_context(self.context_schema, context, bound) if bound else context
+            )
+        elif self.is_remote:
+            for name, path, text in context_binds(prompts):
+                configurable = put(configurable, path, text, field=f"prompts.{name}.bind")
+            config = {**config, "configurable": configurable}
+        if self.has_saver:  # on a shared thread it would go on from another case or attempt
+            configurable["thread_id"] = f"{rollout_id}-{uuid.uuid4().hex[:12]}"
+            config = {**config, "configurable": configurable}
+        if prompts and is_taping():
+            runnable = self._watching(prompts, kwargs)
+        if configurable.get(NODE_OVERRIDES) and self.edges and not self.is_configured:
+            from orcheo_agentensor.targets.overriding import with_node_overrides
+
+            runnable = with_node_overrides(runnable)
+        token = var_child_runnable_config.set(None)
+        try:
+            output = await runnable.ainvoke(inputs, config, **kwargs)
+        finally:
+            var_child_runnable_config.reset(token)
+        if isinstance(output, Mapping) and "__interrupt__" in output:
+            raise RunFailed(
+                "the target paused with interrupt(); a target under evaluation must run to its end"
+            )
+        return output
+
+    @cached_property
+    def _context_fields(self) -> tuple[str, ...]:
+        return field_names(self.context_schema)
+
+    def _watching(self, prompts: Mapping[str, Any], kwargs: dict[str, Any]) -> Runnable[Any, Any]:
+        """The graph to run for a tape, where reads of bound places are seen; so is the context."""
+        from orcheo_agentensor.tape import bound_tree, watched
+
+        if "context" in kwargs and not self.is_configured:
+            kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
+        tree = bound_tree(prompts, CONFIGURABLE)
+        if not tree:
+            return self.runnable
+        key = repr(tree)  # one job binds its prompts to the same places in every rollout
+        if key not in self._watched:
+            self._watched[key] = watched_graph(self.runnable, tree)
+        return self._watched[key]
+
+
+def _edges(graph: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((edge.source, edge.target) for edge in graph.get_graph().edges)
+
+
+def check_target(
+    target: Target, configurable: Mapping[str, Any], prompts: Mapping[str, Any]
+) -> None:
+    """Raise `ConfigError` where `target` cannot have `prompts` in the places they bind to."""
+    check = getattr(target, "check", None)
+    if check is not None:
+        check(configurable, prompts)
+
+
+def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """A `StateGraph` compiled, a compiled one as it is."""
+    from langgraph.graph import StateGraph
+
+    return graph.compile() if isinstance(graph, StateGraph) else graph
+
+
+__all__ = [
+    "TARGET_NODE",
+    "CallableTarget",
+    "ConnectedTarget",
+    "RunnableTarget",
+    "Target",
+    "check_target",
+    "compiled",
+]

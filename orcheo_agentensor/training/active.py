@@ -1,0 +1,109 @@
+"""A training run at work: what all of its steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult
+from orcheo_agentensor.evaluation.runner import Meter
+from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.runs.manager import Session
+from orcheo_agentensor.training.budget import BudgetMeter
+from orcheo_agentensor.training.job import Deadline, Plan, TrainingJob
+from orcheo_agentensor.training.state import Memory, Pool
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The open session of a training run with its plan, budget, memory and candidates."""
+
+    session: Session[TrainingJob]
+    plan: Plan
+    meter: BudgetMeter
+    memory: Memory
+    pool: Pool
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Evaluator weights."""
+        return self.session.runner.weights
+
+    async def measure(
+        self,
+        cases: Sequence[Case],
+        candidate: Candidate,
+        *,
+        phase: str,
+        meter: Meter | None = None,
+    ) -> list[CaseResult]:
+        """Run (or replay) cases, with progress events for what really runs.
+
+        The search's part of the budget pays, or `meter` where one is given.
+        """
+        progress = CaseProgress(
+            self.session.events,
+            self.weights,
+            total=len(cases),
+            phase=phase,
+            step=self.memory.step,
+            candidate=candidate.hash[:12],
+        )
+
+        def heard(result: CaseResult) -> None:
+            if not result.replayed:
+                progress.case_finished(result)
+
+        if self.meter.unmeasured:  # one alone shows what a rollout takes, before many begin
+            await self.session.runner.run(
+                cases[:1], candidate, phase=phase, on_case=heard, meter=meter
+            )
+        return await self.session.runner.run(
+            cases, candidate, phase=phase, on_case=heard, meter=meter
+        )
+
+    async def measure_all(
+        self, cases: Sequence[Case], candidate: Candidate, *, phase: str
+    ) -> list[CaseResult]:
+        """`measure` for what is set aside.
+
+        Calls in flight hold the most they can take. Where the budget seems spent for that alone,
+        the rest is run one case at a time.
+        """
+        meter = self.meter.aside
+        try:
+            return await self.measure(cases, candidate, phase=phase, meter=meter)
+        except BudgetExhausted:
+            return [
+                result
+                for case in cases
+                for result in await self.measure([case], candidate, phase=phase, meter=meter)
+            ]
+
+    async def open_budget(self) -> None:
+        """Keep from the search what comes after it: the holdout measurement of two candidates, the
+        rest of the baseline's validation, and that of a last candidate where there is room.
+
+        A `Deadline` among the stop conditions ends a step in its middle.
+        """
+        plan, limit = self.plan, self.plan.budget.rollouts
+        times = self.session.prepared.job.replicates
+        validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
+        baseline = Candidate.of(self.session.prepared.prompts)
+        runner = self.session.runner
+        missing = await runner.unrecorded(plan.validation, baseline)
+        fixed = validation + 2 * holdout
+        room = validation if limit is None else max(0, limit - fixed) // 2
+        last = 0 if self.memory.settled else min(validation, room)
+        self.meter.set_aside(2 * holdout + missing, wished=last, fixed=fixed)
+        seconds = [
+            one.seconds for one in self.session.prepared.job.stop if isinstance(one, Deadline)
+        ]
+        if seconds and not self.memory.settled:
+            self.meter.end_at(
+                self.session.prepared.run.started_at + timedelta(seconds=min(seconds)),
+                reason=f"{min(seconds):g} s have passed",
+            )
