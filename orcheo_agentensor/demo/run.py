@@ -169,10 +169,10 @@ async def run_demo(
     async with Store.from_url(store_url) as store:
         run = _Demo(shared, store=store, settings=settings, seed=seed, console=console)
         if memorise:
-            trained = await run.train("textgrad", "memorise:MemorisingProposer", "memorised")
+            trained = await run.train("textgrad", "proposer:MemorisingProposer", "memorised")
             arms = await run.arms(trained, "memorised")
         else:
-            searched = await run.train("random_search", "controls:ParaphraseProposer", "random")
+            searched = await run.train("random_search", "proposer:ParaphraseProposer", "random")
             trained = await run.train("textgrad", "proposer:LexicalProposer", "trained")
             baseline, best = await run.arms(trained, "trained")
             _same, guessed = await run.arms(searched, "random search")
