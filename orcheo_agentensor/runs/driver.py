@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 from collections.abc import Coroutine, Mapping
@@ -111,7 +112,7 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 def as_data(value: Any) -> Any:

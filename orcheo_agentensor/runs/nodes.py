@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -16,9 +17,12 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.events import listening
+from orcheo_agentensor.runs.driver import run_sync
 from orcheo_agentensor.targets.local import compiled
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from orcheo_agentensor.runs.manager import Prepared
 
 
@@ -66,6 +70,25 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
 
     check_job: Callable[..., Awaitable[Prepared[Any]]]
 
+    def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
+        """As `StateGraph.add_node`, for an async function `(state)` or `(state, writer)`.
+
+        The node works in `invoke` and `stream` as well, where it runs on an event loop of its own.
+        """
+        return super().add_node(node, _sync_too(action, name=node), **options)
+
+
+def _sync_too(function: Callable[..., Awaitable[Any]], *, name: str) -> RunnableLambda[Any, Any]:
+    """An async node function as a Runnable that sync callers can run, too."""
+    from langgraph.config import get_stream_writer
+
+    wants_writer = "writer" in inspect.signature(function).parameters
+
+    async def node(state: Any) -> Any:
+        return await (function(state, get_stream_writer()) if wants_writer else function(state))
+
+    return RunnableLambda(lambda state: run_sync(node(state)), afunc=node, name=name)
+
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:
     """The update that takes a job, which is stored by now, and an earlier job's output away."""
@@ -96,19 +119,14 @@ MapInput = Callable[[Any], Mapping[str, Any]]
 MapOutput = Callable[[dict[str, Any]], Any]
 
 
-class HostNode(Protocol):
-    """A node function, as `StateGraph.add_node` takes it."""
-
-    def __call__(self, state: Any) -> Awaitable[Any]:
-        """Run once; returns the host's update."""
-        ...
-
+HostNode: TypeAlias = Runnable[Any, Any]
+"""A node, as `StateGraph.add_node` takes it."""
 
 INSIDE_A_GRAPH, STREAMED_SUBGRAPHS = "__pregel_runtime", "__pregel_stream"
 """The keys under which LangGraph hands its runtime to nodes, and the host's stream to subgraphs
 that are streamed with it."""
 
-ENOUGH_STEPS = 10_000_000
+WITH_STEPS: RunnableConfig = {"recursion_limit": 10_000_000}
 """The recursion limit of our subgraphs: a host's is for its own loops, and budgets end ours."""
 
 
@@ -125,19 +143,35 @@ def subgraph_node(
     inner = compiled(graph)
     fields = set(inner.get_input_jsonschema().get("properties", {}))
 
-    async def node(state: Any) -> Any:
+    def job_of(state: Any) -> Mapping[str, Any]:
         given = _as_mapping(state)
         job = map_input(state) if map_input else {k: v for k, v in given.items() if k in fields}
         refuse_unknown(job, fields)
-        result = await run_inside(inner, job)
+        return job
+
+    def update_of(result: dict[str, Any]) -> Any:
         return map_output(result) if map_output else result
 
-    node.__name__ = str(inner.get_name())
-    return node
+    async def node(state: Any) -> Any:
+        return update_of(await run_inside(inner, job_of(state)))
+
+    def sync_node(state: Any) -> Any:
+        with _as_execution(job_of(state)) as job:
+            return update_of(inner.invoke(job, WITH_STEPS))
+
+    return RunnableLambda(sync_node, afunc=node, name=str(inner.get_name()))
 
 
 async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     """Run the compiled `inner` on `job` inside a node of a host, once; returns its output."""
+    with _as_execution(job) as known:
+        result: dict[str, Any] = await inner.ainvoke(known, WITH_STEPS)
+    return result
+
+
+@contextmanager
+def _as_execution(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`job` with the run id of the node's execution; its events reach the host."""
     configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
     namespace = configurable.get("checkpoint_ns", "")
     if namespace and job.get("run_id") is None:
@@ -145,8 +179,7 @@ async def run_inside(inner: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         run_id = run_id_inside(configurable.get("thread_id"), namespace, job)
         job = {**job, "run_id": run_id}
     with _heard_by_host(configurable):
-        result: dict[str, Any] = await inner.ainvoke(dict(job), {"recursion_limit": ENOUGH_STEPS})
-    return result
+        yield dict(job)
 
 
 @contextmanager
