@@ -1,4 +1,4 @@
-"""Who asks for something: one policy for running a workflow and for what it has stored."""
+"""Identities: what the sender of a request may do, and what of the stored things they may see."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from orcheo_agentensor.settings import SCOPES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caller:
-    """Who sent a request; `identity` is None where the server asks nobody who they are."""
+class Identity:
+    """The sender of a request; `name` is None where nothing authenticates senders."""
 
-    identity: str | None = None
+    name: str | None = None
     scopes: frozenset[str] = frozenset(SCOPES)
 
     def require(self, scope: str) -> None:
-        """Raise `Forbidden` unless the caller has `scope`."""
-        if self.identity is not None and scope not in self.scopes:
+        """Raise `Forbidden` unless this identity has `scope`."""
+        if self.name is not None and scope not in self.scopes:
             raise Forbidden(f"this needs the scope {scope!r}, which your token does not have")
 
     def may_see(self, owner: str | None) -> bool:
-        """Whether what belongs to `owner` is this caller's to see; what nobody owns is shared."""
-        return self.identity is None or owner is None or owner == self.identity
+        """Whether this identity may see what `owner` owns; what has no owner is shared."""
+        return self.name is None or owner is None or owner == self.name
 
 
-NOBODY_ASKED = Caller()
+LOCAL_IDENTITY = Identity()
+"""This process, or any sender of a server without authentication: may do and see everything."""
 
 
-def caller_known_as(user: Any, scopes: Iterable[str] | None) -> Caller:
-    """The caller that a server's authentication knows as `user`."""
+def identity_of_user(user: Any, scopes: Iterable[str] | None) -> Identity:
+    """The identity that a server's authentication knows as `user`."""
     if user is None or not getattr(user, "is_authenticated", True) or not user.identity:
-        return NOBODY_ASKED
-    return Caller(identity=str(user.identity), scopes=frozenset(scopes or ()))
+        return LOCAL_IDENTITY
+    return Identity(name=str(user.identity), scopes=frozenset(scopes or ()))
 
 
-def caller_of_run() -> Caller:
-    """For whom a server executes the graph run that we are in.
+def identity_of_run() -> Identity:
+    """The identity for which a server executes the graph run that we are in.
 
-    `NOBODY_ASKED` outside of a run, and in one that no server started. A thread's state is its
-    owner's to write, so what a run finds there says nothing about what its caller may do.
+    `LOCAL_IDENTITY` outside of a run, and in one that no server started. It never comes from the
+    thread's state: the owner of a thread can write that.
     """
     configurable = (var_child_runnable_config.get() or {}).get("configurable") or {}
     user = configurable.get("langgraph_auth_user")
     scopes = configurable.get("langgraph_auth_permissions")
-    return caller_known_as(user, SCOPES if not scopes and is_by_schedule(user) else scopes)
+    return identity_of_user(user, SCOPES if not scopes and is_by_schedule(user) else scopes)
 
 
 def inside_a_host() -> bool:
@@ -58,8 +59,8 @@ def inside_a_host() -> bool:
 
 
 def is_by_schedule(user: Any) -> bool:
-    """Whether a cron's run acts for `user`: then the server knows whose it is and nothing more.
+    """Whether a cron started a run: the server then knows the user's name and no permissions.
 
-    What they may was asked when the cron was stored.
+    The scopes were checked when the cron was stored.
     """
     return getattr(user, "permissions", None) is None

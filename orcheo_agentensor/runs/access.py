@@ -15,7 +15,7 @@ from orcheo_agentensor.errors import (
     NotFound,
     RunAlreadyActive,
 )
-from orcheo_agentensor.identity import Caller, inside_a_host
+from orcheo_agentensor.identity import Identity, inside_a_host
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, RunRecord, Store
 
 
-async def may_use_run(store: Store, run: RunRecord, caller: Caller) -> bool:
+async def may_use_run(store: Store, run: RunRecord, caller: Identity) -> bool:
     """Whether a run is the caller's: of a workflow that they see, and submitted by them.
 
     As `storage.runs.is_others` says of a row.
     """
-    if caller.identity is None:
+    if caller.name is None:
         return True
     record = await store.workflows.get(run.workflow_id)
     return caller.may_see(run.refs.get("identity")) and (
@@ -36,9 +36,9 @@ async def may_use_run(store: Store, run: RunRecord, caller: Caller) -> bool:
     )
 
 
-async def require_run(store: Store, run_id: str, caller: Caller) -> None:
+async def require_run(store: Store, run_id: str, caller: Identity) -> None:
     """Raise `NotFound` unless the caller may use this run, the same where there is none."""
-    if caller.identity is None:
+    if caller.name is None:
         await store.runs.get(run_id)
         return
     try:
@@ -49,9 +49,9 @@ async def require_run(store: Store, run_id: str, caller: Caller) -> None:
         raise NotFound(f"there is no run {run_id!r}")
 
 
-async def require_free_run_id(store: Store, run_id: str, caller: Caller) -> None:
+async def require_free_run_id(store: Store, run_id: str, caller: Identity) -> None:
     """Raise `Forbidden` where this run id is that of somebody else's run."""
-    if caller.identity is None:
+    if caller.name is None:
         return
     try:
         run = await store.runs.get(run_id)
@@ -66,19 +66,19 @@ def workflow_taken(workflow_id: str) -> Forbidden:
     return Forbidden(f"workflow_id {workflow_id!r} cannot be used by you; choose another one")
 
 
-async def require_dataset(store: Store, spec: DatasetSpec, caller: Caller) -> None:
+async def require_dataset(store: Store, spec: DatasetSpec, caller: Identity) -> None:
     """Raise `NotFound` where a job asks for a stored dataset that no run of the caller had.
 
     A job that a host graph makes inside is the host's, as for files.
     """
-    if caller.identity is None or not spec.is_stored or spec.id is None or inside_a_host():
+    if caller.name is None or not spec.is_stored or spec.id is None or inside_a_host():
         return
-    seen = await store.datasets.list(spec.id, seen_by=caller.identity)
+    seen = await store.datasets.list(spec.id, seen_by=caller.name)
     if spec.version not in {record.version for record in seen}:
         raise NotFound(f"there is no version {spec.version!r} of a dataset {spec.id!r}")
 
 
-def require_readable(dataset: Any, settings: Settings, caller: Caller) -> None:
+def require_readable(dataset: Any, settings: Settings, caller: Identity) -> None:
     """Raise `ConfigError` for a file of this machine that whoever sends a job may not read.
 
     Where a server knows its callers, files are off until the operator names a folder for them, but
@@ -86,7 +86,7 @@ def require_readable(dataset: Any, settings: Settings, caller: Caller) -> None:
     read what it likes.
     """
     path = dataset.get("path") if isinstance(dataset, dict) else dataset
-    allowed = caller.identity is None or settings.dataset_dir is not None
+    allowed = caller.name is None or settings.dataset_dir is not None
     allowed = allowed or settings.dev_server or inside_a_host()
     if isinstance(path, str) and not allowed:
         raise ConfigError(

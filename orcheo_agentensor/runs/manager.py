@@ -33,7 +33,7 @@ from orcheo_agentensor.errors import (
 from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner, process_slots
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.events import EventSink, EventWriter
-from orcheo_agentensor.identity import NOBODY_ASKED, Caller, caller_of_run
+from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_run
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
@@ -115,7 +115,7 @@ class Resolver(Generic[JobT]):
     extra: Extra = no_extra
 
     async def resolve(
-        self, job: JobT, dataset: Dataset, caller: Caller = NOBODY_ASKED
+        self, job: JobT, dataset: Dataset, caller: Identity = LOCAL_IDENTITY
     ) -> Prepared[JobT]:
         """A job with its dataset as a `Prepared` run with a fresh run record; writes nothing.
 
@@ -324,13 +324,13 @@ async def with_all_others(
     *,
     job_model: type[Job],
     resolver: Resolver[Any],
-    caller: Caller,
+    caller: Identity,
 ) -> BadInput:
     """`first`, and what else is wrong with the parts of a job, each looked at by itself."""
     found = _told(first)
     parts = [str(problem["field"]).split(".") for problem in found]
     said = {part[1] for part in parts if part[0] == "job" and len(part) > 1}
-    if caller.identity is not None and not isinstance(data.get("dataset"), list):
+    if caller.name is not None and not isinstance(data.get("dataset"), list):
         said.add("dataset")  # what is not the caller's tells nothing of itself
     others: list[BadInput] = []
     try:
@@ -399,7 +399,7 @@ class Workbench(Generic[JobT]):
         self.store = store
 
     async def check(
-        self, data: Mapping[str, Any], *, caller: Caller = NOBODY_ASKED
+        self, data: Mapping[str, Any], *, caller: Identity = LOCAL_IDENTITY
     ) -> Prepared[JobT]:
         """Check and resolve a job; the store is read where the job refers to it, not written.
 
@@ -410,7 +410,7 @@ class Workbench(Generic[JobT]):
             prepared = await self._resolved(self._job_model.parse(data), caller)
             await self.store.runs.require_free(prepared.run)
         except NotFound:
-            if caller.identity is None:
+            if caller.name is None:
                 raise
             raise NotFound("names something that is not stored") from None
         except BadInput as error:
@@ -419,7 +419,7 @@ class Workbench(Generic[JobT]):
             ) from error
         return prepared
 
-    async def _resolved(self, job: JobT, caller: Caller) -> Prepared[JobT]:
+    async def _resolved(self, job: JobT, caller: Identity) -> Prepared[JobT]:
         require_readable(job.dataset, self._settings, caller)
         if isinstance(job.dataset, dict):
             await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
@@ -436,10 +436,10 @@ class Workbench(Generic[JobT]):
         submits it again, after a lost connection or a restart of its server, wants its result.
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
-        caller = caller_of_run()
+        caller = identity_of_run()
         prepared = await self._resolved(self._job_model.parse(data), caller)
-        if caller.identity is not None:
-            refs = {**prepared.run.refs, "identity": caller.identity}
+        if caller.name is not None:
+            refs = {**prepared.run.refs, "identity": caller.name}
             prepared = replace(prepared, run=prepared.run.model_copy(update={"refs": refs}))
         run_id = prepared.run.run_id
         await self._until_free(prepared)
@@ -524,8 +524,8 @@ class Workbench(Generic[JobT]):
         `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended,
         `NotFound` where the run is not that of whom the graph runs for.
         """
-        caller = caller_of_run()
-        if caller.identity is not None:
+        caller = identity_of_run()
+        if caller.name is not None:
             await require_run(self.store, run_id, caller)
         prepared = await self.recall(run_id)
         try:

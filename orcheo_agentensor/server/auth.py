@@ -10,25 +10,25 @@ from typing import Any
 
 from langgraph_sdk import Auth
 
-from orcheo_agentensor.identity import NOBODY_ASKED, Caller, caller_known_as, is_by_schedule
+from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_user, is_by_schedule
 from orcheo_agentensor.settings import SCOPES, Settings
 
 
-def caller_of(scope: Mapping[str, Any]) -> Caller:
-    """The caller of a request, as the server's authentication left it in the ASGI scope.
+def identity_of_request(scope: Mapping[str, Any]) -> Identity:
+    """The identity of a request, as the server's authentication left it in the ASGI scope.
 
-    A request of the server to itself carries the caller in a context variable; without one it is
+    A request of the server to itself carries the identity in a context variable; without one it is
     this process that asks.
     """
     user, auth = scope.get("user"), scope.get("auth")
     if user is not None:
-        return caller_known_as(user, getattr(auth, "scopes", ()))
+        return identity_of_user(user, getattr(auth, "scopes", ()))
     from langgraph_api.utils import get_auth_ctx
 
     context = get_auth_ctx()
     if context is None:
-        return NOBODY_ASKED
-    return caller_known_as(context.user, context.permissions)
+        return LOCAL_IDENTITY
+    return identity_of_user(context.user, context.permissions)
 
 
 # A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the

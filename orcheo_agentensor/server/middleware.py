@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError
 from orcheo_agentensor.server.answers import error_response
-from orcheo_agentensor.server.auth import caller_of
+from orcheo_agentensor.server.auth import identity_of_request
 from orcheo_agentensor.server.review import Desk, Problems, Request, assistant_id_of
 from orcheo_agentensor.server.routes.api import PREFIX
 
@@ -315,7 +315,7 @@ class RunRequests:
                 workflows.append(found.workflow_id)
         problems.settle("the batch")
         for workflow_id in workflows:
-            await self.desk.claim(caller_of(scope), workflow_id)
+            await self.desk.claim(identity_of_request(scope), workflow_id)
         if all(answer == item for answer, item in zip(answers, items, strict=True)):
             return None
         return dump_body(answers if is_batch else answers[0])
@@ -358,7 +358,7 @@ class RunRequests:
             begun=bool(thread.get("values")),
             graph_id=graph_id,
             assistant=assistant,
-            caller=caller_of(scope),
+            identity=identity_of_request(scope),
             trusted=str(scope.get("root_path") or "").startswith("/noauth"),
         )
 
@@ -369,7 +369,7 @@ class RunRequests:
         return found or {}
 
     async def _get(self, scope: Scope, path: str) -> dict[str, Any] | None:
-        """Ask the server itself, as the caller of `scope`; None unless it answers 200."""
+        """Ask the server itself, as the sender of `scope`; None unless it answers 200."""
         root = str(scope.get("root_path") or "")
         full = root.rstrip("/") + path if scope["path"].startswith(f"{root.rstrip('/')}/") else path
         asked = {

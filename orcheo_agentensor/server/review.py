@@ -15,7 +15,7 @@ from orcheo_agentensor.config.model import RunConfig, merge_configs, resolve_con
 from orcheo_agentensor.config.overrides import model_trouble
 from orcheo_agentensor.config.rules import MAX_PROBLEMS, config_error, config_problems
 from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound, StoreError
-from orcheo_agentensor.identity import Caller
+from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put
 from orcheo_agentensor.redaction import redact
@@ -414,7 +414,7 @@ def _without_concurrency(item: Mapping[str, Any], request: RunConfig) -> dict[st
 
 
 def _without_own_metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Notes about the run that a caller hands on with its own config would pass for ours."""
+    """Notes about the run that a request hands on with its own config would pass for ours."""
     config = item.get("config")
     metadata = config.get("metadata") if isinstance(config, dict) else None
     if not isinstance(metadata, dict) or not any(map(_is_own, metadata)):
@@ -432,12 +432,12 @@ def _is_langgraphs(key: Any) -> bool:
 
 
 async def check_job(
-    graph: Served, job: Mapping[str, Any], *, caller: Caller, problems: Problems
+    graph: Served, job: Mapping[str, Any], *, identity: Identity, problems: Problems
 ) -> Any:
     """A job checked and resolved as its run would; None, and why, where it cannot run."""
     assert graph.check_job is not None
     try:
-        return await graph.check_job(job, caller=caller)
+        return await graph.check_job(job, caller=identity)
     except NotFound as error:
         problems.add("input", None, error.message)
     except StoreError:
@@ -474,7 +474,7 @@ class Request:
     item: dict[str, Any]
     graph_id: str
     assistant: Mapping[str, Any] | None
-    caller: Caller
+    identity: Identity
     trusted: bool
     resumes: bool = False
     asked: bool = False
@@ -519,22 +519,22 @@ class Desk:
         where in a batch the request is. Raises `ConfigError` with every problem, `Forbidden` and
         `NotFound`.
         """
-        caller, item = request.caller, request.item
-        caller.require("run")
-        if record is not None and not caller.may_see(record.owner):
+        identity, item = request.identity, request.item
+        identity.require("run")
+        if record is not None and not identity.may_see(record.owner):
             raise NotFound(f"there is no assistant of a graph {request.graph_id!r}")
         graph = served(request.graph_id)
         if graph is None:
             return Reviewed(item)
         if graph.trains:
-            caller.require("train")
+            identity.require("train")
         if (request.asked or graph.takes == "train") and _approves(_answer(request)):
-            caller.require("promote")
+            identity.require("promote")
         problems = Problems()
         enabled = self.opted_in(record)
         prepared = None
         if request.endpoint.starts_run:
-            if graph.takes and (enabled or caller.identity is not None or graph.trains):
+            if graph.takes and (enabled or identity.name is not None or graph.trains):
                 prepared = await self._reviewed_job(request, graph, problems)
             if graph.trains:
                 workflow = prepared.run.workflow_id if prepared else None
@@ -543,11 +543,11 @@ class Desk:
             item = await self._checked(request, graph, prepared, problems, odd, prefix)
         return Reviewed(item, workflow_id=prepared.run.workflow_id if prepared else None)
 
-    async def claim(self, caller: Caller, workflow_id: str) -> None:
+    async def claim(self, identity: Identity, workflow_id: str) -> None:
         """Make a workflow that nothing is known of that of who first works on it."""
-        if caller.identity is not None and served(workflow_id) is None:  # one served is shared
-            record = await self.store.workflows.claim(workflow_id, caller.identity)
-            if record is not None and not caller.may_see(record.owner):
+        if identity.name is not None and served(workflow_id) is None:  # one served is shared
+            record = await self.store.workflows.claim(workflow_id, identity.name)
+            if record is not None and not identity.may_see(record.owner):
                 raise workflow_taken(workflow_id)
 
     async def _checked(
@@ -594,7 +594,7 @@ class Desk:
 
     async def _reviewed_job(self, request: Request, graph: Served, problems: Problems) -> Any:
         """What the run of a job will be, if it may run; None where that is not known."""
-        caller, job = request.caller, request.item.get("input")
+        identity, job = request.identity, request.item.get("input")
         is_command = request.endpoint.kind == "command"
         command = request.item if is_command else request.item.get("command")
         for key in ("update", "goto"):
@@ -608,8 +608,8 @@ class Desk:
             problems.add("input", job, "must be a job, which is an object")
             return None
         if job.get("promote") == "auto":
-            caller.require("promote")
-        return await check_job(graph, job, caller=caller, problems=problems)
+            identity.require("promote")
+        return await check_job(graph, job, identity=identity, problems=problems)
 
 
 def _answer(request: Request) -> Any:

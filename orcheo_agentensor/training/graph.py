@@ -12,7 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
 
 from orcheo_agentensor.evaluation.graph import draining, store_status
-from orcheo_agentensor.identity import caller_of_run
+from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.runs.access import ends_once
 from orcheo_agentensor.runs.manager import Given, Workbench
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
@@ -106,7 +106,7 @@ def create_training_graph(
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
-        caller = caller_of_run()
+        caller = identity_of_run()
         caller.require("train")
         if state.get("promote") == "auto":
             caller.require("promote")
@@ -160,7 +160,7 @@ def create_training_graph(
     @ends_once
     async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
-        run_id, found, caller = state["run_id"], state.get("holdout"), caller_of_run()
+        run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
         async with opened(run_id, writer) as training:
             job, store = training.session.prepared.job, training.session.store
             status, reasons = decision.judge(training, found)
@@ -172,7 +172,7 @@ def create_training_graph(
                     "decision", status="awaiting_approval", reasons=reasons
                 )
                 approved, actor, why = decision.read_answer(interrupt(request))
-                actor = caller.identity or actor
+                actor = caller.name or actor
                 reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
                 status = "eligible" if approved else "kept"
             elif status == "eligible" and job.promote != "auto":

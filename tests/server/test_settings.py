@@ -19,7 +19,7 @@ from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Settings
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.identity import NOBODY_ASKED, Caller
+from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity
 from orcheo_agentensor.runs.access import require_readable
 from orcheo_agentensor.server.auth import create_auth
 
@@ -83,8 +83,8 @@ async def test_without_tokens_only_the_development_set_up_is_open(
 
 
 def test_callers_with_tokens_read_no_files_until_a_folder_is_named(tmp_path: Path) -> None:
-    ana = Caller(identity="ana")
-    require_readable("cases.csv", Settings(), NOBODY_ASKED)
+    ana = Identity(name="ana")
+    require_readable("cases.csv", Settings(), LOCAL_IDENTITY)
     require_readable("cases.csv", Settings(dataset_dir=tmp_path), ana)
     require_readable("cases.csv", Settings(dev_server=True), ana)
     require_readable([{"inputs": {}}], Settings(), ana)

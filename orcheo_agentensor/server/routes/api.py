@@ -15,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, NotFound
-from orcheo_agentensor.identity import Caller
+from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import MAX_DEPTH, json_problems
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.server.answers import error_response
-from orcheo_agentensor.server.auth import caller_of
+from orcheo_agentensor.server.auth import identity_of_request
 from orcheo_agentensor.server.middleware import (
     BodyTooLarge,
     MalformedBody,
@@ -88,7 +88,7 @@ class Call:
     """A request with its parts checked."""
 
     request: Request
-    caller: Caller
+    identity: Identity
     store: Store
     query: Any
     body: Any
@@ -128,13 +128,13 @@ def handler(operation: Operation, store: Store) -> Callable[[Request], Awaitable
 
     async def endpoint(request: Request) -> Response:
         try:
-            caller = caller_of(request.scope)
-            caller.require(operation.scope)
+            identity = identity_of_request(request.scope)
+            identity.require(operation.scope)
             _check_path(request)
             query = parse_model(operation.query, _query(request), where="query")
             body = None if operation.body is None else await _body(request, operation.body)
             answer = await operation.run(
-                Call(request=request, caller=caller, store=store, query=query, body=body)
+                Call(request=request, identity=identity, store=store, query=query, body=body)
             )
         except AgentensorError as error:
             return error_response(error)
@@ -189,7 +189,7 @@ async def visible_workflow(call: Call, workflow_id: str) -> WorkflowRecord | Non
     Raises `NotFound`, with the same words for a workflow of somebody else and for none.
     """
     record = await call.store.workflows.get(workflow_id)
-    hidden = record is not None and not call.caller.may_see(record.owner)
+    hidden = record is not None and not call.identity.may_see(record.owner)
     if hidden or (record is None and not await call.store.checkpoints.list(workflow_id, limit=1)):
         raise NotFound(f"there is no workflow {workflow_id!r}")
     return record

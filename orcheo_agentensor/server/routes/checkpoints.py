@@ -135,7 +135,7 @@ async def list_workflows(call: Call) -> Answer:
     after = (call.query.place(str) or [""])[0]
     names = [name for name in await call.store.checkpoints.list_workflows() if name > after]
     owners = {record.workflow_id: record.owner for record in await call.store.workflows.list()}
-    seen = [name for name in names if call.caller.may_see(owners.get(name))]
+    seen = [name for name in names if call.identity.may_see(owners.get(name))]
     shown, cursor = page(seen, call.query.limit, lambda name: [name])
     for name in shown:
         aliases = await call.store.aliases.list(name)
@@ -273,7 +273,7 @@ async def _version(call: Call, version: str) -> ConfigCheckpoint:
     workflow_id = call.path("workflow_id")
     absent = NotFound(f"there is no version {version!r} of workflow {workflow_id!r}")
     record = await call.store.workflows.get(workflow_id)
-    hidden = record is not None and not call.caller.may_see(record.owner)
+    hidden = record is not None and not call.identity.may_see(record.owner)
     if hidden or (version.isdecimal() and (not version.isascii() or int(version[:12]) > _MOST)):
         raise absent
     try:
@@ -302,7 +302,7 @@ async def _expected(call: Call, workflow_id: str, alias: str) -> Expected:
 
 
 def _actor(call: Call) -> str:
-    return call.caller.identity or "http"
+    return call.identity.name or "http"
 
 
 def _alias(workflow_id: str, alias: str, version: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ async def _listed(call: Call, dataset_id: str | None) -> Answer:
     place = call.query.place(str, str, str)
     found = await call.store.datasets.list(
         dataset_id,
-        seen_by=call.caller.identity,
+        seen_by=call.identity.name,
         after=None if place is None else (moment(place[0]), place[1], place[2]),
         limit=call.query.limit + 1,
     )

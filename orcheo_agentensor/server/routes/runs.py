@@ -107,7 +107,7 @@ async def list_runs(call: Call) -> Answer:
         workflow_id=call.query.workflow_id,
         mode=call.query.mode,
         status=call.query.status,
-        hidden_from=call.caller.identity,
+        hidden_from=call.identity.name,
         before=None if place is None else (moment(place[0]), place[1]),
         limit=call.query.limit + 1,
     )
@@ -158,7 +158,7 @@ async def visible_run(call: Call) -> RunRecord:
         run = await call.store.runs.get(run_id)
     except NotFound:
         raise absent from None
-    if not await may_use_run(call.store, run, call.caller):
+    if not await may_use_run(call.store, run, call.identity):
         raise absent
     return run
 
