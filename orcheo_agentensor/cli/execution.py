@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langgraph.graph import StateGraph
     from langgraph.runtime import RunControl
 
-    from orcheo_agentensor.runs.manager import Prepared, Workbench
+    from orcheo_agentensor.runs.manager import CheckedJob, RunManager
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import RunRecord, Store
 
@@ -95,10 +95,10 @@ class Desk:
     store: Store
     settings: Settings
 
-    def workbench(self, store: Store | None = None) -> Workbench[Any]:
-        """A workbench that checks jobs, by default against this desk's store."""
+    def manager(self, store: Store | None = None) -> RunManager[Any]:
+        """What checks jobs, by default against this desk's store."""
         from orcheo_agentensor.runs.job import EvaluationJob
-        from orcheo_agentensor.runs.manager import Given, Workbench
+        from orcheo_agentensor.runs.manager import Given, RunManager
         from orcheo_agentensor.training.job import TrainingJob, make_plan
 
         shared: dict[str, Any] = {
@@ -108,11 +108,11 @@ class Desk:
             "new_run_id": self.store.new_id,
         }
         if self.mode == "evaluate":
-            return Workbench(EvaluationJob, mode="evaluate", **shared)
-        return Workbench(
+            return RunManager(EvaluationJob, mode="evaluate", **shared)
+        return RunManager(
             TrainingJob,
             mode="train",
-            extra=lambda job, cases, prompts: make_plan(
+            make_plan=lambda job, cases, prompts: make_plan(
                 job, cases, prompts, optimizer=None, settings=self.settings
             ),
             **shared,
@@ -129,17 +129,17 @@ class Desk:
         )
         return made
 
-    async def check(self, job: Mapping[str, Any]) -> Prepared[Any]:
+    async def check(self, job: Mapping[str, Any]) -> CheckedJob[Any]:
         """The job with everything resolved; writes nothing, creates no database.
 
         Raises `BadInput` and its kinds, `NotFound` for what the store should have and has not.
         """
         async with reading(self.store) as there:
-            return await self.workbench(there).check(job)
+            return await self.manager(there).check(job)
 
     async def begin(
         self,
-        prepared: Prepared[Any],
+        checked: CheckedJob[Any],
         job: Mapping[str, Any],
         stopper: Stopper,
         *,
@@ -151,10 +151,10 @@ class Desk:
         `folder` is where the job's modules are, for a resume from elsewhere; `silent` leaves
         progress out.
         """
-        refs = {**prepared.run.refs, FOLDER: folder}
-        run = await self.store.runs.create(prepared.run.model_copy(update={"refs": refs}))
+        refs = {**checked.record.refs, FOLDER: folder}
+        run = await self.store.runs.create(checked.record.model_copy(update={"refs": refs}))
         plain = {key: value for key, value in job.items() if key != "dataset"}
-        graph = self.graph(prepared.dataset)
+        graph = self.graph(checked.dataset)
         return await self.drive(plain, run.run_id, stopper, graph=graph, silent=silent)
 
     async def drive(

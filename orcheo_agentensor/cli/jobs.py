@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from orcheo_agentensor.cli.execution import Gate, Mode
     from orcheo_agentensor.cli.jobfile import Overrides
-    from orcheo_agentensor.runs.manager import Prepared
+    from orcheo_agentensor.runs.manager import CheckedJob
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import RunRecord, Store
 
 
-def show_plan(prepared: Prepared[Any], *, as_json: bool) -> None:
+def show_plan(checked: CheckedJob[Any], *, as_json: bool) -> None:
     """Print what would run."""
-    plan = describe(prepared)
+    plan = describe(checked)
     if as_json:
         print_json({"dry_run": True, **plan, "exit_code": 0})
         return
@@ -63,16 +63,16 @@ def show_plan(prepared: Prepared[Any], *, as_json: bool) -> None:
     show("dry run: nothing was written")
 
 
-def describe(prepared: Prepared[Any]) -> dict[str, Any]:
+def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
     """A checked job as JSON."""
     from orcheo_agentensor.prompts import prompts_to_json
 
-    job, dataset, extra = prepared.job, prepared.dataset, prepared.extra
+    job, dataset, extra = checked.job, checked.dataset, checked.plan
     plan: dict[str, Any] = {
-        "mode": prepared.run.mode,
+        "mode": checked.record.mode,
         "run_id": job.run_id,
-        "workflow_id": prepared.run.workflow_id,
-        "target": prepared.target.name,
+        "workflow_id": checked.record.workflow_id,
+        "target": checked.target.name,
         "dataset": {
             "id": dataset.id,
             "version": dataset.version,
@@ -80,11 +80,11 @@ def describe(prepared: Prepared[Any]) -> dict[str, Any]:
             "splits": dataset.splits(),
         },
         "evaluators": [
-            {"name": e.name, "weight": e.weight, "binding": e.binding} for e in prepared.evaluators
+            {"name": e.name, "weight": e.weight, "binding": e.binding} for e in checked.evaluators
         ],
-        "prompts": prompts_to_json(prepared.prompts),
-        "base_version": prepared.base,
-        "config": prepared.config.to_json(),
+        "prompts": prompts_to_json(checked.prompts),
+        "base_version": checked.base_version,
+        "config": checked.config.to_json(),
         "limits": job.limits.model_dump(exclude_none=True),
         "min_coverage": job.min_coverage,
         "replicates": job.replicates,
@@ -360,15 +360,13 @@ def _carry_out(
     stopper, folder = Stopper(), str(path.parent.resolve())
 
     async def main() -> int:
-        prepared = await desk.check(data)
-        require_known(gates, [evaluator.name for evaluator in prepared.evaluators])
+        checked = await desk.check(data)
+        require_known(gates, [evaluator.name for evaluator in checked.evaluators])
         if dry_run:
-            show_plan(prepared, as_json=as_json)
+            show_plan(checked, as_json=as_json)
             return ExitCode.OK
         async with desk.store:
-            found = await desk.begin(
-                prepared, data, stopper, folder=folder, silent=quiet or as_json
-            )
+            found = await desk.begin(checked, data, stopper, folder=folder, silent=quiet or as_json)
             return ending.report(found, await desk.store.runs.get(found["run_id"]))
 
     return run_main(main(), stopper)
@@ -444,14 +442,14 @@ def resume(
         make_importable(*folders, Path.cwd())
         desk = Desk(mode=known.mode, store=opened, settings=settings)
         async with opened:
-            prepared = await desk.workbench().recall(run_id)
-            require_known(gates, [evaluator.name for evaluator in prepared.evaluators])
+            checked = await desk.manager().recall(run_id)
+            require_known(gates, [evaluator.name for evaluator in checked.evaluators])
             found = await desk.drive(
                 None,
                 run_id,
                 stopper,
                 silent=quiet or as_json,
-                graph=desk.graph(prepared.dataset),
+                graph=desk.graph(checked.dataset),
                 answer=answer,
             )
             return ending.report(found, await opened.runs.get(run_id))

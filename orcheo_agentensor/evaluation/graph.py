@@ -13,10 +13,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, summarize
+from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.access import ends_once
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
-from orcheo_agentensor.runs.manager import Given, Session, Workbench
+from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
 
@@ -89,7 +90,7 @@ def create_evaluation_graph(
     from orcheo_agentensor.storage import Store
 
     settings = settings or Settings()
-    bench = Workbench(
+    manager = RunManager(
         EvaluationJob,
         mode="evaluate",
         given=Given(
@@ -104,35 +105,35 @@ def create_evaluation_graph(
 
     async def prepare(state: EvaluationState, writer: StreamWriter) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
-        prepared = await bench.prepare({k: state.get(k) for k in EvaluationJob.model_fields})
-        run = prepared.run
+        checked = await manager.record({k: state.get(k) for k in EvaluationJob.model_fields})
+        run = checked.record
         update = emptied(state, EvaluationJob, EvaluationOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:
-            bench.forget(run.run_id)
+            manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="run_cases")
 
     @ends_once
     async def run_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
         """Run every case through the target and the evaluators; all results go to the ledger."""
-        async with bench.open(state["run_id"], write=writer, draining=draining()) as session:
-            await store_status(session, "running")
-            cases = session.prepared.dataset.cases
-            session.events.emit(
+        async with manager.open(state["run_id"], write=writer) as run:
+            await run.update(**AT_WORK)
+            cases = run.dataset.cases
+            run.events.emit(
                 "run_started",
                 mode="evaluate",
-                workflow_id=session.prepared.run.workflow_id,
-                target=session.prepared.target.name,
+                workflow_id=run.record.workflow_id,
+                target=run.target.name,
                 cases=len(cases),
-                evaluators=[e.name for e in session.prepared.evaluators],
-                bindings={e.name: e.binding for e in session.prepared.evaluators},
+                evaluators=[e.name for e in run.evaluators],
+                bindings={e.name: e.binding for e in run.evaluators},
             )
-            progress = CaseProgress(session.events, session.runner.weights, total=len(cases))
-            measured[state["run_id"]] = await session.runner.run(
+            progress = CaseProgress(run.events, run.weights, total=len(cases))
+            measured[state["run_id"]] = await Runner(run, draining=draining()).run(
                 cases,
-                Candidate.of(session.prepared.prompts),
+                Candidate.of(run.prompts),
                 phase="evaluation",
                 on_case=progress.case_finished,
             )
@@ -141,38 +142,32 @@ def create_evaluation_graph(
     @ends_once
     async def summarize_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
         """Add up the results, from the ledger after a resume, and end the run."""
-        async with bench.open(state["run_id"], write=writer) as session:
-            prepared = session.prepared
+        async with manager.open(state["run_id"], write=writer) as run:
             results = measured.pop(state["run_id"], None)
             if results is None:  # this process has not run the cases
-                results = await session.runner.run(
-                    prepared.dataset.cases, Candidate.of(prepared.prompts), phase="evaluation"
+                results = await Runner(run).run(
+                    run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
             if on_results is not None:
                 on_results(state["run_id"], results)
-            summary = await summary_of(session, results)
-            enough = summary["coverage"] >= prepared.job.min_coverage
-            usage = (await session.ledger.usage()).to_json()
+            summary = await summary_of(run, results)
+            enough = summary["coverage"] >= run.job.min_coverage
+            usage = (await run.ledger.usage()).to_json()
             result = {
                 "status": "finished" if enough else "missed_threshold",
                 "summary": summary,
                 "usage": usage,
             }
-            session.events.emit("evaluation_summary", summary=summary)
-            await session.store.runs.update(
-                state["run_id"],
-                lease=session.lease,
-                status="finished",
-                result=result,
-                usage=usage,
-                ended_at=session.store.clock(),
+            run.events.emit("evaluation_summary", summary=summary)
+            await run.update(
+                status="finished", result=result, usage=usage, ended_at=run.store.clock()
             )
-            session.events.emit("run_finished", status=result["status"])
-        bench.forget(state["run_id"])
+            run.events.emit("run_finished", status=result["status"])
+        manager.forget(state["run_id"])
         return result
 
     graph = JobGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
-    graph.check_job = bench.check
+    graph.check_job = manager.check
     graph.add_node(
         "prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState
     )
@@ -184,21 +179,18 @@ def create_evaluation_graph(
     return graph
 
 
-async def summary_of(session: Session[Any], results: Sequence[CaseResult]) -> dict[str, Any]:
+AT_WORK = {"status": "running", "error": None, "ended_at": None}
+"""What the record of a run says while it is worked on, for the first time or again."""
+
+
+async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict[str, Any]:
     """`summarize` off the loop: it may import scipy."""
     return await asyncio.to_thread(
         summarize,
         results,
-        weights=session.runner.weights,
-        case_sla_ms=session.prepared.job.limits.case_sla_ms,
-        replicates=session.prepared.job.replicates,
-    )
-
-
-async def store_status(session: Session[Any], status: str) -> None:
-    """Note that the run is at work (again)."""
-    await session.store.runs.update(
-        session.prepared.run.run_id, lease=session.lease, status=status, error=None, ended_at=None
+        weights=run.weights,
+        case_sla_ms=run.job.limits.case_sla_ms,
+        replicates=run.job.replicates,
     )
 
 

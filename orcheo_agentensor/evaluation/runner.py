@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import tenacity
 
-from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, with_prompts
+from orcheo_agentensor.config.model import with_prompts
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -47,6 +47,7 @@ from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import Limits
+from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.tape import prompts_in, record_tape
@@ -399,10 +400,6 @@ BROKEN_OFF = "broken_off"
 OUTAGES = 3  # of a remote server that one case may meet before it is to blame itself
 
 
-class Draining(Exception):
-    """A graceful stop was asked for; no further case is begun."""
-
-
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What all rollouts of one call of `run` have in common."""
@@ -550,37 +547,30 @@ class Runner:
 
     def __init__(
         self,
+        run: ActiveRun[Any],
         *,
-        target: Target,
-        evaluators: Sequence[BoundEvaluator],
-        ledger: Ledger,
-        limits: Limits,
-        config: RunConfig,
-        process_slots: Share,
-        callbacks: LiveCallbacks = (),
         meter: Meter | None = None,
-        replicates: int = 1,
         taped: bool = False,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.target = target
-        self.evaluators = tuple(evaluators)
-        self.weights = {evaluator.name: evaluator.weight for evaluator in evaluators}
+        self.target = run.target
+        self.evaluators = run.evaluators
+        self.weights = run.weights
         self.meter: Meter = meter or Unmetered()
-        self.replicates = replicates
-        self._ledger = ledger
-        self._limits = limits
-        self._config = config
+        self.replicates = run.job.replicates
+        self._ledger = run.ledger
+        self._limits = run.job.limits
+        self._config = run.config
         self._config_hash = content_hash(
-            {k: v for k, v in config.to_json().items() if k not in ("prompts", "run_id")}
+            {k: v for k, v in run.config.to_json().items() if k not in ("prompts", "run_id")}
         )
-        self._callbacks = callbacks
-        self._in_flight = asyncio.Semaphore(limits.concurrency)
+        self._callbacks = run.callbacks
+        self._in_flight = asyncio.Semaphore(self._limits.concurrency)
         self._executor = Executor(
-            target=target,
-            ledger=ledger,
-            limits=limits,
-            slots=process_slots,
+            target=run.target,
+            ledger=run.ledger,
+            limits=self._limits,
+            slots=process_slots(run.settings.max_concurrency).share(),
             taped=taped,
             draining=draining,
         )

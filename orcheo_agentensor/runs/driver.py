@@ -16,8 +16,8 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import BadInput, NotFound, RunFailed
-from orcheo_agentensor.evaluation.runner import Draining
 from orcheo_agentensor.events import Event, EventWriter, discard, listening
+from orcheo_agentensor.runs.manager import Draining
 
 if TYPE_CHECKING:
     from langgraph.runtime import RunControl

@@ -1,4 +1,9 @@
-"""From a job to what a run needs: everything resolved and checked, nothing written."""
+"""Runs of one graph: a job is checked, recorded in the store, and opened under its run's lease.
+
+A graph is built once and serves many runs. Its `RunManager` turns a job into a `CheckedJob`, with
+everything that the run needs resolved, and opens it as an `ActiveRun`. After a resume in another
+process the same `CheckedJob` is rebuilt from the run record.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,6 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
     problems_of,
 )
-from orcheo_agentensor.evaluation.runner import Draining, Meter, Runner, process_slots
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.events import EventSink, EventWriter
 from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_run
@@ -59,9 +63,13 @@ if TYPE_CHECKING:
 JobT = TypeVar("JobT", bound=Job)
 
 
+class Draining(Exception):
+    """A graceful stop was asked for; no further case is begun."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Live objects a graph was built with; a job may leave out what is here."""
+    """Live objects that a graph was built with; a job may leave out what is here."""
 
     target: Any = None
     dataset: Any = None
@@ -72,14 +80,15 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(Generic[JobT]):
+class CheckedJob(Generic[JobT]):
     """A job with everything resolved and checked, and its run record.
 
-    `config` is the merged one without its prompts, `job_config` what the job itself set, over
-    `base`, the stored version the prompts started from, if any. `extra` is the training graph's.
+    `config` is the merged one without its prompts. `job_config` is what the job itself set, over
+    the stored version that the prompts started from; `base_version` is the number of that version.
+    `plan` is what only a training has.
     """
 
-    run: RunRecord
+    record: RunRecord
     job: JobT
     target: Target
     dataset: Dataset
@@ -88,36 +97,254 @@ class Prepared(Generic[JobT]):
     job_config: RunConfig
     callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
-    base: int | None
-    extra: Any = None
+    base_version: int | None
+    plan: Any = None
 
-
-Extra = Callable[[Any, Dataset, Mapping[str, TextTensor]], tuple[Any, dict[str, Any]]]
-"""Resolves what only training has; returns it with its JSON description for the job's identity."""
-
-
-def no_extra(
-    _job: Any, _dataset: Dataset, _prompts: Mapping[str, TextTensor]
-) -> tuple[None, dict[str, Any]]:
-    """For evaluations."""
-    return None, {}
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each evaluator, by name."""
+        return {evaluator.name: evaluator.weight for evaluator in self.evaluators}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolver(Generic[JobT]):
-    """Resolves jobs of one mode against what a graph was built with, and the store."""
+class ActiveRun(CheckedJob[JobT]):
+    """A run at work: its lease is held and its ledger takes rows."""
 
-    mode: RunMode
-    given: Given
     store: Store
     settings: Settings
-    new_run_id: Callable[[], str]
-    extra: Extra = no_extra
+    lease: Lease
+    ledger: Ledger
+    events: EventSink
 
-    async def resolve(
-        self, job: JobT, dataset: Dataset, caller: Identity = LOCAL_IDENTITY
-    ) -> Prepared[JobT]:
-        """A job with its dataset as a `Prepared` run with a fresh run record; writes nothing.
+    async def update(self, **fields: Any) -> None:
+        """Change fields of the run's record, while the lease holds."""
+        await self.store.runs.update(self.record.run_id, lease=self.lease, **fields)
+
+
+MakePlan = Callable[[Any, Dataset, Mapping[str, TextTensor]], tuple[Any, dict[str, Any]]]
+"""Makes the plan of a training from its job, cases and prompts; returns it with its JSON
+description, which is part of what makes a job another job."""
+
+
+class RunManager(Generic[JobT]):
+    """Checks, records and opens the runs of one built graph."""
+
+    def __init__(
+        self,
+        job_model: type[JobT],
+        *,
+        mode: RunMode,
+        given: Given,
+        store: Store,
+        settings: Settings,
+        new_run_id: Callable[[], str],
+        make_plan: MakePlan | None = None,
+    ) -> None:
+        self.store = store
+        self._job_model = job_model
+        self._mode = mode
+        self._given = given
+        self._settings = settings
+        self._new_run_id = new_run_id
+        self._make_plan = make_plan
+        self._known: dict[str, CheckedJob[JobT]] = {}
+
+    async def check(
+        self, data: Mapping[str, Any], *, caller: Identity = LOCAL_IDENTITY
+    ) -> CheckedJob[JobT]:
+        """Check and resolve a job; the store is read where the job refers to it, not written.
+
+        `caller` submits it: what belongs to others is to them as if it were not there.
+        Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
+        """
+        try:
+            checked = await self._checked(self._job_model.parse(data), caller)
+            await self.store.runs.require_free(checked.record)
+        except NotFound:
+            if caller.name is None:
+                raise
+            raise NotFound("names something that is not stored") from None
+        except BadInput as error:
+            raise await self._all_problems(error, data, caller) from error
+        return checked
+
+    async def record(self, data: Mapping[str, Any]) -> CheckedJob[JobT]:
+        """Check and resolve a job, create its run record and store its dataset.
+
+        While this manager works on the very same job already, that is waited for: a client that
+        submits it again, after a lost connection or a restart of its server, wants its result.
+        Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
+        """
+        caller = identity_of_run()
+        checked = await self._checked(self._job_model.parse(data), caller)
+        if caller.name is not None:
+            refs = {**checked.record.refs, "identity": caller.name}
+            checked = replace(checked, record=checked.record.model_copy(update={"refs": refs}))
+        run_id = checked.record.run_id
+        await self._until_free(checked.record)
+        self._known[run_id] = checked
+        try:
+            record = await self.store.runs.create(checked.record)
+            await self._save_dataset(checked.dataset)
+        except BaseException:
+            if self._known.get(run_id) is checked:
+                self.forget(run_id)
+            raise
+        self._known[run_id] = checked = replace(checked, record=record)
+        return checked
+
+    async def recall(self, run_id: str) -> CheckedJob[JobT]:
+        """The checked job of a run, rebuilt from the store where this process does not have it.
+
+        Raises `NotFound` for an unknown run, `BadInput` where live objects or secrets the job was
+        started with are not at hand, `RunMismatch` where the job has become another one.
+        """
+        if run_id in self._known:
+            return self._known[run_id]
+        await self.store.open()
+        record = await self.store.runs.get(run_id)
+        if record.mode != self._mode:
+            raise BadInput(
+                f"run {run_id!r} is of mode {record.mode!r}, not {self._mode!r}",
+                field="run_id",
+                value=run_id,
+                rule=f"must be of mode {self._mode!r}",
+            )
+        self._require_complete(record)
+        job = self._job_model.parse(record.job["job"])
+        dataset = await self._stored_dataset(record.dataset_id, record.dataset_version)
+        checked = await self._resolve(job, dataset, LOCAL_IDENTITY)
+        if checked.record.job_hash != record.job_hash:
+            raise RunMismatch(
+                f"run {run_id!r} cannot go on: its target, its evaluators, or the defaults of "
+                f"workflow {record.workflow_id!r}, have changed since it was started; start a new "
+                f"run with reuse={run_id!r}, which takes over what still fits",
+                field="run_id",
+                value=run_id,
+                rule="must still be the same job",
+            )
+        self._known[run_id] = checked = replace(checked, record=record)
+        return checked
+
+    def forget(self, run_id: str) -> None:
+        """Let go of a run that has ended."""
+        self._known.pop(run_id, None)
+
+    @asynccontextmanager
+    async def open(self, run_id: str, *, write: EventWriter) -> AsyncIterator[ActiveRun[JobT]]:
+        """Work on a run: lease taken, ledger started; both are given back whatever happens.
+
+        A failure inside is noted in the run record; cancellation and draining leave the run
+        `interrupted`, to be resumed. Another execution in this process is waited for. Raises
+        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended,
+        `NotFound` where the run is not that of the caller the graph runs for.
+        """
+        caller = identity_of_run()
+        if caller.name is not None:
+            await require_run(self.store, run_id, caller)
+        checked = await self.recall(run_id)
+        try:
+            lease = await take_lease(self.store, run_id)
+        except RunEnded:
+            self.forget(run_id)
+            raise
+        events = EventSink(run_id, write, start=lease.event_seq)
+        ledger = self.store.ledger(
+            run_id, lease=lease, reuse=checked.job.reuse, event_seq=lambda: events.seq
+        )
+        run = ActiveRun(
+            **vars(checked),
+            store=self.store,
+            settings=self._settings,
+            lease=lease,
+            ledger=ledger,
+            events=events,
+        )
+        ending: dict[str, Any] = {}
+        try:
+            await ledger.start()
+            yield run
+        except (Draining, asyncio.CancelledError):
+            ending |= {"status": "interrupted", "error": None}
+            raise
+        except TargetUnavailable as error:
+            ending |= {"status": "interrupted", "error": redact(error.message)}
+            events.emit("run_failed", error=ending["error"], kind=type(error).__name__)
+            raise
+        except Exception as error:
+            if not _is_pause(error):
+                text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
+                ending |= {"status": "failed", "error": text}
+                events.emit("run_failed", error=text, kind=type(error).__name__)
+            raise
+        finally:
+            if ending:
+                self.forget(run_id)
+            closing = asyncio.create_task(self._close(run, ending))
+            cancelled: asyncio.CancelledError | None = None
+            while not closing.done():  # whatever happens: a lease left behind locks the run
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as again:
+                    cancelled = again
+                    ending.setdefault("status", "interrupted")
+            if cancelled is not None:
+                raise cancelled
+            closing.result()
+
+    async def _close(self, run: ActiveRun[JobT], ending: Mapping[str, Any]) -> None:
+        """Commit what waits, note how a run ended that did not end well, give the lease back."""
+        with contextlib.suppress(AgentensorError):  # whatever waits for rows was told
+            if run.events.seq > run.lease.event_seq:
+                await run.ledger.flush()
+        try:
+            await run.ledger.stop()
+            if ending:
+                ended = {"finished"} if ending["status"] == "failed" else {"finished", "paused"}
+                if (await self.store.runs.get(run.lease.run_id)).status not in ended:
+                    with contextlib.suppress(LeaseLost):  # it is for the new holder to say
+                        await run.update(**ending)
+        finally:
+            await self.store.runs.release(run.lease)
+            if isinstance(run.target, ConnectedTarget):
+                await run.target.disconnect()
+
+    async def _until_free(self, record: RunRecord) -> None:
+        """Wait until no other invocation of this graph works on the same job."""
+        run_id = record.run_id
+        while (other := self._known.get(run_id)) is not None:
+            if other.record.job_hash != record.job_hash:
+                return  # to be refused
+            await asyncio.sleep(LOOK_AGAIN)
+            try:
+                status = (await self.store.runs.get(run_id)).status
+            except NotFound:
+                continue  # about to be made
+            if status != "running" and self._known.get(run_id) in (other, None):
+                return
+
+    async def _save_dataset(self, dataset: Dataset) -> None:
+        await self.store.datasets.save(
+            dataset.id,
+            dataset.version,
+            metadata=dataset.metadata,
+            counts={"cases": len(dataset), "splits": dataset.splits()},
+            cases=[case.to_json() for case in dataset.cases],
+        )
+
+    async def _checked(self, job: JobT, caller: Identity) -> CheckedJob[JobT]:
+        """Resolve a job, once everything it refers to is known to be `caller`'s to use."""
+        require_readable(job.dataset, self._settings, caller)
+        if isinstance(job.dataset, dict):
+            await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
+        if job.run_id is not None:
+            await require_free_run_id(self.store, job.run_id, caller)
+        if job.reuse is not None:
+            await require_run(self.store, job.reuse, caller)
+        return await self._resolve(job, await self._dataset(job), caller)
+
+    async def _resolve(self, job: JobT, dataset: Dataset, caller: Identity) -> CheckedJob[JobT]:
+        """A job with its dataset as a `CheckedJob` with a fresh run record; writes nothing.
 
         Raises `BadInput` and its kinds, `Forbidden` for a workflow that is not `caller`'s.
         """
@@ -126,31 +353,31 @@ class Resolver(Generic[JobT]):
         target = self._target(job)
         workflow_id = job.workflow_id or slug(target.name)
         evaluators = self._evaluators(job)
-        live, callbacks = RunConfig.trusted(self.given.config)
-        job_config = merge_configs(live, RunConfig.parse(job.config, settings=self.settings))
+        live, callbacks = RunConfig.trusted(self._given.config)
+        job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
         known = await self.store.workflows.get(workflow_id)
         if known is not None and not caller.may_see(known.owner):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
-        workflow, stored, base = await self._stored_configs(known, workflow_id, job_config)
-        if base is not None:  # an alias may move before the run is resumed
-            job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base)))
-        named = {**as_prompts(self.given.prompts), **as_prompts(job.prompts)}
+        workflow, stored, base_version = await self._stored_configs(known, workflow_id, job_config)
+        if base_version is not None:  # an alias may move before the run is resumed
+            job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base_version)))
+        named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
         prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
         request = merge_configs(job_config, prompts_over)
         config = resolve_config(
-            request, checkpoint=stored, workflow=workflow, settings=self.settings
+            request, checkpoint=stored, workflow=workflow, settings=self._settings
         )
         prompts = dict(config.prompts)
         check_target(target, with_prompts(config.configurable, prompts), prompts)
         if isinstance(target, ConnectedTarget):
             target = await target.connect(config.to_runnable())
         config = config.model_copy(update={"prompts": {}})
-        extra, described = self.extra(job, dataset, prompts)
+        plan, described = self._planned(job, dataset, prompts)
         evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])
         identity = {
-            "mode": self.mode,
+            "mode": self._mode,
             "target": target.fingerprint,
             "dataset": [dataset.id, dataset.version],
             "evaluators": evaluator_set,
@@ -161,19 +388,17 @@ class Resolver(Generic[JobT]):
             **described,
         }
         plain = job.model_dump(mode="json", exclude={"run_id", "dataset"}, exclude_none=True)
-        if base is not None:
-            plain["config"] = _pin(plain.get("config"), base)
+        if base_version is not None:
+            plain["config"] = _pin(plain.get("config"), base_version)
+        stored_job = redact(plain)
         record = RunRecord(
-            run_id=job.run_id or self.new_run_id(),
+            run_id=job.run_id or self._new_run_id(),
             workflow_id=workflow_id,
-            mode=self.mode,
+            mode=self._mode,
             job={
-                "job": {
-                    **redact(plain),
-                    "workflow_id": workflow_id,
-                },
+                "job": {**stored_job, "workflow_id": workflow_id},
                 "live": self._live_parts(job),
-                "redacted": REDACTED in str(redact(plain)) and redact(plain) != plain,
+                "redacted": REDACTED in str(stored_job) and stored_job != plain,
             },
             job_hash=content_hash(identity),
             config=merge_configs(config, RunConfig(prompts=prompts)).to_json(),
@@ -181,10 +406,10 @@ class Resolver(Generic[JobT]):
             dataset_id=dataset.id,
             dataset_version=dataset.version,
             evaluator_set=evaluator_set,
-            refs={"base_version": base} if base is not None else {},
+            refs={"base_version": base_version} if base_version is not None else {},
         )
-        return Prepared(
-            run=record,
+        return CheckedJob(
+            record=record,
             job=job,
             target=target,
             dataset=dataset,
@@ -193,27 +418,51 @@ class Resolver(Generic[JobT]):
             job_config=merge_configs(stored or RunConfig(), job_config),
             callbacks=callbacks,
             prompts=prompts,
-            base=base,
-            extra=extra,
+            base_version=base_version,
+            plan=plan,
         )
 
-    async def faults(self, job: JobT) -> list[BadInput]:
-        """What is wrong with the parts of a job, each looked at by itself."""
+    async def _all_problems(
+        self, first: BadInput, data: Mapping[str, Any], caller: Identity
+    ) -> BadInput:
+        """`first`, and what else is wrong with the parts of a job, each looked at by itself."""
+        found = _told(first)
+        parts = [str(problem["field"]).split(".") for problem in found]
+        said = {part[1] for part in parts if part[0] == "job" and len(part) > 1}
+        if caller.name is not None and not isinstance(data.get("dataset"), list):
+            said.add("dataset")  # what is not the caller's tells nothing of itself
+        others: list[BadInput] = []
+        try:
+            job = self._job_model.parse({key: data[key] for key in data if key not in said})
+            others += await self._faults(job)
+        except BadInput as error:
+            others.append(error)
+        for problem in [problem for other in others for problem in _told(other)]:
+            part = str(problem["field"]).removeprefix("job.").split(".")[0]
+            if part not in said and problem not in found:
+                found.append(problem)
+        if found == _told(first):
+            return first
+        lines = [f"{p['field']}: {p['value']} {p['rule']}" for p in found]
+        text = f"{len(found)} problems in the job:\n  " + "\n  ".join(lines)
+        return ConfigError(text, problems=found)
+
+    async def _faults(self, job: JobT) -> list[BadInput]:
         found: list[BadInput] = []
-        looks: list[Callable[[], Any]] = [
+        looks: tuple[Callable[[], Any], ...] = (
             lambda: self._target(job),
             lambda: self._evaluators(job),
             lambda: RunConfig.parse(job.config),
-        ]
+        )
         for look in looks:
             try:
                 look()
             except BadInput as error:
                 found.append(error)
         try:
-            dataset = await self.dataset(job)
+            dataset = await self._dataset(job)
             if job.prompts:  # those of a stored version are not known here
-                self.extra(job, dataset, as_prompts(job.prompts))
+                self._planned(job, dataset, as_prompts(job.prompts))
         except BadInput as error:
             found.append(error)
         except NotFound:
@@ -221,33 +470,38 @@ class Resolver(Generic[JobT]):
         return found
 
     def _target(self, job: Job) -> Target:
-        spec = job.target if job.target is not None else self.given.target
+        spec = job.target if job.target is not None else self._given.target
         if spec is None:
             raise ConfigError(field="job.target", value=None, rule="must name the workflow to run")
-        return resolve_target(spec, settings=self.settings)
+        return resolve_target(spec, settings=self._settings)
 
     def _evaluators(self, job: Job) -> list[BoundEvaluator]:
-        specs = job.evaluators if job.evaluators is not None else self.given.evaluators
+        specs = job.evaluators if job.evaluators is not None else self._given.evaluators
         if not specs:
             raise ConfigError(
                 field="job.evaluators", value=specs, rule="must name at least one evaluator"
             )
-        return bind_evaluators(list(specs), settings=self.settings)
+        return bind_evaluators(list(specs), settings=self._settings)
 
-    async def dataset(self, job: JobT) -> Dataset:
+    def _planned(
+        self, job: JobT, dataset: Dataset, prompts: Mapping[str, TextTensor]
+    ) -> tuple[Any, dict[str, Any]]:
+        return self._make_plan(job, dataset, prompts) if self._make_plan else (None, {})
+
+    async def _dataset(self, job: JobT) -> Dataset:
         """The dataset of a job, or the one that was given."""
-        spec = job.dataset if job.dataset is not None else self.given.dataset
+        spec = job.dataset if job.dataset is not None else self._given.dataset
         if spec is None:
             raise ConfigError(field="job.dataset", value=None, rule="must name a dataset")
         if isinstance(spec, Mapping):
             parsed = DatasetSpec.parse(spec)
             if parsed.is_stored:
-                return parsed.apply(await self.stored_dataset(parsed.id, parsed.version))
+                return parsed.apply(await self._stored_dataset(parsed.id, parsed.version))
         return await asyncio.to_thread(self._load, spec)
 
     def _load(self, spec: Any) -> Dataset:
         """A dataset in place or from a file, where the operator allows that file; blocking."""
-        folder = self.settings.dataset_dir
+        folder = self._settings.dataset_dir
         path = spec.get("path") if isinstance(spec, Mapping) else spec
         if folder is None or not isinstance(path, str | Path):
             return as_dataset(spec)
@@ -259,7 +513,7 @@ class Resolver(Generic[JobT]):
             )
         return as_dataset(spec, base_dir=folder)
 
-    async def stored_dataset(self, dataset_id: str | None, version: str | None) -> Dataset:
+    async def _stored_dataset(self, dataset_id: str | None, version: str | None) -> Dataset:
         """A dataset version from the side store. Raises `NotFound`."""
         metadata, cases = await self.store.datasets.load(str(dataset_id), version)
         return await asyncio.to_thread(
@@ -283,12 +537,12 @@ class Resolver(Generic[JobT]):
         return [
             part
             for part in parts
-            if getattr(job, part, None) is None and getattr(self.given, part) is not None
+            if getattr(job, part, None) is None and getattr(self._given, part) is not None
         ]
 
-    def require_complete(self, record: RunRecord) -> None:
+    def _require_complete(self, record: RunRecord) -> None:
         """Raise `BadInput` where a run cannot be rebuilt from its record and what was given."""
-        missing = [part for part in record.job["live"] if getattr(self.given, part) is None]
+        missing = [part for part in record.job["live"] if getattr(self._given, part) is None]
         if missing:
             raise BadInput(
                 f"run {record.run_id!r} was started in process with its own {', '.join(missing)}; "
@@ -318,314 +572,8 @@ def _pin(config: Mapping[str, Any] | None, version: int) -> dict[str, Any]:
     return {**(config or {}), "configurable": {**configurable, "agentensor": {"use": version}}}
 
 
-async def with_all_others(
-    first: BadInput,
-    data: Mapping[str, Any],
-    *,
-    job_model: type[Job],
-    resolver: Resolver[Any],
-    caller: Identity,
-) -> BadInput:
-    """`first`, and what else is wrong with the parts of a job, each looked at by itself."""
-    found = _told(first)
-    parts = [str(problem["field"]).split(".") for problem in found]
-    said = {part[1] for part in parts if part[0] == "job" and len(part) > 1}
-    if caller.name is not None and not isinstance(data.get("dataset"), list):
-        said.add("dataset")  # what is not the caller's tells nothing of itself
-    others: list[BadInput] = []
-    try:
-        job = job_model.parse({key: value for key, value in data.items() if key not in said})
-        others += await resolver.faults(job)
-    except BadInput as error:
-        others.append(error)
-    for problem in [problem for other in others for problem in _told(other)]:
-        part = str(problem["field"]).removeprefix("job.").split(".")[0]
-        if part not in said and problem not in found:
-            found.append(problem)
-    if found == _told(first):
-        return first
-    lines = [f"{p['field']}: {p['value']} {p['rule']}" for p in found]
-    text = f"{len(found)} problems in the job:\n  " + "\n  ".join(lines)
-    return ConfigError(text, problems=found)
-
-
 def _told(error: BadInput) -> list[dict[str, Any]]:
     return problems_of(error) or [{"field": "job", "value": None, "rule": error.message}]
-
-
-# A graph is built once and serves many runs. Its `Workbench` turns a job into a `Prepared` run
-# (checked, then recorded in the store) and opens a `Session` on it, under the run's lease. After a
-# resume in another process the same `Prepared` is rebuilt from the run record.
-
-
-@dataclass(kw_only=True)
-class Session(Generic[JobT]):
-    """A run at work: its lease is held and its ledger takes rows while the session is open."""
-
-    prepared: Prepared[JobT]
-    store: Store
-    lease: Lease
-    ledger: Ledger
-    events: EventSink
-    runner: Runner
-
-
-class Workbench(Generic[JobT]):
-    """Prepares and opens runs for one built graph."""
-
-    def __init__(
-        self,
-        job_model: type[JobT],
-        *,
-        mode: RunMode,
-        given: Given,
-        store: Store,
-        settings: Settings,
-        new_run_id: Callable[[], str],
-        extra: Extra = no_extra,
-    ) -> None:
-        self._job_model = job_model
-        self._mode = mode
-        self._settings = settings
-        self._resolver: Resolver[JobT] = Resolver(
-            mode=mode,
-            given=given,
-            store=store,
-            settings=settings,
-            new_run_id=new_run_id,
-            extra=extra,
-        )
-        self._prepared: dict[str, Prepared[JobT]] = {}
-        self.store = store
-
-    async def check(
-        self, data: Mapping[str, Any], *, caller: Identity = LOCAL_IDENTITY
-    ) -> Prepared[JobT]:
-        """Check and resolve a job; the store is read where the job refers to it, not written.
-
-        `caller` is who submits it: what is somebody else's is to them as if it were not there.
-        Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
-        """
-        try:
-            prepared = await self._resolved(self._job_model.parse(data), caller)
-            await self.store.runs.require_free(prepared.run)
-        except NotFound:
-            if caller.name is None:
-                raise
-            raise NotFound("names something that is not stored") from None
-        except BadInput as error:
-            raise await with_all_others(
-                error, data, job_model=self._job_model, resolver=self._resolver, caller=caller
-            ) from error
-        return prepared
-
-    async def _resolved(self, job: JobT, caller: Identity) -> Prepared[JobT]:
-        require_readable(job.dataset, self._settings, caller)
-        if isinstance(job.dataset, dict):
-            await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
-        if job.run_id is not None:
-            await require_free_run_id(self.store, job.run_id, caller)
-        if job.reuse is not None:
-            await require_run(self.store, job.reuse, caller)
-        return await self._resolver.resolve(job, await self._resolver.dataset(job), caller)
-
-    async def prepare(self, data: Mapping[str, Any]) -> Prepared[JobT]:
-        """Check and resolve a job, store its dataset and create its run record.
-
-        While this workbench works on the very same job already, that is waited for: a client that
-        submits it again, after a lost connection or a restart of its server, wants its result.
-        Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
-        """
-        caller = identity_of_run()
-        prepared = await self._resolved(self._job_model.parse(data), caller)
-        if caller.name is not None:
-            refs = {**prepared.run.refs, "identity": caller.name}
-            prepared = replace(prepared, run=prepared.run.model_copy(update={"refs": refs}))
-        run_id = prepared.run.run_id
-        await self._until_free(prepared)
-        self._prepared[run_id] = prepared
-        try:
-            record = await self.store.runs.create(prepared.run)
-            await self._save_dataset(prepared.dataset)
-        except BaseException:
-            if self._prepared.get(run_id) is prepared:
-                self.forget(run_id)
-            raise
-        prepared = replace(prepared, run=record)
-        self._prepared[run_id] = prepared
-        return prepared
-
-    async def _until_free(self, prepared: Prepared[JobT]) -> None:
-        """Wait until no other invocation of this graph works on the same job."""
-        run_id = prepared.run.run_id
-        while (other := self._prepared.get(run_id)) is not None:
-            if other.run.job_hash != prepared.run.job_hash:
-                return  # to be refused
-            await asyncio.sleep(LOOK_AGAIN)
-            try:
-                status = (await self.store.runs.get(run_id)).status
-            except NotFound:
-                continue  # about to be made
-            if status != "running" and self._prepared.get(run_id) in (other, None):
-                return
-
-    async def recall(self, run_id: str) -> Prepared[JobT]:
-        """The prepared run with this id, rebuilt from the store where this process has not it.
-
-        Raises `NotFound` for an unknown run, `BadInput` where live objects or secrets the job was
-        started with are not at hand, `RunMismatch` where the job has become another one.
-        """
-        if run_id in self._prepared:
-            return self._prepared[run_id]
-        await self.store.open()
-        record = await self.store.runs.get(run_id)
-        if record.mode != self._mode:
-            raise BadInput(
-                f"run {run_id!r} is of mode {record.mode!r}, not {self._mode!r}",
-                field="run_id",
-                value=run_id,
-                rule=f"must be of mode {self._mode!r}",
-            )
-        self._resolver.require_complete(record)
-        job = self._job_model.parse(record.job["job"])
-        dataset = await self._resolver.stored_dataset(record.dataset_id, record.dataset_version)
-        prepared = await self._resolver.resolve(job, dataset)
-        if prepared.run.job_hash != record.job_hash:
-            raise RunMismatch(
-                f"run {run_id!r} cannot go on: its target, its evaluators, or the defaults of "
-                f"workflow {record.workflow_id!r}, have changed since it was started; start a new "
-                f"run with reuse={run_id!r}, which takes over what still fits",
-                field="run_id",
-                value=run_id,
-                rule="must still be the same job",
-            )
-        prepared = replace(prepared, run=record)
-        self._prepared[run_id] = prepared
-        return prepared
-
-    def forget(self, run_id: str) -> None:
-        """Let go of a run that has ended."""
-        self._prepared.pop(run_id, None)
-
-    @asynccontextmanager
-    async def open(
-        self,
-        run_id: str,
-        *,
-        write: EventWriter,
-        taped: bool = False,
-        meter: Callable[[Ledger], Any] | None = None,
-        draining: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[Session[JobT]]:
-        """Work on a run: lease taken, ledger started; both are given back whatever happens.
-
-        A failure inside is noted in the run record; cancellation and draining leave the run
-        `interrupted`, to be resumed. Another execution in this process is waited for. Raises
-        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended,
-        `NotFound` where the run is not that of whom the graph runs for.
-        """
-        caller = identity_of_run()
-        if caller.name is not None:
-            await require_run(self.store, run_id, caller)
-        prepared = await self.recall(run_id)
-        try:
-            lease = await take_lease(self.store, run_id)
-        except RunEnded:
-            self.forget(run_id)
-            raise
-        events = EventSink(run_id, write, start=lease.event_seq)
-        ledger = self.store.ledger(
-            run_id, lease=lease, reuse=prepared.job.reuse, event_seq=lambda: events.seq
-        )
-        ending: dict[str, Any] = {}
-        try:
-            await ledger.start()
-            found: Meter | None = await meter(ledger) if meter else None
-            yield Session(
-                prepared=prepared,
-                store=self.store,
-                lease=lease,
-                ledger=ledger,
-                events=events,
-                runner=Runner(
-                    target=prepared.target,
-                    evaluators=prepared.evaluators,
-                    ledger=ledger,
-                    limits=prepared.job.limits,
-                    config=prepared.config,
-                    callbacks=prepared.callbacks,
-                    process_slots=process_slots(self._settings.max_concurrency).share(),
-                    meter=found,
-                    replicates=prepared.job.replicates,
-                    taped=taped,
-                    draining=draining,
-                ),
-            )
-        except (Draining, asyncio.CancelledError):
-            ending |= {"status": "interrupted", "error": None}
-            raise
-        except TargetUnavailable as error:
-            ending |= {"status": "interrupted", "error": redact(error.message)}
-            events.emit("run_failed", error=ending["error"], kind=type(error).__name__)
-            raise
-        except Exception as error:
-            if not _is_pause(error):
-                text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
-                ending |= {"status": "failed", "error": text}
-                events.emit("run_failed", error=text, kind=type(error).__name__)
-            raise
-        finally:
-            if ending:
-                self.forget(run_id)
-            closing = asyncio.create_task(
-                self._close(lease, ledger, events, ending, prepared.target)
-            )
-            cancelled: asyncio.CancelledError | None = None
-            while not closing.done():  # whatever happens: a lease left behind locks the run
-                try:
-                    await asyncio.wait([closing])
-                except asyncio.CancelledError as again:
-                    cancelled = again
-                    ending.setdefault("status", "interrupted")
-            if cancelled is not None:
-                raise cancelled
-            closing.result()
-
-    async def _close(
-        self,
-        lease: Lease,
-        ledger: Ledger,
-        events: EventSink,
-        ending: Mapping[str, Any],
-        target: Target,
-    ) -> None:
-        """Commit what waits, note how a run ended that did not end well, give the lease back."""
-        with contextlib.suppress(AgentensorError):  # whoever had rows waiting was told
-            if events.seq > lease.event_seq:
-                await ledger.flush()
-        try:
-            await ledger.stop()
-            if ending:
-                await self._note(lease, ending)
-        finally:
-            await self.store.runs.release(lease)
-            if isinstance(target, ConnectedTarget):
-                await target.disconnect()
-
-    async def _note(self, lease: Lease, ending: Mapping[str, Any]) -> None:
-        ended = {"finished"} if ending["status"] == "failed" else {"finished", "paused"}
-        if (await self.store.runs.get(lease.run_id)).status not in ended:
-            with contextlib.suppress(LeaseLost):  # it is for the new holder to say
-                await self.store.runs.update(lease.run_id, lease=lease, **ending)
-
-    async def _save_dataset(self, dataset: Dataset) -> None:
-        await self.store.datasets.save(
-            dataset.id,
-            dataset.version,
-            metadata=dataset.metadata,
-            counts={"cases": len(dataset), "splits": dataset.splits()},
-            cases=[case.to_json() for case in dataset.cases],
-        )
 
 
 def _is_pause(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from orcheo_agentensor.targets.local import compiled
 if TYPE_CHECKING:
     from typing import Self
 
-    from orcheo_agentensor.runs.manager import Prepared
+    from orcheo_agentensor.runs.manager import CheckedJob
 
 
 StateT = TypeVar("StateT", bound=Any)
@@ -68,7 +68,7 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
     nothing."""
 
-    check_job: Callable[..., Awaitable[Prepared[Any]]]
+    check_job: Callable[..., Awaitable[CheckedJob[Any]]]
 
     def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
         """As `StateGraph.add_node`, for an async function `(state)` or `(state, writer)`.

@@ -447,9 +447,9 @@ async def check_job(
     return None
 
 
-def job_metadata(prepared: Any) -> dict[str, Any]:
+def job_metadata(checked: Any) -> dict[str, Any]:
     """What LangGraph keeps with the run of a job; the whole of it is our run record."""
-    run = prepared.run
+    run = checked.record
     found = {
         "agentensor_run_id": run.run_id,
         "agentensor_workflow": run.workflow_id,
@@ -457,7 +457,7 @@ def job_metadata(prepared: Any) -> dict[str, Any]:
         "agentensor_dataset_id": run.dataset_id,
         "agentensor_dataset_version": run.dataset_version,
         "agentensor_evaluator_set": run.evaluator_set,
-        "agentensor_config": redact(prepared.config.to_json()),
+        "agentensor_config": redact(checked.config.to_json()),
     }
     return {key: value for key, value in found.items() if value not in (None, {})}
 
@@ -537,11 +537,11 @@ class Desk:
             if graph.takes and (enabled or identity.name is not None or graph.trains):
                 prepared = await self._reviewed_job(request, graph, problems)
             if graph.trains:
-                workflow = prepared.run.workflow_id if prepared else None
+                workflow = prepared.record.workflow_id if prepared else None
                 await self._require_trainer(workflow or request.graph_id)
         if enabled:
             item = await self._checked(request, graph, prepared, problems, odd, prefix)
-        return Reviewed(item, workflow_id=prepared.run.workflow_id if prepared else None)
+        return Reviewed(item, workflow_id=prepared.record.workflow_id if prepared else None)
 
     async def claim(self, identity: Identity, workflow_id: str) -> None:
         """Make a workflow that nothing is known of that of who first works on it."""
@@ -579,7 +579,7 @@ class Desk:
         if prepared is None or request.endpoint.is_cron:  # each of a cron's runs is a run anew
             return checked
         metadata = {**(checked.get("metadata") or {}), **job_metadata(prepared)}
-        job = {**checked["input"], "run_id": prepared.run.run_id}
+        job = {**checked["input"], "run_id": prepared.record.run_id}
         return {**checked, "metadata": metadata, "input": job}
 
     async def _require_trainer(self, workflow_id: str) -> None:

@@ -9,9 +9,9 @@ from datetime import timedelta
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult
-from orcheo_agentensor.evaluation.runner import Meter
+from orcheo_agentensor.evaluation.runner import Meter, Runner
 from orcheo_agentensor.prompts import Candidate
-from orcheo_agentensor.runs.manager import Session
+from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.job import Deadline, Plan, TrainingJob
 from orcheo_agentensor.training.state import Memory, Pool
@@ -19,9 +19,10 @@ from orcheo_agentensor.training.state import Memory, Pool
 
 @dataclass(kw_only=True)
 class Training:
-    """The open session of a training run with its plan, budget, memory and candidates."""
+    """A training run at work with its runner, plan, budget, memory and candidates."""
 
-    session: Session[TrainingJob]
+    run: ActiveRun[TrainingJob]
+    runner: Runner
     plan: Plan
     meter: BudgetMeter
     memory: Memory
@@ -30,7 +31,7 @@ class Training:
     @property
     def weights(self) -> dict[str, float]:
         """Evaluator weights."""
-        return self.session.runner.weights
+        return self.runner.weights
 
     async def measure(
         self,
@@ -45,7 +46,7 @@ class Training:
         The search's part of the budget pays, or `meter` where one is given.
         """
         progress = CaseProgress(
-            self.session.events,
+            self.run.events,
             self.weights,
             total=len(cases),
             phase=phase,
@@ -58,12 +59,8 @@ class Training:
                 progress.case_finished(result)
 
         if self.meter.unmeasured:  # one alone shows what a rollout takes, before many begin
-            await self.session.runner.run(
-                cases[:1], candidate, phase=phase, on_case=heard, meter=meter
-            )
-        return await self.session.runner.run(
-            cases, candidate, phase=phase, on_case=heard, meter=meter
-        )
+            await self.runner.run(cases[:1], candidate, phase=phase, on_case=heard, meter=meter)
+        return await self.runner.run(cases, candidate, phase=phase, on_case=heard, meter=meter)
 
     async def measure_all(
         self, cases: Sequence[Case], candidate: Candidate, *, phase: str
@@ -90,20 +87,18 @@ class Training:
         A `Deadline` among the stop conditions ends a step in its middle.
         """
         plan, limit = self.plan, self.plan.budget.rollouts
-        times = self.session.prepared.job.replicates
+        times = self.run.job.replicates
         validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
-        baseline = Candidate.of(self.session.prepared.prompts)
-        runner = self.session.runner
+        baseline = Candidate.of(self.run.prompts)
+        runner = self.runner
         missing = await runner.unrecorded(plan.validation, baseline)
         fixed = validation + 2 * holdout
         room = validation if limit is None else max(0, limit - fixed) // 2
         last = 0 if self.memory.settled else min(validation, room)
         self.meter.set_aside(2 * holdout + missing, wished=last, fixed=fixed)
-        seconds = [
-            one.seconds for one in self.session.prepared.job.stop if isinstance(one, Deadline)
-        ]
+        seconds = [one.seconds for one in self.run.job.stop if isinstance(one, Deadline)]
         if seconds and not self.memory.settled:
             self.meter.end_at(
-                self.session.prepared.run.started_at + timedelta(seconds=min(seconds)),
+                self.run.record.started_at + timedelta(seconds=min(seconds)),
                 reason=f"{min(seconds):g} s have passed",
             )

@@ -206,7 +206,7 @@ async def validate_against(
     measured yet (the baseline) is measured after the candidate, and no further than is needed.
     """
     cases = list(training.plan.validation)
-    random.Random(derive_seed(training.session.prepared.job.seed, 0, "validation")).shuffle(cases)
+    random.Random(derive_seed(training.run.job.seed, 0, "validation")).shuffle(cases)
     weights = training.weights
     if rival_known:
         held = await training.measure(cases, rival, phase="validation", meter=training.meter.aside)

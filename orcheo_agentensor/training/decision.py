@@ -189,7 +189,7 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
 
     None without such cases, and where the budget ends before all of them are measured.
     """
-    plan, memory, session = training.plan, training.memory, training.session
+    plan, memory, run = training.plan, training.memory, training.run
     training.meter.release()
     if not plan.holdout:
         return None
@@ -203,19 +203,19 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
         )
     except BudgetExhausted:
         return None
-    seed = session.prepared.job.seed
+    seed = run.job.seed
     difference = await asyncio.to_thread(
         compare_holdout, before, after, weights=training.weights, seed=seed
     )
     holdout: dict[str, Any] = {
         **asdict(difference),
-        "baseline": await summary_of(session, before),
-        "best": await summary_of(session, after),
+        "baseline": await summary_of(run, before),
+        "best": await summary_of(run, after),
         "deltas": await asyncio.to_thread(deltas, before, after, seed=seed),
     }
     if holdout["ci95"] is not None:
         holdout["ci95"] = list(holdout["ci95"])
-    session.events.emit("holdout_summary", **holdout)
+    run.events.emit("holdout_summary", **holdout)
     return holdout
 
 
@@ -262,7 +262,7 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
-    memory, job = training.memory, training.session.prepared.job
+    memory, job = training.memory, training.run.job
     status, reasons = verdict(
         changed=memory.best != memory.baseline, holdout=holdout, min_coverage=job.min_coverage
     )
@@ -305,8 +305,8 @@ def approval_request(
     return {
         "type": "approval",
         "question": f"Promote version {memory.versions[memory.best]} to {PRODUCTION!r}?",
-        "run_id": training.session.prepared.run.run_id,
-        "workflow_id": training.session.prepared.run.workflow_id,
+        "run_id": training.run.record.run_id,
+        "workflow_id": training.run.record.workflow_id,
         "version": memory.versions[memory.best],
         "alias": PRODUCTION,
         "reasons": reasons,
@@ -332,10 +332,10 @@ def read_answer(answer: Any) -> tuple[bool, str, str]:
 
 async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:
     """Move `production` to the best version, if nobody has moved it meanwhile."""
-    session, memory = training.session, training.memory
-    workflow_id = session.prepared.run.workflow_id
+    run, memory = training.run, training.memory
+    workflow_id = run.record.workflow_id
     version = memory.versions[memory.best]
-    aliases = session.store.aliases
+    aliases = run.store.aliases
     current = await aliases.resolve(workflow_id, PRODUCTION)
     before = current
     if current == version:
@@ -361,16 +361,16 @@ async def publish(
 
     Trouble with a server is told and no more: the promotion stands, and publishing can be repeated.
     """
-    session, memory, to = training.session, training.memory, training.plan.publish
+    run, memory, to = training.run, training.memory, training.plan.publish
     if to is None:
         return [], []
     version = memory.versions[memory.best]
     try:
         made = await publish_to(
             to,
-            session.prepared.run.workflow_id,
+            run.record.workflow_id,
             version,
-            store=session.store,
+            store=run.store,
             actor=actor,
             reason=reason,
             settings=settings,

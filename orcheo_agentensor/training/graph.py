@@ -11,10 +11,11 @@ from typing import Any, Literal
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, StreamWriter, interrupt
 
-from orcheo_agentensor.evaluation.graph import draining, store_status
+from orcheo_agentensor.evaluation.graph import AT_WORK, draining
+from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.runs.access import ends_once
-from orcheo_agentensor.runs.manager import Given, Workbench
+from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage.records import CANCELLED
@@ -53,7 +54,7 @@ def create_training_graph(
     from orcheo_agentensor.storage import Store
 
     settings = settings or Settings()
-    bench = Workbench(
+    manager = RunManager(
         TrainingJob,
         mode="train",
         given=Given(
@@ -67,7 +68,7 @@ def create_training_graph(
         store=store if isinstance(store, Store) else Store.from_url(store),
         settings=settings,
         new_run_id=new_run_id,
-        extra=lambda job, cases, tensors: make_plan(
+        make_plan=lambda job, cases, tensors: make_plan(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
     )
@@ -75,34 +76,28 @@ def create_training_graph(
 
     @asynccontextmanager
     async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
-        meters: list[BudgetMeter] = []
-
-        async def meter(ledger: Any) -> BudgetMeter:
-            plan = (await bench.recall(run_id)).extra
-            spent = await ledger.usage() + await ledger.usage(CANCELLED)
-            asked = await ledger.usage(*ASKED)
-            meters.append(
-                BudgetMeter(plan.budget, spent=spent, asked=asked, clock=bench.store.clock)
+        async with manager.open(run_id, write=writer) as run:
+            meter = BudgetMeter(
+                run.plan.budget,
+                spent=await run.ledger.usage() + await run.ledger.usage(CANCELLED),
+                asked=await run.ledger.usage(*ASKED),
+                clock=run.store.clock,
             )
-            return meters[0]
-
-        async with bench.open(
-            run_id, write=writer, taped=True, meter=meter, draining=draining()
-        ) as session:
             token, memory, pool = known.pop(run_id, (-1, Memory(), Pool({})))
-            if session.lease.token != token + 1:  # this process has not done what came last
-                pool = await Pool(session.prepared.prompts).load(session.store, run_id)
-                memory = await load_memory(session.store, run_id) or Memory()
+            if run.lease.token != token + 1:  # this process has not done what came last
+                pool = await Pool(run.prompts).load(run.store, run_id)
+                memory = await load_memory(run.store, run_id) or Memory()
             training = Training(
-                session=session,
-                plan=session.prepared.extra,
-                meter=meters[0],
+                run=run,
+                runner=Runner(run, meter=meter, taped=True, draining=draining()),
+                plan=run.plan,
+                meter=meter,
                 memory=memory,
                 pool=pool,
             )
             await training.open_budget()
             yield training
-            known[run_id] = session.lease.token, training.memory, pool
+            known[run_id] = run.lease.token, training.memory, pool
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -110,13 +105,13 @@ def create_training_graph(
         caller.require("train")
         if state.get("promote") == "auto":
             caller.require("promote")
-        prepared = await bench.prepare({k: state.get(k) for k in TrainingJob.model_fields})
-        run = prepared.run
+        checked = await manager.record({k: state.get(k) for k in TrainingJob.model_fields})
+        run = checked.record
         update = emptied(state, TrainingJob, TrainingOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
         update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
         if run.status == "finished" and run.result is not None:
-            bench.forget(run.run_id)
+            manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="baseline")
 
@@ -124,7 +119,7 @@ def create_training_graph(
     async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
         async with opened(state["run_id"], writer) as training:
-            await store_status(training.session, "running")
+            await training.run.update(**AT_WORK)
             _announce(training)
             if not training.memory.baseline:
                 training.memory = await search.begin(training)
@@ -134,7 +129,7 @@ def create_training_graph(
     async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Optimizer steps until a checkpoint is due; after a resume, from the stored memory on."""
         async with opened(state["run_id"], writer) as training:
-            await store_status(training.session, "running")
+            await training.run.update(**AT_WORK)
             await search.take_steps(training)
             return _mirror(training)
 
@@ -149,7 +144,7 @@ def create_training_graph(
     async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Measure baseline and best on cases the search never saw."""
         async with opened(state["run_id"], writer) as training:
-            await store_status(training.session, "running")
+            await training.run.update(**AT_WORK)
             memory = training.memory
             return {
                 "holdout": await decision.measure_holdout(training),
@@ -162,22 +157,24 @@ def create_training_graph(
         """Promote, keep or reject the best version, or ask a person; end the run."""
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
         async with opened(run_id, writer) as training:
-            job, store = training.session.prepared.job, training.session.store
+            run = training.run
             status, reasons = decision.judge(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
-            if job.promote == "ask" and status != "rejected" and state["best"] != state["baseline"]:
-                await store.runs.update(run_id, lease=training.session.lease, status="paused")
+            if (
+                run.job.promote == "ask"
+                and status != "rejected"
+                and state["best"] != state["baseline"]
+            ):
+                await run.update(status="paused")
                 request = decision.approval_request(training, reasons, found)
-                training.session.events.emit(
-                    "decision", status="awaiting_approval", reasons=reasons
-                )
+                run.events.emit("decision", status="awaiting_approval", reasons=reasons)
                 approved, actor, why = decision.read_answer(interrupt(request))
                 actor = caller.name or actor
                 reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
                 status = "eligible" if approved else "kept"
-            elif status == "eligible" and job.promote != "auto":
+            elif status == "eligible" and run.job.promote != "auto":
                 status = "kept"
-                reasons = [*reasons, f"promotion is {job.promote!r}: promote it by hand"]
+                reasons = [*reasons, f"promotion is {run.job.promote!r}: promote it by hand"]
             if status == "eligible":
                 caller.require("promote")
                 status, moved = await decision.promote(training, actor=actor, reason=why)
@@ -197,12 +194,12 @@ def create_training_graph(
             if published:
                 outcome["published"] = published
             result = await _finish(training, state, outcome)
-        bench.forget(run_id)
+        manager.forget(run_id)
         known.pop(run_id, None)
         return result
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
-    graph.check_job = bench.check
+    graph.check_job = manager.check
     graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)
@@ -240,16 +237,16 @@ def _mirror(training: Training) -> dict[str, Any]:
 
 
 def _announce(training: Training) -> None:
-    plan, prepared = training.plan, training.session.prepared
-    training.session.events.emit(
+    plan, run = training.plan, training.run
+    run.events.emit(
         "run_started",
         mode="train",
-        workflow_id=prepared.run.workflow_id,
-        target=prepared.target.name,
+        workflow_id=run.record.workflow_id,
+        target=run.target.name,
         optimizer=plan.optimizer.name,
         prompts=list(plan.trainable),
-        evaluators=[evaluator.name for evaluator in prepared.evaluators],
-        bindings={evaluator.name: evaluator.binding for evaluator in prepared.evaluators},
+        evaluators=[evaluator.name for evaluator in run.evaluators],
+        bindings={evaluator.name: evaluator.binding for evaluator in run.evaluators},
         splits={
             "train": len(plan.train),
             "validation": len(plan.validation),
@@ -264,11 +261,11 @@ def _announce(training: Training) -> None:
 async def _finish(
     training: Training, state: TrainingState, decision: dict[str, Any]
 ) -> dict[str, Any]:
-    session = training.session
+    run = training.run
     memory = training.memory
     summary = await search.validate(training, training.pool[memory.best])
-    usage = (await session.ledger.usage()).to_json()
-    enough = summary["coverage"] >= session.prepared.job.min_coverage
+    usage = (await run.ledger.usage()).to_json()
+    enough = summary["coverage"] >= run.job.min_coverage
     result: dict[str, Any] = {
         "status": "finished" if enough else "missed_threshold",
         "summary": summary,
@@ -278,14 +275,7 @@ async def _finish(
         "decision": decision,
         "usage": usage,
     }
-    session.events.emit("decision", **decision)
-    await session.store.runs.update(
-        state["run_id"],
-        lease=session.lease,
-        status="finished",
-        result=result,
-        usage=usage,
-        ended_at=session.store.clock(),
-    )
-    session.events.emit("run_finished", status=result["status"], decision=decision["status"])
+    run.events.emit("decision", **decision)
+    await run.update(status="finished", result=result, usage=usage, ended_at=run.store.clock())
+    run.events.emit("run_finished", status=result["status"], decision=decision["status"])
     return result

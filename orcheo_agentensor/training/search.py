@@ -12,11 +12,11 @@ from typing import Any, Self, TypeVar, get_args
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
 from orcheo_agentensor.evaluation.graph import summary_of
-from orcheo_agentensor.evaluation.runner import Draining
 from orcheo_agentensor.optimizers import Optimizer, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
+from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
 from orcheo_agentensor.training.job import Plan, Progress, TargetScore, stop_reason
@@ -201,8 +201,8 @@ async def begin(training: Training) -> Memory:
     The baseline is measured on the cases that the search needs, and on all validation cases before
     the first version is stored.
     """
-    session, plan, job = training.session, training.plan, training.session.prepared.job
-    candidate = Candidate.of(session.prepared.prompts)
+    run, plan, job = training.run, training.plan, training.run.job
+    candidate = Candidate.of(run.prompts)
     memory = Memory(baseline=candidate.hash, best=candidate.hash)
     memory.optimizer = start(
         plan,
@@ -217,23 +217,23 @@ async def begin(training: Training) -> Memory:
     training.memory = memory
     memory.stopped = _stop(training)
     await training.pool.save(
-        session.store,
-        session.prepared.run.run_id,
+        run.store,
+        run.record.run_id,
         candidate,
         parent=None,
         status="accepted",
         step=0,
         info={},
-        lease=session.lease,
+        lease=run.lease,
     )
-    await memory.save(session.store, session.prepared.run.run_id, lease=session.lease)
+    await memory.save(run.store, run.record.run_id, lease=run.lease)
     return memory
 
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: what a version carries."""
     results = await training.measure_all(training.plan.validation, candidate, phase="validation")
-    return await summary_of(training.session, results)
+    return await summary_of(training.run, results)
 
 
 async def take_steps(training: Training) -> None:
@@ -255,12 +255,12 @@ async def take_steps(training: Training) -> None:
 
 
 async def _one_step(training: Training, flight: Flight, *, last: bool = False) -> None:
-    session, plan, memory = training.session, training.plan, training.memory
-    run_id, events = session.prepared.run.run_id, session.events
+    run, plan, memory = training.run, training.plan, training.memory
+    run_id, events = run.record.run_id, run.events
     trials = ask(plan, memory.optimizer, training.pool)
     if not trials:
         memory.stopped = f"{plan.optimizer.name} has nothing more to try"
-        await memory.save(session.store, run_id, lease=session.lease)
+        await memory.save(run.store, run_id, lease=run.lease)
         return
     if not last:
         events.emit("step_started", step=memory.step, epoch=memory.epoch, trials=len(trials))
@@ -269,7 +269,7 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
         outcomes = await flight.land()
     except BudgetExhausted as spent:
         memory.stopped = spent.message
-        await memory.save(session.store, run_id, lease=session.lease)
+        await memory.save(run.store, run_id, lease=run.lease)
         return
     for outcome in outcomes:
         await _take_in(training, outcome)
@@ -281,10 +281,10 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
     memory.step += 1
     memory.epoch = int(memory.optimizer.get("epoch", 0))
     current = memory.optimizer.get("current", memory.best)
-    if memory.step % session.prepared.job.checkpoint_every == 0 and current in memory.validated:
+    if memory.step % run.job.checkpoint_every == 0 and current in memory.validated:
         _make_due(memory, current, "interval")
     memory.stopped = _stop(training)
-    await memory.save(session.store, run_id, lease=session.lease)
+    await memory.save(run.store, run_id, lease=run.lease)
     events.emit(
         "training_progress",
         step=memory.step,
@@ -299,7 +299,7 @@ async def _one_step(training: Training, flight: Flight, *, last: bool = False) -
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Remember an outcome: candidate, edits, and whether it is the new best."""
-    memory, events = training.memory, training.session.events
+    memory, events = training.memory, training.run.events
     seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
     if memory.beyond is None and any(
         not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
@@ -351,14 +351,14 @@ async def _keep(training: Training, outcome: TrialOutcome, scores: dict[str, Any
     parent = training.pool[outcome.parent]
     texts = {name: tensor.text for name, tensor in parent.prompts.items()}
     await training.pool.save(
-        training.session.store,
-        training.session.prepared.run.run_id,
+        training.run.store,
+        training.run.record.run_id,
         training.pool.with_texts({**texts, **outcome.prompts}),
         parent=outcome.parent,
         status="accepted" if outcome.status == "accepted" else "rejected",
         step=training.memory.step,
         info={**scores, "reason": outcome.reason},
-        lease=training.session.lease,
+        lease=training.run.lease,
     )
 
 
@@ -389,7 +389,7 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
 
 async def _settle(training: Training) -> None:
     """The search is over: look at the candidates it would have validated next, then close it."""
-    memory, plan, run = training.memory, training.plan, training.session.prepared.run
+    memory, plan, run = training.memory, training.plan, training.run
     if not _reached_target(training):
         for candidate_hash in finalists(plan, memory.optimizer, training.pool):
             full = memory.full_marks(known=memory.told)
@@ -413,14 +413,14 @@ async def _settle(training: Training) -> None:
     if memory.baseline not in memory.versions:
         memory.due.insert(0, [memory.baseline, "baseline"])
     memory.settled = True
-    await memory.save(training.session.store, run.run_id, lease=training.session.lease)
+    await memory.save(run.store, run.record.run_id, lease=run.lease)
 
 
 def _reached_target(training: Training) -> bool:
     best = training.memory.objective
     return best is not None and any(
         isinstance(condition, TargetScore) and best >= condition.score
-        for condition in training.session.prepared.job.stop
+        for condition in training.run.job.stop
     )
 
 
@@ -435,8 +435,8 @@ def _make_due(memory: Memory, candidate: str, reason: str) -> None:
 
 
 def _stop(training: Training) -> str | None:
-    session, plan, memory = training.session, training.plan, training.memory
-    elapsed = (session.store.clock() - session.prepared.run.started_at).total_seconds()
+    run, plan, memory = training.run, training.plan, training.memory
+    elapsed = (run.store.clock() - run.record.started_at).total_seconds()
     progress = Progress(
         step=memory.step,
         epoch=memory.epoch,
@@ -444,7 +444,7 @@ def _stop(training: Training) -> str | None:
         steps_since_best=memory.step - memory.best_step,
         elapsed=elapsed,
     )
-    if asked := stop_reason(session.prepared.job.stop, progress):
+    if asked := stop_reason(run.job.stop, progress):
         return asked
     full = memory.full_marks(known=memory.told)
     if memory.objective is not None and memory.objective >= full and not memory.failures:
@@ -460,7 +460,7 @@ def _stop(training: Training) -> str | None:
 
 async def store_versions(training: Training) -> None:
     """Write every candidate that is due as an immutable version with its validation metrics."""
-    session, memory, run = training.session, training.memory, training.session.prepared.run
+    memory, run = training.memory, training.run
     if memory.due and memory.baseline not in memory.versions:
         memory.due = [
             [memory.baseline, "baseline"],
@@ -474,10 +474,10 @@ async def store_versions(training: Training) -> None:
             memory.objective = summary["objective"]
             memory.failures = len(training.plan.validation) - summary["n_ok"]
         parent = training.pool.parent(candidate_hash)
-        first = memory.versions.get(memory.baseline, session.prepared.base)
-        version = await session.store.checkpoints.save(
-            workflow_id=run.workflow_id,
-            runnable_config=version_config(session.prepared.job_config, candidate),
+        first = memory.versions.get(memory.baseline, run.base_version)
+        version = await run.store.checkpoints.save(
+            workflow_id=run.record.workflow_id,
+            runnable_config=version_config(run.job_config, candidate),
             metrics=summary,
             metadata={
                 "reason": reason,
@@ -487,13 +487,13 @@ async def store_versions(training: Training) -> None:
                 "candidate": candidate_hash,
             },
             parent_version=memory.versions.get(parent, first) if parent else first,
-            run_id=run.run_id,
-            dataset_version=run.dataset_version,
-            evaluator_set=run.evaluator_set,
-            lease=session.lease,
+            run_id=run.record.run_id,
+            dataset_version=run.record.dataset_version,
+            evaluator_set=run.record.evaluator_set,
+            lease=run.lease,
         )
         memory.versions[candidate_hash] = version.config_version
-        session.events.emit(
+        run.events.emit(
             "checkpoint_saved",
             version=version.config_version,
             reason=reason,
@@ -501,7 +501,7 @@ async def store_versions(training: Training) -> None:
             objective=summary["objective"],
         )
     memory.due = []
-    await memory.save(session.store, run.run_id, lease=session.lease)
+    await memory.save(run.store, run.record.run_id, lease=run.lease)
 
 
 def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any]:

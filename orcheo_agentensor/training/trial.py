@@ -337,7 +337,7 @@ class _Attempt:
             self.full = math.inf
         scores = _scores(before, training.weights)
         if not scores and not self.known and any(result.ok for result in before):
-            given = ", ".join(repr(one.name) for one in training.session.runner.evaluators)
+            given = ", ".join(repr(one.name) for one in training.run.evaluators)
             raise BadInput(
                 f"job.evaluators: {given} gave labels and no score on {len(before)} cases; a"
                 " training compares scores: let one give a number or a bool",
@@ -481,9 +481,9 @@ class _Attempt:
         training = self.training
         critic = edge_critic(
             training.plan,
-            ledger=training.session.ledger,
+            ledger=training.run.ledger,
             meter=training.meter,
-            limits=training.session.prepared.job.limits,
+            limits=training.run.job.limits,
         )
         return await feedback_records(
             cases,
@@ -519,7 +519,7 @@ class _Attempt:
         request = proposal_request(
             self.trial,
             parent=base.prompts,
-            initial=training.session.prepared.prompts,
+            initial=training.run.prompts,
             records=records,
             names=names,
             history=history,
@@ -528,9 +528,9 @@ class _Attempt:
         texts, reasons = await propose(
             request,
             plan=training.plan,
-            ledger=training.session.ledger,
+            ledger=training.run.ledger,
             meter=training.meter,
-            limits=training.session.prepared.job.limits,
+            limits=training.run.job.limits,
         )
         return Proposal(texts, tuple(reasons))
 
