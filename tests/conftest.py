@@ -43,49 +43,85 @@ def postgres_server() -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="agentensor-postgres-")
     server = pgserver.get_server(folder, cleanup_mode="delete")
     _run(
-        server,
+        str(server.get_uri()),
         "ALTER SYSTEM SET fsync = off",
         "ALTER SYSTEM SET synchronous_commit = off",
+        "ALTER SYSTEM SET autovacuum = off",
         "SELECT pg_reload_conf()",
     )
     yield server
     server.cleanup()
 
 
+@pytest.fixture
+def fresh_postgres_url(postgres_server: Any) -> Iterator[str]:
+    """The URL of a new PostgreSQL database, without any table."""
+    name, server = f"test_{next(_numbers)}", str(postgres_server.get_uri())
+    _run(server, f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+    yield str(postgres_server.get_uri(database=name))
+    _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture(scope="session")
-def postgres_url(postgres_server: Any) -> str:
-    """The URL of the server's own database, shared by the session."""
-    return str(postgres_server.get_uri())
+def postgres_with_tables(postgres_server: Any) -> str:
+    """The URL of the database that tests share; the first of them makes its tables."""
+    _run(str(postgres_server.get_uri()), "CREATE DATABASE shared")
+    return str(postgres_server.get_uri(database="shared"))
 
 
 @pytest.fixture
-def postgres_database(postgres_server: Any) -> Iterator[str]:
-    """The URL of a fresh PostgreSQL database."""
-    name = f"test_{next(_numbers)}"
-    _run(postgres_server, f"CREATE DATABASE {name}")
-    yield str(postgres_server.get_uri(database=name))
-    _run(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_url(postgres_with_tables: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database: emptying costs a tenth of a new one."""
+    yield postgres_with_tables
+    _run(postgres_with_tables, _EMPTY)
+
+
+_EMPTY = """
+DO $$
+DECLARE one record;
+BEGIN
+    PERFORM pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    SET LOCAL session_replication_role = replica;  -- no foreign keys: the order does not matter
+    FOR one IN SELECT schemaname, tablename FROM pg_tables
+        WHERE schemaname IN ('public', 'langgraph')
+        AND tablename NOT IN ('agentensor_schema', 'checkpoint_migrations')
+    LOOP
+        EXECUTE format('DELETE FROM %I.%I', one.schemaname, one.tablename);
+    END LOOP;
+END $$
+"""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh database: a SQLite file, and a PostgreSQL one."""
+    """The URL of an empty database: a SQLite file, and a PostgreSQL one."""
+    return _url(request, tmp_path, "postgres_url")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, without any table."""
+    return _url(request, tmp_path, "fresh_postgres_url")
+
+
+def _url(request: pytest.FixtureRequest, folder: Path, postgres: str) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'agentensor.db'}"
-    url: str = request.getfixturevalue("postgres_database")
+        return f"sqlite:///{folder / 'agentensor.db'}"
+    url: str = request.getfixturevalue(postgres)
     return url
 
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[Store]:
-    """A store on a fresh database of each kind."""
+    """A store on an empty database of each kind."""
     async with Store.from_url(store_url) as opened:
         yield opened
 
 
-def _run(server: Any, *statements: str) -> None:
+def _run(url: str, *statements: str) -> None:
     import psycopg
 
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)

@@ -106,11 +106,11 @@ def test_a_killed_training_resumes_and_repeats_nothing(
 
 
 def test_the_same_job_gives_the_same_versions_on_postgresql(
-    project: Project, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+    project: Project, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.folder)
     here = project.ok("train", "train.yaml", "--run-id", "same")
-    there = Project(project.folder, store=postgres_database)
+    there = Project(project.folder, store=postgres_url)
     assert there.ok("runs", "list")["runs"] == []
     found = there.ok("train", "train.yaml", "--run-id", "same")
     assert steady(found) == steady(here)

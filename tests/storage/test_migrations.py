@@ -82,43 +82,43 @@ async def fill(store: Store) -> None:
     assert all(counts), "a table is empty"
 
 
-async def test_a_fresh_database_is_brought_to_the_head(store_url: str) -> None:
-    async with Store.from_url(store_url) as store:
+async def test_a_fresh_database_is_brought_to_the_head(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
         assert await store.schema_revision() == migrate.HEAD
 
 
-async def test_asking_for_the_revision_creates_nothing(store_url: str) -> None:
-    store = Store.from_url(store_url)
+async def test_asking_for_the_revision_creates_nothing(fresh_store_url: str) -> None:
+    store = Store.from_url(fresh_store_url)
     assert await store.schema_revision() is None
-    assert (await on_engine(store_url, schema_of))["tables"] == []
+    assert (await on_engine(fresh_store_url, schema_of))["tables"] == []
     await store.close()
 
 
-async def test_the_schema_equals_the_replayed_migrations(store_url: str) -> None:
-    async with Store.from_url(store_url) as store:
-        created = await on_engine(store_url, schema_of)
+async def test_the_schema_equals_the_replayed_migrations(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
+        created = await on_engine(fresh_store_url, schema_of)
         await store.downgrade("base")
         await store.upgrade()
-        assert await on_engine(store_url, schema_of) == created
+        assert await on_engine(fresh_store_url, schema_of) == created
 
 
-async def test_downgrade_and_upgrade_with_data(store_url: str) -> None:
-    async with Store.from_url(store_url) as store:
+async def test_downgrade_and_upgrade_with_data(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
         await fill(store)
         await store.upgrade()
         assert (await store.checkpoints.get("support", "production")).config_version == 1
         await store.downgrade("base")
-        tables = (await on_engine(store_url, schema_of))["tables"]
+        tables = (await on_engine(fresh_store_url, schema_of))["tables"]
         assert set(tables) <= {VERSION_TABLE}
-    async with Store.from_url(store_url) as store:
+    async with Store.from_url(fresh_store_url) as store:
         await fill(store)
 
 
-async def test_a_newer_database_is_refused(store_url: str) -> None:
-    async with Store.from_url(store_url):
+async def test_a_newer_database_is_refused(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url):
         pass
-    await on_engine(store_url, stamp("9999"))
-    store = Store.from_url(store_url)
+    await on_engine(fresh_store_url, stamp("9999"))
+    store = Store.from_url(fresh_store_url)
     with pytest.raises(StoreTooNew, match="9999"):
         await store.open()
     with pytest.raises(StoreTooNew, match="9999"):
@@ -126,27 +126,27 @@ async def test_a_newer_database_is_refused(store_url: str) -> None:
     await store.close()
 
 
-async def test_an_older_database_waits_for_an_upgrade(store_url: str) -> None:
-    async with Store.from_url(store_url):
+async def test_an_older_database_waits_for_an_upgrade(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url):
         pass
-    await on_engine(store_url, stamp("0000"))
-    store = Store.from_url(store_url)
+    await on_engine(fresh_store_url, stamp("0000"))
+    store = Store.from_url(fresh_store_url)
     with pytest.raises(StoreOutdated, match="agentensor db upgrade"):
         await store.runs.list()
     await store.close()
 
 
-async def test_an_unknown_revision_is_refused(store_url: str) -> None:
-    async with Store.from_url(store_url) as store:
+async def test_an_unknown_revision_is_refused(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
         with pytest.raises(StoreError, match="nonsense"):
             await store.downgrade("nonsense")
-        await on_engine(store_url, stamp("nonsense"))
+        await on_engine(fresh_store_url, stamp("nonsense"))
         with pytest.raises(StoreError, match="nonsense"):
-            await Store.from_url(store_url).open()
+            await Store.from_url(fresh_store_url).open()
 
 
-async def test_many_stores_may_open_a_fresh_database_at_once(store_url: str) -> None:
-    stores = [Store.from_url(store_url) for _ in range(6)]
+async def test_many_stores_may_open_a_fresh_database_at_once(fresh_store_url: str) -> None:
+    stores = [Store.from_url(fresh_store_url) for _ in range(6)]
     await asyncio.gather(*(store.open() for store in stores))
     await asyncio.gather(*(store.runs.list() for store in stores))
     await asyncio.gather(*(store.close() for store in stores))
