@@ -18,26 +18,12 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorContext,
     EvaluatorFailure,
     Outcome,
+    as_text,
 )
-from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.settings import Settings
 
 MISSING: Final = object()
 """What `pick` gives where a path leads nowhere."""
-
-
-def private_context(ctx: EvaluatorContext) -> EvaluatorContext:
-    """A context whose values an evaluator may change without anyone else noticing."""
-    return EvaluatorContext(  # not `replace`, which takes four times as long
-        case_id=ctx.case_id,
-        inputs=private_copy(ctx.inputs),
-        output=private_copy(ctx.output),
-        expected_output=private_copy(ctx.expected_output),
-        metadata=private_copy(ctx.metadata),
-        latency_ms=ctx.latency_ms,
-        usage=ctx.usage,
-        tape=private_copy(ctx.tape),
-    )
 
 
 def split_path(path: str) -> tuple[str, ...]:
@@ -374,13 +360,6 @@ class Latency(Builtin):
         if ctx.latency_ms <= self.max_ms:
             return self.passes()
         return self.falls_short(f"took {ctx.latency_ms:.0f} ms, at most {self.max_ms:g} wanted")
-
-
-def as_text(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: Any) -> float | None:

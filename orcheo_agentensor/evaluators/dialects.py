@@ -1,33 +1,44 @@
-"""The conventions of other packages: how each calls an evaluator, and reads what it returns."""
+"""The conventions by which people write evaluators: one class each.
+
+To add one, write a class (`ObjectDialect` for objects told by a method, `FunctionDialect` for
+functions told by the names of their parameters) and list it in `detection.py`, where it is tried
+in that order. A class says how an evaluator of its kind is recognised (`matches`), how it is called
+with a context (`bind`) and how its answer is read (`read`).
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
 import inspect
-import json
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators.builtin import private_context
-from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
+from orcheo_agentensor.evaluators.context import (
+    EvaluationResult,
+    EvaluatorContext,
+    EvaluatorFailure,
+    Outcome,
+    as_text,
+    private_context,
+)
 from orcheo_agentensor.evaluators.returns import (
     Reader,
     failure,
-    read_feedback,
-    read_grading,
-    read_mapping,
-    read_raw_fields,
+    field_of,
+    own,
     read_result,
-    read_scored,
-    read_scores,
+    several,
     single,
+    wrong_shape,
 )
 from orcheo_agentensor.json_values import private_copy
 
@@ -49,35 +60,20 @@ class Subject:
         if not callable(obj):
             return cls(obj, None)
         try:
-            signature = inspect.signature(obj)
+            return cls(obj, inspect.signature(obj).parameters)
         except (TypeError, ValueError):
             return cls(obj, None)
-        return cls(obj, signature.parameters)
 
-    @property
+    @cached_property
     def named(self) -> dict[str, inspect.Parameter]:
         """Every parameter that is not `*args` or `**kwargs`."""
-        return {
-            name: parameter
-            for name, parameter in (self.parameters or {}).items()
-            if parameter.kind not in _VARIADIC
-        }
+        parameters = (self.parameters or {}).items()
+        return {name: found for name, found in parameters if found.kind not in _VARIADIC}
 
-    @property
+    @cached_property
     def required(self) -> list[str]:
         """The names of parameters without a default, in order."""
         return [name for name, p in self.named.items() if p.default is inspect.Parameter.empty]
-
-    @property
-    def extra(self) -> bool:
-        """Whether there is a `**kwargs`."""
-        kinds = [p.kind for p in (self.parameters or {}).values()]
-        return inspect.Parameter.VAR_KEYWORD in kinds
-
-    @property
-    def module(self) -> str:
-        """The module that the function underneath comes from."""
-        return str(getattr(self.function, "__module__", "") or "")
 
     @property
     def function(self) -> Any:
@@ -86,11 +82,6 @@ class Subject:
         while isinstance(obj, functools.partial):
             obj = obj.func
         return inspect.unwrap(obj) if callable(obj) else obj
-
-    @property
-    def is_async(self) -> bool:
-        """Whether calling it gives a coroutine."""
-        return is_async(self.obj)
 
     @property
     def name(self) -> str:
@@ -122,36 +113,6 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(call)
 
 
-def call_by_name(subject: Subject, getters: Mapping[str, Getter]) -> Callable[..., Any]:
-    """A function of the context that calls the subject with every value it has a name for."""
-    positional: list[Getter] = []
-    keywords: dict[str, Getter] = {}
-    gap = False
-    for name, parameter in subject.named.items():
-        if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            if name in getters:
-                keywords[name] = getters[name]
-        elif name in getters and not gap:
-            positional.append(getters[name])
-        else:
-            gap = True
-
-    def call(ctx: EvaluatorContext) -> Any:
-        values = {name: getter(ctx) for name, getter in keywords.items()}
-        return subject.obj(*[getter(ctx) for getter in positional], **values)
-
-    return call
-
-
-def call_in_order(subject: Subject, getters: list[Getter]) -> Callable[..., Any]:
-    """A function of the context that calls the subject with these values, positionally."""
-
-    def call(ctx: EvaluatorContext) -> Any:
-        return subject.obj(*[getter(ctx) for getter in getters])
-
-    return call
-
-
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """One evaluator made callable with a context.
@@ -163,301 +124,71 @@ class Adapter:
     kind: str
     form: str
     read: Reader
-    call: Callable[[EvaluatorContext], Any]
+    call: Getter
     threaded: bool
     inline: Callable[[EvaluatorContext], Outcome] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class FunctionDialect:
-    """A convention for functions: parameter names with their values, and a reader.
+class Dialect(ABC):
+    """One convention. `kind` is its name in jobs, `form` what an error tells of it."""
 
-    `positional` gives the names in order for functions that use names of their own.
-    """
+    kind: ClassVar[str]
+    form: ClassVar[str]
 
-    kind: str
-    form: str
-    getters: Mapping[str, Getter]
-    read: Reader
-    positional: tuple[str, ...] = ()
+    @abstractmethod
+    def matches(self, subject: Subject) -> bool:
+        """Whether an evaluator is of this kind."""
 
-    def knows(self, subject: Subject) -> bool:
-        """Whether every required parameter has a known name, and at least one is taken."""
-        taken = [name for name in subject.named if name in self.getters]
-        return bool(taken) and all(name in self.getters for name in subject.required)
-
+    @abstractmethod
     def bind(self, subject: Subject) -> Adapter:
-        """By name where the names are known, else by position."""
-        if self.knows(subject):
-            names = [name for name in subject.named if name in self.getters]
-            return self.adapter(subject, call_by_name(subject, self.getters), names)
-        return self.bind_positional(subject)
+        """Make an evaluator of this kind callable; raises `EvaluatorRefused`."""
 
-    def bind_positional(self, subject: Subject) -> Adapter:
-        """By position, for as many parameters as are required."""
-        required = len(subject.required)
-        if not 1 <= required <= len(self.positional):
-            raise EvaluatorRefused(
-                f"{subject.name}: not of the kind {self.kind!r}: {self.form}",
-                field="evaluators",
-                value=subject.name,
-                rule=f"must be {self.form}",
-            )
-        names = self.positional[:required]
-        getters = [self.getters[name] for name in names]
-        return self.adapter(subject, call_in_order(subject, getters), names)
+    def read(self, name: str, value: Any) -> list[Outcome]:
+        """What an evaluator of this kind returned, as outcomes."""
+        return own(name, value) or self.outcomes(name, value)
 
-    def adapter(
-        self,
-        subject: Subject,
-        call: Callable[[EvaluatorContext], Any],
-        names: list[str] | tuple[str, ...],
-    ) -> Adapter:
-        """An adapter of this dialect around `call`; `names` are shown to the user."""
-        return Adapter(
-            kind=self.kind,
-            form=f"{subject.name}({', '.join(names)})",
-            read=self.read,
-            call=call,
-            threaded=not subject.is_async,
-        )
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """As `read`, for all but our own result objects."""
+        return read_result(name, value)
+
+    def adapter(self, form: str, call: Getter, *, threaded: bool) -> Adapter:
+        """An adapter of this kind; `form` shows the user how the evaluator is called."""
+        return Adapter(kind=self.kind, form=form, read=self.read, call=call, threaded=threaded)
 
 
-BRAINTRUST = FunctionDialect(
-    kind="braintrust",
-    form="a Braintrust function: output with any of input, expected, metadata",
-    getters={
-        "output": lambda ctx: private_copy(ctx.output),
-        "expected": lambda ctx: private_copy(ctx.expected_output),
-        "input": lambda ctx: private_copy(ctx.inputs),
-        "metadata": lambda ctx: private_copy(ctx.metadata),
-    },
-    positional=("output", "expected"),
-    read=read_scores,
-)
+def _named(name: str, value: Any, one: Callable[[str, Any], Outcome]) -> list[Outcome]:
+    """One result, or a list of results that carry their names."""
+    if not isinstance(value, list | tuple):
+        return [one(name, value)]
+    named = ((field_of(item, "name"), item) for item in value)
+    return several(name, [(key, one(f"{name}.{key}", item)) for key, item in named])
 
 
-def is_braintrust(subject: Subject) -> bool:
-    """Whether it takes `output`, in the singular."""
-    return "output" in subject.named and BRAINTRUST.knows(subject)
+def _score(name: str, value: Any) -> Outcome:
+    """A Braintrust or autoevals `Score`, as an object or a dict, or a number."""
+    if isinstance(value, str):
+        return wrong_shape(name, value, "expected a number or a Score")
+    if not isinstance(value, Mapping) and not hasattr(value, "score"):
+        return single(name, value)
+    if (error := field_of(value, "error")) is not None:
+        return failure(name, "exception", str(error))
+    metadata = field_of(value, "metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    reason = metadata.get("rationale") or metadata.get("reason")
+    return single(name, field_of(value, "score"), reason=reason)
 
 
-def bind_autoevals(subject: Subject) -> Adapter:
-    """A scorer object. Its `eval` runs in a thread: `eval_async` may run blocking code inline."""
-    plain, native = subject.method("eval"), subject.method("eval_async")
-
-    def call(ctx: EvaluatorContext) -> Any:
-        method = plain or native
-        output = private_copy(ctx.output)
-        expected = private_copy(ctx.expected_output)
-        extra = {key: private_copy(value) for key, value in ctx.metadata.items()}
-        for taken in ("self", "output", "expected"):
-            extra.pop(taken, None)
-        extra["input"] = private_copy(ctx.inputs)
-        return method(output, expected, **extra)  # type: ignore[misc]
-
-    return Adapter(
-        kind="autoevals",
-        form=f"{type(subject.obj).__name__}.eval(output, expected, input=…)",
-        read=read_scores,
-        call=call,
-        threaded=True,
-    )
-
-
-CONTEXT = FunctionDialect(
-    kind="context",
-    form="a function of one `ctx` (an EvaluatorContext)",
-    getters={"ctx": private_context, "context": private_context},
-    positional=("ctx",),
-    read=read_result,
-)
-
-
-def takes_context(subject: Subject) -> bool:
-    """Whether the only parameter to fill is named or annotated as an evaluator's context."""
-    required = subject.required
-    if len(required) > 1:
-        return False
-    named = list(subject.named.values())
-    if not required and len(named) != 1:
-        return False
-    parameter = subject.named[required[0]] if required else named[0]
-    if parameter.name in CONTEXT.getters:
-        return True
-    annotation = parameter.annotation
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return "EvaluatorContext" in str(text)
-
-
-def bind_context(subject: Subject) -> Adapter:
-    """A function of the context, whatever its parameter is called."""
-    name = (subject.required or list(subject.named))[0] if subject.named else ""
-    if name in CONTEXT.getters:
-        return CONTEXT.bind(subject)
-    return CONTEXT.bind_positional(subject)
-
-
-def bind_evaluate(subject: Subject) -> Adapter:
-    """An object with `evaluate(ctx)` or `evaluate_async(ctx)`, sync or async."""
-    method = _evaluate_method(subject)
-    inner = Subject.of(method)
-    if inner.parameters is not None and (len(inner.required) > 1 or not inner.named):
-        raise EvaluatorRefused(
-            f"{subject.name}: {method.__name__}({', '.join(inner.named)}) must take one context; "
-            "pass a function instead of the object for another form",
-            field="evaluators",
-            value=subject.name,
-            rule="must have an evaluate(ctx)",
-        )
-
-    def call(ctx: EvaluatorContext) -> Any:
-        return method(private_context(ctx))
-
-    return Adapter(
-        kind="evaluator",
-        form=f"{type(subject.obj).__name__}.{method.__name__}(ctx)",
-        read=read_mapping,
-        call=call,
-        threaded=not is_async(method),
-    )
-
-
-def _evaluate_method(subject: Subject) -> Callable[..., Any]:
-    """`evaluate`, or an `evaluate_async` of the class's own.
-
-    The one inherited from pydantic-evals only calls `evaluate`, in the loop.
-    """
-    plain, native = subject.method("evaluate"), subject.method("evaluate_async")
-    if plain is None or (native is not None and not _inherited(native) and not is_async(plain)):
-        return native or subject.obj.evaluate
-    return plain
-
-
-def _inherited(method: Callable[..., Any]) -> bool:
-    return str(getattr(method, "__module__", "")).startswith("pydantic_evals.")
-
-
-def bind_deepeval(subject: Subject) -> Adapter:
-    """A metric object. It keeps its result on itself, so each call measures with a copy."""
-    quiet = _takes_indicator(subject.method("a_measure"))
-
-    async def call(ctx: EvaluatorContext) -> Any:
-        metric = copy.copy(subject.obj)
-        await metric.a_measure(_test_case(ctx), **quiet)
-        return metric
-
-    return Adapter(
-        kind="deepeval",
-        form=f"{type(subject.obj).__name__}.a_measure(test_case)",
-        read=_read,
-        call=call,
-        threaded=False,
-    )
-
-
-def _read(name: str, metric: Any) -> list[Outcome]:
-    error = getattr(metric, "error", None)
-    if error and getattr(metric, "score", None) is None:
-        return [failure(name, "exception", str(error))]
-    passed = getattr(metric, "success", None)
-    return [
-        single(
-            name,
-            getattr(metric, "score", None),
-            reason=getattr(metric, "reason", None),
-            passed=passed if isinstance(passed, bool) else None,
-        )
-    ]
-
-
-def _test_case(ctx: EvaluatorContext) -> Any:
-    fields: dict[str, Any] = {
-        "input": _text(ctx.inputs),
-        "actual_output": _text(ctx.output),
-        "expected_output": None if ctx.expected_output is None else _text(ctx.expected_output),
-        "context": private_copy(ctx.metadata.get("context")),
-        "retrieval_context": private_copy(ctx.metadata.get("retrieval_context")),
-    }
-    try:
-        made: Any = import_module("deepeval.test_case").LLMTestCase(**fields)
-    except ImportError:
-        return SimpleNamespace(**fields)
-    return made
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _takes_indicator(method: Any) -> dict[str, bool]:
-    try:
-        names = inspect.signature(method).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {"_show_indicator": False} if "_show_indicator" in names else {}
-
-
-class Record(dict[str, Any]):
-    """A dict whose keys are attributes too, as DSPy's examples and predictions are."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no field {name!r}; there are: {', '.join(self)}") from None
-
-
-def _record(value: Any, key: str) -> Record:
-    if isinstance(value, dict):
-        return Record(private_copy(value))
-    return Record() if value is None else Record({key: private_copy(value)})
-
-
-def _example(ctx: EvaluatorContext) -> Record:
-    """Inputs and expected output side by side; the expected one wins."""
-    return Record(_record(ctx.inputs, "input") | _record(ctx.expected_output, "output"))
-
-
-def _pred(ctx: EvaluatorContext) -> Record:
-    return _record(ctx.output, "output")
-
-
-DSPY = FunctionDialect(
-    kind="dspy",
-    form="a DSPy metric: (example, pred, trace=None)",
-    getters={
-        "example": _example,
-        "gold": _example,
-        "pred": _pred,
-        "prediction": _pred,
-        "trace": lambda ctx: None,
-        "pred_name": lambda ctx: None,
-        "pred_trace": lambda ctx: None,
-    },
-    positional=("example", "pred", "trace", "pred_name", "pred_trace"),
-    read=read_scored,
-)
-
-
-def is_dspy(subject: Subject) -> bool:
-    """Whether it takes an example and a prediction."""
-    names = subject.named.keys()
-    both = names & {"example", "gold"} and names & {"pred", "prediction"}
-    return bool(both) and DSPY.knows(subject)
-
-
-_IDS = uuid.UUID("5b7a4f0e-3c1d-5e7a-9a55-0c6f6a3c2f11")
-
-
-def as_dict(value: Any, key: str = "output") -> dict[str, Any]:
-    """LangSmith's form of a value: a dict as it is, `{}` for none, else `{key: value}`."""
+def _as_dict(value: Any, key: str) -> dict[str, Any]:
+    """A dict as it is, `{}` for none, else `{key: value}`."""
     if isinstance(value, dict):
         return private_copy(value)  # type: ignore[no-any-return]
     return {} if value is None else {key: private_copy(value)}
 
 
-def make_run(ctx: EvaluatorContext) -> Any:
+_IDS = uuid.UUID("5b7a4f0e-3c1d-5e7a-9a55-0c6f6a3c2f11")
+
+
+def _run(ctx: EvaluatorContext) -> Any:
     """The rollout as a LangSmith `Run`."""
     from langsmith.schemas import Run
 
@@ -470,8 +201,8 @@ def make_run(ctx: EvaluatorContext) -> Any:
         run_type="chain",
         start_time=ended - timedelta(milliseconds=ctx.latency_ms),
         end_time=ended,
-        inputs=as_dict(ctx.inputs, "input"),
-        outputs=as_dict(ctx.output),
+        inputs=_as_dict(ctx.inputs, "input"),
+        outputs=_as_dict(ctx.output, "output"),
         extra={"metadata": private_copy(ctx.metadata)},
         reference_example_id=uuid.uuid5(_IDS, f"example:{ctx.case_id}"),
         prompt_tokens=ctx.usage.input_tokens,
@@ -484,134 +215,455 @@ def make_run(ctx: EvaluatorContext) -> Any:
     )
 
 
-def make_example(ctx: EvaluatorContext) -> Any:
+def _example(ctx: EvaluatorContext) -> Any:
     """The case as a LangSmith `Example`."""
     from langsmith.schemas import Example
 
     return Example.model_construct(
         id=uuid.uuid5(_IDS, f"example:{ctx.case_id}"),
         dataset_id=_IDS,
-        inputs=as_dict(ctx.inputs, "input"),
-        outputs=as_dict(ctx.expected_output),
+        inputs=_as_dict(ctx.inputs, "input"),
+        outputs=_as_dict(ctx.expected_output, "output"),
         metadata={**private_copy(ctx.metadata), "case_id": ctx.case_id},
         created_at=datetime.now(UTC),
     )
 
 
-LANGSMITH = FunctionDialect(
-    kind="langsmith",
-    form="a LangSmith function: any of inputs, outputs, reference_outputs, run, example",
-    getters={
-        "run": make_run,
-        "example": make_example,
-        "inputs": lambda ctx: private_copy(ctx.inputs),
-        "outputs": lambda ctx: as_dict(ctx.output),
-        "reference_outputs": lambda ctx: as_dict(ctx.expected_output),
-        "attachments": lambda ctx: {},
-    },
-    positional=("run", "example"),
-    read=read_result,
-)
+class ObjectDialect(Dialect):
+    """A convention for objects: having one of `methods` is what tells it."""
 
-OPENEVALS = FunctionDialect(
-    kind="openevals",
-    form="an openevals or agentevals evaluator: (inputs, outputs, reference_outputs, **kwargs)",
-    getters={
-        **LANGSMITH.getters,
+    methods: ClassVar[tuple[str, ...]]
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether the object has one of the methods."""
+        return any(subject.method(name) for name in self.methods)
+
+
+class PydanticEvals(ObjectDialect):
+    """pydantic-evals: `evaluate(ctx)` or `evaluate_async(ctx)`; a mapping is several results."""
+
+    kind = "evaluator"
+    form = "an object with evaluate(ctx) or evaluate_async(ctx)"
+    methods = ("evaluate", "evaluate_async")
+
+    def bind(self, subject: Subject) -> Adapter:
+        """Call the method with a context of its own."""
+        method = self._method(subject)
+        taken = Subject.of(method)
+        if taken.parameters is not None and (len(taken.required) > 1 or not taken.named):
+            raise EvaluatorRefused(
+                f"{subject.name}: {method.__name__}({', '.join(taken.named)}) must take one "
+                "context; pass a function instead of the object for another form",
+                field="evaluators",
+                value=subject.name,
+                rule="must have an evaluate(ctx)",
+            )
+        form = f"{type(subject.obj).__name__}.{method.__name__}(ctx)"
+        return self.adapter(
+            form, lambda ctx: method(private_context(ctx)), threaded=not is_async(method)
+        )
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A value or `EvaluationReason`, or a mapping of names to these."""
+        if isinstance(value, Mapping):
+            items = value.items()
+            return several(name, [(key, self._one(f"{name}.{key}", item)) for key, item in items])
+        return [self._one(name, value)]
+
+    @staticmethod
+    def _method(subject: Subject) -> Callable[..., Any]:
+        """`evaluate`, or an `evaluate_async` of the class's own.
+
+        The one inherited from pydantic-evals only calls `evaluate`, in the loop.
+        """
+        plain, native = subject.method("evaluate"), subject.method("evaluate_async")
+        if plain is None:
+            return native or subject.obj.evaluate
+        home = str(getattr(native, "__module__", ""))
+        if native is None or home.startswith("pydantic_evals.") or is_async(plain):
+            return plain
+        return native
+
+    @staticmethod
+    def _one(name: str, value: Any) -> Outcome:
+        if isinstance(value, EvaluationResult | EvaluatorFailure):
+            return replace(value, name=name)
+        if value is None or isinstance(value, Mapping | list | tuple):
+            return wrong_shape(
+                name, value, "expected a bool, a number, a label or EvaluationReason"
+            )
+        if hasattr(value, "value") and hasattr(value, "reason"):
+            return single(name, value.value, reason=value.reason)
+        return single(name, value)
+
+
+class LangSmithRunEvaluator(ObjectDialect):
+    """LangSmith's `RunEvaluator`: `evaluate_run(run, example)` or `aevaluate_run`."""
+
+    kind = "run_evaluator"
+    form = "an object with evaluate_run(run, example) or aevaluate_run(run, example)"
+    methods = ("evaluate_run", "aevaluate_run")
+
+    def bind(self, subject: Subject) -> Adapter:
+        """Call the method with a LangSmith run and example."""
+        method: Any = self._method(subject)
+        form = f"{type(subject.obj).__name__}.{getattr(method, '__name__', '')}(run, example)"
+        return self.adapter(
+            form, lambda ctx: method(_run(ctx), _example(ctx)), threaded=not is_async(method)
+        )
+
+    @staticmethod
+    def _method(subject: Subject) -> Callable[..., Any] | None:
+        """`evaluate_run`, or an `aevaluate_run` that is more than LangSmith's hop into a thread."""
+        plain, native = subject.method("evaluate_run"), subject.method("aevaluate_run")
+        if native is None or plain is None:
+            return plain or native
+        hops = str(getattr(native, "__qualname__", "")).startswith("RunEvaluator.")
+        return plain if hops or getattr(subject.obj, "is_async", None) is False else native
+
+
+class DeepEval(ObjectDialect):
+    """DeepEval metrics: `a_measure(test_case)` leaves score, reason and success on the object."""
+
+    kind = "deepeval"
+    form = "an object with a_measure(test_case)"
+    methods = ("a_measure",)
+
+    def bind(self, subject: Subject) -> Adapter:
+        """Measure each case with a copy, because the metric keeps its result on itself."""
+        parameters = Subject.of(subject.method("a_measure")).parameters or ()
+        quiet = {"_show_indicator": False} if "_show_indicator" in parameters else {}
+
+        async def call(ctx: EvaluatorContext) -> Any:
+            metric = copy.copy(subject.obj)
+            await metric.a_measure(self._test_case(ctx), **quiet)
+            return metric
+
+        form = f"{type(subject.obj).__name__}.a_measure(test_case)"
+        return self.adapter(form, call, threaded=False)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """What the metric holds after measuring."""
+        score, error = field_of(value, "score"), field_of(value, "error")
+        if error and score is None:
+            return [failure(name, "exception", str(error))]
+        passed = field_of(value, "success")
+        passed = passed if isinstance(passed, bool) else None
+        return [single(name, score, reason=field_of(value, "reason"), passed=passed)]
+
+    @staticmethod
+    def _test_case(ctx: EvaluatorContext) -> Any:
+        expected = ctx.expected_output
+        fields: dict[str, Any] = {
+            "input": as_text(ctx.inputs),
+            "actual_output": as_text(ctx.output),
+            "expected_output": None if expected is None else as_text(expected),
+            "context": private_copy(ctx.metadata.get("context")),
+            "retrieval_context": private_copy(ctx.metadata.get("retrieval_context")),
+        }
+        try:
+            kind = import_module("deepeval.test_case").LLMTestCase
+        except ImportError:
+            kind = SimpleNamespace
+        return kind(**fields)
+
+
+class Autoevals(ObjectDialect):
+    """autoevals scorers: `eval(output, expected, input=…)`, read as Braintrust functions are."""
+
+    kind = "autoevals"
+    form = "an object with eval(output, expected, input=…) or eval_async"
+    methods = ("eval_async", "eval")
+
+    def bind(self, subject: Subject) -> Adapter:
+        """Call `eval` in a thread: `eval_async` may run blocking code in the loop."""
+        method = subject.method("eval") or subject.obj.eval_async
+
+        def call(ctx: EvaluatorContext) -> Any:
+            extra = {
+                key: private_copy(value)
+                for key, value in ctx.metadata.items()
+                if key not in ("self", "output", "expected")
+            }
+            extra["input"] = private_copy(ctx.inputs)
+            return method(private_copy(ctx.output), private_copy(ctx.expected_output), **extra)
+
+        form = f"{type(subject.obj).__name__}.eval(output, expected, input=…)"
+        return self.adapter(form, call, threaded=True)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """`Score(name, score, metadata)`, a number, None, or a list of them."""
+        return _named(name, value, _score)
+
+
+class FunctionDialect(Dialect):
+    """A convention for functions.
+
+    `values` holds the parameter names it knows and what each is given; `telling` are those that
+    must be there for it to be recognised. `positional` names the values that a function with
+    parameter names of its own is given, in order.
+    """
+
+    values: ClassVar[Mapping[str, Getter]]
+    telling: ClassVar[frozenset[str]] = frozenset()
+    positional: ClassVar[tuple[str, ...]] = ()
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether its telling names are there and no required name is unknown."""
+        return self.telling <= subject.named.keys() and self.knows(subject)
+
+    def knows(self, subject: Subject) -> bool:
+        """Whether every required parameter has a known name, and at least one is taken."""
+        return bool(self._known(subject)) and self.values.keys() >= set(subject.required)
+
+    def bind(self, subject: Subject) -> Adapter:
+        """Call by name where the names are known, else in order."""
+        if not self.knows(subject):
+            return self.bind_in_order(subject)
+        call = call_by_name(subject, self.values)
+        return self._function(subject, call, self._known(subject))
+
+    def bind_in_order(self, subject: Subject) -> Adapter:
+        """Call with as many values as there are required parameters, in order."""
+        count = len(subject.required)
+        if not 1 <= count <= len(self.positional):
+            raise EvaluatorRefused(
+                f"{subject.name}: not of the kind {self.kind!r}: {self.form}",
+                field="evaluators",
+                value=subject.name,
+                rule=f"must be {self.form}",
+            )
+        names = self.positional[:count]
+        getters = [self.values[name] for name in names]
+
+        def call(ctx: EvaluatorContext) -> Any:
+            return subject.obj(*[getter(ctx) for getter in getters])
+
+        return self._function(subject, call, names)
+
+    def _known(self, subject: Subject) -> list[str]:
+        return [name for name in subject.named if name in self.values]
+
+    def _function(self, subject: Subject, call: Getter, names: Iterable[str]) -> Adapter:
+        form = f"{subject.name}({', '.join(names)})"
+        return self.adapter(form, call, threaded=not is_async(subject.obj))
+
+
+def call_by_name(subject: Subject, values: Mapping[str, Getter]) -> Getter:
+    """A function of the context that calls the subject with every value it has a name for."""
+    positional: list[Getter] = []
+    keywords: dict[str, Getter] = {}
+    gap = False
+    for name, parameter in subject.named.items():
+        if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            if name in values:
+                keywords[name] = values[name]
+        elif name in values and not gap:
+            positional.append(values[name])
+        else:
+            gap = True
+
+    def call(ctx: EvaluatorContext) -> Any:
+        given = {name: getter(ctx) for name, getter in keywords.items()}
+        return subject.obj(*[getter(ctx) for getter in positional], **given)
+
+    return call
+
+
+class ContextFunction(FunctionDialect):
+    """Our own form: a function of an `EvaluatorContext`."""
+
+    kind = "context"
+    form = "a function of one `ctx` (an EvaluatorContext)"
+    values: ClassVar = {"ctx": private_context, "context": private_context}
+    positional = ("ctx",)
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether the only parameter to fill is named or annotated as an evaluator's context."""
+        filled = subject.required or list(subject.named)
+        if len(filled) != 1:
+            return False
+        if filled[0] in self.values:
+            return True
+        annotation = subject.named[filled[0]].annotation
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        return "EvaluatorContext" in str(text)
+
+
+class LangSmith(FunctionDialect):
+    """LangSmith functions: a dict is one result, a list or `{"results": […]}` several."""
+
+    kind = "langsmith"
+    form = "a LangSmith function: any of inputs, outputs, reference_outputs, run, example"
+    values: ClassVar = {
+        "run": _run,
+        "example": _example,
+        "inputs": lambda ctx: private_copy(ctx.inputs),
+        "outputs": lambda ctx: _as_dict(ctx.output, "output"),
+        "reference_outputs": lambda ctx: _as_dict(ctx.expected_output, "output"),
+        "attachments": lambda ctx: {},
+    }
+    positional = ("run", "example")
+
+
+class OpenEvals(FunctionDialect):
+    """openevals and agentevals: as LangSmith, with the values as they are.
+
+    `**kwargs` (the variables of a judge's prompt) are filled from the case's metadata.
+    """
+
+    kind = "openevals"
+    form = "an openevals or agentevals evaluator: (inputs, outputs, reference_outputs, **kwargs)"
+    values: ClassVar = {
+        **LangSmith.values,
         "outputs": lambda ctx: private_copy(ctx.output),
         "reference_outputs": lambda ctx: private_copy(ctx.expected_output),
-    },
-    read=read_raw_fields,
-)
+    }
 
+    def matches(self, subject: Subject) -> bool:
+        """Whether it was made by openevals or agentevals."""
+        home = str(getattr(subject.function, "__module__", "")).partition(".")[0]
+        return home in ("openevals", "agentevals") and self.knows(subject)
 
-def is_openevals(subject: Subject) -> bool:
-    """Whether it was made by openevals or agentevals."""
-    home = subject.module.partition(".")[0]
-    return home in ("openevals", "agentevals") and OPENEVALS.knows(subject)
+    def bind(self, subject: Subject) -> Adapter:
+        """Call by name, with more from the metadata where there is a `**kwargs`."""
+        adapter = super().bind(subject)
+        kinds = [parameter.kind for parameter in (subject.parameters or {}).values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return adapter
 
+        def call(ctx: EvaluatorContext) -> Any:
+            extra = {
+                name: private_copy(value)
+                for name, value in ctx.metadata.items()
+                if name.isidentifier() and name not in subject.named
+            }
+            filled = Subject(functools.partial(subject.obj, **extra), subject.parameters)
+            return call_by_name(filled, self.values)(ctx)
 
-def bind_openevals(subject: Subject) -> Adapter:
-    """As LangSmith, with the values as they are and `**kwargs` filled from the case's metadata."""
-    adapter = OPENEVALS.bind(subject)
-    if not subject.extra:
-        return adapter
-    from dataclasses import replace
+        return replace(adapter, call=call)
 
-    def call(ctx: EvaluatorContext) -> Any:
-        extra: dict[str, Getter] = {
-            name: _constant(private_copy(value))
-            for name, value in ctx.metadata.items()
-            if name.isidentifier() and name not in subject.named
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """As LangSmith, but a dict without `key` is raw structured output.
+
+        Of that each bool and number is a metric, each text a label; its reasoning is their reason.
+        """
+        if not isinstance(value, Mapping) or "key" in value or "results" in value:
+            return read_result(name, value)
+        told = ("reasoning", "reason", "comment")
+        reason = next((value[key] for key in told if isinstance(value.get(key), str)), None)
+        metrics = {
+            key: item
+            for key, item in value.items()
+            if key not in told and isinstance(item, bool | int | float | str)
         }
-        bound = Subject(_with_keywords(subject.obj, extra, ctx), subject.parameters)
-        return call_by_name(bound, OPENEVALS.getters)(ctx)
-
-    return replace(adapter, call=call)
-
-
-def _constant(value: Any) -> Getter:
-    return lambda ctx: value
+        return several(
+            name,
+            [(key, single(f"{name}.{key}", item, reason=reason)) for key, item in metrics.items()],
+        )
 
 
-def _with_keywords(
-    function: Callable[..., Any], extra: dict[str, Getter], ctx: EvaluatorContext
-) -> Callable[..., Any]:
-    values = {name: getter(ctx) for name, getter in extra.items()}
-    return lambda *args, **kwargs: function(*args, **{**values, **kwargs})
+class Mlflow(FunctionDialect):
+    """MLflow scorers, told by `expectations`, a name that only they have."""
 
-
-def bind_run_evaluator(subject: Subject) -> Adapter:
-    """An object with `evaluate_run(run, example)` or `aevaluate_run`."""
-    plain, native = subject.method("evaluate_run"), subject.method("aevaluate_run")
-    method = native if plain is None or _natively_async(subject, native) else plain
-
-    def call(ctx: EvaluatorContext) -> Any:
-        return method(make_run(ctx), make_example(ctx))  # type: ignore[misc]
-
-    return Adapter(
-        kind="run_evaluator",
-        form=f"{type(subject.obj).__name__}.{getattr(method, '__name__', '')}(run, example)",
-        read=read_result,
-        call=call,
-        threaded=not is_async(method),
-    )
-
-
-def _natively_async(subject: Subject, native: Callable[..., Any] | None) -> bool:
-    """Whether `aevaluate_run` is more than LangSmith's own hop into a thread pool."""
-    if native is None or getattr(subject.obj, "is_async", None) is False:
-        return False
-    return not str(getattr(native, "__qualname__", "")).startswith("RunEvaluator.")
-
-
-def _expectations(ctx: EvaluatorContext) -> dict[str, Any]:
-    expected = private_copy(ctx.expected_output)
-    if isinstance(expected, dict):
-        return expected
-    return {} if expected is None else {"expected_response": expected}
-
-
-MLFLOW = FunctionDialect(
-    kind="mlflow",
-    form="an MLflow scorer: any of inputs, outputs, expectations",
-    getters={
+    kind = "mlflow"
+    form = "an MLflow scorer: any of inputs, outputs, expectations"
+    values: ClassVar = {
         "inputs": lambda ctx: private_copy(ctx.inputs),
         "outputs": lambda ctx: private_copy(ctx.output),
-        "expectations": _expectations,
-    },
-    read=read_feedback,
-)
+        "expectations": lambda ctx: _as_dict(ctx.expected_output, "expected_response"),
+    }
+    telling = frozenset({"expectations"})
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A scalar, `Feedback(name, value, rationale)` or a list; "yes" is 1.0."""
+        return _named(name, value, self._one)
+
+    @staticmethod
+    def _one(name: str, value: Any) -> Outcome:
+        reason = None
+        if hasattr(value, "value") and hasattr(value, "rationale"):
+            if (error := getattr(value, "error", None)) is not None:
+                return failure(name, "exception", str(error))
+            value, reason = value.value, value.rationale
+        if isinstance(value, str) and value.lower() in ("yes", "no"):
+            return single(name, value.lower() == "yes", reason=reason, label=value)
+        return single(name, value, reason=reason)
 
 
-def is_mlflow(subject: Subject) -> bool:
-    """Whether it takes `expectations`, which only MLflow scorers do."""
-    return "expectations" in subject.named and MLFLOW.knows(subject)
+class Braintrust(FunctionDialect):
+    """Braintrust functions, told by `output` in the singular."""
+
+    kind = "braintrust"
+    form = "a Braintrust function: output with any of input, expected, metadata"
+    values: ClassVar = {
+        "output": lambda ctx: private_copy(ctx.output),
+        "expected": lambda ctx: private_copy(ctx.expected_output),
+        "input": lambda ctx: private_copy(ctx.inputs),
+        "metadata": lambda ctx: private_copy(ctx.metadata),
+    }
+    telling = frozenset({"output"})
+    positional = ("output", "expected")
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """`Score(name, score, metadata)`, a number, None, or a list of them."""
+        return _named(name, value, _score)
 
 
-def _context(ctx: EvaluatorContext) -> dict[str, Any]:
-    inputs = private_copy(ctx.inputs)
-    variables = inputs if isinstance(inputs, dict) else {"input": inputs}
+class AttributeDict(dict[str, Any]):
+    """A dict whose keys are attributes too, as DSPy's examples and predictions are."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no field {name!r}; there are: {', '.join(self)}") from None
+
+
+def _dspy_example(ctx: EvaluatorContext) -> AttributeDict:
+    """Inputs and expected output side by side; the expected one wins."""
+    expected = _as_dict(ctx.expected_output, "output")
+    return AttributeDict(_as_dict(ctx.inputs, "input") | expected)
+
+
+def _dspy_prediction(ctx: EvaluatorContext) -> AttributeDict:
+    return AttributeDict(_as_dict(ctx.output, "output"))
+
+
+class Dspy(FunctionDialect):
+    """DSPy metrics: an example and a prediction, whose keys are attributes too."""
+
+    kind = "dspy"
+    form = "a DSPy metric: (example, pred, trace=None)"
+    values: ClassVar = {
+        "example": _dspy_example,
+        "gold": _dspy_example,
+        "pred": _dspy_prediction,
+        "prediction": _dspy_prediction,
+        "trace": lambda ctx: None,
+        "pred_name": lambda ctx: None,
+        "pred_trace": lambda ctx: None,
+    }
+    positional = ("example", "pred", "trace", "pred_name", "pred_trace")
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether it takes an example and a prediction."""
+        names = subject.named.keys()
+        both = names & {"example", "gold"} and names & {"pred", "prediction"}
+        return bool(both) and self.knows(subject)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A scalar, or an object or dict with `score` and `feedback`."""
+        score = field_of(value, "score")
+        if score is None:
+            return [single(name, value)]
+        return [single(name, score, reason=field_of(value, "feedback"))]
+
+
+def _promptfoo_context(ctx: EvaluatorContext) -> dict[str, Any]:
+    variables = private_copy(ctx.inputs)
+    if not isinstance(variables, dict):
+        variables = {"input": variables}
     if ctx.expected_output is not None:
         variables.setdefault("expected", private_copy(ctx.expected_output))
     metadata = private_copy(ctx.metadata)
@@ -624,15 +676,27 @@ def _context(ctx: EvaluatorContext) -> dict[str, Any]:
     }
 
 
-PROMPTFOO = FunctionDialect(
-    kind="promptfoo",
-    form="a promptfoo assertion: (output, context)",
-    getters={"output": lambda ctx: private_copy(ctx.output), "context": _context},
-    positional=("output", "context"),
-    read=read_grading,
-)
+class Promptfoo(FunctionDialect):
+    """promptfoo's Python assertions."""
 
+    kind = "promptfoo"
+    form = "a promptfoo assertion: (output, context)"
+    values: ClassVar = {
+        "output": lambda ctx: private_copy(ctx.output),
+        "context": _promptfoo_context,
+    }
+    telling = frozenset({"output", "context"})
+    positional = ("output", "context")
 
-def is_promptfoo(subject: Subject) -> bool:
-    """Whether it takes `output` and `context`."""
-    return subject.named.keys() >= {"output", "context"} and PROMPTFOO.knows(subject)
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A bool, a number or `{pass, score, reason, namedScores}`."""
+        if isinstance(value, str):
+            return [wrong_shape(name, value, "expected a bool, a number or {pass, score, reason}")]
+        if not isinstance(value, Mapping):
+            return [single(name, value)]
+        passed = value.get("pass", value.get("pass_"))
+        if not isinstance(passed, bool | None):
+            return [wrong_shape(name, value, "`pass` must be true or false")]
+        whole = single(name, value.get("score", passed), reason=value.get("reason"), passed=passed)
+        parts = value.get("namedScores", value.get("named_scores")) or {}
+        return [whole, *(single(f"{name}.{key}", score) for key, score in parts.items())]

@@ -11,8 +11,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from orcheo_agentensor.errors import EvaluatorRefused, shorten
-from orcheo_agentensor.evaluators.builtin import Builtin, as_text
-from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
+from orcheo_agentensor.evaluators.builtin import Builtin
+from orcheo_agentensor.evaluators.context import (
+    EvaluationResult,
+    EvaluatorContext,
+    Outcome,
+    as_text,
+)
 from orcheo_agentensor.evaluators.returns import failure
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings

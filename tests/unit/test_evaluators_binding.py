@@ -22,7 +22,7 @@ from orcheo_agentensor.evaluators import (
     bind_evaluator,
     bind_evaluators,
 )
-from orcheo_agentensor.evaluators.builtin import private_context
+from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.testing.models import RuleChatModel
 from orcheo_agentensor.usage import Usage
