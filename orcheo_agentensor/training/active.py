@@ -13,20 +13,20 @@ from orcheo_agentensor.evaluation.runner import Meter, Runner
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.training.job import Deadline, Plan, TrainingJob
-from orcheo_agentensor.training.state import Memory, Pool
+from orcheo_agentensor.training.job import Deadline, TrainingJob, TrainingPlan
+from orcheo_agentensor.training.state import CandidateStore, SearchState
 
 
 @dataclass(kw_only=True)
 class Training:
-    """A training run at work with its runner, plan, budget, memory and candidates."""
+    """A training run at work with its runner, plan, budget, search state and candidates."""
 
     run: ActiveRun[TrainingJob]
     runner: Runner
-    plan: Plan
+    plan: TrainingPlan
     meter: BudgetMeter
-    memory: Memory
-    pool: Pool
+    state: SearchState
+    candidates: CandidateStore
 
     @property
     def weights(self) -> dict[str, float]:
@@ -50,7 +50,7 @@ class Training:
             self.weights,
             total=len(cases),
             phase=phase,
-            step=self.memory.step,
+            step=self.state.step,
             candidate=candidate.hash[:12],
         )
 
@@ -94,10 +94,10 @@ class Training:
         missing = await runner.unrecorded(plan.validation, baseline)
         fixed = validation + 2 * holdout
         room = validation if limit is None else max(0, limit - fixed) // 2
-        last = 0 if self.memory.settled else min(validation, room)
+        last = 0 if self.state.settled else min(validation, room)
         self.meter.set_aside(2 * holdout + missing, wished=last, fixed=fixed)
         seconds = [one.seconds for one in self.run.job.stop if isinstance(one, Deadline)]
-        if seconds and not self.memory.settled:
+        if seconds and not self.state.settled:
             self.meter.end_at(
                 self.run.record.started_at + timedelta(seconds=min(seconds)),
                 reason=f"{min(seconds):g} s have passed",

@@ -129,7 +129,7 @@ VALIDATION_BLOCK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Comparison:
     """How a contest ended: `reasons` against the child (none: it has won), and what was measured.
 
     `before` and `after` are the results on the cases measured under both; `reached` are all of the
@@ -161,7 +161,7 @@ async def gate(
     *,
     full: float,
     phase: str = "train",
-) -> Verdict:
+) -> Comparison:
     """Test a child on the cases its parent was measured on; worst ones of the parent first.
 
     It ends when it is decided, or when the child has gained on the cases that its parent failed
@@ -198,7 +198,7 @@ async def validate_against(
     strictly: bool,
     full: float,
     meter: Meter | None = None,
-) -> Verdict:
+) -> Comparison:
     """Measure a candidate on the validation cases for as long as it can beat its rival.
 
     Against a known rival, the cases that the rival does worst on come first: they are the ones a
@@ -226,7 +226,7 @@ async def validate_against(
         block = cases[start : start + VALIDATION_BLOCK]
         held += await training.measure(block, rival, phase="validation", meter=training.meter.aside)
         if full <= 1.0 and _rival_beaten(held, reached, weights=weights, strictly=strictly):
-            return Verdict(
+            return Comparison(
                 reasons=(),
                 before=tuple(held),
                 after=tuple(reached[: len(held)]),
@@ -285,7 +285,7 @@ def _verdict(
     *,
     strictly: bool,
     full: float,
-) -> Verdict:
+) -> Comparison:
     before = held[: len(after)]
     missing = len(held) - len(after)
     weights = training.weights
@@ -294,7 +294,7 @@ def _verdict(
         reasons = reasons_against(before, after, weights=weights, strictly=strictly)
         if not reasons and missing:
             reasons = [f"cannot gain on the other {missing} cases what it would need"]
-    return Verdict(
+    return Comparison(
         reasons=tuple(reasons),
         before=tuple(before),
         after=tuple(after),

@@ -189,11 +189,11 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
 
     None without such cases, and where the budget ends before all of them are measured.
     """
-    plan, memory, run = training.plan, training.memory, training.run
+    plan, state, run = training.plan, training.state, training.run
     training.meter.release()
     if not plan.holdout:
         return None
-    baseline, best = training.pool[memory.baseline], training.pool[memory.best]
+    baseline, best = training.candidates[state.baseline], training.candidates[state.best]
     try:
         before = await training.measure_all(plan.holdout, baseline, phase="holdout")
         after = (
@@ -262,23 +262,23 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
-    memory, job = training.memory, training.run.job
+    state, job = training.state, training.run.job
     status, reasons = verdict(
-        changed=memory.best != memory.baseline, holdout=holdout, min_coverage=job.min_coverage
+        changed=state.best != state.baseline, holdout=holdout, min_coverage=job.min_coverage
     )
-    if memory.refused is not None:
-        return status, [*reasons, f"every proposal was refused, the last one: {memory.refused}"]
-    if status == "kept" and holdout is None and memory.best != memory.baseline:
+    if state.refused is not None:
+        return status, [*reasons, f"every proposal was refused, the last one: {state.refused}"]
+    if status == "kept" and holdout is None and state.best != state.baseline:
         if training.plan.holdout:
             reasons = ["the budget ended before the holdout was measured: the gain is unproved"]
         return status, reasons
-    if memory.best != memory.baseline and (leaked := training.plan.leaked):
+    if state.best != state.baseline and (leaked := training.plan.leaked):
         reasons = [
             *reasons,
             f"{leaked} of {len(training.plan.holdout)} holdout cases have the inputs of cases that"
             " the search saw: on these, a gain may be learnt by heart",
         ]
-    coverage = 1 - memory.failures / len(training.plan.validation)
+    coverage = 1 - state.failures / len(training.plan.validation)
     if status == "eligible" and coverage < job.min_coverage:
         return "rejected", [
             f"coverage: {coverage:.3f} of validation is below {job.min_coverage:.3f}"
@@ -297,17 +297,17 @@ def approval_request(
     holdout: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What a person is shown before they approve: the diff and the numbers."""
-    memory = training.memory
+    state = training.state
     texts = [
-        {name: tensor.text for name, tensor in training.pool[which].prompts.items()}
-        for which in (memory.baseline, memory.best)
+        {name: tensor.text for name, tensor in training.candidates[which].prompts.items()}
+        for which in (state.baseline, state.best)
     ]
     return {
         "type": "approval",
-        "question": f"Promote version {memory.versions[memory.best]} to {PRODUCTION!r}?",
+        "question": f"Promote version {state.versions[state.best]} to {PRODUCTION!r}?",
         "run_id": training.run.record.run_id,
         "workflow_id": training.run.record.workflow_id,
-        "version": memory.versions[memory.best],
+        "version": state.versions[state.best],
         "alias": PRODUCTION,
         "reasons": reasons,
         "holdout": holdout,
@@ -332,9 +332,9 @@ def read_answer(answer: Any) -> tuple[bool, str, str]:
 
 async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:
     """Move `production` to the best version, if nobody has moved it meanwhile."""
-    run, memory = training.run, training.memory
+    run, state = training.run, training.state
     workflow_id = run.record.workflow_id
-    version = memory.versions[memory.best]
+    version = state.versions[state.best]
     aliases = run.store.aliases
     current = await aliases.resolve(workflow_id, PRODUCTION)
     before = current
@@ -361,10 +361,10 @@ async def publish(
 
     Trouble with a server is told and no more: the promotion stands, and publishing can be repeated.
     """
-    run, memory, to = training.run, training.memory, training.plan.publish
+    run, state, to = training.run, training.state, training.plan.publish
     if to is None:
         return [], []
-    version = memory.versions[memory.best]
+    version = state.versions[state.best]
     try:
         made = await publish_to(
             to,

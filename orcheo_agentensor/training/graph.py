@@ -24,11 +24,11 @@ from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import ASKED, BudgetMeter
 from orcheo_agentensor.training.job import TrainingJob, make_plan
 from orcheo_agentensor.training.state import (
-    Memory,
-    Pool,
+    CandidateStore,
+    SearchState,
     TrainingOutput,
     TrainingState,
-    load_memory,
+    load_search_state,
 )
 
 
@@ -72,7 +72,7 @@ def create_training_graph(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
     )
-    known: dict[str, tuple[int, Memory, Pool]] = {}
+    known: dict[str, tuple[int, SearchState, CandidateStore]] = {}
 
     @asynccontextmanager
     async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
@@ -83,21 +83,23 @@ def create_training_graph(
                 asked=await run.ledger.usage(*ASKED),
                 clock=run.store.clock,
             )
-            token, memory, pool = known.pop(run_id, (-1, Memory(), Pool({})))
+            token, search_state, candidates = known.pop(
+                run_id, (-1, SearchState(), CandidateStore({}))
+            )
             if run.lease.token != token + 1:  # this process has not done what came last
-                pool = await Pool(run.prompts).load(run.store, run_id)
-                memory = await load_memory(run.store, run_id) or Memory()
+                candidates = await CandidateStore(run.prompts).load(run.store, run_id)
+                search_state = await load_search_state(run.store, run_id) or SearchState()
             training = Training(
                 run=run,
                 runner=Runner(run, meter=meter, taped=True, draining=draining()),
                 plan=run.plan,
                 meter=meter,
-                memory=memory,
-                pool=pool,
+                state=search_state,
+                candidates=candidates,
             )
             await training.open_budget()
             yield training
-            known[run_id] = run.lease.token, training.memory, pool
+            known[run_id] = run.lease.token, training.state, candidates
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -121,13 +123,13 @@ def create_training_graph(
         async with opened(state["run_id"], writer) as training:
             await training.run.update(**AT_WORK)
             _announce(training)
-            if not training.memory.baseline:
-                training.memory = await search.begin(training)
+            if not training.state.baseline:
+                training.state = await search.begin(training)
             return _mirror(training)
 
     @ends_once
     async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
-        """Optimizer steps until a checkpoint is due; after a resume, from the stored memory on."""
+        """Optimizer steps until a checkpoint is due; after a resume, from the stored state on."""
         async with opened(state["run_id"], writer) as training:
             await training.run.update(**AT_WORK)
             await search.take_steps(training)
@@ -145,11 +147,10 @@ def create_training_graph(
         """Measure baseline and best on cases the search never saw."""
         async with opened(state["run_id"], writer) as training:
             await training.run.update(**AT_WORK)
-            memory = training.memory
             return {
                 "holdout": await decision.measure_holdout(training),
-                "baseline": await search.version_record(training, memory.baseline),
-                "best": await search.version_record(training, memory.best),
+                "baseline": await search.version_record(training, training.state.baseline),
+                "best": await search.version_record(training, training.state.best),
             }
 
     @ends_once
@@ -188,7 +189,7 @@ def create_training_graph(
             outcome: dict[str, Any] = {
                 "status": status,
                 "reasons": reasons,
-                "stopped": training.memory.stopped,
+                "stopped": training.state.stopped,
                 "target_gain": decision.gain(training, state["baseline"], state["best"]),
             }
             if published:
@@ -223,16 +224,16 @@ def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
 
 
 def _mirror(training: Training) -> dict[str, Any]:
-    """What the graph's state shows of the memory."""
-    memory = training.memory
-    best = training.pool[memory.best]
+    """What the graph's state shows of the search state."""
+    known = training.state
+    best = training.candidates[known.best]
     return {
         "prompts": {name: tensor.to_json() for name, tensor in best.prompts.items()},
-        "step": memory.step,
-        "epoch": memory.epoch,
-        "objective": memory.objective,
-        "checkpoint_due": bool(memory.due),
-        "stopped": memory.stopped if memory.settled else None,
+        "step": known.step,
+        "epoch": known.epoch,
+        "objective": known.objective,
+        "checkpoint_due": bool(known.due),
+        "stopped": known.stopped if known.settled else None,
     }
 
 
@@ -262,8 +263,8 @@ async def _finish(
     training: Training, state: TrainingState, decision: dict[str, Any]
 ) -> dict[str, Any]:
     run = training.run
-    memory = training.memory
-    summary = await search.validate(training, training.pool[memory.best])
+    known = training.state
+    summary = await search.validate(training, training.candidates[known.best])
     usage = (await run.ledger.usage()).to_json()
     enough = summary["coverage"] >= run.job.min_coverage
     result: dict[str, Any] = {

@@ -192,7 +192,7 @@ class TrainingJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
@@ -224,7 +224,7 @@ def make_plan(
     *,
     optimizer: Any,
     settings: Settings,
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[TrainingPlan, dict[str, Any]]:
     """The plan of a job, and the JSON description that makes it part of the run's identity.
 
     Raises `BadInput` for a job with nothing to train, nobody to propose, no train cases, or a
@@ -253,7 +253,7 @@ def make_plan(
         budget, validation=len(validation), holdout=len(holdout), replicates=job.replicates
     )
     model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
-    plan = Plan(
+    plan = TrainingPlan(
         optimizer=chosen,
         proposer=proposer,
         critic_model=resolve_model(model, field="optimizer.model") if model else None,

@@ -19,8 +19,8 @@ from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
-from orcheo_agentensor.training.job import Plan, Progress, TargetScore, stop_reason
-from orcheo_agentensor.training.state import Memory, Pool
+from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
+from orcheo_agentensor.training.state import CandidateStore, SearchState
 from orcheo_agentensor.training.trial import edits_of, run_trial
 
 KINDS = get_args(TrialKind)
@@ -29,18 +29,18 @@ WITHOUT_CASES = ("merge", "validate")
 T = TypeVar("T")
 
 
-def start(plan: Plan, space: SearchSpace) -> State:
+def start(plan: TrainingPlan, space: SearchSpace) -> State:
     """The optimizer's first state. Raises `RunFailed` for one that cannot be kept."""
     return _state(plan, "start", _called(plan, "start", lambda: plan.optimizer.start(space)))
 
 
-def tell(plan: Plan, state: State, outcomes: Sequence[TrialOutcome]) -> State:
+def tell(plan: TrainingPlan, state: State, outcomes: Sequence[TrialOutcome]) -> State:
     """The optimizer's next state. Raises `RunFailed` for one that cannot be kept."""
     found = _called(plan, "tell", lambda: plan.optimizer.tell(state, outcomes))
     return _state(plan, "tell", found)
 
 
-def ask(plan: Plan, state: State, pool: Pool) -> list[Trial]:
+def ask(plan: TrainingPlan, state: State, candidates: CandidateStore) -> list[Trial]:
     """The trials the optimizer wants. Raises `RunFailed` for one that cannot be made."""
 
     def asked() -> list[Any]:
@@ -52,30 +52,34 @@ def ask(plan: Plan, state: State, pool: Pool) -> list[Trial]:
     trials = _called(plan, "ask", asked)
     cases = {case.id for case in plan.train}
     for trial in trials:
-        if reason := _objection(trial, pool=pool, cases=cases, components=set(plan.trainable)):
+        if reason := _objection(
+            trial, candidates=candidates, cases=cases, components=set(plan.trainable)
+        ):
             raise _wrong(plan, "ask", reason)
     return trials
 
 
-def finalists(plan: Plan, state: State, pool: Pool) -> list[str]:
+def finalists(plan: TrainingPlan, state: State, candidates: CandidateStore) -> list[str]:
     """Candidates that are worth validating once the search is over. Raises `RunFailed`."""
     method = getattr(plan.optimizer, "finalists", None)
     if method is None:
         return []
     found = _called(plan, "finalists", lambda: list(method(state)))
     for candidate in found:
-        if candidate not in pool:
+        if candidate not in candidates:
             raise _wrong(plan, "finalists", f"names no known candidate: {shorten(candidate)}")
     return found
 
 
-def _objection(trial: Any, *, pool: Pool, cases: set[str], components: set[str]) -> str | None:
+def _objection(
+    trial: Any, *, candidates: CandidateStore, cases: set[str], components: set[str]
+) -> str | None:
     if not isinstance(trial, Trial):
         return f"gave {shorten(trial)}, not a Trial"
     if trial.purpose not in KINDS:
         return f"has a trial of purpose {trial.purpose!r}; known: {', '.join(KINDS)}"
     for candidate in (trial.parent, trial.rival or trial.parent, *trial.donors.values()):
-        if candidate not in pool:
+        if candidate not in candidates:
             return f"has a trial with no known candidate: {shorten(candidate)}"
     if unknown := sorted({*trial.case_ids, *trial.recalled} - cases):
         return f"has a trial on {unknown[0]!r}, which is no training case"
@@ -89,7 +93,7 @@ def _objection(trial: Any, *, pool: Pool, cases: set[str], components: set[str])
     return None
 
 
-def _state(plan: Plan, method: str, state: Any) -> State:
+def _state(plan: TrainingPlan, method: str, state: Any) -> State:
     if not isinstance(state, dict):
         raise _wrong(plan, method, f"gave {shorten(state)}, not a dict as its state")
     try:
@@ -104,7 +108,7 @@ def _state(plan: Plan, method: str, state: Any) -> State:
     return kept
 
 
-def _called(plan: Plan, method: str, call: Callable[[], T]) -> T:
+def _called(plan: TrainingPlan, method: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except RunFailed:
@@ -113,7 +117,7 @@ def _called(plan: Plan, method: str, call: Callable[[], T]) -> T:
         raise _wrong(plan, method, f"failed: {type(error).__name__}: {error}") from error
 
 
-def _wrong(plan: Plan, method: str, what: str) -> RunFailed:
+def _wrong(plan: TrainingPlan, method: str, what: str) -> RunFailed:
     return RunFailed(f"optimizer {plan.optimizer.name!r}: {method}() {what}")
 
 
@@ -122,7 +126,7 @@ def pipelined(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "pipelined", False))
 
 
-class Flight:
+class TrialQueue:
     """The open trials of a search, oldest first.
 
     A pipelined optimizer is told of its oldest trial as soon as that has landed, and has its next
@@ -143,7 +147,7 @@ class Flight:
 
     def launch(self, trials: Sequence[Trial]) -> None:
         """Start those of `trials` that are not in flight yet: all but the first `open` ones."""
-        told = self._training.memory.told
+        told = self._training.state.told
         width = int(getattr(self._training.plan.optimizer, "parallel", len(trials)))
         for place, trial in enumerate(trials):
             if place < len(self._open):
@@ -195,7 +199,7 @@ class Flight:
 IDLE_STEPS = 10
 
 
-async def begin(training: Training) -> Memory:
+async def begin(training: Training) -> SearchState:
     """Begin the search at the prompts of the job. Nothing is measured yet.
 
     The baseline is measured on the cases that the search needs, and on all validation cases before
@@ -203,8 +207,8 @@ async def begin(training: Training) -> Memory:
     """
     run, plan, job = training.run, training.plan, training.run.job
     candidate = Candidate.of(run.prompts)
-    memory = Memory(baseline=candidate.hash, best=candidate.hash)
-    memory.optimizer = start(
+    state = SearchState(baseline=candidate.hash, best=candidate.hash)
+    state.optimizer = start(
         plan,
         SearchSpace(
             components=plan.trainable,
@@ -214,9 +218,9 @@ async def begin(training: Training) -> Memory:
             seed=job.seed,
         ),
     )
-    training.memory = memory
-    memory.stopped = _stop(training)
-    await training.pool.save(
+    training.state = state
+    state.stopped = _stop(training)
+    await training.candidates.save(
         run.store,
         run.record.run_id,
         candidate,
@@ -226,8 +230,8 @@ async def begin(training: Training) -> Memory:
         info={},
         lease=run.lease,
     )
-    await memory.save(run.store, run.record.run_id, lease=run.lease)
-    return memory
+    await state.save(run.store, run.record.run_id, lease=run.lease)
+    return state
 
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
@@ -241,75 +245,75 @@ async def take_steps(training: Training) -> None:
 
     The state after each step is stored before anything is said about it.
     """
-    memory = training.memory
-    if memory.stopped is None:
-        async with Flight(training) as flight:
-            while not memory.due and memory.stopped is None:
-                await _one_step(training, flight)
-            while memory.stopped is None and flight.open:
-                await _one_step(training, flight, last=True)
-            if memory.stopped is not None:
-                training.meter.halt(memory.stopped)
-    if memory.stopped is not None and not memory.settled:
+    state = training.state
+    if state.stopped is None:
+        async with TrialQueue(training) as queue:
+            while not state.due and state.stopped is None:
+                await _one_step(training, queue)
+            while state.stopped is None and queue.open:
+                await _one_step(training, queue, last=True)
+            if state.stopped is not None:
+                training.meter.halt(state.stopped)
+    if state.stopped is not None and not state.settled:
         await _settle(training)
 
 
-async def _one_step(training: Training, flight: Flight, *, last: bool = False) -> None:
-    run, plan, memory = training.run, training.plan, training.memory
+async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False) -> None:
+    run, plan, state = training.run, training.plan, training.state
     run_id, events = run.record.run_id, run.events
-    trials = ask(plan, memory.optimizer, training.pool)
+    trials = ask(plan, state.optimizer, training.candidates)
     if not trials:
-        memory.stopped = f"{plan.optimizer.name} has nothing more to try"
-        await memory.save(run.store, run_id, lease=run.lease)
+        state.stopped = f"{plan.optimizer.name} has nothing more to try"
+        await state.save(run.store, run_id, lease=run.lease)
         return
     if not last:
-        events.emit("step_started", step=memory.step, epoch=memory.epoch, trials=len(trials))
-        flight.launch(trials)
+        events.emit("step_started", step=state.step, epoch=state.epoch, trials=len(trials))
+        queue.launch(trials)
     try:
-        outcomes = await flight.land()
+        outcomes = await queue.land()
     except BudgetExhausted as spent:
-        memory.stopped = spent.message
-        await memory.save(run.store, run_id, lease=run.lease)
+        state.stopped = spent.message
+        await state.save(run.store, run_id, lease=run.lease)
         return
     for outcome in outcomes:
         await _take_in(training, outcome)
-        memory.told += 1
+        state.told += 1
     made = [o.child for o in outcomes if o.child]
-    fresh = any(training.pool.is_new(child, step=memory.step) for child in made)
-    memory.idle = 0 if fresh else memory.idle + 1
-    memory.optimizer = tell(plan, memory.optimizer, outcomes)
-    memory.step += 1
-    memory.epoch = int(memory.optimizer.get("epoch", 0))
-    current = memory.optimizer.get("current", memory.best)
-    if memory.step % run.job.checkpoint_every == 0 and current in memory.validated:
-        _make_due(memory, current, "interval")
-    memory.stopped = _stop(training)
-    await memory.save(run.store, run_id, lease=run.lease)
+    fresh = any(training.candidates.is_new(child, step=state.step) for child in made)
+    state.idle = 0 if fresh else state.idle + 1
+    state.optimizer = tell(plan, state.optimizer, outcomes)
+    state.step += 1
+    state.epoch = int(state.optimizer.get("epoch", 0))
+    current = state.optimizer.get("current", state.best)
+    if state.step % run.job.checkpoint_every == 0 and current in state.validated:
+        _make_due(state, current, "interval")
+    state.stopped = _stop(training)
+    await state.save(run.store, run_id, lease=run.lease)
     events.emit(
         "training_progress",
-        step=memory.step,
-        epoch=memory.epoch,
-        best=memory.objective,
+        step=state.step,
+        epoch=state.epoch,
+        best=state.objective,
         current=current[:12],
         outcomes=[outcome.status for outcome in outcomes],
         usage=training.meter.usage.to_json(),
-        stopped=memory.stopped,
+        stopped=state.stopped,
     )
 
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Remember an outcome: candidate, edits, and whether it is the new best."""
-    memory, events = training.memory, training.run.events
+    state, events = training.state, training.run.events
     seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
-    if memory.beyond is None and any(
+    if state.beyond is None and any(
         not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
     ):
-        memory.beyond = memory.told
+        state.beyond = state.told
     optimizer = training.plan.optimizer
     # A trial may look back past as many outcomes as there are trials in flight.
     shown = getattr(optimizer, "momentum", 0) + getattr(optimizer, "parallel", 1)
     for name, edit in edits_of(outcome).items():
-        memory.remember(name, edit, keep=int(shown))
+        state.remember(name, edit, keep=int(shown))
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,
@@ -317,16 +321,16 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     }
     if outcome.child is not None:
         await _keep(training, outcome, scores)
-        memory.refused = None
-    elif outcome.status == "refused" and len(training.pool) == 1:
-        memory.refused = outcome.reason
+        state.refused = None
+    elif outcome.status == "refused" and len(training.candidates) == 1:
+        state.refused = outcome.reason
     better = False
     if outcome.child is not None and outcome.validation is not None:
         better = await _compare(training, outcome.child, won=outcome.status == "accepted")
     if outcome.status == "accepted" and outcome.child is not None:
         events.emit(
             "candidate_accepted",
-            step=memory.step,
+            step=state.step,
             candidate=outcome.child[:12],
             components=sorted(outcome.prompts),
             new_best=better,
@@ -335,7 +339,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     elif outcome.status != "nothing_to_learn":
         events.emit(
             "proposal_rejected",
-            step=memory.step,
+            step=state.step,
             status=outcome.status,
             components=sorted(outcome.prompts),
             reason=outcome.reason,
@@ -348,15 +352,15 @@ async def _keep(training: Training, outcome: TrialOutcome, scores: dict[str, Any
     assert outcome.child is not None
     if outcome.child == outcome.parent:
         return
-    parent = training.pool[outcome.parent]
+    parent = training.candidates[outcome.parent]
     texts = {name: tensor.text for name, tensor in parent.prompts.items()}
-    await training.pool.save(
+    await training.candidates.save(
         training.run.store,
         training.run.record.run_id,
-        training.pool.with_texts({**texts, **outcome.prompts}),
+        training.candidates.with_texts({**texts, **outcome.prompts}),
         parent=outcome.parent,
         status="accepted" if outcome.status == "accepted" else "rejected",
-        step=training.memory.step,
+        step=training.state.step,
         info={**scores, "reason": outcome.reason},
         lease=training.run.lease,
     )
@@ -368,56 +372,56 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
     Best is who fails least and then scores highest. A best that was not measured on all cases
     (the baseline) has to be beaten in a contest, which `won` tells of.
     """
-    memory = training.memory
-    memory.validated.setdefault(candidate_hash, memory.told)
-    summary = await validate(training, training.pool[candidate_hash])
+    state = training.state
+    state.validated.setdefault(candidate_hash, state.told)
+    summary = await validate(training, training.candidates[candidate_hash])
     failures = len(training.plan.validation) - summary["n_ok"]
-    if candidate_hash == memory.best:
-        memory.objective, memory.failures = summary["objective"], failures
+    if candidate_hash == state.best:
+        state.objective, state.failures = summary["objective"], failures
         return False
-    if memory.best in memory.validated:
+    if state.best in state.validated:
         rank = (failures, -_number(summary["objective"]))
-        better = rank < (memory.failures, -_number(memory.objective))
+        better = rank < (state.failures, -_number(state.objective))
     else:
         better = won
     if better:
-        memory.best, memory.objective = candidate_hash, summary["objective"]
-        memory.failures, memory.best_step = failures, memory.step + 1
-        _make_due(memory, candidate_hash, "new best")
+        state.best, state.objective = candidate_hash, summary["objective"]
+        state.failures, state.best_step = failures, state.step + 1
+        _make_due(state, candidate_hash, "new best")
     return better
 
 
 async def _settle(training: Training) -> None:
     """The search is over: look at the candidates it would have validated next, then close it."""
-    memory, plan, run = training.memory, training.plan, training.run
+    state, plan, run = training.state, training.plan, training.run
     if not _reached_target(training):
-        for candidate_hash in finalists(plan, memory.optimizer, training.pool):
-            full = memory.full_marks(known=memory.told)
-            if memory.objective is not None and memory.objective >= full:
+        for candidate_hash in finalists(plan, state.optimizer, training.candidates):
+            full = state.full_marks(known=state.told)
+            if state.objective is not None and state.objective >= full:
                 break
             try:
-                verdict = await validate_against(
+                comparison = await validate_against(
                     training,
-                    training.pool[candidate_hash],
-                    training.pool[memory.best],
-                    rival_known=memory.best in memory.validated,
+                    training.candidates[candidate_hash],
+                    training.candidates[state.best],
+                    rival_known=state.best in state.validated,
                     strictly=True,
                     full=full,
                     meter=training.meter.aside,
                 )
             except BudgetExhausted:
                 break
-            if verdict.complete:
-                await _compare(training, candidate_hash, won=verdict.won)
-            memory.told += 1
-    if memory.baseline not in memory.versions:
-        memory.due.insert(0, [memory.baseline, "baseline"])
-    memory.settled = True
-    await memory.save(run.store, run.record.run_id, lease=run.lease)
+            if comparison.complete:
+                await _compare(training, candidate_hash, won=comparison.won)
+            state.told += 1
+    if state.baseline not in state.versions:
+        state.due.insert(0, [state.baseline, "baseline"])
+    state.settled = True
+    await state.save(run.store, run.record.run_id, lease=run.lease)
 
 
 def _reached_target(training: Training) -> bool:
-    best = training.memory.objective
+    best = training.state.objective
     return best is not None and any(
         isinstance(condition, TargetScore) and best >= condition.score
         for condition in training.run.job.stop
@@ -428,80 +432,80 @@ def _number(value: float | None) -> float:
     return -math.inf if value is None else value
 
 
-def _make_due(memory: Memory, candidate: str, reason: str) -> None:
-    known = candidate in memory.versions or any(entry[0] == candidate for entry in memory.due)
+def _make_due(state: SearchState, candidate: str, reason: str) -> None:
+    known = candidate in state.versions or any(entry[0] == candidate for entry in state.due)
     if not known:
-        memory.due.append([candidate, reason])
+        state.due.append([candidate, reason])
 
 
 def _stop(training: Training) -> str | None:
-    run, plan, memory = training.run, training.plan, training.memory
+    run, plan, state = training.run, training.plan, training.state
     elapsed = (run.store.clock() - run.record.started_at).total_seconds()
     progress = Progress(
-        step=memory.step,
-        epoch=memory.epoch,
-        best=memory.objective,
-        steps_since_best=memory.step - memory.best_step,
+        step=state.step,
+        epoch=state.epoch,
+        best=state.objective,
+        steps_since_best=state.step - state.best_step,
         elapsed=elapsed,
     )
     if asked := stop_reason(run.job.stop, progress):
         return asked
-    full = memory.full_marks(known=memory.told)
-    if memory.objective is not None and memory.objective >= full and not memory.failures:
-        said = f"the validation objective is {memory.objective:g}: nothing can beat it"
-        doubted = memory.best == memory.baseline  # 1 is the worst score of many a scale
+    full = state.full_marks(known=state.told)
+    if state.objective is not None and state.objective >= full and not state.failures:
+        said = f"the validation objective is {state.objective:g}: nothing can beat it"
+        doubted = state.best == state.baseline  # 1 is the worst score of many a scale
         hint = "; an evaluator whose scores go beyond 1 has to be given its `scale`"
         return said + hint * doubted
     batch = int(getattr(plan.optimizer, "minibatch", 10))
     limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
     limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
-    return f"no new candidate in {limit} steps" if memory.idle >= limit else None
+    return f"no new candidate in {limit} steps" if state.idle >= limit else None
 
 
 async def store_versions(training: Training) -> None:
     """Write every candidate that is due as an immutable version with its validation metrics."""
-    memory, run = training.memory, training.run
-    if memory.due and memory.baseline not in memory.versions:
-        memory.due = [
-            [memory.baseline, "baseline"],
-            *(entry for entry in memory.due if entry[0] != memory.baseline),
+    state, run = training.state, training.run
+    if state.due and state.baseline not in state.versions:
+        state.due = [
+            [state.baseline, "baseline"],
+            *(entry for entry in state.due if entry[0] != state.baseline),
         ]
-    for candidate_hash, reason in memory.due:
-        candidate = training.pool[candidate_hash]
+    for candidate_hash, reason in state.due:
+        candidate = training.candidates[candidate_hash]
         summary = await validate(training, candidate)
-        memory.validated.setdefault(candidate_hash, memory.told)
-        if candidate_hash == memory.best:
-            memory.objective = summary["objective"]
-            memory.failures = len(training.plan.validation) - summary["n_ok"]
-        parent = training.pool.parent(candidate_hash)
-        first = memory.versions.get(memory.baseline, run.base_version)
+        state.validated.setdefault(candidate_hash, state.told)
+        if candidate_hash == state.best:
+            state.objective = summary["objective"]
+            state.failures = len(training.plan.validation) - summary["n_ok"]
+        parent = training.candidates.parent(candidate_hash)
+        first = state.versions.get(state.baseline, run.base_version)
         version = await run.store.checkpoints.save(
             workflow_id=run.record.workflow_id,
             runnable_config=version_config(run.job_config, candidate),
             metrics=summary,
             metadata={
                 "reason": reason,
-                "step": memory.step,
+                "step": state.step,
                 "optimizer": training.plan.optimizer.name,
                 "split": "validation",
                 "candidate": candidate_hash,
             },
-            parent_version=memory.versions.get(parent, first) if parent else first,
+            parent_version=state.versions.get(parent, first) if parent else first,
             run_id=run.record.run_id,
             dataset_version=run.record.dataset_version,
             evaluator_set=run.record.evaluator_set,
             lease=run.lease,
         )
-        memory.versions[candidate_hash] = version.config_version
+        state.versions[candidate_hash] = version.config_version
         run.events.emit(
             "checkpoint_saved",
             version=version.config_version,
             reason=reason,
-            step=memory.step,
+            step=state.step,
             objective=summary["objective"],
         )
-    memory.due = []
-    await memory.save(run.store, run.record.run_id, lease=run.lease)
+    state.due = []
+    await state.save(run.store, run.record.run_id, lease=run.lease)
 
 
 def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any]:
@@ -530,10 +534,10 @@ def _without_secrets(value: Any, redacted: Any) -> Any:
 
 async def version_record(training: Training, candidate_hash: str) -> dict[str, Any]:
     """A stored candidate as the graph's output shows it."""
-    candidate = training.pool[candidate_hash]
+    candidate = training.candidates[candidate_hash]
     summary = await validate(training, candidate)
     return {
-        "config_version": training.memory.versions.get(candidate_hash),
+        "config_version": training.state.versions.get(candidate_hash),
         "candidate": candidate_hash[:12],
         "objective": summary["objective"],
         "scores": {name: entry["mean"] for name, entry in summary["evaluators"].items()},

@@ -48,7 +48,7 @@ def apply(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 @dataclass(kw_only=True)
-class Memory:
+class SearchState:
     """The state of a search after `step` finished steps.
 
     `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each under
@@ -89,7 +89,7 @@ class Memory:
         self._after: dict[str, Any] = {}  # and after it
 
     @classmethod
-    def from_changes(cls, rows: Mapping[int, Mapping[str, Any]]) -> Memory:
+    def from_changes(cls, rows: Mapping[int, Mapping[str, Any]]) -> SearchState:
         """The state after the newest of these steps; `rows` are what each has changed."""
         before: dict[str, Any] = {}
         after: dict[str, Any] = {}
@@ -98,9 +98,9 @@ class Memory:
         known = {entry.name for entry in _FIELDS}
         # Parsed once more, because what is compared with at the next step must not change.
         found = decode(encode(after))
-        memory = cls(**{key: value for key, value in found.items() if key in known})
-        memory._stored, memory._before, memory._after = max(rows), before, after
-        return memory
+        state = cls(**{key: value for key, value in found.items() if key in known})
+        state._stored, state._before, state._after = max(rows), before, after
+        return state
 
     def history(self, name: str, *, newest: int, known: int) -> tuple[Edit, ...]:
         """The `newest` past edits of a prompt among the first `known` outcomes, oldest first."""
@@ -134,16 +134,16 @@ class Memory:
         await store.training.save_change(run_id, self.step, change, lease=lease)
 
 
-_FIELDS = fields(Memory)
+_FIELDS = fields(SearchState)
 
 
-async def load_memory(store: Store, run_id: str) -> Memory | None:
+async def load_search_state(store: Store, run_id: str) -> SearchState | None:
     """The newest state of a run; None before its baseline is done."""
     rows = await store.training.changes(run_id)
-    return Memory.from_changes(rows) if rows else None
+    return SearchState.from_changes(rows) if rows else None
 
 
-class Pool:
+class CandidateStore:
     """The candidates of one run by hash: read once, then kept up as new ones are saved."""
 
     def __init__(self, prompts: Mapping[str, TextTensor]) -> None:
@@ -152,7 +152,7 @@ class Pool:
         self._parents: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}
 
-    async def load(self, store: Store, run_id: str) -> Pool:
+    async def load(self, store: Store, run_id: str) -> CandidateStore:
         """Read the candidates an earlier process has saved."""
         for record in await store.training.candidates(run_id):
             self._texts[record.candidate_hash] = record.prompts

@@ -41,9 +41,9 @@ from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.training.comparison import Verdict, gate, outside, validate_against
+from orcheo_agentensor.training.comparison import Comparison, gate, outside, validate_against
 from orcheo_agentensor.training.feedback import case_feedback, feedback_records
-from orcheo_agentensor.training.job import Plan
+from orcheo_agentensor.training.job import TrainingPlan
 from orcheo_agentensor.usage import NOTHING, UsageRecorder
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def proposal_request(
 async def propose(
     request: ProposalRequest,
     *,
-    plan: Plan,
+    plan: TrainingPlan,
     ledger: Ledger,
     meter: BudgetMeter,
     limits: Limits,
@@ -137,7 +137,7 @@ async def propose(
 
 
 def _guarded(
-    request: ProposalRequest, texts: Mapping[str, Any], plan: Plan
+    request: ProposalRequest, texts: Mapping[str, Any], plan: TrainingPlan
 ) -> tuple[dict[str, str], list[str]]:
     components = {component.name: component for component in request.components}
     reasons = [f"{name!r} was not asked for" for name in texts if name not in components]
@@ -268,7 +268,7 @@ output would get better feedback; say "no change" if it had no part in the troub
 
 
 def edge_critic(
-    plan: Plan, *, ledger: Ledger, meter: BudgetMeter, limits: Limits
+    plan: TrainingPlan, *, ledger: Ledger, meter: BudgetMeter, limits: Limits
 ) -> Callable[[NodeRun, str, str], Any] | None:
     """The backward call along one edge by the plan's model; None where there is no model."""
     model = plan.critic_model
@@ -312,21 +312,21 @@ async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOut
 
     Raises `BudgetExhausted` when the budget ends in the middle of it.
     """
-    return await _Attempt(training, trial, known).run()
+    return await _TrialRun(training, trial, known).run()
 
 
 @dataclass
-class _Attempt:
+class _TrialRun:
     training: Training
     trial: Trial
     known: int
 
     def __post_init__(self) -> None:
-        self.full = self.training.memory.full_marks(known=self.known)
+        self.full = self.training.state.full_marks(known=self.known)
 
     async def run(self) -> TrialOutcome:
         training, trial = self.training, self.trial
-        parent = training.pool[trial.parent]
+        parent = training.candidates[trial.parent]
         if trial.purpose == "validate":
             outcome = TrialOutcome(status="accepted", parent=trial.parent, child=trial.parent)
             return await self._validate(outcome, parent)
@@ -353,7 +353,7 @@ class _Attempt:
         )
         if trial.purpose == "merge":
             texts = {
-                name: training.pool[donor].prompts[name].text
+                name: training.candidates[donor].prompts[name].text
                 for name, donor in trial.donors.items()
             }
             return await self._test(outcome, cases, before, parent, texts)
@@ -384,46 +384,46 @@ class _Attempt:
         child = self._child(parent, texts)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
-            verdict = await gate(training, cases, before, child, full=self.full)
-            if not verdict.won and trial.refined:
-                better = await self._refine(cases, before, parent, child, texts, verdict)
+            comparison = await gate(training, cases, before, child, full=self.full)
+            if not comparison.won and trial.refined:
+                better = await self._refine(cases, before, parent, child, texts, comparison)
                 if better is not None:
-                    child, texts, verdict = better
+                    child, texts, comparison = better
                     outcome = replace(outcome, child=child.hash, prompts=texts, refined=True)
-            means = verdict.means(training.weights)
+            means = comparison.means(training.weights)
             if means[0] is not None:
                 outcome = replace(outcome, parent_score=means[0], child_score=means[1])
-            outcome = replace(outcome, case_scores=_scores(verdict.after, training.weights))
-            if not verdict.won:
-                reason = "; ".join(verdict.reasons)
+            outcome = replace(outcome, case_scores=_scores(comparison.after, training.weights))
+            if not comparison.won:
+                reason = "; ".join(comparison.reasons)
                 return replace(outcome, status="worse_on_minibatch", reason=reason)
         return await self._validate(outcome, child) if trial.validated else outcome
 
     async def _validate(self, outcome: TrialOutcome, child: Candidate) -> TrialOutcome:
         training, trial = self.training, self.trial
-        memory, meter = training.memory, training.meter
-        rival = training.pool[trial.rival or trial.parent]
+        state, meter = training.state, training.meter
+        rival = training.candidates[trial.rival or trial.parent]
         if rival.hash == child.hash:
             held = await training.measure(
                 training.plan.validation, child, phase="validation", meter=meter.aside
             )
             scores = _scores(held, training.weights)
             return replace(outcome, validation=_mean(scores.values()), validation_scores=scores)
-        verdict = await validate_against(
+        comparison = await validate_against(
             training,
             child,
             rival,
-            rival_known=memory.knows_validation(rival.hash, known=self.known),
+            rival_known=state.knows_validation(rival.hash, known=self.known),
             strictly=not trial.gated or trial.purpose == "validate",
             full=self.full,
         )
-        scores = _scores(verdict.reached, training.weights)
+        scores = _scores(comparison.reached, training.weights)
         outcome = replace(outcome, validation_scores=scores)
-        if verdict.complete:
+        if comparison.complete:
             outcome = replace(outcome, validation=_mean(scores.values()))
-        if verdict.won:
+        if comparison.won:
             return outcome
-        return replace(outcome, status="worse_on_validation", reason="; ".join(verdict.reasons))
+        return replace(outcome, status="worse_on_validation", reason="; ".join(comparison.reasons))
 
     async def _refine(
         self,
@@ -432,8 +432,8 @@ class _Attempt:
         parent: Candidate,
         child: Candidate,
         texts: dict[str, str],
-        verdict: Verdict,
-    ) -> tuple[Candidate, dict[str, str], Verdict] | None:
+        comparison: Comparison,
+    ) -> tuple[Candidate, dict[str, str], Comparison] | None:
         """One more proposal for a rejected child, on its own new failures.
 
         New failures are cases that it breaks, and cases that fail in another way than before. None
@@ -443,7 +443,7 @@ class _Attempt:
         by_id = {case.id: case for case in cases}
         new = [
             after
-            for one, after in zip(verdict.before, verdict.after, strict=True)
+            for one, after in zip(comparison.before, comparison.after, strict=True)
             if (score := after.objective(weights)) is None
             or (score < self.full and score < (one.objective(weights) or 0.0))
             or (
@@ -454,16 +454,16 @@ class _Attempt:
         ]
         if not new:
             return None
-        tested = [by_id[result.case_id] for result in verdict.after]
-        records = await self._learn(tested, verdict.after)
+        tested = [by_id[result.case_id] for result in comparison.after]
+        records = await self._learn(tested, comparison.after)
         names = [name for name in self.trial.components if self._teaches(records.get(name))]
         if not names:
             return None
         tried = Edit(
             text="",
             accepted=False,
-            before=verdict.means(weights)[0],
-            after=verdict.means(weights)[1],
+            before=comparison.means(weights)[0],
+            after=comparison.means(weights)[1],
             reason=f"{len(new)} new failures",
         )
         proposal = await self._propose(child, records, names, tried=tried)
@@ -504,7 +504,7 @@ class _Attempt:
     ) -> Proposal:
         training = self.training
         history = {
-            name: training.memory.history(
+            name: training.state.history(
                 name,
                 newest=int(getattr(training.plan.optimizer, "momentum", 0)),
                 known=self.known,
@@ -536,7 +536,7 @@ class _Attempt:
 
     def _child(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
         held = {name: tensor.text for name, tensor in parent.prompts.items()}
-        return self.training.pool.with_texts({**held, **texts})
+        return self.training.candidates.with_texts({**held, **texts})
 
     def _teaches(self, records: list[FeedbackRecord] | None) -> bool:
         """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
