@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.events import listening
-from orcheo_agentensor.runs.driver import run_sync
 from orcheo_agentensor.targets.local import compiled
 
 if TYPE_CHECKING:
@@ -87,7 +86,12 @@ def _sync_too(function: Callable[..., Awaitable[Any]], *, name: str) -> Runnable
     async def node(state: Any) -> Any:
         return await (function(state, get_stream_writer()) if wants_writer else function(state))
 
-    return RunnableLambda(lambda state: run_sync(node(state)), afunc=node, name=name)
+    def for_sync(state: Any) -> Any:
+        from orcheo_agentensor.runs.driver import run_sync
+
+        return run_sync(node(state))
+
+    return RunnableLambda(for_sync, afunc=node, name=name)
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from orcheo_agentensor.server.answers import NO_STORE
+from orcheo_agentensor.server.http import NO_STORE
 from orcheo_agentensor.server.middleware import RunRequests
 from orcheo_agentensor.server.review import Desk
 from orcheo_agentensor.server.routes import checkpoints, datasets, runs, schemas

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError
-from orcheo_agentensor.server.answers import error_response
+from orcheo_agentensor.errors import AgentensorError, ConfigError
 from orcheo_agentensor.server.auth import identity_of_request
-from orcheo_agentensor.server.review import Desk, Problems, Request, assistant_id_of
-from orcheo_agentensor.server.routes.api import PREFIX
-
-Kind: TypeAlias = Literal["run", "cron", "cron_update", "assistant", "assistant_update", "command"]
+from orcheo_agentensor.server.http import (
+    PREFIX,
+    BodyTooLarge,
+    MalformedBody,
+    error_response,
+    parse_body,
+    require_json,
+)
+from orcheo_agentensor.server.review import (
+    Desk,
+    Kind,
+    Problems,
+    Request,
+    RunEndpoint,
+    assistant_id_of,
+)
 
 _ID = r"[^/]+"
 _ENDPOINTS: tuple[tuple[str, str, Kind], ...] = (
@@ -36,30 +45,12 @@ _ENDPOINTS: tuple[tuple[str, str, Kind], ...] = (
 _COMMANDS = re.compile(rf"/threads/{_ID}/stream/events/?")
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A matched endpoint; `id` is that of the assistant or cron in its path."""
-
-    kind: Kind
-    id: str | None = None
-
-    @property
-    def starts_run(self) -> bool:
-        """Whether a run comes of it, at once or by a schedule."""
-        return self.is_cron or self.kind in ("run", "command")
-
-    @property
-    def is_cron(self) -> bool:
-        """Whether runs come of it by a schedule."""
-        return self.kind in ("cron", "cron_update")
-
-
-def find_endpoint(scope: Mapping[str, Any]) -> Endpoint | None:
+def find_endpoint(scope: Mapping[str, Any]) -> RunEndpoint | None:
     """The endpoint of a request, if it is one that starts or stores a run."""
     path = route_path(scope)
     for method, pattern, kind in _ENDPOINTS:
         if scope["method"] == method and (found := re.fullmatch(pattern, path)):
-            return Endpoint(kind, found.groupdict().get("id"))
+            return RunEndpoint(kind, found.groupdict().get("id"))
     return None
 
 
@@ -85,30 +76,6 @@ def command_params(command: Any) -> dict[str, Any] | None:
         return None
     params = command.get("params")
     return params if isinstance(params, dict) else None
-
-
-_SMALL = 64 * 1024
-"""Up to here a body is parsed on the event loop; a larger one in a thread."""
-
-
-class MalformedBody(BadInput):
-    """The body is no JSON: HTTP 422, as the server itself answers."""
-
-
-class WrongMediaType(BadInput):
-    """The body is something other than JSON in UTF-8: HTTP 415."""
-
-
-class BodyTooLarge(BadInput):
-    """The body is larger than the operator allows: HTTP 413."""
-
-
-@dataclass
-class Parsed:
-    """A JSON value and what is odd about its text: (field, value, rule)."""
-
-    value: Any
-    problems: list[tuple[str, Any, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -147,78 +114,9 @@ async def read_body(receive: Receive, *, limit: int) -> Body | None:
             return Body(content=bytes(parts), whole=whole, receive=receive)
 
 
-async def parse_body(content: bytes) -> Parsed:
-    """JSON as strict as a config needs it; raises `MalformedBody`."""
-    if len(content) > _SMALL:
-        return await asyncio.to_thread(_parse, content)
-    return _parse(content)
-
-
-def require_json(headers: Headers) -> None:
-    """Raise `WrongMediaType` unless the headers say JSON, or nothing."""
-    kind, _, parameters = headers.get("content-type", "application/json").partition(";")
-    kind = kind.strip().lower()
-    if kind != "application/json" and not (
-        kind.startswith("application/") and kind.endswith("+json")
-    ):
-        raise WrongMediaType(
-            field="content-type", value=kind, rule="must be application/json for a run request"
-        )
-    charset = parameters.lower().replace(" ", "").replace('"', "").partition("charset=")[2]
-    if charset and charset.split(";")[0] not in ("utf-8", "utf8", "us-ascii"):
-        raise WrongMediaType(field="content-type", value=charset, rule="must be UTF-8")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise WrongMediaType(
-            field="content-encoding",
-            value=headers["content-encoding"],
-            rule="is not taken: send the body as it is",
-        )
-
-
 def dump_body(value: Any) -> bytes:
     """The text of a JSON value; other than ASCII is escaped, so that any text goes through."""
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _parse(content: bytes) -> Parsed:
-    problems: list[tuple[str, Any, str]] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            for key, value in pairs:
-                if key in seen:
-                    problems.append((f"body.….{key}", value, "is a key that is given twice"))
-                seen.add(key)
-        return found
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            problems.append(("body", text, "is not a finite number"))
-        return value
-
-    try:
-        text = content.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=unique, parse_constant=number, parse_float=number
-        )
-    except UnicodeDecodeError as error:
-        raise MalformedBody(
-            f"the body is not UTF-8: byte {error.start}", field="body", rule="must be UTF-8"
-        ) from None
-    except RecursionError:
-        raise MalformedBody(
-            "the body is nested too deep to be read", field="body", rule="is nested too deep"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise MalformedBody(
-            f"the body is not JSON: {error}", field="body", value=text[:80], rule="must be JSON"
-        ) from None
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise MalformedBody(f"the body is not JSON: {error}", field="body") from None
-    return Parsed(value=value, problems=problems)
 
 
 def text_of(value: Mapping[str, Any], key: str) -> str | None:
@@ -266,7 +164,7 @@ class RunRequests:
             scope = {**scope, "headers": _with_length(scope["headers"], len(content))}
         await self.app(scope, body.replay(content), send)
 
-    async def _checked(self, scope: Scope, endpoint: Endpoint, content: bytes) -> bytes | None:
+    async def _checked(self, scope: Scope, endpoint: RunEndpoint, content: bytes) -> bytes | None:
         """The body to hand on; None for the one that came."""
         settings = self.desk.settings
         try:
@@ -321,7 +219,7 @@ class RunRequests:
         return dump_body(answers if is_batch else answers[0])
 
     async def _request(
-        self, scope: Scope, endpoint: Endpoint, item: dict[str, Any]
+        self, scope: Scope, endpoint: RunEndpoint, item: dict[str, Any]
     ) -> Request | None:
         """A run request with the graph it is for; None where the server will not find one."""
         assistant: Mapping[str, Any] | None = None
@@ -432,7 +330,7 @@ class RunRequests:
         path = scope["path"].rstrip("/").removesuffix("/stream/events") + "/commands"
         headers = [*scope["headers"], (b"content-type", b"application/json")]
         asked = {**scope, "path": path, "method": "POST", "headers": headers}
-        return await self._checked(asked, Endpoint("command"), content)
+        return await self._checked(asked, RunEndpoint("command"), content)
 
 
 def _resumes(item: Mapping[str, Any]) -> bool:

@@ -22,8 +22,6 @@ from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.access import workflow_taken
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.nodes import StrictGraph
-from orcheo_agentensor.server.middleware import Endpoint
-from orcheo_agentensor.server.served import RESOLVED_BY
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
@@ -141,6 +139,11 @@ def assistant_id_of(name: str) -> str:
 
 
 OWN_METADATA = "agentensor_"
+RESOLVED_BY = "agentensor_resolved"
+"""The key of a run's metadata that says that its config was resolved when it was submitted."""
+
+Kind: TypeAlias = Literal["run", "cron", "cron_update", "assistant", "assistant_update", "command"]
+
 _Problem = dict[str, Any]
 
 
@@ -185,7 +188,7 @@ class Problems:
 async def check_request(
     item: Mapping[str, Any],
     *,
-    endpoint: Endpoint,
+    endpoint: RunEndpoint,
     workflow_id: str,
     graph: Served,
     assistant: Mapping[str, Any] | None,
@@ -233,7 +236,7 @@ async def check_request(
 
 
 def _request_config(
-    item: Mapping[str, Any], problems: Problems, *, endpoint: Endpoint, trusted: bool
+    item: Mapping[str, Any], problems: Problems, *, endpoint: RunEndpoint, trusted: bool
 ) -> RunConfig | None:
     """The config and the context of a request as one config; None where one is wrong."""
     config, context = item.get("config"), item.get("context")
@@ -389,7 +392,7 @@ def _run_metadata(resolved: Resolved, request: RunConfig, workflow_id: str) -> d
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _kept(item: Mapping[str, Any], endpoint: Endpoint, config: dict[str, Any]) -> dict[str, Any]:
+def _kept(item: Mapping[str, Any], endpoint: RunEndpoint, config: dict[str, Any]) -> dict[str, Any]:
     """`config` with what a command says in it that is none of a config's business."""
     if endpoint.kind != "command":
         return config
@@ -462,6 +465,24 @@ def job_metadata(checked: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, {})}
 
 
+@dataclass(frozen=True)
+class RunEndpoint:
+    """A matched endpoint; `id` is that of the assistant or cron in its path."""
+
+    kind: Kind
+    id: str | None = None
+
+    @property
+    def starts_run(self) -> bool:
+        """Whether a run comes of it, at once or by a schedule."""
+        return self.is_cron or self.kind in ("run", "command")
+
+    @property
+    def is_cron(self) -> bool:
+        """Whether runs come of it by a schedule."""
+        return self.kind in ("cron", "cron_update")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A run request as it came, with the graph and the assistant it is for.
@@ -470,7 +491,7 @@ class Request:
     promotion, `begun` that its thread has a state to go on from.
     """
 
-    endpoint: Endpoint
+    endpoint: RunEndpoint
     item: dict[str, Any]
     graph_id: str
     assistant: Mapping[str, Any] | None

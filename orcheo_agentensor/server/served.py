@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from orcheo_agentensor.config.model import RunConfig, join_callbacks, runtime_configurable
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.server.review import Resolved, flag_of, resolve
+from orcheo_agentensor.server.review import RESOLVED_BY, Resolved, flag_of, resolve
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.overriding import (
     has_overrides,
@@ -23,9 +23,6 @@ from orcheo_agentensor.targets.served import Plan, RunLog
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
-
-RESOLVED_BY = "agentensor_resolved"
-"""The key of a run's metadata that says that its config was resolved when it was submitted."""
 
 
 def serve(

@@ -18,11 +18,12 @@ from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, Not
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import MAX_DEPTH, json_problems
 from orcheo_agentensor.runs.job import parse_model
-from orcheo_agentensor.server.answers import error_response
 from orcheo_agentensor.server.auth import identity_of_request
-from orcheo_agentensor.server.middleware import (
+from orcheo_agentensor.server.http import (
+    PREFIX,
     BodyTooLarge,
     MalformedBody,
+    error_response,
     parse_body,
     require_json,
 )
@@ -30,7 +31,6 @@ from orcheo_agentensor.server.middleware import (
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
 
-PREFIX = "/agentensor/v1"
 _LARGEST_BODY = 64 * 1024
 ItemT = TypeVar("ItemT")
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
-from orcheo_agentensor.server.answers import PreconditionFailed, RejectedVersion
+from orcheo_agentensor.server.http import PreconditionFailed, RejectedVersion
 from orcheo_agentensor.server.routes.api import (
     Answer,
     Call,

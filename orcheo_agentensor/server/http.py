@@ -1,0 +1,159 @@
+"""JSON in and errors out: what the routes and the check of run requests have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    AliasConflict,
+    BadInput,
+    Forbidden,
+    LeaseLost,
+    NotFound,
+    RunAlreadyActive,
+    StoreError,
+    problems_of,
+)
+
+PREFIX = "/agentensor/v1"
+NO_STORE = {"cache-control": "no-store"}
+
+
+class MalformedBody(BadInput):
+    """The body is no JSON: HTTP 422, as the server itself answers."""
+
+
+class WrongMediaType(BadInput):
+    """The body is something other than JSON in UTF-8: HTTP 415."""
+
+
+class BodyTooLarge(BadInput):
+    """The body is larger than the operator allows: HTTP 413."""
+
+
+class PreconditionFailed(AgentensorError):
+    """What is stored has changed since it was read: HTTP 412."""
+
+
+class RejectedVersion(AgentensorError):
+    """The training run of this version has rejected it: HTTP 409."""
+
+
+_STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
+    (WrongMediaType, 415),
+    (BodyTooLarge, 413),
+    (BadInput, 422),
+    (NotFound, 404),
+    (Forbidden, 403),
+    (PreconditionFailed, 412),
+    (AliasConflict, 409),
+    (RejectedVersion, 409),
+    (RunAlreadyActive, 409),
+    (LeaseLost, 409),
+    (StoreError, 503),
+)
+
+
+def status_of(error: AgentensorError) -> int:
+    """The HTTP status that says what `error` says."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def error_document(error: AgentensorError) -> dict[str, Any]:
+    """`{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
+    problems = problems_of(error) if isinstance(error, BadInput) else []
+    return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
+
+
+def error_response(error: AgentensorError) -> JSONResponse:
+    """`error` as a response."""
+    return JSONResponse(error_document(error), status_code=status_of(error), headers=NO_STORE)
+
+
+_SMALL = 64 * 1024
+"""Up to here a body is parsed on the event loop; a larger one in a thread."""
+
+
+@dataclass
+class Parsed:
+    """A JSON value and what is odd about its text: (field, value, rule)."""
+
+    value: Any
+    problems: list[tuple[str, Any, str]] = field(default_factory=list)
+
+
+async def parse_body(content: bytes) -> Parsed:
+    """JSON as strict as a config needs it; raises `MalformedBody`."""
+    if len(content) > _SMALL:
+        return await asyncio.to_thread(_parse, content)
+    return _parse(content)
+
+
+def require_json(headers: Headers) -> None:
+    """Raise `WrongMediaType` unless the headers say JSON, or nothing."""
+    kind, _, parameters = headers.get("content-type", "application/json").partition(";")
+    kind = kind.strip().lower()
+    if kind != "application/json" and not (
+        kind.startswith("application/") and kind.endswith("+json")
+    ):
+        raise WrongMediaType(
+            field="content-type", value=kind, rule="must be application/json for a run request"
+        )
+    charset = parameters.lower().replace(" ", "").replace('"', "").partition("charset=")[2]
+    if charset and charset.split(";")[0] not in ("utf-8", "utf8", "us-ascii"):
+        raise WrongMediaType(field="content-type", value=charset, rule="must be UTF-8")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise WrongMediaType(
+            field="content-encoding",
+            value=headers["content-encoding"],
+            rule="is not taken: send the body as it is",
+        )
+
+
+def _parse(content: bytes) -> Parsed:
+    problems: list[tuple[str, Any, str]] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            for key, value in pairs:
+                if key in seen:
+                    problems.append((f"body.….{key}", value, "is a key that is given twice"))
+                seen.add(key)
+        return found
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            problems.append(("body", text, "is not a finite number"))
+        return value
+
+    try:
+        text = content.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_constant=number, parse_float=number
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedBody(
+            f"the body is not UTF-8: byte {error.start}", field="body", rule="must be UTF-8"
+        ) from None
+    except RecursionError:
+        raise MalformedBody(
+            "the body is nested too deep to be read", field="body", rule="is nested too deep"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(
+            f"the body is not JSON: {error}", field="body", value=text[:80], rule="must be JSON"
+        ) from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise MalformedBody(f"the body is not JSON: {error}", field="body") from None
+    return Parsed(value=value, problems=problems)
