@@ -38,13 +38,16 @@ def show_that_it_would_fail(folder: Path, env: dict[str, str]) -> None:
     text = (REQUIREMENTS / "server.txt").read_text(encoding="utf-8")
     plain.write_text(re.sub(r"^([a-z0-9-]+)\[[^]]*\]", r"\1", text, flags=re.MULTILINE))
     python = environment(folder / "plain")
-    command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--require-hashes"]
-    pip = subprocess.check_output([python, "-m", "pip", "--version"], text=True).split()[1]
+    pip = [python, "-m", "pip"]
+    install = [*pip, "--quiet", "install", "--require-hashes", "--no-build-isolation"]
+    build = REQUIREMENTS / "build.txt"
+    subprocess.run([*install, "--quiet", "--no-deps", "-r", build], env=env, check=True)
+    version = subprocess.check_output([*pip, "--version"], text=True).split()[1]
     ended = subprocess.run(
-        [*command, "--requirement", plain], env=env, check=False, capture_output=True, text=True
+        [*install, "--dry-run", "-r", plain], env=env, check=False, capture_output=True, text=True
     )
-    if ended.returncode == 0 and [int(part) for part in pip.split(".")[:2]] >= [23, 3]:
-        print(f"pip {pip} is new enough to install server.txt with dependencies looked for as well")
+    if ended.returncode == 0 and [int(part) for part in version.split(".")[:2]] >= [23, 3]:
+        print(f"pip {version} is new enough to install server.txt with dependencies looked for")
         return
     if ended.returncode == 0 or ".post" not in ended.stderr:
         raise SystemExit(f"The old way did not fail on a newer release:\n{ended.stderr}")
