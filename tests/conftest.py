@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.parent.name
         group = folder if folder in ("server", "remote") else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+class MeasuredTime:
+    """What `time.perf_counter` gives: it stands still, but for `pass_by`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def pass_by(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def measured_time(monkeypatch: pytest.MonkeyPatch) -> MeasuredTime:
+    """The time that targets are measured to take: none, so that how busy the machine is does not
+    decide what the latency guardrail says."""
+    measured = MeasuredTime()
+    monkeypatch.setattr(time, "perf_counter", lambda: measured.now)
+    return measured
 
 
 _numbers = itertools.count(1)

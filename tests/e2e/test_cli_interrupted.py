@@ -76,8 +76,8 @@ def test_a_killed_training_resumes_and_repeats_nothing(
     held = {"SHOPFLOW_GATE": str(project.folder / "never"), "SHOPFLOW_FREE": str(free)}
     process = project.start("train", "train.yaml", "--run-id", "t", "--quiet", **held)
     try:
-        wait_until(lambda: len(project.executions()) > free, "the middle of the training")
-        wait_until(lambda: count_recorded(project) >= free, "its rollouts to be recorded")
+        wait_until(lambda: len(project.executions()) > free)
+        wait_until(lambda: count_recorded(project) >= free)
     finally:
         stop(process)
     before = recorded(project, "t")
@@ -126,14 +126,14 @@ def test_the_first_signal_lets_cases_in_flight_finish(
     gate = project.folder / "gate"
     process = project.start("evaluate", "evaluate.yaml", "--run-id", "e", SHOPFLOW_GATE=str(gate))
     try:
-        wait_until(lambda: len(project.executions()) == 4, "four cases in flight")
+        wait_until(lambda: len(project.executions()) == 4)
         monkeypatch.chdir(project.folder)
         for again in (["resume", "e"], ["evaluate", "evaluate.yaml", "--run-id", "e"]):
             assert "being worked on" in project.refused(*again, code=3)
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: "stopping" in project.said(), "the signal to be heard")
+        wait_until(lambda: "stopping" in project.said())
         gate.touch()
-        assert process.wait(60) == 130
+        assert process.wait() == 130
     finally:
         stop(process)
     assert "agentensor resume e" in project.said()
@@ -150,11 +150,11 @@ def test_the_second_signal_cancels(project: Project, monkeypatch: pytest.MonkeyP
     held = {"SHOPFLOW_GATE": str(project.folder / "never"), "SHOPFLOW_FREE": "20"}
     process = project.start("train", "train.yaml", "--run-id", "t", "--json", **held)
     try:
-        wait_until(lambda: len(project.executions()) >= 22, "the middle of the training")
+        wait_until(lambda: len(project.executions()) >= 22)
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "stopping" in project.said(), "the first signal to be heard")
+        wait_until(lambda: "stopping" in project.said())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
+        assert process.wait() == 130
     finally:
         stop(process)
     document = json.loads((project.folder / "stdout").read_text())

@@ -197,7 +197,7 @@ async def test_each_attempt_is_a_rollout_of_the_budget() -> None:
 
 
 async def test_a_call_cut_off_by_a_timeout_counts() -> None:
-    model = Counting(latency=5.0)
+    model = Counting(latency=60.0)
 
     async def target(inputs: dict[str, int]) -> str:
         return str((await model.ainvoke("?")).text)
@@ -206,7 +206,7 @@ async def test_a_call_cut_off_by_a_timeout_counts() -> None:
         target,
         dataset=CASES[:2],
         evaluators=[{"type": "latency", "max_ms": 60_000}],
-        limits=Limits(case_timeout=0.05, retries=0),
+        limits=Limits(case_timeout=1, retries=0),
     )
     assert report.summary["n_target_failed"] == 2
     assert report.usage.calls == 2

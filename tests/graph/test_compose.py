@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -329,14 +328,13 @@ async def test_a_reader_who_leaves_ends_the_run_in_good_order(
                         return
 
     reader = asyncio.create_task(read())
-    await asyncio.wait_for(enough.wait(), 30)
+    await enough.wait()
     if how == "cancel":
         reader.cancel()
     await asyncio.wait([reader])
 
-    deadline = time.monotonic() + 30  # between two nodes it takes some seconds to show
-    while (train := (await store.runs.list(mode="train"))[0]).status == "running":
-        assert time.monotonic() < deadline
+    # Between two nodes it takes some seconds to show.
+    while (train := (await store.runs.list(mode="train"))[0]).status == "running":  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     assert train.status == "interrupted"
     lease = await store.runs.acquire(train.run_id, owner="somebody else")

@@ -97,14 +97,24 @@ async def test_coverage_below_the_least_is_a_missed_threshold() -> None:
     assert report.objective is None
 
 
-async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried() -> None:
+async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried(
+    measured_time: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries: dict[int, int] = {}
+    wait = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        await wait(seconds)
+        measured_time.pass_by(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
 
     async def target(inputs: dict[str, int]) -> dict[str, int]:
         n = inputs["n"]
         tries[n] = tries.get(n, 0) + 1
         if n == 0:
             await asyncio.Event().wait()
+        measured_time.pass_by(0.007)
         if n == 1 and tries[n] < 2:
             raise ConnectionError("try again")
         if n == 2:
@@ -115,7 +125,7 @@ async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried() -> N
         target,
         dataset=CASES[:4],
         evaluators=["exact_match"],
-        limits=Limits(case_timeout=0.05, retries=1),
+        limits=Limits(case_timeout=1, retries=1),
         min_coverage=0,
     )
     assert tries == {0: 2, 1: 2, 2: 1, 3: 1}
@@ -126,7 +136,7 @@ async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried() -> N
     assert fourth.ok
     assert third.target_failure is not None
     assert report.usage.rollouts == 6
-    assert second.latency_ms < 200  # backing off is not the target's time
+    assert second.latency_ms == pytest.approx(7.0)  # backing off is not the target's time
 
 
 async def test_concurrency_is_bounded_and_used() -> None:

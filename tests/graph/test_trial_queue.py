@@ -31,19 +31,17 @@ class Together(Teacher):
 
 @pytest.mark.parametrize("parallel", [2, 4])
 async def test_proposer_calls_overlap(parallel: int) -> None:
-    async with asyncio.timeout(20):
-        result = await trained(
-            proposer=Together(parallel), options={"parallel": parallel, "minibatch": 4}
-        )
+    result = await trained(
+        proposer=Together(parallel), options={"parallel": parallel, "minibatch": 4}
+    )
     assert result.best.metrics["objective"] == 1.0
 
 
 async def test_calls_of_random_search_overlap_as_well() -> None:
-    async with asyncio.timeout(20):
-        await trained(
-            optimizer=RandomSearch(minibatch=4, parallel=3, proposer=Together(3)),
-            stop=[MaxSteps(1)],
-        )
+    await trained(
+        optimizer=RandomSearch(minibatch=4, parallel=3, proposer=Together(3)),
+        stop=[MaxSteps(1)],
+    )
 
 
 class Reversed(Teacher):
@@ -71,12 +69,11 @@ class Reversed(Teacher):
 async def test_outcomes_are_told_in_order_whoever_is_faster() -> None:
     job: dict[str, Any] = {"options": {"parallel": 4, "minibatch": 3}, "workflow_id": "w"}
     breaks = {0: {1}, 2: {3}}
-    async with asyncio.timeout(30):
-        plain = await trained(Target(breaks=breaks), Teacher(), **job)
-        backwards = await trained(Target(breaks=breaks), Reversed(), **job)
-        one_by_one = await trained(
-            Target(breaks=breaks), Teacher(), limits=Limits(concurrency=1), **job
-        )
+    plain = await trained(Target(breaks=breaks), Teacher(), **job)
+    backwards = await trained(Target(breaks=breaks), Reversed(), **job)
+    one_by_one = await trained(
+        Target(breaks=breaks), Teacher(), limits=Limits(concurrency=1), **job
+    )
     assert outcome_of(backwards) == outcome_of(plain) == outcome_of(one_by_one)
 
 
@@ -128,8 +125,7 @@ async def test_a_slow_case_holds_nobody_but_itself() -> None:
             gone.set()
 
     optimizer = Endless()
-    async with asyncio.timeout(20):
-        result = await trained(Target(hook=hook), optimizer=optimizer)
+    result = await trained(Target(hook=hook), optimizer=optimizer)
     assert optimizer.told == [(f"train-{i}",) for i in range(12)]
     assert result.decision.stopped == "endless has nothing more to try"
 

@@ -59,7 +59,7 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 async def test_versions_from_many_processes_are_distinct_and_without_gaps(store_url: str) -> None:
     writers = start(WRITERS, store_url)
-    _, errors = writers.communicate(timeout=60)
+    _, errors = writers.communicate()
     assert (writers.returncode, errors) == (0, "")
     async with Store.from_url(store_url) as store:
         saved = await store.checkpoints.list("support", limit=None)
@@ -90,7 +90,7 @@ async def test_after_a_kill_nothing_committed_is_lost_and_the_run_can_be_taken_o
         pass
     victim.send_signal(signal.SIGKILL)
     told = 21 + len(victim.stdout.read().split())
-    victim.communicate(timeout=60)
+    victim.communicate()
     async with Store.from_url(store_url) as store:
         lease = await store.runs.acquire("run-1")  # its owner is dead: no need to wait
         assert lease.token == 2
@@ -126,7 +126,7 @@ asyncio.run(main())
     async with Store.from_url(store_url) as store:
         with pytest.raises(RunAlreadyActive, match=f":{holder.pid}:"):
             await store.runs.acquire("run-1")
-        holder.communicate("done\n", timeout=60)
+        holder.communicate("done\n")
         await store.runs.acquire("run-1")
 
 
@@ -152,7 +152,7 @@ def test_a_store_nobody_closed_ends_with_the_interpreter_and_in_silence(
 ) -> None:
     url = str(tmp_path / "a.db") if kind == "file" else "memory"
     forgetful = start(FORGETFUL, url, flags=("-W", "error::ResourceWarning"))
-    out, errors = forgetful.communicate(timeout=60)
+    out, errors = forgetful.communicate()
     assert (forgetful.returncode, out, errors) == (0, "end\n", "")
 
 
@@ -163,7 +163,7 @@ from orcheo_agentensor.storage import ConfigCheckpoint, RolloutRow, Store
 Store.from_url("sqlite:///a.db")
 print([name for name in ("sqlalchemy", "alembic", "aiosqlite", "psycopg") if name in sys.modules])
 """
-    out, errors = start(code, prelude="").communicate(timeout=60)
+    out, errors = start(code, prelude="").communicate()
     assert (out, errors) == ("[]\n", "")
 
 
@@ -189,6 +189,6 @@ sys.stdin.readline()
     async with Store.from_url(url) as store:
         assert len(await store.runs.case_rows("run-1")) == 1  # readers do not wait
         blocker.kill()
-        blocker.communicate(timeout=60)
+        blocker.communicate()
         await store.runs.update("run-1", status="finished")
         assert len(await store.runs.case_rows("run-1")) == 1

@@ -246,10 +246,10 @@ def hostile() -> Iterator[Any]:
 
 @pytest.mark.parametrize("obj", list(hostile()))
 def test_hostile_input_is_refused_without_much_work(obj: Any) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ConfigError) as caught:
         RunConfig.parse(obj)
-    assert time.perf_counter() - started < 10
+    assert time.thread_time() - started < 10
     assert len(caught.value.problems) <= 100
     assert len(str(caught.value)) < 100_000
 

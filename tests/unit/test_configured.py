@@ -541,14 +541,20 @@ async def test_a_stream_left_early_and_a_cancelled_run_are_interrupted() -> None
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
 
+    begun = asyncio.Event()
+
     async def slow(state: Any) -> Any:
-        await asyncio.sleep(60)
+        begun.set()
+        await asyncio.Event().wait()
 
     graph = StateGraph(dict)
     graph.add_node("slow", slow)
     graph.add_edge(START, "slow")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(configured(graph, store=store).ainvoke({}), 0.1)
+    running = asyncio.ensure_future(configured(graph, store=store).ainvoke({}))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
     assert [run.status for run in await runs_of(store)] == ["interrupted"] * 3
 
 

@@ -217,25 +217,23 @@ async def test_whatever_an_evaluator_raises_is_a_failure_with_its_reason() -> No
     async def times_out_itself(ctx: Any) -> Any:
         raise TimeoutError("upstream")
 
-    assert (await failure(times_out_itself, timeout=5)).reason == "TimeoutError: upstream"
+    assert (await failure(times_out_itself, timeout=60)).reason == "TimeoutError: upstream"
 
 
 async def test_a_timeout_is_a_failure_of_async_and_blocking_evaluators() -> None:
     async def slow(ctx: Any) -> float:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
         return 1.0
 
     release = threading.Event()
 
     def stuck(ctx: Any) -> float:
-        release.wait(30)
+        release.wait()
         return 1.0
 
-    started = time.perf_counter()
     for evaluator in (slow, stuck):
         found = await failure(evaluator, timeout=0.05)
         assert (found.kind, found.reason) == ("timeout", "took longer than 0.05 s")
-    assert time.perf_counter() - started < 5
     release.set()
 
 
@@ -243,17 +241,15 @@ def test_a_stuck_evaluator_does_not_keep_the_loop_from_ending() -> None:
     release = threading.Event()
 
     async def main() -> None:
-        await failure(lambda ctx: release.wait(60), timeout=0.05)
+        await failure(lambda ctx: release.wait(), timeout=0.05)
 
-    started = time.perf_counter()
-    asyncio.run(main())
-    assert time.perf_counter() - started < 5
+    asyncio.run(main())  # ends, or the test hangs: nobody has released the evaluator
     release.set()
 
 
 async def test_cancelling_reaches_through() -> None:
     async def slow(ctx: Any) -> float:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
         return 1.0
 
     for evaluator in (slow, lambda ctx: time.sleep(0.2)):
@@ -265,7 +261,7 @@ async def test_cancelling_reaches_through() -> None:
 
 
 async def test_blocking_evaluators_run_beside_each_other_and_off_the_loop() -> None:
-    together = threading.Barrier(20, timeout=20)
+    together = threading.Barrier(20)
 
     def blocking(ctx: Any) -> bool:
         together.wait()

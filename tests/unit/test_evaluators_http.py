@@ -27,7 +27,7 @@ CTX = EvaluatorContext(
 )
 
 
-async def scored(timeout: float = 5.0, **params: Any) -> list[Outcome]:
+async def scored(timeout: float = 60.0, **params: Any) -> list[Outcome]:
     evaluator = HTTPEvaluator(url=URL, allowed_hosts=("scores.example",), **params)
     outcomes, _ = await bind_evaluator(evaluator, settings=Settings()).score(CTX, timeout=timeout)
     return outcomes

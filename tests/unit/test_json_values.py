@@ -129,10 +129,10 @@ def test_shared_references_that_blow_up_are_refused_quickly() -> None:
     bomb: Any = "x"
     for _ in range(30):
         bomb = [bomb, bomb]
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ConfigError, match="more than 1,000,000 values"):
         check_json(bomb, field="output")
-    assert time.perf_counter() - started < 10
+    assert time.thread_time() - started < 10
 
 
 def test_a_cycle_is_refused() -> None:

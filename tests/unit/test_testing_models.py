@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -70,11 +71,19 @@ def test_tools_are_called_by_messages_with_tool_calls() -> None:
     assert RuleChatModel(rule=lambda messages: "{}").bind_tools([add]).invoke("x").text == "{}"
 
 
-async def test_latency_is_waited_for_and_calls_cost_nothing() -> None:
+async def test_latency_is_waited_for_and_calls_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     model = RuleChatModel(rule=echo, latency=0.05)
-    started = time.perf_counter()
     with record_usage() as recorder:
         model.invoke("a")
         await model.ainvoke("b")
-    assert time.perf_counter() - started >= 0.1
+    assert waited == [0.05, 0.05]
     assert (recorder.total.calls, recorder.total.cost) == (2, 0.0)
