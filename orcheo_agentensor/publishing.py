@@ -13,10 +13,10 @@ from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.errors import AliasConflict, BadInput, RunFailed
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.context import PromptsIn
 from orcheo_agentensor.targets.servers import (
     Assistant,
-    Endpoint,
+    AssistantAddress,
+    PromptsIn,
     described,
     find_assistant,
     is_id,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MARKS = ("workflow_id", "config_version", "content_hash")
 
 
-class PublishTo(Endpoint):
+class PublishTo(AssistantAddress):
     """The assistant to publish to; with `create`, one that does not exist is made of `graph`."""
 
     graph: str | None = Field(None, description="The graph of an assistant that is to be created.")
@@ -86,11 +86,11 @@ class Press:
         self, checkpoint: ConfigCheckpoint, *, rollback_of: int | None = None, force: bool = False
     ) -> Publication:
         """Make the assistant serve this version, if it does not."""
-        ours = self._url is None
+        own = self._url is None
         found = await self._found()
         created = found is None and self._to.create
         if found is None and self._to.create:
-            model = await find_assistant(self._client, str(self._to.graph), ours=ours)
+            model = await find_assistant(self._client, str(self._to.graph), own=own)
             assistant = None
         else:
             model = assistant = await self._there(found)
@@ -165,11 +165,11 @@ class Press:
         )
 
     async def _found(self) -> Mapping[str, Any] | None:
-        return await look_up(self._client, self._to.assistant, ours=self._url is None)
+        return await look_up(self._client, self._to.assistant, own=self._url is None)
 
     async def _there(self, found: Mapping[str, Any] | None) -> Assistant:
         if found is None:
-            return await find_assistant(self._client, self._to.assistant, ours=self._url is None)
+            return await find_assistant(self._client, self._to.assistant, own=self._url is None)
         return await described(self._client, found)
 
     def _wanted(

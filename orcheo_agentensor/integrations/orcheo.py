@@ -35,7 +35,8 @@ from orcheo_agentensor.prompts import TextTensor, as_prompts
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.tape import is_taping, prompts_in, watched
-from orcheo_agentensor.targets.local import RunnableTarget, check_target, compiled
+from orcheo_agentensor.targets.context import compiled
+from orcheo_agentensor.targets.local import RunnableTarget, check_target
 from orcheo_agentensor.targets.output import pick, to_json_output
 
 _PROMPT = re.compile(r"\{\{\s*config\.prompts\.([^\s.{}]+)")

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.events import listening
-from orcheo_agentensor.targets.local import compiled
+from orcheo_agentensor.targets.context import compiled
 
 if TYPE_CHECKING:
     from typing import Self

@@ -1,4 +1,4 @@
-"""A graph whose nodes are seen to read the config: for bound prompts that go into no message."""
+"""Workflows under test that run in this process: functions, graphs and other runnables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.config.rules import config_error
 from orcheo_agentensor.errors import BadInput, RunFailed
@@ -21,11 +22,12 @@ from orcheo_agentensor.evaluators.fingerprint import lasting_module
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, put
 from orcheo_agentensor.tape import (
-    TARGET_NODE,
     Tree,
+    bound_tree,
     is_taping,
     prompts_in,
     record_target_run,
+    watched,
     watched_config,
 )
 from orcheo_agentensor.targets.context import (
@@ -37,20 +39,17 @@ from orcheo_agentensor.targets.context import (
     field_names,
     refuse_context,
 )
-
-if TYPE_CHECKING:
-    from langgraph.graph.state import CompiledStateGraph
+from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
+from orcheo_agentensor.targets.served import Configured
 
 
 def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
     """A copy of a graph whose function nodes, nested ones too, get a watched `configurable`.
 
-    The graph itself stays as it is. Nodes that are other runnables, and graphs that a node calls,
-    are left alone: they are seen through their model calls.
+    Nodes that are other runnables, and graphs that a node calls, stay as they are: the tape sees
+    what they read in their model calls.
     """
     from langgraph.pregel import Pregel
-
-    from orcheo_agentensor.targets.served import Configured
 
     if isinstance(runnable, Configured):
         outer = copy.copy(runnable)
@@ -113,7 +112,7 @@ def _watched(kwargs: dict[str, Any], tree: Tree) -> Iterator[None]:
 class Target(Protocol):
     """The workflow under test, whatever it is made of.
 
-    `name` is shown to people; `fingerprint` takes part in the content keys of rollouts; `edges`
+    `name` is shown to users; `fingerprint` takes part in the content keys of rollouts; `edges`
     are the static edges of its graph, for the tape.
     """
 
@@ -131,22 +130,22 @@ class Target(Protocol):
 
 @runtime_checkable
 class ConnectedTarget(Protocol):
-    """A target that is elsewhere: it is connected before it runs, and it can go away."""
+    """A target on other machines: it is connected before it runs, and it can go away."""
 
     async def connect(self, config: RunnableConfig) -> Target:
-        """The target as found there, which is the one to use for runs with this config."""
+        """Find the target there; runs with this config use the target returned."""
         ...
 
     async def came_back(self, *, lost: bool) -> bool:
-        """Whether a failed attempt is worth repeating because of where the target is.
+        """Wait until the target answers, and say whether a failed attempt is worth repeating.
 
         `lost` says that the attempt lost its connection. Raises `TargetUnavailable` where the
-        target is gone, and stays so.
+        target stays away.
         """
         ...
 
     async def disconnect(self) -> None:
-        """Close what `run` has opened; a later `run` opens it again."""
+        """Close the connections that `run` has opened; a later `run` opens them again."""
         ...
 
 
@@ -202,8 +201,6 @@ class CallableTarget:
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
         if is_taping():
-            from orcheo_agentensor.tape import bound_tree, watched_config
-
             config = watched_config(config, bound_tree(prompts_in(config), CONFIGURABLE))
         token = var_child_runnable_config.set(config)
         try:
@@ -261,15 +258,11 @@ class RunnableTarget:
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-        """Raise `ConfigError` where a run could not have its context, naming the prompt, or where
-        a node override of the job names no node, or one that cannot follow it."""
+        """Raise `ConfigError` where a run could not have its context, or its node overrides."""
         who = repr(self.name)
         if self.is_remote:
             return
         if overrides_in({"configurable": configurable}):
-            from orcheo_agentensor.config.model import RunConfig
-            from orcheo_agentensor.targets.overriding import require_followed
-
             graph = getattr(self.runnable, "graph", self.runnable)
             if hasattr(graph, "nodes"):
                 config = RunConfig.model_construct(configurable=dict(configurable))
@@ -313,8 +306,6 @@ class RunnableTarget:
         if prompts and is_taping():
             runnable = self._watching(prompts, kwargs)
         if configurable.get(NODE_OVERRIDES) and self.edges and not self.is_configured:
-            from orcheo_agentensor.targets.overriding import with_node_overrides
-
             runnable = with_node_overrides(runnable)
         token = var_child_runnable_config.set(None)
         try:
@@ -332,9 +323,7 @@ class RunnableTarget:
         return field_names(self.context_schema)
 
     def _watching(self, prompts: Mapping[str, Any], kwargs: dict[str, Any]) -> Runnable[Any, Any]:
-        """The graph to run for a tape, where reads of bound places are seen; so is the context."""
-        from orcheo_agentensor.tape import bound_tree, watched
-
+        """The graph to run for a tape, which sees reads of bound prompts; the context too."""
         if "context" in kwargs and not self.is_configured:
             kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
         tree = bound_tree(prompts, CONFIGURABLE)
@@ -357,21 +346,3 @@ def check_target(
     check = getattr(target, "check", None)
     if check is not None:
         check(configurable, prompts)
-
-
-def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """A `StateGraph` compiled, a compiled one as it is."""
-    from langgraph.graph import StateGraph
-
-    return graph.compile() if isinstance(graph, StateGraph) else graph
-
-
-__all__ = [
-    "TARGET_NODE",
-    "CallableTarget",
-    "ConnectedTarget",
-    "RunnableTarget",
-    "Target",
-    "check_target",
-    "compiled",
-]

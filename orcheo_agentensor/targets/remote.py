@@ -1,8 +1,4 @@
-"""What a remote run streams: its output, the tokens it used, and its tape.
-
-A server reports a node's input and result as `tasks` events, finished model calls as `messages`
-and, where a rollout is taped, the messages that went into them as `events`.
-"""
+"""A target that is an assistant on LangGraph servers, and what its runs stream back."""
 
 from __future__ import annotations
 
@@ -23,33 +19,33 @@ from orcheo_agentensor.errors import BadInput, RunFailed, TargetRefused, TargetU
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import PromptSearch, Tape, brief, current_tape
-from orcheo_agentensor.targets.context import without
 from orcheo_agentensor.targets.output import pick, with_plain_messages
 from orcheo_agentensor.targets.servers import (
     ATTEMPT,
     Assistant,
-    Endpoint,
+    AssistantAddress,
     Server,
     abandon,
-    begun,
     find_assistant,
+    queued_events,
     refusals,
 )
 from orcheo_agentensor.usage import NOTHING, Usage, add_usage, price
 
-# A server reports a node's input and result as `tasks` events, finished model calls as `messages`
-# and, where a rollout is taped, the messages that went into them as `events`.
-
+log = logging.getLogger(__name__)
 
 MODES = ["values", "tasks", "messages-tuple"]
 TAPED_MODES = [*MODES, "events"]
-_GIVEN_UP = frozenset({"CancelledError", "UserInterrupt", "UserRollback"})
-"""What a server says of a run that it, or somebody there, has cancelled: a shutdown, mostly."""
+_CANCELLED = frozenset({"CancelledError", "UserInterrupt", "UserRollback"})
+"""The errors by which a server reports a run that was cancelled there, mostly by a shutdown."""
+
+_FIRST_PROBE = 0.2
+_LAST_PROBE = 2.0
 
 
 @dataclass
-class _Call:
-    """A model call: its usage is spread over the chunks of its answer."""
+class _ModelCall:
+    """A model call, added up from the chunks of its answer."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -67,32 +63,33 @@ class _Call:
 
 
 @dataclass
-class Heard:
-    """Takes in a run's events; with a `tape`, its node runs are written there.
+class RunEvents:
+    """Reads the events of one run: its output, what its model calls used, and its tape.
 
-    `prompts` are those that the run was given: whoever's model call holds the text of one has read
-    it.
+    A server reports the input and result of a node as `tasks` events, finished model calls as
+    `messages` and, where there is a `tape`, the messages that went into them as `events`. A node
+    whose model call holds the text of one of `prompts` has read it.
     """
 
     prompts: Mapping[str, Any] = field(default_factory=dict)
     tape: Tape | None = None
     output: Any = None
     thread_id: str | None = None
-    _calls: dict[str, _Call] = field(default_factory=dict)
+    _calls: dict[str, _ModelCall] = field(default_factory=dict)
     _open: dict[str, str] = field(default_factory=dict)
     _steps: dict[tuple[str, ...], tuple[int, bool]] = field(default_factory=dict)
     _seen: dict[str, set[str]] = field(default_factory=dict)
 
     def take(self, event: str, data: Any) -> None:
-        """One event; raises `RunFailed` where it says that the run has failed or paused.
+        """Read one event; raises `RunFailed` where it says that the run has failed or paused.
 
-        Raises `ConnectionError` where the server has given the run up, which says nothing of it.
+        Raises `ConnectionError` where the server has cancelled the run, which says nothing of it.
         """
         kind, *path = event.split("|")
         if kind == "error":
-            if isinstance(data, Mapping) and data.get("error") in _GIVEN_UP:
-                raise ConnectionError(f"the server has given the run up ({_told(data)})")
-            raise RunFailed(_told(data))
+            if isinstance(data, Mapping) and data.get("error") in _CANCELLED:
+                raise ConnectionError(f"the server has given the run up ({_error_text(data)})")
+            raise RunFailed(_error_text(data))
         if not isinstance(data, Mapping | list):
             return
         if kind == "values" and not path and isinstance(data, Mapping):
@@ -111,7 +108,7 @@ class Heard:
 
     @property
     def usage(self) -> Usage:
-        """What the model calls heard of took."""
+        """What the model calls reported so far used."""
         return sum((call.usage() for call in self._calls.values()), NOTHING)
 
     @property
@@ -120,7 +117,7 @@ class Heard:
         return bool(self._open) or self.output is None
 
     def finish(self) -> None:
-        """Write the reads onto the tape; to be called once the run has ended.
+        """Write onto the tape which node read which prompt; call it once the run has ended.
 
         A prompt was read by the node runs whose model calls hold its text. Where no call of the
         rollout holds any prompt, the calls do not show what is read: then every node run without
@@ -141,12 +138,12 @@ class Heard:
                 run.read(name)
 
     def _message(self, message: Any, metadata: Any) -> None:
-        """A chunk of a model's answer, or all of it."""
+        """Add a chunk of a model's answer, or a whole answer."""
         if not isinstance(message, Mapping) or not isinstance(metadata, Mapping):
             return
         if "ls_model_type" not in metadata:  # put into the state by hand
             return
-        call = self._calls.setdefault(str(message.get("id")), _Call())
+        call = self._calls.setdefault(str(message.get("id")), _ModelCall())
         used = message.get("usage_metadata") or {}
         call.input_tokens += int(used.get("input_tokens") or 0)
         call.output_tokens += int(used.get("output_tokens") or 0)
@@ -156,12 +153,12 @@ class Heard:
         call.model = str(name) if name else call.model
 
     def _task(self, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
-        """A node run began or ended."""
+        """Note that a node run began or ended."""
         place = "|".join([*path, f"{data.get('name')}:{data.get('id')}"])
         step, ended = self._steps.get(path, (0, True))
         if "input" in data:
             self._open[place] = ""
-            # The runs of a step are told of together, before any of them ends.
+            # The server reports the runs of a step together, before any of them ends.
             self._steps[path] = (step + 1 if ended else step, False)
             if self.tape is not None:
                 name = str(data.get("name"))
@@ -175,7 +172,7 @@ class Heard:
             ended_run.output = brief(data.get("error") or data.get("result"))
 
     def _event(self, data: Mapping[str, Any]) -> None:
-        """A model call began: whose prompts does it hold?"""
+        """Note the prompts that a model call holds as it begins."""
         if data.get("event") not in ("on_chat_model_start", "on_llm_start"):
             return
         place = str((data.get("metadata") or {}).get("langgraph_checkpoint_ns") or "")
@@ -186,7 +183,7 @@ class Heard:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts that the caller has put into a call: of every message but those of a model."""
+    """The texts that were put into a model call: of every message but those of a model."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list | tuple):
@@ -207,23 +204,16 @@ def _block(block: Any) -> list[str]:
     return [text] if isinstance(text, str) else []
 
 
-def _told(data: Any) -> str:
+def _error_text(data: Any) -> str:
     if isinstance(data, Mapping):
         kind, message = data.get("error"), data.get("message")
         return f"{kind}: {message}" if kind and message else str(kind or message or "failed")
     return str(data)
 
 
-__all__ = ["MODES", "TAPED_MODES", "Heard"]
+class RemoteTargetSpec(AssistantAddress):
+    """What a job says of a remote target."""
 
-
-log = logging.getLogger(__name__)
-
-_FIRST_PROBE = 0.2
-_LAST_PROBE = 2.0
-
-
-class _Endpoint(Endpoint):
     output: str | None = Field(None, min_length=1, description="A dotted path into the output.")
 
 
@@ -235,7 +225,7 @@ class RemoteTarget:
     is no longer wanted (timeout, cancellation) is cancelled on its server.
     """
 
-    endpoint: Endpoint
+    address: AssistantAddress
     settings: Settings
     output: str | None = None
     servers: tuple[Server, ...] = ()
@@ -248,14 +238,14 @@ class RemoteTarget:
 
         Raises `BadInput` for what is wrong with it, and for hosts that are not allowed.
         """
-        endpoint = _Endpoint.parse(spec)
-        endpoint.require_allowed(settings)
-        return cls(endpoint=endpoint, settings=settings, output=endpoint.output)
+        parsed = RemoteTargetSpec.parse(spec)
+        parsed.require_allowed(settings)
+        return cls(address=parsed, settings=settings, output=parsed.output)
 
     @property
     def name(self) -> str:
         """The assistant, as the job names it."""
-        return self.endpoint.assistant
+        return self.address.assistant
 
     async def connect(self, config: RunnableConfig) -> RemoteTarget:
         """Find the assistant on every server that answers.
@@ -264,18 +254,18 @@ class RemoteTarget:
         target; what the run's own config replaces does not count. Raises `TargetRefused` for an
         assistant that is not there, `TargetUnavailable` where no server answers.
         """
-        found = await asyncio.gather(*(self._find(url) for url in self.endpoint.urls))
+        found = await asyncio.gather(*(self._find(url) for url in self.address.urls))
         servers = [server for server in found if isinstance(server, Server)]
         if not servers:
             raise TargetUnavailable(f"{self._where()}: {found[0]}")
-        for server, url in zip(found, self.endpoint.urls, strict=True):
+        for server, url in zip(found, self.address.urls, strict=True):
             if not isinstance(server, Server):
                 log.warning("%s does not answer, the run goes on without it: %s", url, server)
         described = [self._described(server.assistant, config) for server in servers]
         if any(other != described[0] for other in described):
             raise BadInput(
                 field="target.assistant",
-                value=self.endpoint.assistant,
+                value=self.address.assistant,
                 rule="must be the same graph with the same settings on every server",
             )
         return replace(
@@ -284,8 +274,8 @@ class RemoteTarget:
             edges=servers[0].assistant.edges,
             fingerprint=content_hash(
                 [
-                    sorted(urlsplit(url).netloc if url else "" for url in self.endpoint.urls),
-                    self.endpoint.assistant,
+                    sorted(urlsplit(url).netloc if url else "" for url in self.address.urls),
+                    self.address.assistant,
                     described[0],
                     self.output,
                 ]
@@ -297,16 +287,16 @@ class RemoteTarget:
         server = min(self.servers, key=lambda one: (one.away, one.in_flight, one.started))
         configurable = dict(config.get("configurable") or {})
         prompts = configurable.pop("prompts", None) or {}
-        heard = Heard(prompts=prompts, tape=current_tape())
+        events = RunEvents(prompts=prompts, tape=current_tape())
         payload = self._payload(server.assistant, inputs, config, configurable, prompts)
-        payload["stream_mode"] = MODES if heard.tape is None else TAPED_MODES
+        payload["stream_mode"] = MODES if events.tape is None else TAPED_MODES
         try:
             with server.serving():
-                await self._stream(server, payload, heard)
+                await self._stream(server, payload, events)
         finally:
-            add_usage(heard.usage)
-            heard.finish()  # a failure teaches those who had a part in it
-        output = with_plain_messages(heard.output)
+            add_usage(events.usage)
+            events.finish()  # a failed rollout has a tape too
+        output = with_plain_messages(events.output)
         return output if self.output is None else pick(output, self.output)
 
     async def came_back(self, *, lost: bool) -> bool:
@@ -337,12 +327,12 @@ class RemoteTarget:
         configurable: Mapping[str, Any],
         prompts: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The request: a run's own `prompts` would replace all those that the assistant has."""
+        """The request of a run."""
         values = dict(configurable)
         theirs = assistant.values.get("prompts")
-        if isinstance(theirs, Mapping) and prompts:
+        if isinstance(theirs, Mapping) and prompts:  # which those of the run would replace all
             values["prompts"] = dict(theirs)
-        placed = assistant.placement(self.endpoint.prompts_in).put(prompts, values)
+        placed = assistant.placement(self.address.prompts_in).put(prompts, values)
         sent = {key: config[key] for key in ("tags", "recursion_limit") if config.get(key)}
         if "configurable" in placed:
             sent["configurable"] = placed["configurable"]
@@ -358,30 +348,31 @@ class RemoteTarget:
         }
         return {key: value for key, value in payload.items() if value is not None}
 
-    async def _stream(self, server: Server, payload: dict[str, Any], heard: Heard) -> None:
+    async def _stream(self, server: Server, payload: dict[str, Any], events: RunEvents) -> None:
         import httpx
 
-        client = server.client(self.endpoint, self.settings)
+        client = server.client(self.address, self.settings)
         attempt = uuid.uuid4().hex
         payload["metadata"] = {**(payload.get("metadata") or {}), ATTEMPT: attempt}
 
         def on_response(response: httpx.Response) -> None:
-            # The SDK would join the run again, which a lost connection has cancelled.
+            # By this header the SDK would join the run again, which a lost connection cancels.
             response.headers.pop("location", None)
 
         try:
-            with refusals(server.url, self.endpoint.assistant):
+            with refusals(server.url, self.address.assistant):
                 parts: Any = client.http.stream(
                     "/runs/stream", "POST", json=payload, on_response=on_response
                 )
                 async with aclosing(parts):
-                    events = _intact(parts)
+                    intact = _intact(parts)
                     if server.url is None:
-                        events = begun(events, server, patience=self.settings.http_patience)
-                    async with aclosing(events):
-                        async for part in events:
-                            heard.take(part.event, part.data)
-                if heard.is_cut:
+                        patience = self.settings.http_patience
+                        intact = queued_events(intact, server, patience=patience)
+                    async with aclosing(intact):
+                        async for part in intact:
+                            events.take(part.event, part.data)
+                if events.is_cut:
                     raise ConnectionError("the server closed the stream before the run had ended")
         except (RunFailed, TargetRefused, httpx.HTTPStatusError):
             raise  # there is no run, or it has ended
@@ -395,7 +386,7 @@ class RemoteTarget:
         """Whether a server answers."""
         import httpx
 
-        client = server.client(self.endpoint, self.settings)
+        client = server.client(self.address, self.settings)
         try:
             async with asyncio.timeout(self.settings.http_timeout):
                 answer = await client.http.client.get("/ok")
@@ -408,34 +399,47 @@ class RemoteTarget:
         """The assistant on one server, or why the server gives no answer."""
         import httpx
 
-        async with self.endpoint.client(url, settings=self.settings, streams=False) as client:
+        async with self.address.client(url, settings=self.settings, streams=False) as client:
             try:
-                with refusals(url, self.endpoint.assistant):
-                    found = await find_assistant(client, self.endpoint.assistant, ours=url is None)
+                with refusals(url, self.address.assistant):
+                    found = await find_assistant(client, self.address.assistant, own=url is None)
                     return Server(url, found)
             except httpx.HTTPError as error:
                 return error
 
     def _described(self, assistant: Assistant, config: RunnableConfig) -> dict[str, Any]:
-        """What the assistant is, without what the run replaces."""
-        placement = assistant.placement(self.endpoint.prompts_in)
+        """The graph and settings of the assistant that the config of the run does not replace."""
+        placement = assistant.placement(self.address.prompts_in)
         given = dict(config.get("configurable") or {})
         prompts = given.pop("prompts", None) or {}
         values = {key: value for key, value in assistant.values.items() if key not in given}
         for name, prompt in prompts.items():
-            values = without(values, placement.path(name, prompt))
+            values = _without(values, placement.path(name, prompt))
         settings = {k: v for k, v in assistant.settings.items() if not config.get(k)}
         return {"graph": assistant.graph_id, "values": values, "config": settings}
 
     def _where(self) -> str:
-        urls = ", ".join(url or "this server" for url in self.endpoint.urls)
-        return f"target {self.endpoint.assistant!r} at {urls}"
+        urls = ", ".join(url or "this server" for url in self.address.urls)
+        return f"target {self.address.assistant!r} at {urls}"
 
 
 async def _intact(parts: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    """`parts`, where garbage counts as a lost connection."""
+    """`parts`; raises `ConnectionError` where one of them is not JSON."""
     try:
         async for part in parts:
             yield part
     except JSONDecodeError as error:
         raise ConnectionError(f"the stream of the run is broken: {error}") from None
+
+
+def _without(values: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """A copy of `values` that lacks what `path` leads to."""
+    copy = dict(values)
+    head, *rest = path
+    if not rest:
+        copy.pop(head, None)
+    elif isinstance(copy.get(head), Mapping):
+        copy[head] = _without(copy[head], tuple(rest))
+        if not copy[head]:
+            del copy[head]
+    return copy

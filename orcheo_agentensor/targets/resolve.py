@@ -1,4 +1,4 @@
-"""From what a caller names as `target` to a `Target`."""
+"""What a caller may name as `target`, and the `Target` that is made of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.local import (
-    CallableTarget,
-    RunnableTarget,
-    Target,
-    check_target,
-    compiled,
-)
+from orcheo_agentensor.targets.context import compiled
+from orcheo_agentensor.targets.local import CallableTarget, RunnableTarget, Target, check_target
 from orcheo_agentensor.targets.output import pick, to_json_output
 
 _FORMS = (
@@ -29,7 +24,7 @@ _REMOTE = frozenset({"url", "assistant"})
 
 @dataclass(frozen=True)
 class PickedTarget:
-    """A target of whose output only the part at `output` counts."""
+    """A target whose output is the part of `inner`'s at the dotted path `output`."""
 
     inner: Target
     output: str

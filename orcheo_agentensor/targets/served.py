@@ -29,8 +29,12 @@ from orcheo_agentensor.prompts import CONTEXT
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import is_taping
-from orcheo_agentensor.targets.context import bound_context, check_context_binds, context_binds
-from orcheo_agentensor.targets.local import compiled
+from orcheo_agentensor.targets.context import (
+    bound_context,
+    check_context_binds,
+    compiled,
+    context_binds,
+)
 from orcheo_agentensor.targets.overriding import (
     has_overrides,
     require_followed,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from json import JSONDecodeError
@@ -28,7 +27,6 @@ from orcheo_agentensor.errors import (
 )
 from orcheo_agentensor.redaction import is_secret_name, redact
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
-from orcheo_agentensor.targets.context import Placement, PromptsIn
 
 if TYPE_CHECKING:
     import ssl
@@ -37,13 +35,27 @@ if TYPE_CHECKING:
     from langgraph_sdk.client import LangGraphClient
 
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PromptsIn = Literal["auto", "configurable", "context"]
+
+ATTEMPT = "rollout_attempt"
+"""The metadata key by which a run, and the thread made for it, are found again."""
+
+JOBS_TROUBLE = (400, 401, 403, 404, 422)
+"""Statuses of answers that every case would get."""
+
 LOCAL = "local"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 _KEY_FIELDS = frozenset({"key", "token", "headers"})
+_OURS = ("thread_id", "run_id", "agentensor")
+_OURS_BEGIN = ("__", "checkpoint_", "langgraph_")
+_CLEANUP_SECONDS = 5.0
 
 
-class Endpoint(BaseModel):
-    """Where an assistant is. `url` left out means the LangGraph server that this process is."""
+class AssistantAddress(BaseModel):
+    """Where an assistant is; without `url`, on the LangGraph server that this process is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +69,7 @@ class Endpoint(BaseModel):
         None,
         description="The environment variable that holds the server's API key or 'Bearer …'.",
     )
-    prompts_in: Literal["auto", "configurable", "context"] = Field(
+    prompts_in: PromptsIn = Field(
         "auto", description="How the deployed graph reads prompts; auto asks its context schema."
     )
 
@@ -126,7 +138,7 @@ class Endpoint(BaseModel):
                 )
 
     def client(self, url: str | None, *, settings: Settings, streams: bool) -> LangGraphClient:
-        """A client of one server; with `streams`, what it reads may take as long as it takes.
+        """A client of one server; with `streams`, reading from it has no time limit.
 
         Raises `BadInput` where the key is not in the environment, or there is no server here.
         """
@@ -182,7 +194,7 @@ def _key_header(key: str | None) -> dict[str, str]:
 
 
 async def _refuse_redirect(response: httpx.Response) -> None:
-    """Nobody has allowed the host that a server would send us to."""
+    """Refuse a redirect: the operator has not allowed the host that it leads to."""
     if response.is_redirect:
         url = response.request.url
         where = host_of(response.headers.get("location", "")) or "another place"
@@ -217,13 +229,94 @@ def _tls() -> ssl.SSLContext:
 
 
 def not_langgraph(answer: object) -> TargetRefused:
-    """The error for a server that answers something else than a LangGraph server would."""
+    """The error for a server that is no LangGraph server, as its answer shows."""
     return TargetRefused(
         f"url: the server there does not answer as a LangGraph server: {shorten(answer)}",
         field="url",
         value=shorten(answer),
         rule="must be that of a LangGraph server",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where one deployed graph reads its prompts. `fields` is what its context schema has.
+
+    A graph reads a prompt from `configurable.prompts.NAME` (`get_prompt` does), from a field of its
+    context, or from wherever the prompt is bound. A server mirrors `configurable` into the context
+    and the other way round, and takes only one of them in a request.
+    """
+
+    fields: Mapping[str, Any]
+    prompts_in: PromptsIn = "auto"
+
+    @classmethod
+    def of(cls, schemas: Mapping[str, Any], prompts_in: PromptsIn) -> Placement:
+        """From the schemas that a server gives for an assistant."""
+        schema = schemas.get("context_schema") or {}
+        return cls(fields=schema.get("properties") or {}, prompts_in=prompts_in)
+
+    def path(self, name: str, prompt: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys that lead to a prompt, below `configurable` or the context."""
+        bind = prompt.get("bind")
+        if bind:
+            root, *path = str(bind).split(".")
+            if root not in ("configurable", "context") or not all(path) or not path:
+                raise BadInput(
+                    field=f"prompts.{name}.bind",
+                    value=bind,
+                    rule="must be configurable.NAME or context.NAME",
+                )
+            if root == "context" and self.fields and path[0] not in self.fields:
+                raise self._not_in_context(f"prompts.{name}.bind", bind)
+            return tuple(path)
+        if self.prompts_in != "configurable" and name in self.fields:
+            return (name,)
+        if self.prompts_in == "context" and "prompts" not in self.fields:
+            if self.fields:
+                raise self._not_in_context(f"prompts.{name}", name)
+            return (name,)
+        return ("prompts", name)
+
+    def put(
+        self, prompts: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`values` (a `configurable` or a context) with the prompts in their places.
+
+        Gives what to send: `{"configurable": ...}` or `{"context": ...}`, or nothing for nothing.
+        """
+        placed = {key: value for key, value in values.items() if not _is_ours(key)}
+        for name, prompt in prompts.items():
+            path = self.path(name, prompt)
+            here = placed
+            for key in path[:-1]:
+                inner = here.get(key)
+                here[key] = here = dict(inner) if isinstance(inner, Mapping) else {}
+            whole = path == ("prompts", name) and not self._takes_texts
+            here[path[-1]] = dict(prompt) if whole else prompt["text"]
+        if not placed:
+            return {}
+        return {"context" if self._in_context(placed) else "configurable": placed}
+
+    @property
+    def _takes_texts(self) -> bool:
+        """Whether the graph declares `prompts` as a mapping of names to plain texts."""
+        declared = self.fields.get("prompts")
+        entries = declared.get("additionalProperties") if isinstance(declared, Mapping) else None
+        return isinstance(entries, Mapping) and entries.get("type") == "string"
+
+    def _not_in_context(self, field: str, value: Any) -> BadInput:
+        rule = f"is not in the deployed graph's context ({', '.join(self.fields)})"
+        return BadInput(field=field, value=value, rule=rule)
+
+    def _in_context(self, placed: Mapping[str, Any]) -> bool:
+        if self.prompts_in != "auto":
+            return self.prompts_in == "context"
+        return bool(self.fields) and set(placed) <= set(self.fields)
+
+
+def _is_ours(key: str) -> bool:
+    return key in _OURS or key.startswith(_OURS_BEGIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,14 +339,9 @@ class Assistant:
         return Placement.of(self.schemas, prompts_in)
 
 
-async def find_assistant(client: LangGraphClient, name: str, *, ours: bool) -> Assistant:
-    """The assistant with this id, the default one of this graph, or the one of this name.
-
-    `ours` says that the server is the one we run on: calls to it are made in nobody's name, so an
-    assistant of another owner is treated as not there. Raises `TargetRefused` where there is none,
-    or several have the name; and what the SDK raises.
-    """
-    found = await look_up(client, name, ours=ours)
+async def find_assistant(client: LangGraphClient, name: str, *, own: bool) -> Assistant:
+    """The assistant that `look_up` finds. Raises `TargetRefused` where there is none."""
+    found = await look_up(client, name, own=own)
     if found is None:
         raise TargetRefused(
             f"assistant: {name!r} is no assistant and no graph of that server",
@@ -264,13 +352,38 @@ async def find_assistant(client: LangGraphClient, name: str, *, ours: bool) -> A
     return await described(client, found)
 
 
-async def look_up(client: LangGraphClient, name: str, *, ours: bool) -> Mapping[str, Any] | None:
-    """As `find_assistant`, as the server has it; None where there is none."""
-    if is_id(name):
-        found = await _by_id(client, name)
-    else:
-        found = await _by_name(client, name, ours=ours)
-    return None if found is None or (ours and not _is_visible(found)) else found
+async def look_up(client: LangGraphClient, name: str, *, own: bool) -> Mapping[str, Any] | None:
+    """The assistant with this id, the default one of this graph, or the one of this name; or None.
+
+    `own` says that the server is the one that this process is: calls to it carry no user, so an
+    assistant that belongs to another user is left out here. Raises `TargetRefused` where several
+    assistants have the name, and what the SDK raises.
+    """
+    from langgraph_sdk.errors import NotFoundError
+
+    found: list[Mapping[str, Any]] = []
+    with suppress(NotFoundError):  # also what some servers say of a graph that they do not have
+        if is_id(name):
+            found = [_an_assistant(await client.assistants.get(name))]
+        else:
+            found = [
+                _an_assistant(one)
+                for one in await client.assistants.search(
+                    graph_id=name, metadata={"created_by": "system"}, limit=1
+                )
+            ]
+    if not found and not is_id(name):
+        named = [_an_assistant(one) for one in await client.assistants.search(name=name)]
+        found = [one for one in named if one["name"] == name and (not own or _is_visible(one))]
+    if len(found) > 1:
+        raise TargetRefused(
+            f"assistant: {name!r} is the name of {len(found)} assistants; give the id of "
+            f"one: {', '.join(one['assistant_id'] for one in found[:5])}",
+            field="assistant",
+            value=name,
+            rule="must be one assistant",
+        )
+    return found[0] if found and (not own or _is_visible(found[0])) else None
 
 
 async def described(client: LangGraphClient, found: Mapping[str, Any]) -> Assistant:
@@ -299,44 +412,15 @@ def is_id(name: str) -> bool:
     return True
 
 
-async def _by_id(client: LangGraphClient, assistant_id: str) -> Mapping[str, Any] | None:
-    from langgraph_sdk.errors import NotFoundError
-
-    try:
-        return _an_assistant(await client.assistants.get(assistant_id))
-    except NotFoundError:
-        return None
-
-
-async def _by_name(client: LangGraphClient, name: str, *, ours: bool) -> Mapping[str, Any] | None:
-    from langgraph_sdk.errors import NotFoundError
-
-    default = {"created_by": "system"}
-    with suppress(NotFoundError):  # some servers say that there is no such graph
-        for assistant in await client.assistants.search(graph_id=name, metadata=default, limit=1):
-            return _an_assistant(assistant)
-    found = [_an_assistant(one) for one in await client.assistants.search(name=name)]
-    named = [a for a in found if a["name"] == name and (not ours or _is_visible(a))]
-    if len(named) > 1:
-        raise TargetRefused(
-            f"assistant: {name!r} is the name of {len(named)} assistants; give the id of "
-            f"one: {', '.join(a['assistant_id'] for a in named[:5])}",
-            field="assistant",
-            value=name,
-            rule="must be one assistant",
-        )
-    return named[0] if named else None
-
-
 def _an_assistant(answer: object) -> Mapping[str, Any]:
-    """What the server has answered, if that is an assistant."""
+    """The server's answer; raises `TargetRefused` unless it is an assistant."""
     if isinstance(answer, Mapping) and {"assistant_id", "graph_id", "name"} <= answer.keys():
         return answer
     raise not_langgraph(answer)
 
 
 def _is_visible(found: Mapping[str, Any]) -> bool:
-    """Whether whoever runs the graph we are in may know of an assistant."""
+    """Whether the user of the graph run that we are in may see an assistant."""
     config = var_child_runnable_config.get() or {}
     user = (config.get("configurable") or {}).get("langgraph_auth_user_id")
     owner = (found.get("metadata") or {}).get("owner")
@@ -354,22 +438,13 @@ async def _edges(client: LangGraphClient, assistant_id: str) -> tuple[tuple[str,
     return tuple((str(e["source"]), str(e["target"])) for e in drawn.get("edges", ()))
 
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-ATTEMPT = "rollout_attempt"
-"""The metadata by which a run, and the thread made for it, are found again."""
-
-JOBS_TROUBLE = (400, 401, 403, 404, 422)
-"""Answers that every case would get."""
-
-_CLEANUP_SECONDS = 5.0
-
-
 @dataclass
 class Server:
-    """One server: who the assistant is there, and how the server is."""
+    """One server, the assistant on it, and how its runs go.
+
+    `in_flight` and `started` count our runs there, `running` those that its job slots have begun;
+    `last_ended` is when the last of these ended, in the loop's time.
+    """
 
     url: str | None
     assistant: Assistant
@@ -377,19 +452,19 @@ class Server:
     in_flight: int = 0
     started: int = 0
     running: int = 0
-    heard: float = 0.0
+    last_ended: float = 0.0
     _clients: dict[asyncio.AbstractEventLoop, LangGraphClient] = field(default_factory=dict)
 
-    def client(self, endpoint: Endpoint, settings: Settings) -> LangGraphClient:
+    def client(self, address: AssistantAddress, settings: Settings) -> LangGraphClient:
         """The client of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = endpoint.client(self.url, settings=settings, streams=True)
+            self._clients[loop] = address.client(self.url, settings=settings, streams=True)
         return self._clients[loop]
 
-    @contextlib.contextmanager
+    @contextmanager
     def serving(self) -> Iterator[None]:
-        """Count a run that is there."""
+        """Count a run on this server while the block lasts."""
         self.in_flight += 1
         self.started += 1
         try:
@@ -404,7 +479,9 @@ class Server:
             await client.aclose()
 
 
-async def begun(parts: AsyncGenerator[T], server: Server, *, patience: float) -> AsyncGenerator[T]:
+async def queued_events(
+    parts: AsyncGenerator[T], server: Server, *, patience: float
+) -> AsyncGenerator[T]:
     """The events of a run on the server that runs our own job, which takes one of its slots.
 
     Raises `TargetUnavailable` where the run is queued and the server has begun none of ours for
@@ -414,7 +491,7 @@ async def begun(parts: AsyncGenerator[T], server: Server, *, patience: float) ->
     first = asyncio.ensure_future(anext(parts))
     try:
         while not (await asyncio.wait({first}, timeout=patience))[0]:
-            if not server.running and loop.time() - server.heard >= patience:
+            if not server.running and loop.time() - server.last_ended >= patience:
                 raise TargetUnavailable(
                     f"this server has begun none of the job's cases for {patience:g} s: its job "
                     "slots are taken, and one by this very job; start it with a higher "
@@ -426,18 +503,18 @@ async def begun(parts: AsyncGenerator[T], server: Server, *, patience: float) ->
             await asyncio.wait({first})
     server.running += 1
     try:
-        with contextlib.suppress(StopAsyncIteration):
+        with suppress(StopAsyncIteration):
             yield first.result()
         async for part in parts:
             yield part
     finally:
         server.running -= 1
-        server.heard = loop.time()
+        server.last_ended = loop.time()
 
 
-@contextlib.contextmanager
+@contextmanager
 def refusals(url: str | None, assistant: str) -> Iterator[None]:
-    """Turns answers that nobody but the job can mend into `TargetRefused`."""
+    """Turn the answers that only a change of the job can mend into `TargetRefused`."""
     import httpx
 
     try:
@@ -463,23 +540,23 @@ def refusals(url: str | None, assistant: str) -> Iterator[None]:
 
 
 async def abandon(client: LangGraphClient, attempt: str) -> None:
-    """End a run that nobody waits for any more, and remove the thread that the server made for it.
+    """Cancel a run that is no longer wanted, and delete the thread that the server made for it.
 
     The lost connection has asked the server for that already, but the thread of a run that was
-    still queued would stay behind; so trouble here is only worth a line in the log, and none where
-    the server itself has gone.
+    still queued would stay behind. So an error here is only logged, and not even that where the
+    server itself has gone.
     """
     import httpx
 
     try:
         async with asyncio.timeout(_CLEANUP_SECONDS):
             for thread in await client.threads.search(metadata={ATTEMPT: attempt}):
-                with _gone_is_fine():
+                with _missing_is_fine():
                     for run in await client.runs.list(thread["thread_id"]):
-                        with _gone_is_fine():
+                        with _missing_is_fine():
                             await client.runs.cancel(thread["thread_id"], run["run_id"], wait=True)
-                for patient in (True, False):  # the dev server may trip over deletions at once
-                    with _gone_is_fine(or_trouble=patient):
+                for is_first in (True, False):  # the dev server may trip over deletions at once
+                    with _missing_is_fine(or_server_error=is_first):
                         await client.threads.delete(thread["thread_id"])
                         break
     except httpx.ConnectError:
@@ -488,13 +565,13 @@ async def abandon(client: LangGraphClient, attempt: str) -> None:
         log.warning("a run of attempt %s may still be on its server: %r", attempt, error)
 
 
-@contextlib.contextmanager
-def _gone_is_fine(*, or_trouble: bool = False) -> Iterator[None]:
+@contextmanager
+def _missing_is_fine(*, or_server_error: bool = False) -> Iterator[None]:
     import httpx
 
     try:
         yield
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if status not in (404, 409) and not (or_trouble and status >= 500):
+        if status not in (404, 409) and not (or_server_error and status >= 500):
             raise

@@ -26,10 +26,9 @@ from orcheo_agentensor.evaluation.runner import MOST_RETRY_AFTER, retry_after
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import is_allowed
 from orcheo_agentensor.tape import Tape
-from orcheo_agentensor.targets.context import Placement
-from orcheo_agentensor.targets.remote import Heard
+from orcheo_agentensor.targets.remote import RunEvents
 from orcheo_agentensor.targets.resolve import resolve_target
-from orcheo_agentensor.targets.servers import Assistant, Server, begun
+from orcheo_agentensor.targets.servers import Assistant, Placement, Server, queued_events
 
 URL = "http://agents.example"
 SETTINGS = Settings(allowed_hosts=("agents.example",), http_patience=0.0)
@@ -247,13 +246,13 @@ async def test_a_wait_for_job_slots_that_the_job_itself_holds_has_an_end() -> No
             yield event
 
     with pytest.raises(TargetUnavailable, match="job slots are taken"):
-        [event async for event in begun(queued(), server, patience=0.01)]
-    assert [event async for event in begun(runs(1, 2), server, patience=60)] == [1, 2]
-    assert [event async for event in begun(runs(), server, patience=60)] == []
+        [event async for event in queued_events(queued(), server, patience=0.01)]
+    assert [event async for event in queued_events(runs(1, 2), server, patience=60)] == [1, 2]
+    assert [event async for event in queued_events(runs(), server, patience=60)] == []
     server.running = 1  # while another run of ours is under way, a queued one may wait
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
-            [event async for event in begun(queued(), server, patience=0.01)]
+            [event async for event in queued_events(queued(), server, patience=0.01)]
     assert server.running == 1
 
 
@@ -368,12 +367,12 @@ def call_in(place: str, text: str) -> tuple[str, Any]:
 
 
 def taped(*events: tuple[str, Any], **prompts: str) -> Tape:
-    heard = Heard(prompts=prompts, tape=Tape())
+    run = RunEvents(prompts=prompts, tape=Tape())
     for event, data in events:
-        heard.take(event, data)
-    heard.finish()
-    assert heard.tape is not None
-    return heard.tape
+        run.take(event, data)
+    run.finish()
+    assert run.tape is not None
+    return run.tape
 
 
 def test_a_tape_has_the_nodes_their_steps_and_what_they_read() -> None:
@@ -406,31 +405,31 @@ def test_where_calls_show_nothing_nodes_without_visible_calls_may_have_read_ever
 
 
 def test_usage_is_added_up_over_the_chunks_of_an_answer() -> None:
-    heard = Heard()
+    run = RunEvents()
     metadata = {"ls_model_type": "chat", "ls_model_name": "gpt-4o"}
     for tokens in (None, {"input_tokens": 10, "output_tokens": 2}, {"output_tokens": 3}):
         chunk = {"id": "m1", "type": "AIMessageChunk", "content": "", "usage_metadata": tokens}
-        heard.take("messages|desk:1", [chunk, metadata])
-    heard.take("messages", [{"id": "m2", "type": "ai", "content": "static"}, {}])
-    assert (heard.usage.calls, heard.usage.input_tokens, heard.usage.output_tokens) == (1, 10, 5)
-    assert heard.usage.cost is not None
-    assert heard.usage.cost > 0
+        run.take("messages|desk:1", [chunk, metadata])
+    run.take("messages", [{"id": "m2", "type": "ai", "content": "static"}, {}])
+    assert (run.usage.calls, run.usage.input_tokens, run.usage.output_tokens) == (1, 10, 5)
+    assert run.usage.cost is not None
+    assert run.usage.cost > 0
 
 
 def test_a_stream_that_ends_within_a_node_was_cut() -> None:
-    heard = Heard()
-    heard.take("values", {"x": 1})
-    heard.take(*run_of("desk", ended=False)[0])
-    assert heard.is_cut
-    heard.take(*run_of("desk")[1])
-    assert not heard.is_cut
+    run = RunEvents()
+    run.take("values", {"x": 1})
+    run.take(*run_of("desk", ended=False)[0])
+    assert run.is_cut
+    run.take(*run_of("desk")[1])
+    assert not run.is_cut
 
 
 def test_a_run_that_its_server_has_given_up_is_no_failure_of_the_case() -> None:
     with pytest.raises(ConnectionError, match="given the run up"):
-        Heard().take("error", {"error": "CancelledError", "message": "shutting down"})
+        RunEvents().take("error", {"error": "CancelledError", "message": "shutting down"})
     with pytest.raises(RunFailed, match="ValueError: no"):
-        Heard().take("error", {"error": "ValueError", "message": "no"})
+        RunEvents().take("error", {"error": "ValueError", "message": "no"})
 
 
 def test_problems_of_a_target_are_all_told() -> None:
