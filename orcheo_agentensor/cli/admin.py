@@ -2,76 +2,58 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from orcheo_agentensor.cli import options
-from orcheo_agentensor.cli.errors import EXIT_CODES, ExitCode, handled
-from orcheo_agentensor.errors import BadInput, NotFound
+from orcheo_agentensor.cli.errors import command
+from orcheo_agentensor.cli.options import on_store, read_from, require_store, revision_of
+from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
 
-
 database_app = typer.Typer(help="Look at and migrate the store's schema.", no_args_is_help=True)
 
 
-@database_app.command("current", epilog=EXIT_CODES)
-@handled
-def current(store: options.StoreUrl = None, as_json: options.AsJson = False) -> int:
+@command(database_app, "current")
+def current(store: options.StoreUrl = None, as_json: options.AsJson = False) -> None:
     """Print the schema revision of the store, and the one this release works with."""
-    from orcheo_agentensor.cli.options import is_fresh, named_store
-    from orcheo_agentensor.cli.output import print_json, show
     from orcheo_agentensor.storage.migrate import HEAD
 
-    opened = named_store(store)
+    async def work(opened: Store) -> tuple[str, str | None]:
+        return opened.target.shown, await revision_of(opened)
 
-    async def work() -> str | None:
-        try:
-            return None if await is_fresh(opened) else await opened.schema_revision()
-        finally:
-            await opened.close()
-
-    found = asyncio.run(work())
+    where, revision = on_store(store, work)
     if as_json:
-        print_json({"store": opened.target.shown, "revision": found, "head": HEAD})
-    else:
-        show(f"store      {opened.target.shown}")
-        show(f"revision   {found or 'none: nothing is stored yet'}")
-        show(f"head       {HEAD}")
-    return ExitCode.OK
+        print_json({"store": where, "revision": revision, "head": HEAD})
+        return
+    show(f"store      {where}")
+    show(f"revision   {revision or 'none: nothing is stored yet'}")
+    show(f"head       {HEAD}")
 
 
-@database_app.command("upgrade", epilog=EXIT_CODES)
-@handled
+@command(database_app, "upgrade")
 def upgrade(
     revision: Annotated[
         str, typer.Option(metavar="REVISION", help="The revision to stop at.")
     ] = "head",
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
+) -> None:
     """Bring the store to the schema of this release; creates one that does not exist."""
-    from orcheo_agentensor.cli.options import named_store
 
-    opened = named_store(store)
+    async def work(opened: Store) -> None:
+        await opened.upgrade(revision)
 
-    async def work() -> str | None:
-        try:
-            await opened.upgrade(revision)
-            return await opened.schema_revision()
-        finally:
-            await opened.close()
-
-    _show(opened, asyncio.run(work()), as_json=as_json)
-    return ExitCode.OK
+    _migrate(store, work, as_json=as_json)
 
 
-@database_app.command("downgrade", epilog=EXIT_CODES)
-@handled
+@command(database_app, "downgrade")
 def downgrade(
     revision: Annotated[
         str, typer.Argument(metavar="REVISION", help="A revision; `base` removes every table.")
@@ -79,37 +61,26 @@ def downgrade(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
+) -> None:
     """Take the store back to an older schema. What that schema has no place for is lost."""
-    from orcheo_agentensor.cli.options import is_fresh, named_store
 
-    opened = named_store(store)
+    async def check(opened: Store) -> str:
+        await require_store(opened)
+        return opened.target.shown
 
-    async def fresh() -> bool:
-        try:
-            return await is_fresh(opened)
-        finally:
-            await opened.close()
+    async def work(opened: Store) -> None:
+        await opened.downgrade(revision)
 
-    async def work() -> str | None:
-        try:
-            await opened.downgrade(revision)
-            return await opened.schema_revision()
-        finally:
-            await opened.close()
-
-    if asyncio.run(fresh()):
-        raise NotFound(f"there is no store at {opened.target.shown} yet")
+    where = on_store(store, check)
     if not yes:
-        _confirm(f"Take {opened.target.shown} down to {revision!r}? Data may be lost.")
-    _show(opened, asyncio.run(work()), as_json=as_json)
-    return ExitCode.OK
+        _confirm(f"Take {where} down to {revision!r}? Data may be lost.")
+    _migrate(store, work, as_json=as_json)
 
 
 def _confirm(question: str) -> None:
     try:
         agreed = typer.confirm(question, err=True)
-    except typer.Abort:  # nobody there to answer
+    except typer.Abort:  # the end of the input is no answer
         agreed = False
     if not agreed:
         raise BadInput(
@@ -119,13 +90,18 @@ def _confirm(question: str) -> None:
         )
 
 
-def _show(store: Store, revision: str | None, *, as_json: bool) -> None:
-    from orcheo_agentensor.cli.output import print_json, show
+def _migrate(
+    url: str | None, migrate: Callable[[Store], Coroutine[Any, Any, None]], *, as_json: bool
+) -> None:
+    async def work(opened: Store) -> tuple[str, str | None]:
+        await migrate(opened)
+        return opened.target.shown, await opened.schema_revision()
 
+    where, revision = on_store(url, work)
     if as_json:
-        print_json({"store": store.target.shown, "revision": revision})
+        print_json({"store": where, "revision": revision})
     else:
-        show(f"{store.target.shown} is at revision {revision or 'none'}")
+        show(f"{where} is at revision {revision or 'none'}")
 
 
 workflows_app = typer.Typer(
@@ -133,13 +109,9 @@ workflows_app = typer.Typer(
 )
 
 
-@workflows_app.command("list", epilog=EXIT_CODES)
-@handled
-def list_workflows(store: options.StoreUrl = None, as_json: options.AsJson = False) -> int:
-    """List the workflows something is kept about."""
-    from orcheo_agentensor.cli.options import read_from
-    from orcheo_agentensor.cli.output import print_json, show, show_table
-
+@command(workflows_app, "list")
+def list_workflows(store: options.StoreUrl = None, as_json: options.AsJson = False) -> None:
+    """List the workflows that have an owner, defaults or flags."""
     found = read_from(store, lambda opened: opened.workflows.list())
     if as_json:
         print_json({"workflows": [record.model_dump(mode="json") for record in found]})
@@ -151,11 +123,9 @@ def list_workflows(store: options.StoreUrl = None, as_json: options.AsJson = Fal
             for record in found
         ]
         show_table(("workflow", "owner", ">defaults", "flags"), rows)
-    return ExitCode.OK
 
 
-@workflows_app.command("flag", epilog=EXIT_CODES)
-@handled
+@command(workflows_app, "flag")
 def set_flag(
     workflow: options.Workflow,
     flag: Annotated[
@@ -168,16 +138,13 @@ def set_flag(
     ],
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
+) -> None:
     """Set a feature flag of a workflow; it goes over the operator's setting."""
-    wanted = {"on": True, "off": False, "unset": None}[value]
-    return _change(
-        store, as_json, lambda opened: opened.workflows.set_flags(workflow, {flag: wanted})
-    )
+    flags: dict[str, Any] = {flag: {"on": True, "off": False, "unset": None}[value]}
+    _show(on_store(store, lambda opened: opened.workflows.set_flags(workflow, flags)), as_json)
 
 
-@workflows_app.command("defaults", epilog=EXIT_CODES)
-@handled
+@command(workflows_app, "defaults")
 def set_defaults(
     workflow: options.Workflow,
     file: Annotated[
@@ -186,49 +153,37 @@ def set_defaults(
     actor: options.Actor = None,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
+) -> None:
     """Store a new version of the config that every run of a workflow starts from."""
     from orcheo_agentensor.cli.jobfile import read_document
     from orcheo_agentensor.config.model import RunConfig
 
     config = RunConfig.parse(read_document(file), field="defaults").to_json()
-    return _change(
-        store,
-        as_json,
-        lambda opened: opened.workflows.set_defaults(
-            workflow, config, actor=options.actor_name(actor)
-        ),
+    by = options.actor_name(actor)
+    record = on_store(
+        store, lambda opened: opened.workflows.set_defaults(workflow, config, actor=by)
     )
+    _show(record, as_json)
 
 
-@workflows_app.command("owner", epilog=EXIT_CODES)
-@handled
+@command(workflows_app, "owner")
 def set_owner(
     workflow: options.Workflow,
     identity: Annotated[
-        str, typer.Argument(metavar="IDENTITY|none", help="Whose it is; none: everybody's.")
+        str,
+        typer.Argument(
+            metavar="IDENTITY|none", help="The owner's identity; none: the workflow is shared."
+        ),
     ],
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
-    """Say whose a workflow is: on a server with tokens nobody else sees it."""
+) -> None:
+    """Set the owner of a workflow: a server with tokens shows it to its owner alone."""
     owner = None if identity == "none" else identity
-    return _change(store, as_json, lambda opened: opened.workflows.set_owner(workflow, owner))
+    _show(on_store(store, lambda opened: opened.workflows.set_owner(workflow, owner)), as_json)
 
 
-def _change(url: str | None, as_json: bool, work: Any) -> int:
-    import asyncio
-
-    from orcheo_agentensor.cli.options import named_store
-    from orcheo_agentensor.cli.output import print_json, show
-
-    async def main() -> WorkflowRecord:
-        store: Store = named_store(url)
-        async with store:
-            changed: WorkflowRecord = await work(store)
-            return changed
-
-    record = asyncio.run(main())
+def _show(record: WorkflowRecord, as_json: bool) -> None:
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -237,7 +192,6 @@ def _change(url: str | None, as_json: bool, work: Any) -> int:
             f"defaults version {record.default_version or 'none'}, "
             f"flags {_flags(record) or 'none'}"
         )
-    return ExitCode.OK
 
 
 def _flags(record: WorkflowRecord) -> str:

@@ -1,69 +1,51 @@
-"""`agentensor schema`: JSON Schemas, for editors and for checks before submitting."""
+"""The `agentensor` command, with its small commands `schema`, `dataset`, `demo` and `version`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from orcheo_agentensor.cli import admin, checkpoints, jobs, options, runs
-from orcheo_agentensor.cli.errors import EXIT_CODES, ExitCode, handled
-
-if TYPE_CHECKING:
-    from orcheo_agentensor.datasets import Dataset
-
+from orcheo_agentensor.cli.errors import EXIT_CODES, command
+from orcheo_agentensor.cli.output import console, print_json, show
 
 schema_app = typer.Typer(help="Print JSON Schemas.", no_args_is_help=True)
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-@schema_app.command("config", epilog=EXIT_CODES)
-@handled
-def config() -> int:
+@command(schema_app, "config")
+def config() -> None:
     """The schema of a run's config."""
     from orcheo_agentensor.config.model import config_schema
 
-    return _print(config_schema())
+    print_json({"$schema": _DIALECT, **config_schema()})
 
 
-@schema_app.command("job", epilog=EXIT_CODES)
-@handled
+@command(schema_app, "job")
 def job(
     kind: Annotated[
         Literal["evaluation", "training", "run"], typer.Argument(help="The kind of job.")
     ] = "evaluation",
-) -> int:
+) -> None:
     """The schema of a job file."""
-    return _print(job_schema(kind))
-
-
-@schema_app.command("dataset", epilog=EXIT_CODES)
-@handled
-def dataset() -> int:
-    """The schema of a dataset in JSON or YAML; each line of JSONL is a `Case`."""
-    from orcheo_agentensor.training.job import dataset_schema
-
-    return _print(dataset_schema())
-
-
-def job_schema(kind: Literal["evaluation", "training", "run"]) -> dict[str, Any]:
-    """The schema of a job, with the schemas of its config and its dataset in it."""
-    from orcheo_agentensor.cli.jobs import RunJob
+    from orcheo_agentensor.cli.execution import RunJob
     from orcheo_agentensor.evaluation import EvaluationJob
     from orcheo_agentensor.training import TrainingJob
     from orcheo_agentensor.training.job import schema_of_job
 
     models: Any = {"evaluation": EvaluationJob, "training": TrainingJob, "run": RunJob}
-    return schema_of_job(models[kind])
+    print_json({"$schema": _DIALECT, **schema_of_job(models[kind])})
 
 
-def _print(schema: dict[str, Any]) -> int:
-    from orcheo_agentensor.cli.output import print_json
+@command(schema_app, "dataset")
+def dataset() -> None:
+    """The schema of a dataset in JSON or YAML; each line of JSONL is a `Case`."""
+    from orcheo_agentensor.training.job import dataset_schema
 
-    print_json({"$schema": _DIALECT, **schema})
-    return ExitCode.OK
+    print_json({"$schema": _DIALECT, **dataset_schema()})
 
 
 dataset_app = typer.Typer(help="Check dataset files.", no_args_is_help=True)
@@ -73,13 +55,12 @@ File = Annotated[
 ]
 
 
-@dataset_app.command("validate", epilog=EXIT_CODES)
-@handled
-def validate(file: File, as_json: options.AsJson = False) -> int:
+@command(dataset_app, "validate")
+def validate(file: File, as_json: options.AsJson = False) -> None:
     """Read a dataset and say what is in it; errors name the line."""
-    from orcheo_agentensor.cli.output import print_json, show
+    from orcheo_agentensor.datasets import Dataset
 
-    dataset = _load(file)
+    dataset = Dataset.load(file)
     splits = dataset.splits()
     left_out = len(dataset) - sum(splits.values())
     if as_json:
@@ -93,7 +74,7 @@ def validate(file: File, as_json: options.AsJson = False) -> int:
                 "metadata": dataset.metadata,
             }
         )
-        return ExitCode.OK
+        return
     counts = [f"{name} {count}" for name, count in splits.items()]
     show(f"dataset    {dataset.id}")
     show(f"version    {dataset.version}")
@@ -101,27 +82,18 @@ def validate(file: File, as_json: options.AsJson = False) -> int:
     show(f"splits     {', '.join(counts) or 'none'}")
     if splits and left_out:
         show(f"           {left_out} cases have no split")
-    return ExitCode.OK
 
 
-@dataset_app.command("hash", epilog=EXIT_CODES)
-@handled
-def content_hash(file: File, as_json: options.AsJson = False) -> int:
+@command(dataset_app, "hash")
+def content_hash(file: File, as_json: options.AsJson = False) -> None:
     """Print a dataset's version: the hash of its cases, whatever the file format."""
-    from orcheo_agentensor.cli.output import print_json, show
+    from orcheo_agentensor.datasets import Dataset
 
-    dataset = _load(file)
+    dataset = Dataset.load(file)
     if as_json:
         print_json({"id": dataset.id, "version": dataset.version})
     else:
         show(dataset.version)
-    return ExitCode.OK
-
-
-def _load(file: Path) -> Dataset:
-    from orcheo_agentensor.datasets import Dataset
-
-    return Dataset.load(file)
 
 
 app = typer.Typer(
@@ -133,9 +105,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-jobs.register(app)
-jobs.register_resume(app)
-checkpoints.register(app)
+command(app, "evaluate")(jobs.evaluate)
+command(app, "train")(jobs.train)
+command(app, "run")(jobs.run)
+command(app, "resume")(jobs.resume)
+command(app, "publish")(checkpoints.publish)
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(admin.workflows_app, name="workflows")
@@ -144,8 +118,7 @@ app.add_typer(admin.database_app, name="db")
 app.add_typer(schema_app, name="schema")
 
 
-@app.command("demo", epilog=EXIT_CODES)
-@handled
+@command(app, "demo")
 def demo(
     memorise: Annotated[
         bool,
@@ -160,10 +133,8 @@ def demo(
     import asyncio
     from importlib import import_module
 
-    from orcheo_agentensor.cli.options import load_settings
-    from orcheo_agentensor.cli.output import console
-
-    settings = load_settings()
+    settings = options.load_settings()
+    # By name, because the demo stands above the command line in the order of imports.
     run_demo: Any = import_module("orcheo_agentensor.demo.run").run_demo
     code: int = asyncio.run(
         run_demo(
@@ -177,18 +148,15 @@ def demo(
     return code
 
 
-@app.command("version", epilog=EXIT_CODES)
-@handled
-def version(as_json: options.AsJson = False) -> int:
+@command(app, "version")
+def version(as_json: options.AsJson = False) -> None:
     """Print the version of this release."""
     from orcheo_agentensor import __version__
-    from orcheo_agentensor.cli.output import print_json, show
 
     if as_json:
         print_json({"version": __version__})
     else:
         show(__version__)
-    return ExitCode.OK
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Exit codes, and what a user reads when something goes wrong: one message, never a traceback."""
+"""Exit codes, error messages, and the decorator that makes a function a command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 
 import typer
 
+from orcheo_agentensor.cli.output import print_json, say
 from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
@@ -27,7 +28,7 @@ DEBUG = "AGENTENSOR_DEBUG"
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit codes of a command."""
 
     OK = 0
     THRESHOLD = 1
@@ -43,7 +44,7 @@ EXIT_CODES = (
 
 
 class ThresholdMissed(AgentensorError):
-    """What was asked for is held back, because numbers speak against it."""
+    """A version is not promoted because its measurements speak against it."""
 
 
 def exit_code(error: BaseException) -> ExitCode:
@@ -58,7 +59,7 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def message_of(error: BaseException) -> str:
-    """What a user reads about an error."""
+    """The message that a user reads about an error."""
     problems: list[dict[str, Any]] = getattr(error, "problems", [])
     if len(problems) > 1 and isinstance(error, AgentensorError) and "\n" not in error.message:
         lines = [f"{entry['field']}: {entry['value']} {entry['rule']}" for entry in problems]
@@ -84,9 +85,7 @@ def error_json(error: BaseException) -> dict[str, Any]:
 
 
 def report_error(error: BaseException, *, as_json: bool) -> ExitCode:
-    """Tell the user about an error on stderr (and on stdout with `--json`); gives the exit code."""
-    from orcheo_agentensor.cli.output import print_json, say
-
+    """Print an error to stderr (and to stdout with `--json`); returns the exit code."""
     code = exit_code(error)
     if os.environ.get(DEBUG, "") not in ("", "0"):
         say("".join(traceback.format_exception(error)).rstrip())
@@ -97,19 +96,25 @@ def report_error(error: BaseException, *, as_json: bool) -> ExitCode:
     return code
 
 
-def handled(command: Callable[P, int]) -> Callable[P, None]:
-    """A command whose errors become messages, and whose return value becomes the exit code."""
+def command(app: typer.Typer, name: str) -> Callable[[Callable[P, int | None]], Callable[P, None]]:
+    """Make a function the command `name` of `app`; its errors become messages, never a traceback.
 
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        as_json = bool(kwargs.get("as_json", False))
-        try:
-            code = command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told to the user
-            code = report_error(error, as_json=as_json)
-        if code:
-            raise typer.Exit(int(code))
+    The function returns the exit code, or None for 0.
+    """
 
-    return wrapper
+    def decorate(function: Callable[P, int | None]) -> Callable[P, None]:
+        @app.command(name, epilog=EXIT_CODES)
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                code = function(*args, **kwargs)
+            except (typer.Exit, typer.Abort, BrokenPipeError):
+                raise
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told to the user
+                code = report_error(error, as_json=bool(kwargs.get("as_json")))
+            if code:
+                raise typer.Exit(int(code))
+
+        return run
+
+    return decorate

@@ -1,42 +1,190 @@
-"""Carrying out a job: check, run, stop on a signal, and turn the result into an exit code."""
+"""How a job is carried out: checked, run, stopped by a signal, and reported at its end.
+
+Slow to import, because it needs LangGraph: commands import it when they are called.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import math
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
 
+from langchain_core.runnables import Runnable, RunnableLambda
+from langgraph.graph import StateGraph
+from langgraph.runtime import RunControl
+from pydantic import BaseModel, ConfigDict, Field
+
+from orcheo_agentensor.cli import output
 from orcheo_agentensor.cli.errors import ExitCode
-from orcheo_agentensor.cli.options import reading, store_option
-from orcheo_agentensor.cli.output import print_json, say
+from orcheo_agentensor.cli.jobfile import Overrides, load_job
+from orcheo_agentensor.cli.options import (
+    load_settings,
+    make_importable,
+    named_store,
+    reading,
+    store_option,
+)
+from orcheo_agentensor.cli.output import print_json, say, show
 from orcheo_agentensor.cli.progress import progress
-from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed, TargetUnavailable
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.entrypoints import load_entrypoint
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    BadInput,
+    ConfigError,
+    RunFailed,
+    TargetUnavailable,
+)
+from orcheo_agentensor.evaluation import EvaluationJob, create_evaluation_graph
+from orcheo_agentensor.prompts import prompts_to_json
+from orcheo_agentensor.runs.driver import INTERRUPTED, drive
+from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
+from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage import RunRecord, Store
+from orcheo_agentensor.targets import resolve_target
+from orcheo_agentensor.targets.output import pick, to_json_output
+from orcheo_agentensor.targets.served import configure
+from orcheo_agentensor.training import TrainingJob, create_training_graph
+from orcheo_agentensor.training.decision import prompt_diff
+from orcheo_agentensor.training.job import describe as describe_optimizer
+from orcheo_agentensor.training.job import make_plan
 
-if TYPE_CHECKING:
-    from langgraph.graph import StateGraph
-    from langgraph.runtime import RunControl
+Mode: TypeAlias = Literal["evaluate", "train"]
 
-    from orcheo_agentensor.runs.manager import CheckedJob, RunManager
-    from orcheo_agentensor.settings import Settings
-    from orcheo_agentensor.storage import RunRecord, Store
+_FOLDER = "folder"
+"""The run record's reference to the folder of the modules that the job names."""
+_TRAINING_ONLY = ("optimizer", "budget", "stop", "checkpoint_every", "promote", "seed")
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+def start_run(
+    mode: Mode,
+    path: Path,
+    overrides: Overrides,
+    *,
+    min_score: Sequence[str] | None = None,
+    dry_run: bool,
+    store: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Evaluate or train by a job file; returns the exit code."""
+    gates = parse_gates(min_score)
+    settings = load_settings()
+    make_importable(path.parent, Path.cwd())
+    job = load_job(path, overrides)
+    if mode == "evaluate":
+        job = _for_evaluation(job)
+    runner = JobRunner(
+        mode=mode,
+        store=named_store(store, settings),
+        settings=settings,
+        stopper=Stopper(),
+        silent=quiet or as_json,
+    )
+    ending = Ending(
+        mode=mode, as_json=as_json, store_url=store, gates=gates, job=shlex.quote(str(path))
+    )
+
+    async def main() -> int:
+        async with reading(runner.store) as there:
+            checked = await runner.manager(there).check(job)
+        require_known(gates, [evaluator.name for evaluator in checked.evaluators])
+        if dry_run:
+            output.show_plan(describe(checked), as_json=as_json)
+            return ExitCode.OK
+        async with runner.store:
+            found = await runner.start(checked, job, folder=str(path.parent.resolve()))
+            return ending.report(found, await runner.store.runs.get(found["run_id"]))
+
+    return runner.stopper.run(main())
+
+
+def _for_evaluation(job: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation job from either kind; a training job is checked as one first."""
+    if not any(name in job for name in _TRAINING_ONLY):
+        return job
+    TrainingJob.parse({key: value for key, value in job.items() if value is not None})
+    return {key: value for key, value in job.items() if key not in _TRAINING_ONLY}
+
+
+def resume_run(
+    run_id: str,
+    *,
+    answer: Mapping[str, Any] | None,
+    min_score: Sequence[str] | None,
+    store: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Go on with a run, or report its result where it has finished; returns the exit code.
+
+    `answer` is for a training that waits for approval.
+    """
+    settings = load_settings()
+    opened = named_store(store, settings)
+    gates = parse_gates(min_score)
+    stopper = Stopper()
+
+    async def main() -> int:
+        async with reading(opened) as there:
+            known = await there.runs.get(run_id)
+        if known.mode == "run":
+            raise BadInput(
+                f"run {run_id!r} was one execution of a workflow; only evaluations and trainings "
+                "can be resumed: start it again with `agentensor run`",
+                field="run_id",
+                value=run_id,
+                rule="must be an evaluation or a training",
+            )
+        if answer is not None and known.status != "paused":
+            raise BadInput(
+                f"run {run_id!r} is {known.status}, it does not wait for approval; "
+                "leave --approve and --reject out",
+                field="--approve",
+                value=known.status,
+                rule="needs a run that waits for approval",
+            )
+        ending = Ending(mode=known.mode, as_json=as_json, store_url=store, gates=gates)
+        if known.status == "finished" and known.result is not None:
+            require_known(gates, known.result["summary"]["evaluators"])
+            return ending.report({**known.result, "run_id": run_id}, known)
+        folders = [Path(known.refs[_FOLDER])] if _FOLDER in known.refs else []
+        make_importable(*folders, Path.cwd())
+        runner = JobRunner(
+            mode=known.mode,
+            store=opened,
+            settings=settings,
+            stopper=stopper,
+            silent=quiet or as_json,
+        )
+        async with opened:
+            checked = await runner.manager(opened).recall(run_id)
+            require_known(gates, [evaluator.name for evaluator in checked.evaluators])
+            found = await runner.drive(None, run_id, checked.dataset, answer=answer)
+            return ending.report(found, await opened.runs.get(run_id))
+
+    return stopper.run(main())
 
 
 class Stopper:
-    """Counts the signals while a run is at work."""
+    """Stops a run on SIGINT and SIGTERM.
+
+    The first signal lets the cases in flight finish, the second cancels them, the third ends the
+    process.
+    """
 
     def __init__(self) -> None:
-        from langgraph.runtime import RunControl
-
-        self.control: RunControl = RunControl()
+        self.control = RunControl()
         self.cancelled = False
         self._task: asyncio.Task[Any] | None = None
 
@@ -45,9 +193,9 @@ class Stopper:
         """Take the signals for the current task, until the block ends."""
         loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         taken = []
-        for number in _SIGNALS:
+        for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
-                loop.add_signal_handler(number, self._heard)  # only in the main thread
+                loop.add_signal_handler(number, self._stop)  # only in the main thread
                 taken.append(number)
         try:
             yield
@@ -55,7 +203,7 @@ class Stopper:
             for number in taken:
                 loop.remove_signal_handler(number)
 
-    def _heard(self) -> None:
+    def _stop(self) -> None:
         if self.cancelled:
             os._exit(ExitCode.INTERRUPTED)
         if not self.control.drain_requested:
@@ -66,44 +214,35 @@ class Stopper:
         if self._task is not None:
             self._task.cancel()
 
+    def run(self, main: Coroutine[Any, Any, int]) -> int:
+        """Run a command to its exit code; after a cancellation without waiting for busy threads."""
 
-def run_main(main: Coroutine[Any, Any, int], stopper: Stopper) -> int:
-    """Run a command to its exit code; after a cancellation without waiting for busy threads."""
+        async def guarded() -> int:
+            code = await main
+            if self.cancelled:  # a target's thread may go on for long, and its work is not kept
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+            return code
 
-    async def guarded() -> int:
-        code = await main
-        if stopper.cancelled:  # a target's thread may go on for long, and its work is not kept
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        return code
-
-    return asyncio.run(guarded())
-
-
-Mode: TypeAlias = Literal["evaluate", "train"]
-
-FOLDER = "folder"
-"""The run record's reference to the folder whose modules the job named."""
+        return asyncio.run(guarded())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
-    """What carries out jobs of one mode on one store."""
+class JobRunner:
+    """Runs jobs of one mode on one store; `silent` leaves progress out."""
 
     mode: Mode
     store: Store
     settings: Settings
+    stopper: Stopper
+    silent: bool
 
-    def manager(self, store: Store | None = None) -> RunManager[Any]:
-        """What checks jobs, by default against this desk's store."""
-        from orcheo_agentensor.runs.job import EvaluationJob
-        from orcheo_agentensor.runs.manager import Given, RunManager
-        from orcheo_agentensor.training.job import TrainingJob, make_plan
-
+    def manager(self, store: Store) -> RunManager[Any]:
+        """A manager that checks jobs against `store`."""
         shared: dict[str, Any] = {
             "given": Given(),
-            "store": store or self.store,
+            "store": store,
             "settings": self.settings,
             "new_run_id": self.store.new_id,
         }
@@ -118,79 +257,48 @@ class Desk:
             **shared,
         )
 
-    def graph(self, dataset: Any = None) -> StateGraph[Any, Any, Any, Any]:
-        """The subgraph of this mode; `dataset` for one that is at hand already."""
-        from orcheo_agentensor.evaluation import create_evaluation_graph
-        from orcheo_agentensor.training import create_training_graph
-
-        create: Any = create_evaluation_graph if self.mode == "evaluate" else create_training_graph
-        made: StateGraph[Any, Any, Any, Any] = create(
-            dataset=dataset, store=self.store, settings=self.settings
-        )
-        return made
-
-    async def check(self, job: Mapping[str, Any]) -> CheckedJob[Any]:
-        """The job with everything resolved; writes nothing, creates no database.
-
-        Raises `BadInput` and its kinds, `NotFound` for what the store should have and has not.
-        """
-        async with reading(self.store) as there:
-            return await self.manager(there).check(job)
-
-    async def begin(
-        self,
-        checked: CheckedJob[Any],
-        job: Mapping[str, Any],
-        stopper: Stopper,
-        *,
-        folder: str,
-        silent: bool,
+    async def start(
+        self, checked: CheckedJob[Any], job: Mapping[str, Any], *, folder: str
     ) -> dict[str, Any]:
-        """Run a checked job to its end (or to a signal); gives the graph's last state.
+        """Run a checked job to its end (or to a signal); returns the graph's last state.
 
-        `folder` is where the job's modules are, for a resume from elsewhere; `silent` leaves
-        progress out.
+        `folder` holds the job's modules, for a resume from elsewhere.
         """
-        refs = {**checked.record.refs, FOLDER: folder}
+        refs = {**checked.record.refs, _FOLDER: folder}
         run = await self.store.runs.create(checked.record.model_copy(update={"refs": refs}))
         plain = {key: value for key, value in job.items() if key != "dataset"}
-        graph = self.graph(checked.dataset)
-        return await self.drive(plain, run.run_id, stopper, graph=graph, silent=silent)
+        return await self.drive(plain, run.run_id, checked.dataset)
 
     async def drive(
-        self,
-        job: Mapping[str, Any] | None,
-        run_id: str,
-        stopper: Stopper,
-        *,
-        silent: bool,
-        graph: StateGraph[Any, Any, Any, Any],
-        answer: Any = None,
+        self, job: Mapping[str, Any] | None, run_id: str, dataset: Any, *, answer: Any = None
     ) -> dict[str, Any]:
-        """Drive a run; any trouble that is not the input's becomes `RunFailed`."""
-        from orcheo_agentensor.runs.driver import INTERRUPTED, drive
+        """Run `job`, or go on with the run where `job` is None; returns the graph's last state.
 
+        Any error that is not of the input becomes `RunFailed`.
+        """
+        create: Callable[..., StateGraph[Any, Any, Any, Any]] = (
+            create_evaluation_graph if self.mode == "evaluate" else create_training_graph
+        )
+        graph = create(dataset=dataset, store=self.store, settings=self.settings)
         try:
-            with stopper.listening(), progress(silent=silent) as on_event:
+            with self.stopper.listening(), progress(silent=self.silent) as on_event:
                 return await drive(
                     graph,
                     job,
                     store=self.store,
                     run_id=run_id,
                     on_event=on_event,
-                    control=stopper.control,
+                    control=self.stopper.control,
                     answer=answer,
                 )
         except asyncio.CancelledError:
-            if not stopper.cancelled:
+            if not self.stopper.cancelled:
                 raise
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
             return {"run_id": run_id, "status": INTERRUPTED}
         except TargetUnavailable as gone:
-            from orcheo_agentensor.cli.output import say
-
             say(gone.message, style="red")
             return {"run_id": run_id, "status": INTERRUPTED}
         except AgentensorError:
@@ -202,7 +310,50 @@ class Desk:
             ) from error
 
 
-OBJECTIVE = "objective"
+def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
+    """A checked job as JSON."""
+    job, dataset, training = checked.job, checked.dataset, checked.plan
+    plan: dict[str, Any] = {
+        "mode": checked.record.mode,
+        "run_id": job.run_id,
+        "workflow_id": checked.record.workflow_id,
+        "target": checked.target.name,
+        "dataset": {
+            "id": dataset.id,
+            "version": dataset.version,
+            "cases": len(dataset),
+            "splits": dataset.splits(),
+        },
+        "evaluators": [
+            {"name": e.name, "weight": e.weight, "binding": e.binding} for e in checked.evaluators
+        ],
+        "prompts": prompts_to_json(checked.prompts),
+        "base_version": checked.base_version,
+        "config": checked.config.to_json(),
+        "limits": job.limits.model_dump(exclude_none=True),
+        "min_coverage": job.min_coverage,
+        "replicates": job.replicates,
+    }
+    if training is not None:
+        plan["training"] = {
+            "optimizer": describe_optimizer(training.optimizer),
+            "budget": training.budget.model_dump(exclude_none=True),
+            "budget_given": training.budget_given,
+            "cases": {
+                "train": len(training.train),
+                "validation": len(training.validation),
+                "holdout": len(training.holdout),
+                "left_out": training.left_out,
+                "leaked": training.leaked,
+            },
+            "trainable": list(training.trainable),
+            "promote": job.promote,
+            "seed": job.seed,
+        }
+    return plan
+
+
+_OBJECTIVE = "objective"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +364,8 @@ class Gate:
     minimum: float
 
     def check(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """What a summary has there, and whether that is enough; nothing scored never is."""
-        if self.name == OBJECTIVE:
+        """The value in a summary, and whether it is enough; where nothing was scored it is not."""
+        if self.name == _OBJECTIVE:
             value = summary["objective"]
         else:
             value = summary["evaluators"].get(self.name, {}).get("mean")
@@ -236,13 +387,9 @@ def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
         except ValueError:
             least = math.nan
         if not math.isfinite(least):
-            raise BadInput(
-                f"--min-score: {text!r} must be a number, or EVALUATOR=NUMBER",
-                field="--min-score",
-                value=text,
-                rule="must be a number, or EVALUATOR=NUMBER",
-            )
-        gates.append(Gate(name=name.strip() or OBJECTIVE, minimum=least))
+            rule = "must be a number, or EVALUATOR=NUMBER"
+            raise BadInput(field="--min-score", value=text, rule=rule)
+        gates.append(Gate(name=name.strip() or _OBJECTIVE, minimum=least))
     return gates
 
 
@@ -250,7 +397,7 @@ def require_known(gates: Sequence[Gate], evaluators: Iterable[str]) -> None:
     """Refuse a gate on an evaluator that the job does not have."""
     known = sorted({name.split(".", 1)[0] for name in evaluators})
     for gate in gates:
-        if gate.name != OBJECTIVE and gate.name.split(".", 1)[0] not in known:
+        if gate.name != _OBJECTIVE and gate.name.split(".", 1)[0] not in known:
             raise BadInput(
                 f"--min-score: the job has no evaluator {gate.name!r}; it has: {', '.join(known)}",
                 field="--min-score",
@@ -276,79 +423,150 @@ class Ending:
     job: str | None = None
 
     def report(self, found: Mapping[str, Any], run: RunRecord) -> int:
-        """Print the end of a run; gives the exit code."""
+        """Print the end of a run; returns the exit code."""
+        store = store_option(self.store_url)
         status = found["status"]
+        document: dict[str, Any] = {"run_id": run.run_id}
         if status == "interrupted":
-            return self._interrupted(run.run_id)
+            resume = f"agentensor resume {run.run_id}{store}"
+            say(f"interrupted; what is finished is kept. Go on with: {resume}", style="yellow")
+            document |= {"status": status, "resume": resume}
+            return self._finish(document, ExitCode.INTERRUPTED)
+        document["workflow_id"] = run.workflow_id
         if status == "awaiting_approval":
-            return self._asking(found["request"], run)
-        checked = [gate.check(found["summary"]) for gate in self.gates]
-        missed = status == "missed_threshold" or not all(gate["met"] for gate in checked)
-        code = ExitCode.THRESHOLD if missed else ExitCode.OK
-        document: dict[str, Any] = {"run_id": run.run_id, "workflow_id": run.workflow_id}
+            if not self.as_json:
+                output.show_request(found["request"], store=store)
+            document |= {"status": status, "request": found["request"]}
+            return self._finish(document, ExitCode.OK)
+        gates = [gate.check(found["summary"]) for gate in self.gates]
         document |= {key: found.get(key) for key in _PARTS[self.mode]}
         if self.mode == "train":
             document["diff"] = _diff(found)
+            if not self.as_json:
+                output.show_training(document, job=self.job, store=store)
         else:
-            document["gates"] = checked
+            document["gates"] = gates
+            if not self.as_json:
+                output.show_evaluation(document, gates, store=store)
+        missed = status == "missed_threshold" or not all(gate["met"] for gate in gates)
+        return self._finish(document, ExitCode.THRESHOLD if missed else ExitCode.OK)
+
+    def _finish(self, document: Mapping[str, Any], code: ExitCode) -> int:
         if self.as_json:
             print_json({**document, "exit_code": int(code)})
-        else:
-            self._show(document, checked)
         return code
-
-    def _show(self, document: Mapping[str, Any], checked: Sequence[Mapping[str, Any]]) -> None:
-        from orcheo_agentensor.cli import output
-
-        store = store_option(self.store_url)
-        if self.mode == "evaluate":
-            output.show_evaluation(document, checked, store=store)
-            return
-        output.show_training(
-            document,
-            workflow_id=document["workflow_id"],
-            diff=document["diff"],
-            job=self.job,
-            store=store,
-        )
-
-    def _interrupted(self, run_id: str) -> int:
-        command = f"agentensor resume {run_id}{store_option(self.store_url)}"
-        say(f"interrupted; what is finished is kept. Go on with: {command}", style="yellow")
-        if self.as_json:
-            print_json(
-                {
-                    "run_id": run_id,
-                    "status": "interrupted",
-                    "resume": command,
-                    "exit_code": int(ExitCode.INTERRUPTED),
-                }
-            )
-        return ExitCode.INTERRUPTED
-
-    def _asking(self, request: Mapping[str, Any], run: RunRecord) -> int:
-        if self.as_json:
-            print_json(
-                {
-                    "run_id": run.run_id,
-                    "workflow_id": run.workflow_id,
-                    "status": "awaiting_approval",
-                    "request": request,
-                    "exit_code": int(ExitCode.OK),
-                }
-            )
-        else:
-            from orcheo_agentensor.cli.output import show_request
-
-            show_request(request, store=store_option(self.store_url))
-        return ExitCode.OK
 
 
 def _diff(found: Mapping[str, Any]) -> str:
-    from orcheo_agentensor.training.decision import prompt_diff
-
     before, after = (
         {name: prompt["text"] for name, prompt in found[which]["prompts"].items()}
         for which in ("baseline", "best")
     )
     return prompt_diff(before, after)
+
+
+class RunJob(BaseModel):
+    """Run a workflow once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Run job")
+
+    target: str | dict[str, Any] = Field(
+        title="Target",
+        description='The workflow: "module:attribute", or {"entrypoint", "output"}.',
+    )
+    workflow_id: str | None = Field(
+        None, title="Workflow", pattern=IDENTIFIER, description="The target's name when left out."
+    )
+    run_id: str | None = Field(None, title="Run", pattern=IDENTIFIER)
+    inputs: Any = Field(None, title="Inputs", description="What the workflow is given.")
+    prompts: dict[str, str | dict[str, Any]] | None = Field(
+        None, title="Prompts", description="Prompt name to text, or to a TextTensor in JSON form."
+    )
+    config: dict[str, Any] | None = Field(
+        None, title="Config", description="The RunnableConfig the workflow runs with."
+    )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Validate outside data; raises `ConfigError` that lists every problem."""
+        return parse_model(cls, data, where="job")
+
+
+def run_once(
+    path: Path, overrides: Overrides, *, dry_run: bool, store: str | None, as_json: bool
+) -> None:
+    """Check a run job and run its workflow; the output goes to stdout as JSON."""
+    settings = load_settings()
+    make_importable(path.parent, Path.cwd())
+    job = RunJob.parse(load_job(path, overrides))
+    request = _config(job, settings)
+    target = resolve_target(job.target, settings=settings)
+    workflow_id = job.workflow_id or slug(target.name)
+    named = named_store(store, settings)
+    run_id = job.run_id or named.new_id()
+    opened = Store(named.target, new_id=lambda: run_id)
+
+    async def main() -> None:
+        async with reading(opened) as there:
+            if request.use is not None:
+                await there.checkpoints.get(workflow_id, request.use)
+        if dry_run:
+            plan = {"target": target.name, "workflow_id": workflow_id, "config": request.to_json()}
+            _show_plan(plan, request.prompts, as_json=as_json)
+            return
+        async with opened:
+            result = await _run(job, request, workflow_id, opened, settings)
+        if as_json:
+            print_json({"run_id": run_id, "workflow_id": workflow_id, "output": result})
+        else:
+            print_json(result)
+
+    asyncio.run(main())
+
+
+def _config(job: RunJob, settings: Settings) -> RunConfig:
+    """The job's config with its prompts in it."""
+    config = dict(job.config or {})
+    if job.prompts is not None:
+        if config.get("prompts") is not None:
+            raise ConfigError(
+                field="job.prompts", value=sorted(job.prompts), rule="are in job.config as well"
+            )
+        config["prompts"] = job.prompts
+    return RunConfig.parse(config, settings=settings, field="job.config")
+
+
+async def _run(
+    job: RunJob, request: RunConfig, workflow_id: str, store: Store, settings: Settings
+) -> Any:
+    spec, path = job.target, None
+    if isinstance(spec, dict):
+        spec, path = spec["entrypoint"], spec.get("output")
+    graph = _runnable(spec, settings)
+    configured = configure(graph, workflow_id=workflow_id, store=store, settings=settings)
+    try:
+        result = to_json_output(await configured.ainvoke(job.inputs, request.to_runnable()))
+    except AgentensorError:
+        raise
+    except Exception as error:
+        raise RunFailed(f"the workflow failed: {type(error).__name__}: {error}") from error
+    return pick(result, path) if path else result
+
+
+def _runnable(spec: str, settings: Settings) -> Runnable[Any, Any]:
+    """The graph or function an entry point names, as something to configure."""
+    found: Any = load_entrypoint(spec, settings=settings, what="target")
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        found = found()
+    if isinstance(found, Runnable) or not callable(found):
+        return found  # type: ignore[no-any-return]
+    return RunnableLambda(found)
+
+
+def _show_plan(plan: Mapping[str, Any], prompts: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"dry_run": True, "mode": "run", **plan, "exit_code": 0})
+        return
+    show(f"target     {plan['target']} (workflow {plan['workflow_id']!r})")
+    show(f"prompts    {', '.join(prompts) or 'none'}")
+    show("dry run: nothing was written")

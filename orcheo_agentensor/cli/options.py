@@ -1,4 +1,4 @@
-"""Options that commands share, and the store, settings and modules a command works with."""
+"""Options that commands share, and the settings, stores and module paths that commands use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from orcheo_agentensor.errors import ConfigError, NotFound, shorten
+from orcheo_agentensor.redaction import redact_url
 
 if TYPE_CHECKING:
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import Store
-
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file, in YAML or JSON.")]
 StoreUrl = Annotated[
@@ -24,8 +24,8 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where runs and versions are kept: sqlite:///PATH or postgresql://… "
-        "[default: AGENTENSOR_DATABASE_URL]",
+        help="The database of runs and versions: sqlite:///PATH or postgresql://… "
+        r"\[default: AGENTENSOR_DATABASE_URL]",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
@@ -61,25 +61,25 @@ MinScore = Annotated[
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="The workflow's id.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number, or an alias.")]
 Actor = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who decides. [default: your user name]")
+    str | None,
+    typer.Option(
+        metavar="NAME", help=r"The name of the person who decides. \[default: your user name]"
+    ),
 ]
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the log.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="The reason; kept in the log.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most rows to show.")]
+
+T = TypeVar("T")
 
 
 def actor_name(given: str | None) -> str:
     """The actor of a command: the one given, else the name of the user at the shell."""
-    if given:
-        return given
     import getpass
 
     try:
-        return getpass.getuser()
+        return given or getpass.getuser()
     except (KeyError, OSError):  # no such user in this container
         return "unknown"
-
-
-T = TypeVar("T")
 
 
 def load_settings() -> Settings:
@@ -105,10 +105,9 @@ def load_settings() -> Settings:
 
 def make_importable(*folders: Path) -> None:
     """Let jobs name modules in these folders; installed packages come first."""
-    for folder in folders:
-        place = str(folder.resolve())
-        if place not in sys.path:
-            sys.path.append(place)
+    for folder in map(str, (folder.resolve() for folder in folders)):
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def named_store(url: str | None, settings: Settings | None = None) -> Store:
@@ -118,64 +117,78 @@ def named_store(url: str | None, settings: Settings | None = None) -> Store:
     return Store.from_url(url or (settings or load_settings()).database_url)
 
 
+async def revision_of(store: Store) -> str | None:
+    """The schema revision of a store; None where nothing was stored yet, and nothing is created."""
+    path = store.target.path
+    if path is not None and (not path.exists() or not path.stat().st_size):
+        return None
+    return await store.schema_revision()
+
+
 @asynccontextmanager
 async def reading(store: Store) -> AsyncIterator[Store]:
     """`store` to read from, or an empty one in memory where it does not exist yet.
 
-    So that looking at something never creates a database.
+    Reading therefore never creates a database.
     """
     from orcheo_agentensor.storage import Store
 
     try:
-        opened = Store.from_url(None) if await is_fresh(store) else store
+        exists = await revision_of(store) is not None
+        opened = store if exists else Store.from_url(None)
         try:
             yield opened
         except NotFound as error:
-            where = f"{store.target.shown} does not exist yet" if opened is not store else ""
-            raise NotFound(f"{error.message} ({where or store.target.shown})") from error
+            where = store.target.shown if exists else f"{store.target.shown} does not exist yet"
+            raise NotFound(f"{error.message} ({where})") from error
         finally:
-            if opened is not store:
+            if not exists:
                 await opened.close()
     finally:
         await store.close()
 
 
-async def is_fresh(store: Store) -> bool:
-    """Whether nothing has been stored there: no file, or no tables in it."""
-    path = store.target.path
-    if path is not None and (not path.exists() or not path.stat().st_size):
-        return True
-    return await store.schema_revision() is None
+def on_store(url: str | None, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` on the store, which opens with its first call and creates what is missing."""
+
+    async def main() -> T:
+        store = named_store(url)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
 
 
 def read_from(url: str | None, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
     """Run `work` on the store, only to read."""
 
-    async def main() -> T:
-        async with reading(named_store(url)) as store:
-            return await work(store)
+    async def read(store: Store) -> T:
+        async with reading(store) as opened:
+            return await work(opened)
 
-    return asyncio.run(main())
+    return on_store(url, read)
+
+
+async def require_store(store: Store) -> None:
+    """Raise `NotFound` where nothing was stored yet."""
+    if await revision_of(store) is None:
+        raise NotFound(f"there is no store at {store.target.shown} yet")
 
 
 def write_to(url: str | None, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
     """Run `work` on the store; one that does not exist yet is not created."""
 
-    async def main() -> T:
-        store = named_store(url)
-        if await is_fresh(store):
-            await store.close()
-            raise NotFound(f"there is no store at {store.target.shown} yet")
-        async with store:
-            return await work(store)
+    async def write(store: Store) -> T:
+        await require_store(store)
+        return await work(store)
 
-    return asyncio.run(main())
+    return on_store(url, write)
 
 
 def store_option(url: str | None) -> str:
     """The `--store` option to repeat in a suggested command; passwords are not repeated."""
     if url is None:
         return ""
-    from orcheo_agentensor.redaction import redact_url
-
     return f" --store {url}" if redact_url(url) == url else " --store URL"

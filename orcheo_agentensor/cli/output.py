@@ -1,4 +1,4 @@
-"""Printing: results to stdout, all else to stderr, and no markup from other people's text."""
+"""Printing: results to stdout, all else to stderr; printed text is never read as markup."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-
 
 _PLAIN_WIDTH = 120
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -54,32 +52,24 @@ def print_json(document: Any) -> None:
         sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
-    """A table; columns named with a leading `>` are aligned to the right."""
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table to stdout; columns named with a leading `>` are aligned to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None)
-    made.title_justify = "left"
+    table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         right = column.startswith(">")
-        made.add_column(
+        table.add_column(
             column.removeprefix(">"),
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=right,
         )
     for row in rows:
-        made.add_row(*(Text(clean("-" if cell is None else cell)) for cell in row))
-    return made
-
-
-def show_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = ""
-) -> None:
-    """Print a table to stdout."""
-    console().print(table(columns, rows, title=title))
+        table.add_row(*(Text(clean("-" if cell is None else cell)) for cell in row))
+    console().print(table)
 
 
 def show_diff(diff: str) -> None:
@@ -121,8 +111,54 @@ def when(value: Any) -> str:
     return "-" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
+def spent(usage: Mapping[str, Any]) -> str:
+    """The rollouts, calls, tokens and money of a run."""
+    return (
+        f"{usage['rollouts']} rollouts, {usage['calls']} model calls, "
+        f"{usage['tokens']} tokens, {money(usage['cost'])}"
+    )
+
+
+def compared(before: float | None, after: float | None) -> tuple[str, str, str]:
+    """Two numbers and the change from the first to the second, as cells of a table."""
+    change = "-" if before is None or after is None else f"{after - before:+.3f}"
+    return number(before), number(after), change
+
+
+def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a job would run, as `execution.describe` gives it."""
+    if as_json:
+        print_json({"dry_run": True, **plan, "exit_code": 0})
+        return
+    show(f"target     {plan['target']} (workflow {plan['workflow_id']!r})")
+    dataset = plan["dataset"]
+    times = f", each run {plan['replicates']} times" if plan["replicates"] > 1 else ""
+    show(f"dataset    {dataset['id']} {dataset['version'][:12]}, {dataset['cases']} cases{times}")
+    if dataset["splits"]:
+        show(f"splits     {_listed(dataset['splits'])}")
+    prompts = [
+        name if prompt["requires_grad"] else f"{name} (frozen)"
+        for name, prompt in plan["prompts"].items()
+    ]
+    start = f", from version {plan['base_version']}" if plan["base_version"] else ""
+    show(f"prompts    {', '.join(prompts) or 'none'}{start}")
+    show(f"limits     {_listed(plan['limits'])}")
+    if training := plan.get("training"):
+        computed = "" if training["budget_given"] else " (computed)"
+        show(f"optimizer  {training['optimizer']['name']}, seed {training['seed']}")
+        show(f"budget     {_listed(training['budget'])}{computed}")
+        show(f"uses       {_listed(training['cases'])}")
+    rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]
+    show_table(("evaluator", ">weight", "bound as"), rows)
+    show("dry run: nothing was written")
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def show_evaluators(summary: Mapping[str, Any]) -> None:
-    """The table of evaluators with the objective."""
+    """Print the table of evaluators with the objective."""
     rows: list[Sequence[object]] = [
         (
             name,
@@ -140,7 +176,7 @@ def show_evaluators(summary: Mapping[str, Any]) -> None:
 
 
 def show_measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> None:
-    """Coverage, failures, latency, tokens and cost."""
+    """Print coverage, failures, latency, tokens and cost."""
     times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
     show(
         f"coverage {percent(summary['coverage'])} of {summary['cases']} cases{times}; "
@@ -149,23 +185,18 @@ def show_measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = 
     )
     latency = summary["latency_ms"]
     late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
-    spent = usage or summary["usage"]
     show(f"latency p50 {_ms(latency['p50'])}, p95 {_ms(latency['p95'])}{late}")
-    show(
-        f"spent: {spent['rollouts']} rollouts, {spent['calls']} model calls, "
-        f"{spent['tokens']} tokens, {money(spent['cost'])}"
-    )
+    show(f"spent: {spent(usage or summary['usage'])}")
 
 
 def show_evaluation(
     found: Mapping[str, Any], gates: Sequence[Mapping[str, Any]], *, store: str
 ) -> None:
-    """The end of an evaluation."""
+    """Print the result of an evaluation."""
     summary, run_id = found["summary"], found["run_id"]
     show_evaluators(summary)
     show_measures(summary, found["usage"])
-    if found["status"] == "missed_threshold":
-        show("missed: coverage is below the job's min_coverage", style="red")
+    _show_missed(found["status"])
     for gate in gates:
         met, value = gate["met"], number(gate["value"])
         text = f"{gate['name']} {value}, at least {gate['minimum']:g} wanted"
@@ -176,14 +207,17 @@ def show_evaluation(
     show_next(f"agentensor runs show {run_id} --cases{store}", *more)
 
 
-def show_training(
-    found: Mapping[str, Any], *, workflow_id: str, diff: str, job: str | None, store: str
-) -> None:
-    """The end of a training."""
+def _show_missed(status: str) -> None:
+    if status == "missed_threshold":
+        show("missed: coverage is below the job's min_coverage", style="red")
+
+
+def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> None:
+    """Print the result of a training; `job` is the job file, for a suggested command."""
     baseline, best, holdout = found["baseline"], found["best"], found["holdout"]
-    _show_comparison(baseline, best, holdout)
+    _show_versions(baseline, best, holdout)
     show_gain(holdout)
-    decision, usage = found["decision"], found["usage"]
+    decision = found["decision"]
     goal = decision["target_gain"]
     if goal["met"] is not None:
         met = "met" if goal["met"] else "missed"
@@ -191,96 +225,84 @@ def show_training(
             f"goal of +10 % on {goal['split']}: {met} "
             f"({number(goal['baseline'])} to {number(goal['best'])})"
         )
-    show_measures(found["summary"], usage)
+    show_measures(found["summary"], found["usage"])
     if decision.get("stopped"):
         show(f"stopped: {decision['stopped']}")
-    if found["status"] == "missed_threshold":
-        show("missed: coverage is below the job's min_coverage", style="red")
-    colour = {"promoted": "green", "rejected": "red"}.get(decision["status"], "yellow")
-    show(f"decision: {decision['status']}", style=colour)
-    for reason in decision["reasons"]:
-        show(f"  - {reason}")
-    if diff:
-        show()
-        show_diff(diff)
-        show()
+    _show_missed(found["status"])
+    status, workflow_id = decision["status"], found["workflow_id"]
+    colour = {"promoted": "green", "rejected": "red"}.get(status, "yellow")
+    show(f"decision: {status}", style=colour)
+    _show_reasons(decision["reasons"], found["diff"])
     first, last = baseline["config_version"], best["config_version"]
     show(f"stored: workflow {workflow_id!r}, version {last}; run {found['run_id']}")
-    commands = _after_training(workflow_id, first, last, decision["status"], store)
+    commands = [f"show {workflow_id} {last}"]
+    if first != last:
+        commands.append(f"diff {workflow_id} {first} {last}")
+        if status == "promoted":
+            commands.append(f"show {workflow_id} production")
+        elif status == "kept":
+            commands.append(f"promote {workflow_id} {last} --alias production")
+    commands = [f"agentensor checkpoints {command}{store}" for command in commands]
     if job is not None:
         split = " --split holdout" if holdout is not None else ""
         commands.append(f"agentensor evaluate {job} --checkpoint {last}{split}{store}")
     show_next(*commands)
 
 
-def _after_training(workflow_id: str, first: int, last: int, status: str, store: str) -> list[str]:
-    commands = [f"agentensor checkpoints show {workflow_id} {last}{store}"]
-    if first != last:
-        commands.append(f"agentensor checkpoints diff {workflow_id} {first} {last}{store}")
-        if status == "promoted":
-            commands.append(f"agentensor checkpoints show {workflow_id} production{store}")
-        elif status == "kept":
-            commands.append(
-                f"agentensor checkpoints promote {workflow_id} {last} --alias production{store}"
-            )
-    return commands
+def _show_reasons(reasons: Iterable[str], diff: str) -> None:
+    for reason in reasons:
+        show(f"  - {reason}")
+    if diff:
+        show()
+        show_diff(diff)
+        show()
 
 
-def _show_comparison(
+def _show_versions(
     baseline: Mapping[str, Any], best: Mapping[str, Any], holdout: Mapping[str, Any] | None
 ) -> None:
     names = sorted({*baseline["scores"], *best["scores"]})
+    if len(names) == 1:
+        names = []  # the objective is its score
     rows: list[Sequence[object]] = [
         ("version", baseline["config_version"], best["config_version"], "", ""),
-        ("validation", *_pair(baseline["objective"], best["objective"]), ""),
+        ("validation", *compared(baseline["objective"], best["objective"]), ""),
     ]
-    if len(names) > 1:
-        rows += [
-            (f"  {name}", *_pair(baseline["scores"].get(name), best["scores"].get(name)), "")
-            for name in names
-        ]
+    scores = baseline["scores"], best["scores"]
+    rows += [(f"  {name}", *compared(*(of.get(name) for of in scores)), "") for name in names]
     if holdout is not None:
         before, after = holdout["baseline"], holdout["best"]
-        rows.append(
-            (
-                "holdout",
-                *_pair(before["objective"], after["objective"]),
-                interval(holdout["ci95"]),
-            )
-        )
-        if len(names) > 1:
-            rows += [
-                (f"  {name}", *_pair(_mean(before, name), _mean(after, name)), "") for name in names
-            ]
+        change = compared(before["objective"], after["objective"])
+        rows.append(("holdout", *change, interval(holdout["ci95"])))
+        rows += [
+            (f"  {name}", *compared(_mean(before, name), _mean(after, name)), "") for name in names
+        ]
         p95 = before["latency_ms"]["p95"], after["latency_ms"]["p95"]
         rows.append(("holdout p95", _ms(p95[0]), _ms(p95[1]), "", ""))
-        rows += _dearer(holdout.get("deltas") or {})
+        rows += _costs_per_case(holdout.get("deltas") or {})
     show_table(("", ">baseline", ">best", ">change", ">95 % interval"), rows)
 
 
-def _dearer(deltas: Mapping[str, Any]) -> Iterator[Sequence[object]]:
-    """What a holdout case takes: time, tokens and money."""
-    shown = {"latency_ms": _ms, "tokens": "{:.0f}".format, "cost": "${:.2g}".format}
-    for name, text in shown.items():
+def _costs_per_case(deltas: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+    """The time, tokens and money of a holdout case, before and after."""
+    forms = {"latency_ms": _ms, "tokens": "{:.0f}".format, "cost": "${:.2g}".format}
+    for name, text in forms.items():
         found = deltas.get(name) or {}
         change = found.get("difference")
         if change is None or (name != "latency_ms" and not (found["baseline"] or found["best"])):
             continue
-        sign = "-" if change < 0 else "+"
-        ends = found.get("ci95")
+        ends = [f"{'-' if end < 0 else ''}{text(abs(end))}" for end in found.get("ci95") or ()]
         yield (
             f"holdout {name.removesuffix('_ms')} per case",
             text(found["baseline"]),
             text(found["best"]),
-            f"{sign}{text(abs(change))}",
-            ""
-            if ends is None
-            else f"[{', '.join(('-' if e < 0 else '') + text(abs(e)) for e in ends)}]",
+            f"{'-' if change < 0 else '+'}{text(abs(change))}",
+            f"[{', '.join(ends)}]" if ends else "",
         )
 
 
 def show_gain(holdout: Mapping[str, Any] | None) -> None:
-    """The gain on held-out cases, in a sentence."""
+    """Print the gain on held-out cases, in a sentence."""
     if holdout is None:
         show("nothing was measured on held-out cases: the gain is unproved", style="yellow")
         return
@@ -291,25 +313,15 @@ def show_gain(holdout: Mapping[str, Any] | None) -> None:
 
 
 def show_request(request: Mapping[str, Any], *, store: str) -> None:
-    """What a training that waits for approval asks."""
+    """Print the question of a training that waits for approval, and how to answer it."""
     show(request["question"], style="bold")
     show_gain(request["holdout"])
-    for reason in request["reasons"]:
-        show(f"  - {reason}")
-    if request["diff"]:
-        show()
-        show_diff(request["diff"])
-        show()
+    _show_reasons(request["reasons"], request["diff"])
     run_id = request["run_id"]
     show_next(
         f'agentensor resume {run_id} --approve --reason "…"{store}',
         f'agentensor resume {run_id} --reject --reason "…"{store}',
     )
-
-
-def _pair(before: float | None, after: float | None) -> tuple[str, str, str]:
-    change = "-" if before is None or after is None else f"{after - before:+.3f}"
-    return number(before), number(after), change
 
 
 def _mean(summary: Mapping[str, Any], name: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orcheo_agentensor.cli.output import clean, console, number, say
 
@@ -18,7 +18,7 @@ _QUARTERS = 4
 
 @contextmanager
 def progress(*, silent: bool) -> Iterator[EventWriter]:
-    """Something that hears of a run's events and shows them, unless `silent`."""
+    """A function that shows the events of a run, unless `silent`."""
     if silent:
         yield lambda _event: None
     elif console(stderr=True).is_terminal:
@@ -62,20 +62,26 @@ class Lines:
         self._quarter = 0
 
     def __call__(self, event: Event) -> None:
-        """Hear of one event."""
+        """Show one event."""
         kind = event["type"]
         if kind == "run_started":
             self._training = event["mode"] == "train"
             self._budget = (event.get("budget") or {}).get("rollouts")
-            say(started(event))
+            say(_started(event))
         elif kind == "evaluation_progress" and not self._training:
             quarter = event["done"] * _QUARTERS // event["total"]
             if quarter > self._quarter:
                 self._quarter = quarter
-                say(f"{event['done']}/{event['total']} cases, {scored(event)}")
+                score = f"score {number(event['mean'])}, {event['failed']} failed"
+                say(f"{event['done']}/{event['total']} cases, {score}")
         elif kind == "training_progress":
-            say(f"{stepped(event)}, {spent(event['usage']['rollouts'], self._budget)} rollouts")
-        elif text := news(event):
+            outcomes = ", ".join(name.replace("_", " ") for name in event["outcomes"])
+            limit = "" if self._budget is None else f"/{self._budget}"
+            say(
+                f"step {event['step']}: {outcomes}; best {number(event['best'])}, "
+                f"{event['usage']['rollouts']}{limit} rollouts"
+            )
+        elif text := _news(event):
             say(text)
 
 
@@ -90,79 +96,67 @@ class Live:
         self._mean = "score -"
 
     def __call__(self, event: Event) -> None:
-        """Hear of one event."""
+        """Show one event."""
         kind = event["type"]
         if kind == "run_started":
             self._training = event["mode"] == "train"
             total = (event.get("budget") or {}).get("rollouts", event.get("cases"))
             name = "training" if self._training else "evaluating"
             self._bar.update(self._task, description=name, total=total)
-            self._bar.console.print(clean(started(event)), style="dim", soft_wrap=True)
+            self._print(_started(event))
         elif kind == "case_finished":
-            self._case(event)
+            self._failed += not event["ok"]
+            if self._training:
+                note = f"{self._mean}, {event.get('phase', '')}"
+                self._bar.update(self._task, advance=1, note=note)
+            else:
+                note = f"{self._mean}, {self._failed} failed"
+                self._bar.update(self._task, completed=event["done"], note=note)
         elif kind == "evaluation_progress" and not self._training:
             self._mean = f"score {number(event['mean'])}"
         elif kind == "training_progress":
             self._mean = f"step {event['step']}, best {number(event['best'])}"
             self._bar.update(self._task, completed=event["usage"]["rollouts"], note=self._mean)
-        elif text := news(event):
-            self._bar.console.print(clean(text), style="dim", soft_wrap=True)
+        elif text := _news(event):
+            self._print(text)
 
-    def _case(self, event: Event) -> None:
-        self._failed += not event["ok"]
-        if self._training:
-            self._bar.advance(self._task)
-            self._bar.update(self._task, note=f"{self._mean}, {event.get('phase', '')}")
-        else:
-            note = f"{self._mean}, {self._failed} failed"
-            self._bar.update(self._task, completed=event["done"], note=note)
+    def _print(self, text: str) -> None:
+        self._bar.console.print(clean(text), style="dim", soft_wrap=True)
 
 
-def started(event: Event) -> str:
-    """What has begun, in a line."""
-    if event["mode"] == "train":
-        splits = ", ".join(f"{count} {name}" for name, count in event["splits"].items() if count)
-        budget = event["budget"]
-        kinds = {"rollouts": "{} rollouts", "calls": "{} model calls", "tokens": "{} tokens"}
-        kinds["cost"] = "${}"
-        given = [text.format(budget[k]) for k, text in kinds.items() if budget.get(k) is not None]
-        computed = " (computed)" if budget.get("computed") else ""
-        limit = f"{', '.join(given) or 'no limit'}{computed}"
+_BUDGETS = (
+    ("rollouts", "{} rollouts"),
+    ("calls", "{} model calls"),
+    ("tokens", "{} tokens"),
+    ("cost", "${}"),
+)
+
+
+def _started(event: Event) -> str:
+    if event["mode"] != "train":
         return (
-            f"run {event['run_id']}: training {', '.join(event['prompts'])} of {event['target']} "
-            f"with {event['optimizer']}; cases: {splits}; budget: {limit}"
+            f"run {event['run_id']}: evaluating {event['target']} on {event['cases']} cases "
+            f"with {', '.join(event['evaluators'])}"
         )
+    splits = ", ".join(f"{count} {name}" for name, count in event["splits"].items() if count)
+    budget = event["budget"]
+    limits = [form.format(budget[k]) for k, form in _BUDGETS if budget.get(k) is not None]
+    computed = " (computed)" if budget.get("computed") else ""
     return (
-        f"run {event['run_id']}: evaluating {event['target']} on {event['cases']} cases "
-        f"with {', '.join(event['evaluators'])}"
+        f"run {event['run_id']}: training {', '.join(event['prompts'])} of {event['target']} "
+        f"with {event['optimizer']}; cases: {splits}; "
+        f"budget: {', '.join(limits) or 'no limit'}{computed}"
     )
 
 
-def scored(event: Event) -> str:
-    """The running score and failures."""
-    return f"score {number(event['mean'])}, {event['failed']} failed"
-
-
-def stepped(event: Event) -> str:
-    """What a training step came to."""
-    outcomes = ", ".join(name.replace("_", " ") for name in event["outcomes"])
-    return f"step {event['step']}: {outcomes}; best {number(event['best'])}"
-
-
-def spent(used: int, budget: int | None) -> str:
-    """Use of a budget."""
-    return str(used) if budget is None else f"{used}/{budget}"
-
-
-def news(event: dict[str, Any]) -> str | None:
-    """A line about what is worth one in the middle of a run; None for the other events."""
+def _news(event: Event) -> str | None:
+    """The line that an event in the middle of a run gets; None for most events."""
     kind = event["type"]
     if kind == "candidate_accepted":
-        best = "new best" if event["new_best"] else "accepted"
         parts = [", ".join(event["components"])] if event["components"] else []
         if event["validation"] is not None:
             parts.append(f"validation {number(event['validation'])}")
-        return f"{best}: {', '.join(parts)}"
+        return f"{'new best' if event['new_best'] else 'accepted'}: {', '.join(parts)}"
     if kind == "proposal_rejected":
         return f"not kept ({event['status'].replace('_', ' ')}): {event['reason']}"
     if kind == "checkpoint_saved":

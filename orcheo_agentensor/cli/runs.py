@@ -1,4 +1,4 @@
-"""`agentensor runs`: what was run, where it stands, what came out."""
+"""`agentensor runs`: the stored runs, with their status, results and cases."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from orcheo_agentensor.cli import options
-from orcheo_agentensor.cli.errors import EXIT_CODES, ExitCode, handled
+from orcheo_agentensor.cli import options, output
+from orcheo_agentensor.cli.errors import command
+from orcheo_agentensor.cli.output import number, print_json, show, show_table, when
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
+_BRIEF = {
+    "run_id",
+    "workflow_id",
+    "mode",
+    "status",
+    "error",
+    "seed",
+    "dataset_id",
+    "dataset_version",
+    "started_at",
+    "ended_at",
+}
+_SCORE = ("name", "score", "passed", "reason", "label", "failure")
 
-@app.command("list", epilog=EXIT_CODES)
-@handled
+
+@command(app, "list")
 def list_runs(
     workflow: Annotated[
         str | None, typer.Option(metavar="WORKFLOW", help="Only runs of this workflow.")
@@ -26,43 +40,39 @@ def list_runs(
     ] = None,
     status: Annotated[
         Literal["running", "finished", "failed", "interrupted", "paused"] | None,
-        typer.Option(help="Only runs that stand there."),
+        typer.Option(help="Only runs with this status."),
     ] = None,
     limit: options.Limit = 20,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
+) -> None:
     """List runs, newest first."""
-    from orcheo_agentensor.cli.options import read_from
-    from orcheo_agentensor.cli.output import number, print_json, show, show_table, when
-
-    async def work(opened: Store) -> list[RunRecord]:
-        return await opened.runs.list(workflow_id=workflow, mode=mode, status=status, limit=limit)
-
-    found = read_from(store, work)
+    found = options.read_from(
+        store,
+        lambda opened: opened.runs.list(
+            workflow_id=workflow, mode=mode, status=status, limit=limit
+        ),
+    )
     if as_json:
         print_json({"runs": [_brief(run) for run in found]})
-        return ExitCode.OK
-    if not found:
+    elif not found:
         show("no runs")
-        return ExitCode.OK
-    rows = [
-        (
-            run.run_id,
-            run.mode,
-            run.workflow_id,
-            run.status,
-            number(_objective(run)),
-            when(run.started_at),
-        )
-        for run in found
-    ]
-    show_table(("run", "mode", "workflow", "status", ">objective", "started"), rows)
-    return ExitCode.OK
+    else:
+        rows = [
+            (
+                run.run_id,
+                run.mode,
+                run.workflow_id,
+                run.status,
+                number(_objective(run)),
+                when(run.started_at),
+            )
+            for run in found
+        ]
+        show_table(("run", "mode", "workflow", "status", ">objective", "started"), rows)
 
 
-@app.command("show", epilog=EXIT_CODES)
-@handled
+@command(app, "show")
 def show_run(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
     cases: Annotated[bool, typer.Option("--cases", help="Show each case.")] = False,
@@ -70,35 +80,29 @@ def show_run(
     limit: options.Limit = 100,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
-) -> int:
-    """Show a run: its job, its result, and its cases where asked for."""
-    from orcheo_agentensor.cli.options import read_from
-    from orcheo_agentensor.cli.output import print_json
+) -> None:
+    """Show a run: its job, its result, and with --cases or --failed its cases."""
 
-    async def work(opened: Store) -> tuple[RunRecord, list[CaseRow], dict[str, Any]]:
+    async def work(opened: Store) -> tuple[RunRecord, list[CaseRow] | None, dict[str, Any]]:
         run = await opened.runs.get(run_id)
-        rows: list[CaseRow] = []
+        rows = None
         if cases or failed:
             rows = await opened.runs.case_rows(run_id, failed=failed or None, limit=limit)
         return run, rows, (await opened.runs.usage(run_id)).to_json()
 
-    run, rows, usage = read_from(store, work)
+    run, rows, usage = options.read_from(store, work)
     if as_json:
         document = {**run.model_dump(mode="json"), "usage": usage}
-        if cases or failed:
+        if rows is not None:
             document["cases"] = [_case(row) for row in rows]
         print_json(document)
-        return ExitCode.OK
+        return
     _show(run, usage)
-    if cases or failed:
+    if rows is not None:
         _show_cases(rows, limit)
-    return ExitCode.OK
 
 
 def _show(run: RunRecord, usage: dict[str, Any]) -> None:
-    from orcheo_agentensor.cli import output
-    from orcheo_agentensor.cli.output import money, show, when
-
     show(f"run        {run.run_id}")
     show(f"mode       {run.mode} of workflow {run.workflow_id!r}")
     show(f"status     {run.status}{f': {run.error}' if run.error else ''}")
@@ -107,10 +111,7 @@ def _show(run: RunRecord, usage: dict[str, Any]) -> None:
         show(f"dataset    {run.dataset_id} {(run.dataset_version or '')[:12]}")
     if run.mode == "train":
         show(f"seed       {run.seed}")
-    show(
-        f"spent      {usage['rollouts']} rollouts, {usage['calls']} model calls, "
-        f"{usage['tokens']} tokens, {money(usage['cost'])}"
-    )
+    show(f"spent      {output.spent(usage)}")
     result = run.result or {}
     if summary := result.get("summary"):
         output.show_evaluators(summary)
@@ -120,17 +121,16 @@ def _show(run: RunRecord, usage: dict[str, Any]) -> None:
         show(f"decision   {decision['status']}")
         for reason in decision["reasons"]:
             show(f"  - {reason}")
-    if run.status in ("running", "interrupted", "failed", "paused") and run.mode != "run":
+    if run.status != "finished" and run.mode != "run":
         show(f"to go on   agentensor resume {run.run_id}")
 
 
 def _show_cases(rows: list[CaseRow], limit: int) -> None:
-    from orcheo_agentensor.cli.output import number, show, show_table
-
     lines = []
     for row in rows:
-        told = [row.rollout.failure["reason"]] if row.rollout.failure else []
-        told += [
+        rollout = row.rollout
+        reasons = [rollout.failure["reason"]] if rollout.failure else []
+        reasons += [
             f"{s.name}: {s.failure['reason'] if s.failure else s.reason}"
             for s in row.scores
             if s.failure or s.reason
@@ -138,17 +138,8 @@ def _show_cases(rows: list[CaseRow], limit: int) -> None:
         scores = ", ".join(
             f"{s.name} {'failed' if s.failure else number(s.score)}" for s in row.scores
         )
-        latency = f"{row.rollout.latency_ms:.0f}"
-        lines.append(
-            (
-                row.rollout.case_id,
-                row.rollout.phase,
-                row.rollout.candidate_hash[:8],
-                scores,
-                latency,
-                "; ".join(told),
-            )
-        )
+        prompts, latency = rollout.candidate_hash[:8], f"{rollout.latency_ms:.0f}"
+        lines.append((rollout.case_id, rollout.phase, prompts, scores, latency, "; ".join(reasons)))
     show_table(("case", "phase", "prompts", "scores", ">ms", "reasons"), lines)
     if len(rows) == limit:
         show(f"the first {limit}; more with --limit")
@@ -166,17 +157,7 @@ def _case(row: CaseRow) -> dict[str, Any]:
         "attempts": rollout.attempts,
         "latency_ms": rollout.latency_ms,
         "usage": rollout.usage.to_json(),
-        "scores": [
-            {
-                "name": score.name,
-                "score": score.score,
-                "passed": score.passed,
-                "reason": score.reason,
-                "label": score.label,
-                "failure": score.failure,
-            }
-            for score in row.scores
-        ],
+        "scores": [{name: getattr(score, name) for name in _SCORE} for score in row.scores],
     }
 
 
@@ -186,21 +167,9 @@ def _objective(run: RunRecord) -> float | None:
 
 
 def _brief(run: RunRecord) -> dict[str, Any]:
-    keys = {
-        "run_id",
-        "workflow_id",
-        "mode",
-        "status",
-        "error",
-        "seed",
-        "dataset_id",
-        "dataset_version",
-        "started_at",
-        "ended_at",
-    }
     decision = (run.result or {}).get("decision") or {}
     return {
-        **run.model_dump(mode="json", include=keys),
+        **run.model_dump(mode="json", include=_BRIEF),
         "objective": _objective(run),
         "decision": decision.get("status"),
     }

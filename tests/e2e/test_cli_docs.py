@@ -79,7 +79,7 @@ def test_every_command_has_help_and_names_the_exit_codes() -> None:
 
 def test_the_job_files_of_the_page_are_valid() -> None:
     from orcheo_agentensor import EvaluationJob, RunConfig, TrainingJob
-    from orcheo_agentensor.cli.jobs import RunJob
+    from orcheo_agentensor.cli.execution import RunJob
 
     evaluation, training, run = (
         yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -96,11 +96,56 @@ def test_the_console_script_shows_help() -> None:
     assert "130 interrupted" in " ".join(done.stdout.split())
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; import orcheo_agentensor.cli.app; "
-        "heavy = {'langgraph', 'langchain_core', 'sqlalchemy', 'scipy', 'numpy', 'alembic'}; "
-        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+HEAVY = {
+    "aiosqlite",
+    "alembic",
+    "httpx",
+    "jinja2",
+    "langchain",
+    "langchain_core",
+    "langgraph",
+    "langgraph_sdk",
+    "langsmith",
+    "numpy",
+    "psycopg",
+    "pydantic",
+    "scipy",
+    "sqlalchemy",
+    "tenacity",
+    "yaml",
+}
+HELP = """
+import contextlib, io
+from orcheo_agentensor.cli.app import main
+sys.argv = ["agentensor", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+"""
+
+
+def imported(code: str) -> tuple[set[str], set[str]]:
+    """The packages, and the modules of this package, that are imported after `code` ran."""
+    told = "print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{told}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    ours = {name for name in names if name.split(".")[0] == "orcheo_agentensor"}
+    return {name.split(".")[0] for name in names}, ours
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    packages, ours = imported("import orcheo_agentensor")
+    assert ours == {"orcheo_agentensor"}
+    assert not packages & (HEAVY | {"typer", "rich"})
+
+
+def test_help_imports_nothing_heavy() -> None:
+    packages, ours = imported(HELP)
+    assert "typer" in packages
+    assert not packages & HEAVY
+    allowed = ("orcheo_agentensor.cli", "orcheo_agentensor.errors", "orcheo_agentensor.redaction")
+    assert not {name for name in ours - {"orcheo_agentensor"} if not name.startswith(allowed)}
