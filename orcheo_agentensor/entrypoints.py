@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from types import ModuleType
+from typing import Any
 
 from orcheo_agentensor.errors import EntrypointNotAllowed, EntrypointNotFound
 from orcheo_agentensor.settings import Settings
@@ -106,3 +107,18 @@ def _standard_library_origin(found: object) -> str | None:
     if not isinstance(origin, str) or origin.partition(".")[0] not in sys.stdlib_module_names:
         return None
     return origin
+
+
+def qualified_name(defined: Any) -> str:
+    """Module and name of a function or class, by which it is found again."""
+    return f"{lasting_module(defined)}.{defined.__qualname__}"
+
+
+def lasting_module(defined: Any) -> str:
+    """The module that `defined` is found again in, if any.
+
+    A script that is run under a passing name, as Orcheo runs its workflows, does not stay among
+    the modules, and would be another one each time.
+    """
+    module = getattr(defined, "__module__", None)
+    return module if module in sys.modules else ""

@@ -9,6 +9,7 @@ from orcheo_agentensor.evaluators.binding import (
 from orcheo_agentensor.evaluators.builtin import (
     Contains,
     ExactMatch,
+    HTTPEvaluator,
     JsonFieldMatch,
     JsonSchema,
     JsonValid,
@@ -27,7 +28,6 @@ from orcheo_agentensor.evaluators.context import (
     Outcome,
     TargetFailure,
 )
-from orcheo_agentensor.evaluators.http import HTTPEvaluator
 from orcheo_agentensor.evaluators.judge import LLMJudge
 
 __all__ = [

@@ -1,41 +1,28 @@
-"""From whatever a job names as an evaluator to one that can be called for a case."""
+"""Binding: what a job names as an evaluator is made callable, under a name and a fingerprint."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import isfinite
-from pathlib import Path
+from tokenize import TokenError
+from types import CodeType
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
-from orcheo_agentensor.entrypoints import load_entrypoint
+from orcheo_agentensor.entrypoints import load_entrypoint, qualified_name
 from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
-from orcheo_agentensor.evaluators.builtin import (
-    Builtin,
-    Contains,
-    ExactMatch,
-    JsonFieldMatch,
-    JsonSchema,
-    JsonValid,
-    Latency,
-    Length,
-    NumericTolerance,
-    Regex,
-    StringSimilarity,
-    ToolCallMatch,
-    TrajectoryMatch,
-)
+from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.detection import detect
 from orcheo_agentensor.evaluators.dialects import Adapter, Subject, is_async
-from orcheo_agentensor.evaluators.fingerprint import fingerprint
-from orcheo_agentensor.evaluators.http import HTTPEvaluator
 from orcheo_agentensor.evaluators.judge import LLMJudge
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
@@ -44,63 +31,22 @@ from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage, UsageRecorder
 
 BUILTINS: dict[str, type[Builtin]] = {
-    kind.type_name: kind
-    for kind in (
-        ExactMatch,
-        Contains,
-        Regex,
-        NumericTolerance,
-        StringSimilarity,
-        JsonValid,
-        JsonSchema,
-        JsonFieldMatch,
-        ToolCallMatch,
-        TrajectoryMatch,
-        Latency,
-        Length,
-        LLMJudge,
-        HTTPEvaluator,
-    )
+    **{kind.type_name: kind for kind in KINDS},
+    LLMJudge.type_name: LLMJudge,
 }
-"""Type name -> class."""
+"""The names of built-in evaluators in jobs, and their classes."""
 
+_DEEPEST = 5
+_DEEPEST_STATE = 2
+"""How far into an object, and into the attributes of objects, a fingerprint looks."""
 
 Scale: TypeAlias = tuple[float, float]
 """The worst score and the best."""
 
 
-def read_scale(scale: Any) -> Scale:
-    """`scale` as two numbers. Raises `EvaluatorRefused`."""
-    sound = isinstance(scale, Sequence) and len(scale) == 2 and all(map(_is_number, scale))
-    if not sound or scale[0] == scale[1]:
-        raise EvaluatorRefused(
-            field="scale", value=scale, rule="must be two different numbers, the worst score first"
-        )
-    return float(scale[0]), float(scale[1])
-
-
-def on_scale(read: Reader, scale: Scale) -> Reader:
-    """A reader that brings what `read` finds to 0..1; a score outside the scale is a failure."""
-    worst, best = scale
-
-    def scaled(outcome: Outcome) -> Outcome:
-        if not isinstance(outcome, EvaluationResult) or outcome.score is None:
-            return outcome
-        if not min(scale) <= outcome.score <= max(scale):
-            told = f"gave {outcome.score:g}, outside its scale of {worst:g} to {best:g}"
-            return failure(outcome.name, "wrong_shape", told)
-        return replace(outcome, score=(outcome.score - worst) / (best - worst))
-
-    return lambda name, value: [scaled(outcome) for outcome in read(name, value)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
 @dataclass(slots=True)
 class Scoring:
-    """What one attempt of an evaluator came to. `transient` trouble is worth another attempt."""
+    """The outcomes of one attempt of an evaluator; `transient` failures are worth another."""
 
     outcomes: list[Outcome]
     transient: bool = False
@@ -110,8 +56,8 @@ class Scoring:
 class BoundEvaluator:
     """An evaluator ready to score, whatever form it was given in.
 
-    `binding` says in words which form was recognised; `fingerprint` changes when the evaluator
-    does; `weight` is its share in a weighted mean.
+    `binding` says in words which form was recognised; scores are kept under `fingerprint`, which
+    changes when the evaluator does; `weight` is its share in a weighted mean.
     """
 
     name: str
@@ -125,9 +71,8 @@ class BoundEvaluator:
     ) -> tuple[list[Outcome], Usage]:
         """Score one rollout: the outcomes, and what the models called for them used.
 
-        Never raises but `CancelledError`: whatever goes wrong is an `EvaluatorFailure`. Outcomes
-        are named after the evaluator, or `name.metric` where it gives several. `timeout` is in
-        seconds.
+        Raises only `CancelledError`: whatever goes wrong is an `EvaluatorFailure`. Outcomes are
+        named after the evaluator, or `name.metric` where it gives several. `timeout` is in seconds.
         """
         recorder = UsageRecorder()
         scoring = await self.attempt(ctx, timeout=timeout, recorder=recorder)
@@ -135,15 +80,15 @@ class BoundEvaluator:
 
     @property
     def inline(self) -> bool:
-        """Whether it answers at once and calls no model: then no recorder is looked at."""
+        """Whether it answers at once and calls no model, and so needs no recorder."""
         return self.adapter.inline is not None
 
     async def attempt(
         self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
     ) -> Scoring:
-        """As `score`, for a caller that tries again after a passing trouble.
+        """As `score`, for a caller that tries again after a transient failure.
 
-        `recorder` knows afterwards, whatever happens, what its model calls took. Raises
+        `recorder` holds afterwards, whatever happens, what its model calls used. Raises
         `BudgetExhausted` too, where a model call was refused.
         """
         inline = self.adapter.inline
@@ -151,7 +96,7 @@ class BoundEvaluator:
             try:
                 return Scoring([inline(ctx)])
             except Exception as error:  # noqa: BLE001 - a failure is a value
-                return Scoring([failure(self.name, "exception", _told(error))])
+                return Scoring([failure(self.name, "exception", _text_of(error))])
         with recorder or UsageRecorder() as recorder:
             scoring = await self._outcomes(ctx, timeout)
         if recorder.refused is not None:
@@ -174,16 +119,16 @@ class BoundEvaluator:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return Scoring([failure(self.name, "exception", _told(error))])  # its own, not ours
+            return Scoring([failure(self.name, "exception", _text_of(error))])  # its own, not ours
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
             if limit.expired() and isinstance(error, TimeoutError):
                 late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
                 return Scoring([late], transient=True)
             passing = is_transient(error) or isinstance(error, TimeoutError)
-            return Scoring([failure(self.name, "exception", _told(error))], transient=passing)
+            return Scoring([failure(self.name, "exception", _text_of(error))], transient=passing)
 
 
-def _told(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
@@ -193,7 +138,7 @@ def bind_evaluator(
     name: str | None = None,
     weight: float = 1.0,
     kind: str | None = None,
-    scale: tuple[float, float] | None = None,
+    scale: Scale | None = None,
     settings: Settings | None = None,
 ) -> BoundEvaluator:
     """Bind one evaluator object: a built-in, or any form that `docs/evaluators.md` lists.
@@ -203,35 +148,91 @@ def bind_evaluator(
     0..1, and one outside is a failure. The result can stand wherever an evaluator can. Raises
     `EvaluatorRefused`.
     """
-    weight = _weight(weight)
+    weight = _checked_weight(weight)
     if isinstance(evaluator, BoundEvaluator):
         raise EvaluatorRefused(f"{evaluator.name} is bound already", field="evaluators")
     if isinstance(evaluator, Builtin):
         if scale is not None:
             rule = "is for evaluators of your own; what is built in scores from 0 to 1"
             raise EvaluatorRefused(field="scale", value=scale, rule=rule)
-        return _bind_builtin(evaluator, name, weight, settings or Settings())
-    subject = Subject.of(evaluator)
-    adapter = detect(subject, kind)
-    name = _name(subject.name if name is None else name)
-    way = "in a thread" if adapter.threaded else "awaited"
-    known_as = fingerprint(evaluator, kind=adapter.kind, name=name)
+        if name is not None:
+            evaluator = evaluator.changed(name=name)
+        name = _checked_name(evaluator.name)
+        evaluator = evaluator.with_settings(settings or Settings())
+        adapter = _builtin_adapter(evaluator)
+    else:
+        subject = Subject.of(evaluator)
+        adapter = detect(subject, kind)
+        name = _checked_name(subject.name if name is None else name)
+    way = "inline" if adapter.inline else "in a thread" if adapter.threaded else "awaited"
+    fingerprint = _fingerprint(evaluator, kind=adapter.kind, name=name)
     if scale is not None:
-        scale = read_scale(scale)
-        adapter = replace(adapter, read=on_scale(adapter.read, scale))
-        known_as = content_hash([known_as, scale])
+        scale = _checked_scale(scale)
+        adapter = replace(adapter, read=_on_scale(adapter.read, scale))
+        fingerprint = content_hash([fingerprint, scale])
     return BoundEvaluator(
         name=name,
         weight=weight,
-        fingerprint=known_as,
+        fingerprint=fingerprint,
         binding=f"{adapter.kind}: {adapter.form}, {way}",
         adapter=adapter,
     )
 
 
-def bind_evaluators(
-    specs: Sequence[Any], *, settings: Settings, base_dir: str | Path | None = None
-) -> list[BoundEvaluator]:
+def _builtin_adapter(evaluator: Builtin) -> Adapter:
+    evaluate: Any = evaluator.evaluate  # type: ignore[attr-defined]
+    return Adapter(
+        kind="builtin",
+        form=evaluator.type_name,
+        read=read_result,
+        call=evaluate,
+        threaded=False,
+        inline=None if is_async(evaluate) else evaluate,
+    )
+
+
+def _checked_weight(weight: Any) -> float:
+    if not _is_number(weight) or weight <= 0:
+        raise EvaluatorRefused(field="weight", value=weight, rule="must be a number above 0")
+    return float(weight)
+
+
+def _checked_name(name: Any) -> str:
+    sound = isinstance(name, str) and name.isprintable() and 1 <= len(name) <= 100
+    if not sound or name != name.strip() or "." in name:
+        rule = "must be 1 to 100 printable characters without a dot"
+        raise EvaluatorRefused(field="name", value=name, rule=rule)
+    return str(name)
+
+
+def _checked_scale(scale: Any) -> Scale:
+    sound = isinstance(scale, Sequence) and len(scale) == 2 and all(map(_is_number, scale))
+    if not sound or scale[0] == scale[1]:
+        rule = "must be two different numbers, the worst score first"
+        raise EvaluatorRefused(field="scale", value=scale, rule=rule)
+    return float(scale[0]), float(scale[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _on_scale(read: Reader, scale: Scale) -> Reader:
+    """A reader that brings what `read` finds to 0..1; a score outside the scale is a failure."""
+    worst, best = scale
+
+    def scaled(outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, EvaluationResult) or outcome.score is None:
+            return outcome
+        if not min(scale) <= outcome.score <= max(scale):
+            reason = f"gave {outcome.score:g}, outside its scale of {worst:g} to {best:g}"
+            return failure(outcome.name, "wrong_shape", reason)
+        return replace(outcome, score=(outcome.score - worst) / (best - worst))
+
+    return lambda name, value: [scaled(outcome) for outcome in read(name, value)]
+
+
+def bind_evaluators(specs: Sequence[Any], *, settings: Settings) -> list[BoundEvaluator]:
     """Bind every evaluator of a job or a call.
 
     A spec is an evaluator object, a `BoundEvaluator`, the name of a built-in, a
@@ -245,18 +246,18 @@ def bind_evaluators(
         raise EvaluatorRefused(
             "evaluators: at least one is needed", field="evaluators", rule="must not be empty"
         )
-    bound: list[BoundEvaluator] = []
+    bound: dict[str, BoundEvaluator] = {}
     for n, spec in enumerate(specs):
         one = _bind_spec(spec, settings)
-        if any(one.name == other.name for other in bound):
+        if one.name in bound:
             raise EvaluatorRefused(
                 f"evaluators.{n}: the name {one.name!r} is taken; give each its own `name`",
                 field=f"evaluators.{n}.name",
                 value=one.name,
                 rule="must be unique",
             )
-        bound.append(one)
-    return bound
+        bound[one.name] = one
+    return list(bound.values())
 
 
 def _bind_spec(spec: Any, settings: Settings) -> BoundEvaluator:
@@ -278,7 +279,16 @@ def _bind_spec(spec: Any, settings: Settings) -> BoundEvaluator:
 def _bind_type(spec: Mapping[str, Any], settings: Settings) -> BoundEvaluator:
     kind = BUILTINS.get(spec["type"])
     if kind is None:
-        raise _unknown_builtin(spec["type"])
+        near = get_close_matches(spec["type"], BUILTINS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise EvaluatorRefused(
+            f"evaluators: {spec['type']!r} is not a built-in evaluator; {hint}"
+            f"Built in are: {', '.join(sorted(BUILTINS))}. "
+            "One of your own is named 'module:attribute'",
+            field="evaluators",
+            value=spec["type"],
+            rule="must be a built-in evaluator or 'module:attribute'",
+        )
     params = {key: value for key, value in spec.items() if key not in ("type", "weight")}
     if params.get("name", "") is None:
         del params["name"]
@@ -301,14 +311,14 @@ def _construct(kind: type[Builtin], params: Mapping[str, Any]) -> Builtin:
         return kind(**params)
     except ValidationError as error:
         known = [f.alias or key for key, f in kind.model_fields.items()]
-        told = []
+        problems = []
         for problem in error.errors():
             where = ".".join(map(str, (kind.type_name, *problem["loc"])))
             if problem["type"] == "extra_forbidden":
-                told.append(f"{where}: is not a parameter; there are: {', '.join(known)}")
+                problems.append(f"{where}: is not a parameter; there are: {', '.join(known)}")
             else:
-                told.append(f"{where}: {shorten(problem['input'])} {problem['msg']}")
-        raise EvaluatorRefused("; ".join(told), field=kind.type_name) from None
+                problems.append(f"{where}: {shorten(problem['input'])} {problem['msg']}")
+        raise EvaluatorRefused("; ".join(problems), field=kind.type_name) from None
 
 
 def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvaluator:
@@ -328,7 +338,9 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
     if not isinstance(params, Mapping):
         raise EvaluatorRefused(field="params", value=params, rule="must be an object")
     if isinstance(loaded, BoundEvaluator) and not params:
-        return _rebound(loaded, spec)
+        name = loaded.name if spec.get("name") is None else _checked_name(spec["name"])
+        weight = _checked_weight(spec.get("weight", loaded.weight))
+        return replace(loaded, name=name, weight=weight)
     if inspect.isclass(loaded):
         try:
             loaded = loaded(**params)
@@ -351,63 +363,98 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
     )
 
 
-def _rebound(bound: BoundEvaluator, spec: Mapping[str, Any]) -> BoundEvaluator:
-    name = bound.name if spec.get("name") is None else _name(spec["name"])
-    return replace(bound, name=name, weight=_weight(spec.get("weight", bound.weight)))
+def _fingerprint(subject: Any, **facts: Any) -> str:
+    """SHA-256 over `facts` and what can be known of `subject`.
+
+    For functions: where they are defined, their source (or code), defaults and the values they
+    close over; for objects: their class, its source and their own attributes. What a function
+    calls elsewhere is not looked at.
+    """
+    return content_hash({"facts": _stable(facts, 0), "subject": _stable(subject, 0)})
 
 
-def _bind_builtin(
-    evaluator: Builtin, name: str | None, weight: float, settings: Settings
-) -> BoundEvaluator:
-    if name is not None:
-        evaluator = evaluator.changed(name=name)
-    name = _name(evaluator.name)
-    evaluator = evaluator.with_settings(settings)
-    evaluate: Any = evaluator.evaluate  # type: ignore[attr-defined]
-    waits = is_async(evaluate)
-    adapter = Adapter(
-        kind="builtin",
-        form=evaluator.type_name,
-        read=read_result,
-        call=evaluate,
-        threaded=False,
-        inline=None if waits else evaluate,
-    )
-    return BoundEvaluator(
-        name=name,
-        weight=weight,
-        fingerprint=fingerprint(evaluator, kind="builtin", name=name),
-        binding=f"builtin: {evaluator.type_name}, {'awaited' if waits else 'inline'}",
-        adapter=adapter,
-    )
+def _stable(value: Any, depth: int) -> Any:
+    """A JSON value that is the same in every process for an equal `value`."""
+    if value is None or isinstance(value, bool | int | str):
+        return value if not isinstance(value, int) or abs(value) < 2**63 else str(value)
+    if isinstance(value, float):
+        return repr(value)
+    if depth > _DEEPEST:
+        return qualified_name(type(value))
+    depth += 1
+    if isinstance(value, Mapping):
+        return {str(key): _stable(item, depth) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(item, depth) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(content_hash(_stable(item, depth)) for item in value)
+    if isinstance(value, functools.partial):
+        parts = [value.func, list(value.args), value.keywords]
+        return {"partial": [_stable(part, depth) for part in parts]}
+    if inspect.ismethod(value):
+        return {"method": value.__name__, "of": _stable(value.__self__, depth)}
+    if inspect.isfunction(value):
+        return _function(value, depth)
+    if inspect.isclass(value):
+        return {"class": qualified_name(value), "source": _class_source(value)}
+    if inspect.ismodule(value):
+        return {"module": value.__name__}
+    if hasattr(value, "_llm_type"):
+        return {"model": qualified_name(type(value)), "name": _model_name(value)}
+    facts = {"type": qualified_name(type(value)), "source": _class_source(type(value))}
+    return facts if depth > _DEEPEST_STATE else {**facts, "state": _state(value, depth)}
 
 
-def _weight(weight: Any) -> float:
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not 0 < weight < float("inf"):
-        raise EvaluatorRefused(field="weight", value=weight, rule="must be a number above 0")
-    return float(weight)
+def _function(function: Any, depth: int) -> dict[str, Any]:
+    closed = []
+    for cell in function.__closure__ or ():
+        try:
+            closed.append(_stable(cell.cell_contents, depth))
+        except ValueError:  # an empty cell: a function that refers to itself
+            closed.append(None)
+    return {
+        "function": qualified_name(function),
+        "source": _source(function),
+        "defaults": _stable(list(function.__defaults__ or ()), depth),
+        "keyword_defaults": _stable(function.__kwdefaults__ or {}, depth),
+        "closure": closed,
+    }
 
 
-def _name(name: Any) -> str:
-    sound = isinstance(name, str) and name.isprintable() and 1 <= len(name) <= 100
-    if not sound or name != name.strip() or "." in name:
-        raise EvaluatorRefused(
-            field="name",
-            value=name,
-            rule="must be 1 to 100 printable characters without a dot",
-        )
-    return str(name)
+def _state(value: Any, depth: int) -> Any:
+    """The public attributes of an object."""
+    try:
+        attributes = vars(value)
+    except TypeError:
+        return None
+    return _stable({k: v for k, v in attributes.items() if not k.startswith("_")}, depth)
 
 
-def _unknown_builtin(name: str) -> EvaluatorRefused:
-    near = get_close_matches(name, BUILTINS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return EvaluatorRefused(
-        f"evaluators: {name!r} is not a built-in evaluator; {hint}"
-        f"Built in are: {', '.join(sorted(BUILTINS))}. "
-        "One of your own is named 'module:attribute'",
-        field="evaluators",
-        value=name,
-        rule="must be a built-in evaluator or 'module:attribute'",
-    )
+def _model_name(model: Any) -> str | None:
+    """The name a chat model goes by at its provider."""
+    names = (getattr(model, key, None) for key in ("model_name", "model", "deployment_name"))
+    return next((name for name in names if isinstance(name, str)), None)
+
+
+_sources: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def _class_source(cls: type) -> str:
+    """Kept, because a class is found by parsing its whole module."""
+    if cls not in _sources:
+        _sources[cls] = _source(cls)
+    return _sources[cls]
+
+
+def _source(thing: Any) -> str:
+    try:
+        text = inspect.getsource(thing)
+    except (OSError, TypeError, SyntaxError, TokenError):  # no file, or no Python at that line
+        code = getattr(thing, "__code__", None)
+        text = _code(code) if isinstance(code, CodeType) else ""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _code(code: CodeType) -> str:
+    consts = [_code(item) if isinstance(item, CodeType) else repr(item) for item in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {consts}"

@@ -17,8 +17,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.config.rules import config_error
+from orcheo_agentensor.entrypoints import lasting_module
 from orcheo_agentensor.errors import BadInput, RunFailed
-from orcheo_agentensor.evaluators.fingerprint import lasting_module
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, put
 from orcheo_agentensor.tape import (
