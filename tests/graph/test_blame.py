@@ -427,11 +427,11 @@ async def test_loops_are_blamed_for_the_rounds_that_read() -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["node", "subgraph"])
-async def test_a_thousand_branches_fit_on_a_tape_and_later_nodes_are_still_blamed(
+async def test_hundreds_of_branches_fit_on_a_tape_and_later_nodes_are_still_blamed(
     nested: bool,
 ) -> None:
     async def worker(state: State, config: RunnableConfig) -> State:
-        key = "first" if state["n"] < 900 else "second"
+        key = "first" if state["n"] < 360 else "second"
         return {"text": [(await MODEL.ainvoke(config["configurable"][key])).text * 500]}
 
     graph = StateGraph(State)
@@ -440,7 +440,7 @@ async def test_a_thousand_branches_fit_on_a_tape_and_later_nodes_are_still_blame
     graph.add_node("join", caller("join", "third"))
     graph.add_edge(START, "split")
     graph.add_conditional_edges(
-        "split", lambda state: [Send("work", {"n": n}) for n in range(1_000)], ["work"]
+        "split", lambda state: [Send("work", {"n": n}) for n in range(400)], ["work"]
     )
     graph.add_edge("work", "join")
     prompts = {

@@ -23,7 +23,7 @@ from orcheo_agentensor import (
 )
 from orcheo_agentensor.optimizers import ProposalRequest
 
-STEPS = 30
+STEPS = 20
 MARK = "a long output that is nobody's business"
 
 

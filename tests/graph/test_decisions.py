@@ -12,7 +12,6 @@ from rule_task import PROMPTS, Target, Teacher, dataset, trained
 
 from orcheo_agentensor import (
     Budget,
-    Limits,
     Reflective,
     Store,
     TrainingResult,
@@ -23,13 +22,11 @@ from orcheo_agentensor import (
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.optimizers import ProposalRequest
 
-CALM = Limits(concurrency=1)  # a moment in which the machine stands still slows one case
-
 
 async def test_promoted_with_the_gain_and_its_interval() -> None:
     async with Store.from_url(None) as store:
         result = await trained(
-            dataset=dataset(holdout=40), promote="auto", store=store, workflow_id="w", limits=CALM
+            dataset=dataset(holdout=40), promote="auto", store=store, workflow_id="w"
         )
         production = await store.aliases.resolve("w", "production")
     assert result.decision.status == "promoted"
@@ -56,7 +53,6 @@ async def test_kept_where_the_gain_could_be_chance() -> None:
         dataset=dataset(rules=1, holdout=40),
         prompts={"planner": "Plan."},
         promote="auto",
-        limits=CALM,
     )
     assert result.best.metrics["objective"] == 1.0
     assert result.decision.status == "kept"
@@ -83,7 +79,6 @@ async def test_rejected_where_a_single_evaluator_falls() -> None:
             promote="auto",
             store=store,
             workflow_id="w",
-            limits=CALM,
         )
         assert await store.aliases.resolve("w", "production") is None
     assert result.holdout is not None
@@ -112,7 +107,6 @@ async def test_awaiting_approval_shows_the_numbers_and_takes_an_answer(
             "run_id": "r",
             "store": store,
             "workflow_id": "w",
-            "limits": CALM,
         }
         waiting = await trained(on_event=events.append, **job)
         assert (waiting.status, waiting.decision.status) == ("awaiting_approval",) * 2
@@ -163,12 +157,12 @@ async def flipped(seed: int) -> TrainingResult:
 
 
 async def test_noise_is_not_promoted() -> None:
-    results = await asyncio.gather(*(flipped(seed) for seed in range(60)))
+    results = await asyncio.gather(*(flipped(seed) for seed in range(30)))
     gains = [result.holdout["gain"] for result in results if result.holdout is not None]
-    assert len(gains) == 60
+    assert len(gains) == 30
     assert max(result.usage.rollouts for result in results) <= 90
     assert any(gains)  # there were candidates to be fooled by
-    assert sum(result.decision.status == "promoted" for result in results) <= 3
+    assert sum(result.decision.status == "promoted" for result in results) <= 2
     error = statistics.stdev(gains) / len(gains) ** 0.5
     assert abs(statistics.fmean(gains)) <= 2 * error
 
@@ -179,17 +173,17 @@ async def test_a_decision_tells_of_holdout_cases_that_the_search_saw() -> None:
         for case in dataset()
         if case["split"] == "train"
     ]
-    result = await trained(dataset=[*dataset(), *copies], limits=CALM)
+    result = await trained(dataset=[*dataset(), *copies])
     told = [reason for reason in result.decision.reasons if "the search saw" in reason]
     assert len(told) == 1
     assert told[0].startswith("12 of 20 holdout cases have the inputs of cases")
-    clean = await trained(limits=CALM)
+    clean = await trained()
     assert not any("the search saw" in reason for reason in clean.decision.reasons)
 
 
 async def test_a_baseline_that_crashes_everywhere_proves_no_gain_and_breaks_no_guardrail() -> None:
     prompts = {"planner": "Plan. CRASH0 CRASH2", "writer": "Write. CRASH1 CRASH3"}
-    result = await trained(prompts=prompts, promote="auto", limits=CALM)
+    result = await trained(prompts=prompts, promote="auto")
     assert result.best.metrics["objective"] == 1.0
     assert result.decision.status == "kept"
     assert "the baseline could be scored on 0.000 of the holdout" in result.decision.reasons[0]

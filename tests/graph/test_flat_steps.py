@@ -44,10 +44,10 @@ async def searched(file: Path, *, train: int, steps: int) -> tuple[Hopeless, lis
 
 
 async def test_a_step_stores_as_much_with_many_cases_and_steps_as_with_few(tmp_path: Path) -> None:
-    _proposer, few = await searched(tmp_path / "few.db", train=150, steps=30)
-    _proposer, many = await searched(tmp_path / "many.db", train=600, steps=30)
+    _proposer, few = await searched(tmp_path / "few.db", train=150, steps=20)
+    _proposer, many = await searched(tmp_path / "many.db", train=600, steps=20)
     assert many[0] > few[0]  # which cases there are is stored, once
-    assert max(many[20:30]) < 1.2 * max(many[10:20])
+    assert max(many[14:]) < 1.2 * max(many[8:14])
     assert max(many[1:]) == pytest.approx(max(few[1:]), rel=0.2)
 
 

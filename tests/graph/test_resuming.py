@@ -100,7 +100,7 @@ class Run:
 
 def spread(count: int) -> range:
     """Where to cut, of so many places: the first, the last, and some between."""
-    return range(count, 0, -max(1, (count - 1) // 4))
+    return range(count, 0, -max(1, (count - 1) // 3))
 
 
 @every

@@ -61,11 +61,6 @@ CASES = [
     for split in SPLITS
     for i in range(12)
 ]
-PROVING = [  # enough held-out cases for one slow moment of the machine not to be their p95 latency
-    *CASES,
-    *({**case, "id": f"{case['id']}-{n}"} for n in range(3) for case in CASES[-12:]),
-]
-ONE_BY_ONE = Limits(concurrency=1)  # a moment in which the machine stands still slows one case
 PROMPTS: dict[str, Any] = {
     "plan": "Plan.",
     "write": "Write.",
@@ -147,7 +142,7 @@ async def trained(proposer: Any = None, hook: Any = no_hook, **changes: Any) -> 
 
 async def test_training_finds_the_rules_and_proves_it_on_holdout() -> None:
     teacher = Teacher()
-    result = await trained(teacher, dataset=PROVING, promote="auto", limits=ONE_BY_ONE)
+    result = await trained(teacher, promote="auto")
     assert result.status == "finished"
     assert result.baseline.metrics["objective"] == 0.0
     assert result.best.metrics["objective"] == 1.0
@@ -307,8 +302,6 @@ async def test_a_dataset_without_splits_is_trained_and_validated_on_itself() -> 
 async def test_a_person_is_asked_and_decides(answer: Any, tmp_path: Any) -> None:
     options: dict[str, Any] = {
         "promote": "ask",
-        "dataset": PROVING,
-        "limits": ONE_BY_ONE,
         "run_id": "r",
         "workflow_id": "w",
         "store": f"sqlite:///{tmp_path}/a.db",
@@ -402,7 +395,7 @@ async def test_random_search_tries_independent_paraphrases_of_the_baseline() -> 
 
 async def test_a_run_killed_at_any_step_ends_as_an_uninterrupted_one(tmp_path: Any) -> None:
     whole = await trained(workflow_id="w", run_id="r", store=f"sqlite:///{tmp_path}/whole.db")
-    for kill_at in range(1, whole.usage.rollouts, 7):
+    for kill_at in range(1, whole.usage.rollouts, 13):
         calls = 0
         stuck = asyncio.Event()
 

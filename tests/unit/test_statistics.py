@@ -90,8 +90,8 @@ def test_null_runs_are_rarely_significant() -> None:
 
     coin = random.Random(7)
     hits = 0
-    for trial in range(200):
+    for trial in range(100):
         before = [float(coin.random() < 0.6) for _ in range(40)]
         after = [float(coin.random() < 0.6) for _ in range(40)]
         hits += paired_difference(before, after, seed=trial).p_value < 0.05
-    assert hits / 200 <= 0.09
+    assert hits / 100 <= 0.09
