@@ -180,7 +180,7 @@ def bind_evaluator(
 
 
 def _builtin_adapter(evaluator: Builtin) -> Adapter:
-    evaluate: Any = evaluator.evaluate  # type: ignore[attr-defined]
+    evaluate = evaluator.evaluate
     return Adapter(
         kind="builtin",
         form=evaluator.type_name,

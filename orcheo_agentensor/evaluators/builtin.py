@@ -6,7 +6,8 @@ import json
 import math
 import re
 import ssl
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import cache, cached_property
 from typing import Any, ClassVar, Final, Literal, Self
@@ -27,12 +28,7 @@ MISSING: Final = object()
 """What `pick` gives where a path leads nowhere."""
 
 
-def split_path(path: str) -> tuple[str, ...]:
-    """`"messages.-1.content"` as its keys."""
-    return tuple(path.split("."))
-
-
-def pick(value: Any, keys: tuple[str, ...]) -> Any:
+def pick(value: Any, keys: Sequence[str]) -> Any:
     """The part of a JSON value at `keys` (list indexes may be negative), or `MISSING`."""
     for key in keys:
         if isinstance(value, dict):
@@ -61,7 +57,10 @@ def same(left: Any, right: Any) -> bool:
 
 
 class Builtin(BaseModel):
-    """A built-in evaluator. Its parameters are its fields; it never changes its context."""
+    """A built-in evaluator. Its parameters are its fields; it never changes its context.
+
+    To add one, write a class with a `type_name` and list it in `KINDS`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
 
@@ -73,6 +72,10 @@ class Builtin(BaseModel):
 
     name: str = Field(default="", description="What results go by; the type when left out")
 
+    @abstractmethod
+    def evaluate(self, ctx: EvaluatorContext) -> Any:
+        """Score one rollout: an outcome, or an awaitable of what `read_result` reads."""
+
     def model_post_init(self, context: Any, /) -> None:
         """Name it after its type unless told otherwise."""
         if not self.name:
@@ -80,16 +83,18 @@ class Builtin(BaseModel):
 
     def changed(self, **fields: Any) -> Self:
         """A new one that differs in `fields`."""
-        now = {key: getattr(self, key) for key in type(self).model_fields}
+        declared = type(self).model_fields.items()
+        now = {field.alias or key: getattr(self, key) for key, field in declared}
         return type(self)(**{**now, **fields})
 
     def with_settings(self, settings: Settings) -> Builtin:
         """This evaluator, completed by what the operator has set."""
         return self
 
-    def passes(self) -> EvaluationResult:
-        """A full score; the same object each time."""
-        return self._full
+    @cached_property
+    def full_score(self) -> EvaluationResult:
+        """The result of a case that passes; the same object each time."""
+        return EvaluationResult(name=self.name, score=1.0, passed=True)
 
     def falls_short(self, reason: str, score: float = 0.0) -> EvaluationResult:
         """A score below 1 and why."""
@@ -101,10 +106,6 @@ class Builtin(BaseModel):
             name=self.name, kind="missing", reason=f"case {ctx.case_id}: {what} is missing"
         )
 
-    @cached_property
-    def _full(self) -> EvaluationResult:
-        return EvaluationResult(name=self.name, score=1.0, passed=True)
-
 
 class OfOutput(Builtin):
     """A built-in that looks at the output, or at the part of it at `field`."""
@@ -115,7 +116,7 @@ class OfOutput(Builtin):
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
-        return split_path(self.field) if self.field else ()
+        return tuple(self.field.split(".")) if self.field else ()
 
     def part(self, ctx: EvaluatorContext) -> Any:
         """The part to look at, or `MISSING`."""
@@ -140,7 +141,7 @@ class Comparing(OfOutput):
     @cached_property
     def _expected_keys(self) -> tuple[str, ...]:
         path = self.expected_field if self.expected_field is not None else self.field
-        return split_path(path) if path else ()
+        return tuple(path.split(".")) if path else ()
 
     def expected(self, ctx: EvaluatorContext) -> Any:
         """What to compare with, or `MISSING`."""
@@ -182,7 +183,6 @@ class ExactMatch(Comparing):
     ignore_case: bool = Field(default=False, description="Compare texts without case")
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         expected = self.expected(ctx)
         if expected is MISSING:
             return self.no_expected(ctx)
@@ -191,9 +191,9 @@ class ExactMatch(Comparing):
             for key, value in expected.items():
                 if key not in found or not self._equal(value, found[key]):
                     return self.falls_short(f"{key}: {differs(value, pick(found, (key,)))}")
-            return self.passes()
+            return self.full_score
         if found is not MISSING and self._equal(expected, found):
-            return self.passes()
+            return self.full_score
         return self.falls_short(differs(expected, found))
 
     def _equal(self, expected: Any, found: Any) -> bool:
@@ -215,7 +215,6 @@ class Contains(Comparing):
     ignore_case: bool = Field(default=False, description="Compare without case")
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         wanted = self.value if self.value is not None else self.expected(ctx)
         if wanted is MISSING or wanted == []:
             return self.no_expected(ctx)
@@ -226,7 +225,7 @@ class Contains(Comparing):
         text = self._folded(as_text(found))
         lacking = [item for item in texts if self._folded(item) not in text]
         if not lacking:
-            return self.passes()
+            return self.full_score
         reason = f"does not contain {', '.join(map(repr, lacking))}"
         return self.falls_short(reason, (len(texts) - len(lacking)) / len(texts))
 
@@ -257,13 +256,12 @@ class Regex(OfOutput):
         return re.compile(self.pattern, re.IGNORECASE if self.ignore_case else 0)
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         found = self.part(ctx)
         if found is MISSING:
             return self.no_such_field()
         text = as_text(found)
         match = self._compiled.fullmatch(text) if self.full else self._compiled.search(text)
-        return self.passes() if match else self.falls_short(f"does not match {self.pattern!r}")
+        return self.full_score if match else self.falls_short(f"does not match {self.pattern!r}")
 
 
 class NumericTolerance(Comparing):
@@ -278,7 +276,6 @@ class NumericTolerance(Comparing):
     rel_tol: float = Field(default=0.0, ge=0)
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         expected = self.expected(ctx)
         if expected is MISSING:
             return self.no_expected(ctx)
@@ -290,7 +287,7 @@ class NumericTolerance(Comparing):
         if number is None:
             return self.falls_short(f"{differs(expected, found)}, which is not a number")
         if math.isclose(number, target, rel_tol=self.rel_tol, abs_tol=self.abs_tol):
-            return self.passes()
+            return self.full_score
         return self.falls_short(differs(expected, found))
 
 
@@ -305,7 +302,6 @@ class StringSimilarity(Comparing):
     threshold: float | None = Field(default=None, ge=0, le=1, description="Passed from this on")
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         expected = self.expected(ctx)
         if expected is MISSING:
             return self.no_expected(ctx)
@@ -334,7 +330,6 @@ class Length(OfOutput):
         return self
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         found = self.part(ctx)
         if found is MISSING:
             return self.no_such_field()
@@ -344,7 +339,7 @@ class Length(OfOutput):
             return self.falls_short(f"{length} {self.unit}, at least {self.at_least} wanted")
         if self.at_most is not None and length > self.at_most:
             return self.falls_short(f"{length} {self.unit}, at most {self.at_most} wanted")
-        return self.passes()
+        return self.full_score
 
 
 class Latency(Builtin):
@@ -358,9 +353,8 @@ class Latency(Builtin):
     max_ms: float = Field(gt=0)
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         if ctx.latency_ms <= self.max_ms:
-            return self.passes()
+            return self.full_score
         return self.falls_short(f"took {ctx.latency_ms:.0f} ms, at most {self.max_ms:g} wanted")
 
 
@@ -389,12 +383,11 @@ class JsonValid(OfOutput):
     type_name: ClassVar[str] = "json_valid"
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         found = self.part(ctx)
         if found is MISSING:
             return self.no_such_field()
         _, problem = parsed(found)
-        return self.falls_short(problem) if problem else self.passes()
+        return self.falls_short(problem) if problem else self.full_score
 
 
 class JsonSchema(OfOutput):
@@ -429,7 +422,6 @@ class JsonSchema(OfOutput):
         return kind(self.json_schema, registry=EMPTY_REGISTRY)
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         found = self.part(ctx)
         if found is MISSING:
             return self.no_such_field()
@@ -438,9 +430,10 @@ class JsonSchema(OfOutput):
             return self.falls_short(problem)
         errors = sorted(self._validator.iter_errors(value), key=lambda error: error.json_path)
         if not errors:
-            return self.passes()
-        told = [f"{error.json_path}: {error.message[:200]}" for error in errors[:5]]
-        return self.falls_short("; ".join(told))
+            return self.full_score
+        return self.falls_short(
+            "; ".join(f"{error.json_path}: {error.message[:200]}" for error in errors[:5])
+        )
 
 
 class JsonFieldMatch(Comparing):
@@ -457,12 +450,11 @@ class JsonFieldMatch(Comparing):
     )
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
         wanted, problem = parsed(self.expected(ctx))
         if problem or not isinstance(wanted, dict | list):
             return self.lacks(ctx, "an object as expected output")
         fields = self.fields_ or [str(key) for key in wanted]
-        expected = [pick(wanted, split_path(field)) for field in fields]
+        expected = [pick(wanted, field.split(".")) for field in fields]
         if not fields or MISSING in expected:
             lacking = [f for f, value in zip(fields, expected, strict=True) if value is MISSING]
             return self.lacks(ctx, f"expected_output.{lacking[0]}" if lacking else "a field")
@@ -471,11 +463,11 @@ class JsonFieldMatch(Comparing):
             return self.falls_short(problem)
         wrong = []
         for field, value in zip(fields, expected, strict=True):
-            found = pick(output, split_path(field))
+            found = pick(output, field.split("."))
             if found is MISSING or not same(value, found):
                 wrong.append(f"{field}: {differs(value, found)}")
         if not wrong:
-            return self.passes()
+            return self.full_score
         return self.falls_short("; ".join(wrong), (len(fields) - len(wrong)) / len(fields))
 
 
@@ -495,27 +487,27 @@ def _refuse(text: str) -> Any:
     raise ValueError(f"{text} is not a finite number")
 
 
-Call = tuple[str, Any]
+ToolCall = tuple[str, Any]
 """The name of a tool and its arguments; None as arguments matches any."""
 
-Arguments = Literal["exact", "subset", "ignore"]
 
-
-class _OfTools(Comparing):
-    arguments: Arguments = Field(
+class _ComparingToolCalls(Comparing):
+    arguments: Literal["exact", "subset", "ignore"] = Field(
         default="exact",
         description="exact: equal; subset: the expected ones are among them; ignore: names only",
     )
 
-    def calls(self, ctx: EvaluatorContext) -> tuple[list[Call], list[Call]] | None:
-        """Expected and actual calls; None where the case expects nothing."""
-        expected = self.expected(ctx)
-        if expected is MISSING:
-            return None
-        found = self.part(ctx)
-        return list(tool_calls(expected)), list(tool_calls(found))
+    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
+        wanted = self.expected(ctx)
+        if wanted is MISSING:
+            return self.no_expected(ctx)
+        return self.compare(list(tool_calls(wanted)), list(tool_calls(self.part(ctx))))
 
-    def matching(self, expected: list[Call], actual: list[Call]) -> list[tuple[int, int]]:
+    @abstractmethod
+    def compare(self, expected: list[ToolCall], actual: list[ToolCall]) -> EvaluationResult:
+        """The score of the calls that the output holds."""
+
+    def matching(self, expected: list[ToolCall], actual: list[ToolCall]) -> list[tuple[int, int]]:
         """Pairs of expected and actual calls that fit each other, as many as possible."""
         fits = [
             [n for n, call in enumerate(actual) if self._fits(wanted, call)] for wanted in expected
@@ -525,7 +517,7 @@ class _OfTools(Comparing):
             _augment(wanted, fits, taken, set())
         return sorted((wanted, n) for n, wanted in taken.items())
 
-    def _fits(self, wanted: Call, call: Call) -> bool:
+    def _fits(self, wanted: ToolCall, call: ToolCall) -> bool:
         if wanted[0] != call[0]:
             return False
         if self.arguments == "ignore" or wanted[1] is None:
@@ -535,7 +527,7 @@ class _OfTools(Comparing):
         return same(wanted[1], call[1] or {})
 
 
-class ToolCallMatch(_OfTools):
+class ToolCallMatch(_ComparingToolCalls):
     """How well the tool calls fit the expected ones, in any order: their F1, passed at 1.
 
     Expected calls are tool names, `{"name", "args"}` objects or messages with tool calls, in a list
@@ -544,20 +536,15 @@ class ToolCallMatch(_OfTools):
 
     type_name: ClassVar[str] = "tool_call_match"
 
-    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
-        calls = self.calls(ctx)
-        if calls is None:
-            return self.no_expected(ctx)
-        expected, actual = calls
+    def compare(self, expected: list[ToolCall], actual: list[ToolCall]) -> EvaluationResult:
         pairs = self.matching(expected, actual)
         if len(pairs) == len(expected) == len(actual):
-            return self.passes()
+            return self.full_score
         score = 2 * len(pairs) / (len(expected) + len(actual))
-        return self.falls_short(_told(expected, actual, pairs), score)
+        return self.falls_short(_difference(expected, actual, pairs), score)
 
 
-class TrajectoryMatch(_OfTools):
+class TrajectoryMatch(_ComparingToolCalls):
     """1 when the sequence of tool calls is as expected, else 0.
 
     `strict`: the same calls in the same order; `unordered`: the same calls in any order;
@@ -568,29 +555,24 @@ class TrajectoryMatch(_OfTools):
 
     mode: Literal["strict", "unordered", "subset", "superset"] = "strict"
 
-    def evaluate(self, ctx: EvaluatorContext) -> Outcome:
-        """Score one rollout."""
-        calls = self.calls(ctx)
-        if calls is None:
-            return self.no_expected(ctx)
-        expected, actual = calls
+    def compare(self, expected: list[ToolCall], actual: list[ToolCall]) -> EvaluationResult:
         if self.mode == "strict":
             together = zip(expected, actual, strict=False)
             wrong = next((n for n, (a, b) in enumerate(together) if not self._fits(a, b)), None)
             if wrong is not None:
                 return self.falls_short(
-                    f"call {wrong + 1}: expected {_shown(expected[wrong])}, "
-                    f"got {_shown(actual[wrong])}"
+                    f"call {wrong + 1}: expected {_call_text(expected[wrong])}, "
+                    f"got {_call_text(actual[wrong])}"
                 )
         pairs = self.matching(expected, actual)
         complete = len(pairs) == len(expected) or self.mode == "subset"
         nothing_more = len(pairs) == len(actual) or self.mode == "superset"
         if complete and nothing_more:
-            return self.passes()
-        return self.falls_short(_told(expected, actual, pairs))
+            return self.full_score
+        return self.falls_short(_difference(expected, actual, pairs))
 
 
-def tool_calls(value: Any) -> Iterator[Call]:
+def tool_calls(value: Any) -> Iterator[ToolCall]:
     """The tool calls in a state, in messages or in a list of calls, in order."""
     if isinstance(value, str):
         yield value, None
@@ -636,19 +618,17 @@ def _augment(wanted: int, fits: list[list[int]], taken: dict[int, int], seen: se
     return False
 
 
-def _told(expected: list[Call], actual: list[Call], pairs: list[tuple[int, int]]) -> str:
+def _difference(
+    expected: list[ToolCall], actual: list[ToolCall], pairs: list[tuple[int, int]]
+) -> str:
     met, used = {wanted for wanted, _ in pairs}, {n for _, n in pairs}
-    lacking = [_shown(call) for n, call in enumerate(expected) if n not in met]
-    extra = [_shown(call) for n, call in enumerate(actual) if n not in used]
-    told = []
-    if lacking:
-        told.append(f"not called: {', '.join(lacking)}")
-    if extra:
-        told.append(f"called besides: {', '.join(extra)}")
-    return "; ".join(told)
+    lacking = [_call_text(call) for n, call in enumerate(expected) if n not in met]
+    extra = [_call_text(call) for n, call in enumerate(actual) if n not in used]
+    parts = [("not called", lacking), ("called besides", extra)]
+    return "; ".join(f"{what}: {', '.join(calls)}" for what, calls in parts if calls)
 
 
-def _shown(call: Call) -> str:
+def _call_text(call: ToolCall) -> str:
     arguments = "" if call[1] is None else json.dumps(call[1], ensure_ascii=False)
     return f"{call[0]}({arguments[:100]})"
 

@@ -49,7 +49,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Subject:
-    """An object offered as an evaluator; `parameters` is None where it cannot be called."""
+    """An object that may be an evaluator; `parameters` is None where it cannot be called."""
 
     obj: Any
     parameters: Mapping[str, inspect.Parameter] | None
@@ -66,7 +66,7 @@ class Subject:
 
     @cached_property
     def named(self) -> dict[str, inspect.Parameter]:
-        """Every parameter that is not `*args` or `**kwargs`."""
+        """The parameters but `*args` and `**kwargs`."""
         parameters = (self.parameters or {}).items()
         return {name: found for name, found in parameters if found.kind not in _VARIADIC}
 
@@ -235,7 +235,6 @@ class ObjectDialect(Dialect):
     methods: ClassVar[tuple[str, ...]]
 
     def matches(self, subject: Subject) -> bool:
-        """Whether the object has one of the methods."""
         return any(subject.method(name) for name in self.methods)
 
 
@@ -247,7 +246,6 @@ class PydanticEvals(ObjectDialect):
     methods = ("evaluate", "evaluate_async")
 
     def bind(self, subject: Subject) -> Adapter:
-        """Call the method with a context of its own."""
         method = self._method(subject)
         taken = Subject.of(method)
         if taken.parameters is not None and (len(taken.required) > 1 or not taken.named):
@@ -305,7 +303,6 @@ class LangSmithRunEvaluator(ObjectDialect):
     methods = ("evaluate_run", "aevaluate_run")
 
     def bind(self, subject: Subject) -> Adapter:
-        """Call the method with a LangSmith run and example."""
         method: Any = self._method(subject)
         form = f"{type(subject.obj).__name__}.{getattr(method, '__name__', '')}(run, example)"
         return self.adapter(
@@ -343,7 +340,6 @@ class DeepEval(ObjectDialect):
         return self.adapter(form, call, threaded=False)
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
-        """What the metric holds after measuring."""
         score, error = field_of(value, "score"), field_of(value, "error")
         if error and score is None:
             return [failure(name, "exception", str(error))]
@@ -521,12 +517,10 @@ class OpenEvals(FunctionDialect):
     }
 
     def matches(self, subject: Subject) -> bool:
-        """Whether it was made by openevals or agentevals."""
         home = str(getattr(subject.function, "__module__", "")).partition(".")[0]
         return home in ("openevals", "agentevals") and self.knows(subject)
 
     def bind(self, subject: Subject) -> Adapter:
-        """Call by name, with more from the metadata where there is a `**kwargs`."""
         adapter = super().bind(subject)
         kinds = [parameter.kind for parameter in (subject.parameters or {}).values()]
         if inspect.Parameter.VAR_KEYWORD not in kinds:
@@ -647,7 +641,6 @@ class Dspy(FunctionDialect):
     positional = ("example", "pred", "trace", "pred_name", "pred_trace")
 
     def matches(self, subject: Subject) -> bool:
-        """Whether it takes an example and a prediction."""
         names = subject.named.keys()
         both = names & {"example", "gold"} and names & {"pred", "prediction"}
         return bool(both) and self.knows(subject)

@@ -51,10 +51,10 @@ class Verdict(BaseModel):
 class LLMJudge(Builtin):
     """Scores an output by a rubric with a chat model.
 
-    The model answers in a structured form; one without that ability is asked for a JSON object
-    instead, and the JSON in a reply that missed the form is read rather than asked for again. So a
-    score costs one call. A score outside the scale, or no score, is a failure. Scores are brought
-    to 0..1; `passed` is whether the score is at least `threshold`, given on the scale.
+    The model answers in a structured form; a model without that ability is asked for a JSON object.
+    The JSON in a reply that missed the form is read, not asked for again, so a score costs one
+    call. A score outside the scale, or no score, is a failure. Scores are brought to 0..1;
+    `passed` is whether the score is at least `threshold`, given on the scale.
     """
 
     type_name: ClassVar[str] = "llm_judge"
@@ -115,11 +115,12 @@ class LLMJudge(Builtin):
 
     def messages(self, ctx: EvaluatorContext) -> list[tuple[str, str]]:
         """What the model is asked, with the rollout fenced off as data."""
-        parts = {"output": ctx.output}
-        if self.include_reference and ctx.expected_output is not None:
-            parts = {"expected_output": ctx.expected_output, **parts}
+        parts: dict[str, Any] = {}
         if self.include_inputs:
-            parts = {"inputs": ctx.inputs, **parts}
+            parts["inputs"] = ctx.inputs
+        if self.include_reference and ctx.expected_output is not None:
+            parts["expected_output"] = ctx.expected_output
+        parts["output"] = ctx.output
         texts = {name: as_text(value) for name, value in parts.items()}
         mark = _mark(texts)
         low, high = self.scale
@@ -133,7 +134,7 @@ class LLMJudge(Builtin):
         except Exception as error:
             if not self._sets_temperature or "temperature" not in str(error).lower():
                 raise
-        # Refused, not answered: nothing was paid for. From now on the model's own is used.
+        # The call was refused, so it cost nothing. From now on the model keeps its own temperature.
         for cached in ("_chat", "_structured"):
             self.__dict__.pop(cached, None)
         self.__dict__["_sets_temperature"] = False
@@ -150,9 +151,8 @@ class LLMJudge(Builtin):
             return self.model
         from langchain.chat_models import init_chat_model
 
-        if self._sets_temperature:
-            return init_chat_model(self.model, temperature=self.temperature)
-        return init_chat_model(self.model)
+        options: Any = {"temperature": self.temperature} if self._sets_temperature else {}
+        return init_chat_model(self.model, **options)
 
     @cached_property
     def _structured(self) -> Any:
@@ -172,11 +172,8 @@ class LLMJudge(Builtin):
             return failure(self.name, "wrong_shape", f"the judge gave the score {shorten(score)}")
         low, high = self.scale
         if not low <= score <= high:
-            return failure(
-                self.name,
-                "wrong_shape",
-                f"the judge gave {score:g}, outside its scale of {low:g} to {high:g}",
-            )
+            told = f"the judge gave {score:g}, outside its scale of {low:g} to {high:g}"
+            return failure(self.name, "wrong_shape", told)
         reason = verdict.get("reasoning")
         return EvaluationResult(
             name=self.name,
@@ -187,7 +184,7 @@ class LLMJudge(Builtin):
 
 
 def _mark(texts: dict[str, str]) -> str:
-    """Deterministic, and found in none of the texts, so that none can close its own fence."""
+    """A deterministic mark that is in none of the texts, so that no text can close its fence."""
     mark = content_hash(texts)[:16]
     while any(mark in text for text in texts.values()):
         mark = content_hash(mark)[:16]

@@ -19,6 +19,8 @@ from orcheo_agentensor.evaluators import (
     EvaluatorContext,
     EvaluatorFailure,
     ExactMatch,
+    JsonFieldMatch,
+    JsonSchema,
     bind_evaluator,
     bind_evaluators,
 )
@@ -375,6 +377,12 @@ async def test_a_bound_evaluator_shows_how_it_will_be_called() -> None:
     assert isinstance(bound, BoundEvaluator)
     assert bound.binding == "langsmith: quality(outputs, inputs), in a thread"
     assert bind_evaluator(ExactMatch(), settings=SETTINGS).binding == "builtin: exact_match, inline"
+
+
+def test_a_builtin_with_aliased_parameters_can_be_named() -> None:
+    schema = bind_evaluator(JsonSchema(schema={"type": "object"}), name="shape")
+    fields = bind_evaluator(JsonFieldMatch(fields=["queue"]), name="same_queue")
+    assert (schema.name, fields.name) == ("shape", "same_queue")
 
 
 def test_a_private_context_is_equal_in_every_field() -> None:
