@@ -48,19 +48,17 @@ class _Reply(BaseModel):
 class LLMProposer:
     """Proposes by one structured-output call of a chat model.
 
-    It sees each component's text, a sample of its feedback (worst cases first, bounded in number
-    and size), its siblings, its past edits with their scores, its cap and its placeholders.
+    The model sees each component's text, its feedback (worst cases first, at most `MAX_RECORDS`
+    of at most `MAX_RECORD_CHARS`), siblings, past edits with their scores, cap and placeholders.
     """
 
     def __init__(self, model: BaseChatModel) -> None:
         self._model = model
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
-        """New texts by component name. Raises `ProposalRefused` for a cut or formless reply."""
-        runnable = self._model.with_structured_output(_Reply, include_raw=True)
-        found: Any = await runnable.ainvoke(
-            [("system", _SYSTEM), ("user", render_request(request))]
-        )
+        """New texts by component name; raises `ProposalRefused` for a reply that has none."""
+        model = self._model.with_structured_output(_Reply, include_raw=True)
+        found: Any = await model.ainvoke([("system", _SYSTEM), ("user", _render(request))])
         metadata = getattr(found["raw"], "response_metadata", None) or {}
         if metadata.get("finish_reason") == "length" or metadata.get("stop_reason") == "max_tokens":
             raise ProposalRefused("the reply was truncated by the model's length limit")
@@ -82,11 +80,10 @@ _TASKS = {
 }
 
 
-def render_request(request: ProposalRequest) -> str:
-    """The request as the text a model reads."""
-    task = _TASKS[request.purpose]
-    parts = [task, *(_render_component(component) for component in request.components)]
-    return "\n\n".join([*parts, f"(variation {request.seed % 10_000})"])
+def _render(request: ProposalRequest) -> str:
+    components = [_render_component(component) for component in request.components]
+    variation = f"(variation {request.seed % 10_000})"
+    return "\n\n".join([_TASKS[request.purpose], *components, variation])
 
 
 def _render_component(component: ComponentRequest) -> str:
@@ -108,15 +105,9 @@ def _render_component(component: ComponentRequest) -> str:
 
 
 def _render_record(record: FeedbackRecord) -> str:
-    text = json.dumps(
-        {
-            "inputs": record.inputs,
-            "output": record.output,
-            "expected": record.expected_output,
-            "feedback": record.feedback,
-        },
-        ensure_ascii=False,
-    )
+    shown = {"inputs": record.inputs, "output": record.output}
+    shown |= {"expected": record.expected_output, "feedback": record.feedback}
+    text = json.dumps(shown, ensure_ascii=False)
     return text if len(text) <= MAX_RECORD_CHARS else text[: MAX_RECORD_CHARS - 1] + "…"
 
 

@@ -1,12 +1,29 @@
-"""The ask/tell protocol between an optimizer and the training graph.
+"""The ask/tell protocol between an optimizer and the training graph, and what a proposer sees.
 
-An optimizer is pure: `ask` says which trials to make, the training graph makes them, `tell` turns
-their outcomes into the next state. The state is plain JSON, so that a killed run goes on exactly
-where it was. Randomness comes from `derive_seed`, never from a shared generator.
+An optimizer decides what to try; the training graph tries it. To add one, write a class with a
+`name`, `start`, `ask` and `tell` (`Optimizer` below says what each is given and gives back), and
+pass an instance as `optimizer=`. Installed with an entry point it has a name in job files, and its
+constructor's arguments are its options there:
 
-An optimizer whose class says `pipelined = True` is told of outcomes one at a time, oldest trial
-first, while its other trials are still in flight: after each `tell`, `ask` gives the trials that
-are still open, in the same order, and then the new ones.
+    [project.entry-points."orcheo_agentensor.optimizers"]
+    greedy = "greedy_search:Greedy"
+
+One step of a search is: `ask(state)` names the trials to have in flight; the graph makes each
+`Trial` (roll out the parent on the minibatch, work out feedback, ask the proposer, pass the new
+texts through the guards, measure the child); `tell(state, outcomes)` turns the `TrialOutcome`s
+into the next state. The search ends when `ask` gives no trial, when the budget is spent, or when
+a stop condition holds. The graph keeps the best candidate itself: an optimizer only chooses.
+
+Three rules make a killed run go on exactly where it was:
+
+- An optimizer is pure: what it does follows from its options and the state alone.
+- The state is a dict of plain JSON, stored after each step. Two keys are read where they are
+  there: `epoch` (an integer, shown as progress) and `current` (a candidate's hash, stored as a
+  version at the checkpoint interval once it is validated).
+- Randomness comes from `derive_seed`, never from a shared generator.
+
+Candidates are named by their hash: `SearchSpace.baseline` first, then every `TrialOutcome.child`.
+`random_search.py` is the shortest complete example.
 """
 
 from __future__ import annotations
@@ -17,15 +34,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-# An optimizer is pure: `ask` says which trials to make, the training graph makes them, `tell` turns
-# their outcomes into the next state. The state is plain JSON, so that a killed run goes on exactly
-# where it was. Randomness comes from `derive_seed`, never from a shared generator.
-#
-# An optimizer whose class says `pipelined = True` is told of outcomes one at a time, oldest trial
-# first, while its other trials are still in flight: after each `tell`, `ask` gives the trials that
-# are still open, in the same order, and then the new ones.
-
-
 State: TypeAlias = dict[str, Any]
 
 Purpose: TypeAlias = Literal["rewrite", "paraphrase", "refine", "restart"]
@@ -35,10 +43,146 @@ TrialStatus: TypeAlias = Literal[
 ]
 
 
+@runtime_checkable
+class Optimizer(Protocol):
+    """A search strategy; the module's docstring says how one is added.
+
+    It may also have the attributes `minibatch` (cases per trial, for the default budget; 10),
+    `momentum` (past edits of a prompt that the proposer is shown; 0), `parallel` (trials in flight
+    at once; 1), `proposer` (an object with `async propose(request)`, or its "module:attribute"),
+    `model` (a chat model that proposes instead), `criticises` (whether that model also gives
+    feedback along every edge of a tape), and a method `finalists(state)`: the hashes of candidates
+    that are worth validating once the search is over, best first.
+
+    With `pipelined = True` it is told of one outcome at a time, oldest trial first, while its other
+    trials are in flight: after each `tell`, `ask` gives the trials that are still open, in the same
+    order, and then the new ones. Otherwise it is told of all its trials together.
+    """
+
+    name: str
+
+    def start(self, space: SearchSpace) -> State:
+        """The state before the first step."""
+        ...
+
+    def ask(self, state: State) -> Sequence[Trial]:
+        """The trials to have in flight now; none ends the search."""
+        ...
+
+    def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
+        """The state after a step; `outcomes` come in the order of the trials asked for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What an optimizer is told at the start.
+
+    `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
+    the hash of the candidate the search starts from; it is measured as far as the search needs it.
+    """
+
+    components: tuple[str, ...]
+    case_ids: tuple[str, ...]
+    baseline: str
+    seed: int
+
+    def to_json(self) -> State:
+        """As the first state of an optimizer may hold it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One attempt to improve `parent`.
+
+    By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids` and from `recalled`
+    (cases that `parent` was run on before), proposes, and tests on `case_ids`; `merge` takes the
+    texts of the components in `donors` from other candidates instead of proposing; `validate`
+    proposes nothing and measures `parent` itself.
+
+    With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
+    fixed some of these and broke others gets one more proposal on its own new failures. With
+    `validated`, a child that passed is measured on the validation cases against `rival` (its
+    parent where None), for as long as it can still win. `components` are the prompts that may be
+    rewritten; of these, only the blamed ones are.
+    """
+
+    parent: str
+    case_ids: tuple[str, ...]
+    components: tuple[str, ...]
+    seed: int
+    purpose: TrialKind = "rewrite"
+    gated: bool = True
+    validated: bool = True
+    refined: bool = False
+    recalled: tuple[str, ...] = ()
+    rival: str | None = None
+    donors: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As an optimizer's state may hold it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """The inverse of `to_json`."""
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
+        }
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """What came of a trial.
+
+    `status` is `accepted`; `worse_on_minibatch` or `worse_on_validation` (the child lost there);
+    `refused` (by the guards, or by the proposer; `reason` says why); or `nothing_to_learn` (nothing
+    went wrong on the cases, or no prompt was read on those that did). `prompts` are the proposed
+    new texts, and `child` the candidate that they make, set once they passed the guards.
+
+    `parent_scores` and `case_scores` are the objectives of the parent and of the child on the
+    trial's cases, as far as they were measured; a test ends as soon as it is decided. `blamed` are
+    the components that a node read on these cases. `validation` is the child's objective on all
+    validation cases, None unless all were measured; `validation_scores` are those that were.
+    """
+
+    status: TrialStatus
+    parent: str
+    child: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    parent_score: float | None = None
+    child_score: float | None = None
+    validation: float | None = None
+    parent_scores: Mapping[str, float] = field(default_factory=dict)
+    case_scores: Mapping[str, float] = field(default_factory=dict)
+    validation_scores: Mapping[str, float] = field(default_factory=dict)
+    blamed: tuple[str, ...] = ()
+    refined: bool = False
+    reason: str = ""
+
+
 def derive_seed(seed: int, step: int, purpose: str) -> int:
     """A seed for one purpose at one step; the same arguments always give the same number."""
     digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
+
+
+def minibatch(case_ids: Sequence[str], *, size: int, step: int, seed: int) -> tuple[str, ...]:
+    """The cases of step `step` (from 0).
+
+    Every epoch is a fresh shuffle cut into pieces of `size`; the last piece may be shorter.
+    """
+    epoch, piece = divmod(step, steps_per_epoch(case_ids, size=size))
+    order = list(case_ids)
+    random.Random(derive_seed(seed, epoch, "epoch")).shuffle(order)
+    return tuple(order[piece * size : (piece + 1) * size])
+
+
+def steps_per_epoch(case_ids: Sequence[str], *, size: int) -> int:
+    """How many minibatches of `size` make a pass over the cases."""
+    return -(-len(case_ids) // size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +243,7 @@ class ProposalRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
-        components = [
-            {
-                **vars(component),
-                "feedback": [vars(record) for record in component.feedback],
-                "history": [vars(edit) for edit in component.history],
-            }
-            for component in self.components
-        ]
-        return {**vars(self), "components": components}
+        return asdict(self)
 
 
 @runtime_checkable
@@ -117,127 +253,3 @@ class Proposer(Protocol):
     async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
         """New texts for the components of `request`; one left out stays as it is."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSpace:
-    """What an optimizer is told at the start.
-
-    `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
-    the hash of the candidate the search starts from. Its validation `objective` is None where it
-    has not been measured; it is measured as far as the search needs it.
-    """
-
-    components: tuple[str, ...]
-    case_ids: tuple[str, ...]
-    baseline: str
-    objective: float | None
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One attempt to improve `parent`.
-
-    By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids` and from `recalled`
-    (cases that `parent` was run on before), proposes, and tests on `case_ids`; `merge` takes the
-    texts of the components in `donors` from other candidates instead of proposing; `validate`
-    proposes nothing and measures `parent` itself.
-
-    With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
-    fixed some of these and broke others gets one more proposal on its own new failures. With
-    `validated`, a child that passed is measured on the validation cases against `rival` (its
-    parent where None), for as long as it can still win. `components` are the prompts that may be
-    rewritten; of these, only the blamed ones are.
-    """
-
-    parent: str
-    case_ids: tuple[str, ...]
-    components: tuple[str, ...]
-    seed: int
-    purpose: TrialKind = "rewrite"
-    gated: bool = True
-    validated: bool = True
-    refined: bool = False
-    recalled: tuple[str, ...] = ()
-    rival: str | None = None
-    donors: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As an optimizer's state may hold it."""
-        data = asdict(self)
-        return {**data, **{key: list(data[key]) for key in _LISTS}}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """The inverse of `to_json`."""
-        return cls(**{**data, **{key: tuple(data.get(key, ())) for key in _LISTS}})
-
-
-_LISTS = ("case_ids", "components", "recalled")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialOutcome:
-    """What came of a trial.
-
-    `child` and `prompts` (its new texts) are set once a proposal passed the guards. `parent_scores`
-    and `case_scores` are the objectives of the parent and of the child on the trial's cases, as far
-    as they were measured; a test ends as soon as it is decided. `blamed` are the components that
-    some node read on these cases. `validation` is the child's objective on all validation cases,
-    None unless it was measured on all; `validation_scores` are those that were measured.
-    """
-
-    status: TrialStatus
-    parent: str
-    child: str | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    parent_score: float | None = None
-    child_score: float | None = None
-    validation: float | None = None
-    parent_scores: Mapping[str, float] = field(default_factory=dict)
-    case_scores: Mapping[str, float] = field(default_factory=dict)
-    validation_scores: Mapping[str, float] = field(default_factory=dict)
-    blamed: tuple[str, ...] = ()
-    refined: bool = False
-    reason: str = ""
-
-
-@runtime_checkable
-class Optimizer(Protocol):
-    """A search strategy. Third parties add theirs by entry point `orcheo_agentensor.optimizers`.
-
-    It may also have the attributes `minibatch` (cases per trial, for the default budget),
-    `momentum` (past edits shown to the proposer), `proposer`, `model`, `criticises` (its model
-    gives feedback along every edge of a tape), `pipelined`, and a method
-    `finalists(state)`: candidates that are worth validating once the search is over, best first.
-    """
-
-    name: str
-
-    def start(self, space: SearchSpace) -> State:
-        """The state before the first step."""
-        ...
-
-    def ask(self, state: State) -> Sequence[Trial]:
-        """The trials to have in flight now; none ends the search."""
-        ...
-
-    def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
-        """The state after a step; `outcomes` come in the order of the trials asked for."""
-        ...
-
-
-def minibatch(
-    case_ids: Sequence[str], *, size: int, step: int, seed: int
-) -> tuple[tuple[str, ...], int]:
-    """The minibatch of step `step` (from 0) and the epoch (from 0) it belongs to.
-
-    Every epoch is a fresh shuffle cut into pieces of `size`; the last piece may be shorter.
-    """
-    size = min(size, len(case_ids))
-    per_epoch = -(-len(case_ids) // size)
-    epoch, piece = divmod(step, per_epoch)
-    order = list(case_ids)
-    random.Random(derive_seed(seed, epoch, "epoch")).shuffle(order)
-    return tuple(order[piece * size : (piece + 1) * size]), epoch

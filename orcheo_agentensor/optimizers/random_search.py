@@ -18,13 +18,14 @@ from orcheo_agentensor.optimizers.protocol import (
     TrialOutcome,
     derive_seed,
     minibatch,
+    steps_per_epoch,
 )
 
 
 class RandomSearch(BaseModel):
     """Paraphrase the baseline again and again; validate each paraphrase in full.
 
-    `minibatch` cases give the proposer something to see; `parallel` paraphrases make one step.
+    The proposer is shown `minibatch` cases; `parallel` paraphrases make one step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -38,26 +39,17 @@ class RandomSearch(BaseModel):
 
     def start(self, space: SearchSpace) -> State:
         """Begin with nothing tried."""
-        return {
-            "step": 0,
-            "epoch": 0,
-            "seed": space.seed,
-            "components": list(space.components),
-            "case_ids": list(space.case_ids),
-            "baseline": space.baseline,
-        }
+        return {**space.to_json(), "step": 0, "epoch": 0}
 
     def ask(self, state: State) -> Sequence[Trial]:
         """`parallel` independent paraphrases of the baseline."""
-        first = state["step"] * self.parallel
+        cases, seed, first = state["case_ids"], state["seed"], state["step"] * self.parallel
         return [
             Trial(
                 parent=state["baseline"],
-                case_ids=minibatch(
-                    state["case_ids"], size=self.minibatch, step=index, seed=state["seed"]
-                )[0],
+                case_ids=minibatch(cases, size=self.minibatch, step=index, seed=seed),
                 components=tuple(state["components"]),
-                seed=derive_seed(state["seed"], index, "paraphrase"),
+                seed=derive_seed(seed, index, "paraphrase"),
                 purpose="paraphrase",
                 gated=False,
             )
@@ -65,12 +57,7 @@ class RandomSearch(BaseModel):
         ]
 
     def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
-        """Only count: the best candidate is kept by the training graph."""
+        """Count the step; the training graph keeps the best candidate."""
         step = state["step"] + 1
-        _cases, epoch = minibatch(
-            state["case_ids"],
-            size=self.minibatch,
-            step=step * self.parallel,
-            seed=state["seed"],
-        )
-        return {**state, "step": step, "epoch": epoch}
+        passed = step * self.parallel // steps_per_epoch(state["case_ids"], size=self.minibatch)
+        return {**state, "step": step, "epoch": passed}

@@ -1,11 +1,20 @@
-"""The candidates a reflective search works with: what each scored, and what may be learnt next."""
+"""`reflective`, the default: rewrite from feedback, over a pool of candidates.
+
+The search keeps candidates with what each scored on which case, as GEPA does (Agrawal et al., 2025,
+arXiv 2507.19457): parents come from the Pareto front over the validation cases, and complementary
+candidates are merged. It differs where GEPA spends its rollouts: minibatches take failing and
+unseen cases first and use recorded rollouts again; all blamed prompts are rewritten together; a
+chain of edits is validated when its training cases have nothing more to teach, not after every
+edit; and no comparison goes on once it is decided.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import random
-from collections.abc import Container, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,18 +31,20 @@ MAX_POOL = 12
 MAX_FRONT = 24
 GUARDS = 4  # one solved case per so many cases of a minibatch
 SOLVED = 1.0 - 1e-12
+MAX_GROWTH = 16  # a minibatch may grow to so many times its size
+MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again
 
 
 @dataclass(kw_only=True)
 class Entry:
     """One candidate: `scores` on training cases, `validation` on validation cases.
 
-    `number` counts the candidates as they came into the pool, the baseline being 0.
-    `failed` are training cases that could not be scored with it, `taught` those that some edit on
-    the way to it has learnt from. `depth` counts its edits since the last validation on that way.
-    `batch` is the minibatch it is tried on, with `shots` proposals so far; `rejected` counts the
-    minibatches in a row that brought it no better child, of which `missed` is the last, `quiet`
-    those that had nothing to teach. `judged` tells that it was validated, as far as needed,
+    `number` counts the candidates in the order in which they were added, the baseline being 0.
+    `failed` are training cases that could not be scored with it, `taught` those that an edit
+    between the baseline and it has learnt from. `depth` counts the edits since the last validation
+    among its ancestors. `batch` is its current minibatch, with `shots` proposals so far; `rejected`
+    counts the minibatches in a row without a better child, of which `missed` is the last, `quiet`
+    those that had nothing to teach. `judged` is set once it was validated, as far as needed,
     against the best of its time. `changed` maps each prompt that differs from the baseline to the
     candidate that brought its text.
     """
@@ -43,7 +54,6 @@ class Entry:
     parent: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
-    objective: float | None = None
     failed: list[str] = field(default_factory=list)
     taught: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
@@ -71,26 +81,10 @@ class CandidatePool:
         self._entries = {entry.hash: entry for entry in entries}
 
     @classmethod
-    def begin(cls, baseline: str) -> CandidatePool:
-        """A pool that holds the baseline."""
-        return cls([Entry(hash=baseline)])
-
-    @classmethod
     def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> CandidatePool:
         """The inverse of `to_json`."""
-        return cls(
-            [
-                Entry(
-                    **{
-                        **entry,
-                        "scores": dict(entry["scores"]),
-                        "validation": dict(entry["validation"]),
-                        "changed": dict(entry["changed"]),
-                    }
-                )
-                for entry in sorted(data.values(), key=lambda entry: entry["number"])
-            ]
-        )
+        ordered = sorted(data.values(), key=lambda entry: entry["number"])
+        return cls([Entry(**copy.deepcopy(dict(entry))) for entry in ordered])
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """As an optimizer's state holds it: a step stores the entries that it has changed."""
@@ -99,14 +93,14 @@ class CandidatePool:
     def __getitem__(self, candidate: str) -> Entry:
         return self._entries[candidate]
 
-    def __contains__(self, candidate: str) -> bool:
+    def __contains__(self, candidate: str | None) -> bool:
         return candidate in self._entries
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
     def add(
-        self, candidate: str, *, parent: str, changed: Sequence[str], taught: Sequence[str]
+        self, candidate: str, *, parent: str, changed: Iterable[str], taught: Iterable[str]
     ) -> None:
         """A child of `parent` that changed these prompts after learning from these cases."""
         above = self._entries[parent]
@@ -145,14 +139,13 @@ class CandidatePool:
     ) -> tuple[str, ...]:
         """The cases to learn from next, at most `size`, those that teach most first.
 
-        First come cases that the parent is known to fail, then those that an earlier candidate
-        failed and nothing was learnt from since, then cases nobody has run, then failed ones by
-        how often they were learnt from in vain (`lessons`), then the rest of those not run with the
-        parent. A few that the parent solves go with them, to see what a child breaks. Empty when
-        the parent has run, or learnt from, every case and fails none.
+        The order is: cases that the parent fails; those that another candidate failed and no edit
+        has learnt from since; cases no candidate was run on; failed ones by how often an edit has
+        learnt from them in vain (`lessons`); the rest of those not run with the parent. A few that
+        the parent solves are added, to see what a child breaks. Empty when the parent has run, or
+        learnt from, every case and fails none.
         """
         entry = self._entries[parent]
-        taught = set(entry.taught)
         full = self.full_marks()
         failed = {case for other in self for case, score in other.scores.items() if score < full}
         failed.update(case for other in self for case in other.failed)
@@ -162,19 +155,19 @@ class CandidatePool:
         ranked: list[tuple[int, int, str]] = []
         solved: list[str] = []
         for case in order:
-            score, tries = entry.scores.get(case), lessons.get(case, 0)
-            if score is not None and score >= full:
+            tries = lessons.get(case, 0)
+            if entry.scores.get(case, -math.inf) >= full:
                 solved.append(case)
-            elif score is not None or case in entry.failed:
-                ranked.append((3 if tries else 0, tries, case))
-            elif case in taught:
-                ranked.append((4, 0, case))
+                continue
+            if case in entry.scores or case in entry.failed:
+                rank = 3 if tries else 0
+            elif case in entry.taught:
+                rank = 4
             elif case in failed:
-                ranked.append((3 if tries else 1, tries, case))
-            elif case not in seen:
-                ranked.append((2, 0, case))
+                rank = 3 if tries else 1
             else:
-                ranked.append((4, 0, case))
+                rank = 4 if case in seen else 2
+            ranked.append((rank, tries if rank == 3 else 0, case))
         if all(rank == 4 for rank, _tries, _case in ranked) and not entry.judged:
             return ()
         chosen = [case for _rank, _tries, case in sorted(ranked, key=lambda e: e[:2])[:size]]
@@ -197,98 +190,76 @@ class CandidatePool:
 
         Only candidates measured on a case compete for it (Pareto selection after GEPA).
         """
-        cases = {case for entry in self for case in entry.validation}
         holders: dict[str, set[str]] = {}
-        for case in cases:
+        for case in {case for entry in self for case in entry.validation}:
             there = {e.hash: e.validation[case] for e in self if case in e.validation}
             top = max(there.values())
             for candidate, score in there.items():
                 if score >= top:
                     holders.setdefault(candidate, set()).add(case)
-        order = sorted(holders, key=lambda h: (len(holders[h]), h))
-        for candidate in order:
+        for candidate in sorted(holders, key=lambda h: (len(holders[h]), h)):
             others = [holders[other] for other in holders if other != candidate]
-            if len(holders) > 1 and holders[candidate] <= set().union(*others):
+            if holders[candidate] <= set().union(*others):
                 del holders[candidate]
         return {candidate: len(held) for candidate, held in holders.items()}
 
     def sample(self, seed: int) -> Entry:
         """A candidate of the front, in proportion to the cases it holds."""
-        front = self.front()
+        front = sorted(self.front().items())
         if not front:
             return next(iter(self))
-        names = sorted(front)
-        chosen = random.Random(seed).choices(names, [front[name] for name in names])[0]
-        return self._entries[chosen]
+        names, weights = zip(*front, strict=True)
+        return self._entries[random.Random(seed).choices(names, weights)[0]]
 
     def prune(self, *, keep: Container[str]) -> None:
-        """Let go of the oldest candidates that neither `keep` nor the front holds.
+        """Drop the oldest candidates over `MAX_POOL` that neither `keep` nor the front holds.
 
-        The front itself keeps `MAX_FRONT` candidates, those that hold most cases.
+        The front keeps at most `MAX_FRONT` candidates, those that hold most cases.
         """
         if len(self._entries) <= MAX_POOL:
             return
         front = self.front()
-        held = sorted(front, key=lambda one: (-front[one], -self._entries[one].number))
-        kept = {*held[:MAX_FRONT]}
-        for candidate in list(self._entries):
-            if len(self._entries) <= MAX_POOL:
-                return
-            if candidate not in keep and candidate not in kept:
-                del self._entries[candidate]
+        held = sorted(front, key=lambda one: (-front[one], -self._entries[one].number))[:MAX_FRONT]
+        spare = [one for one in self._entries if one not in keep and one not in held]
+        for candidate in spare[: len(self._entries) - MAX_POOL]:
+            del self._entries[candidate]
 
 
 def next_merge(pool: CandidatePool, best: str, merged: Sequence[str]) -> Merge | None:
     """The first pair not merged yet: the best, and one that beats it on some validation case.
 
-    The other brings the prompts that only it has changed; a prompt that both have changed stays as
-    the best has it (the system-aware merge of GEPA, with the best as the one side).
+    The other gives the prompts that only it has changed; a prompt that both have changed stays as
+    the best has it (the system-aware merge of GEPA, with the best as one side).
     """
     top = pool[best]
     for other in pool:
         if other.hash == best or not other.judged:
             continue
-        wins = [
-            case
+        wins = any(
+            score > top.validation.get(case, 1.0) + 1e-12
             for case, score in other.validation.items()
-            if score > top.validation.get(case, 1.0) + 1e-12
-        ]
+        )
         donors = {
             name: other.hash for name, donor in other.changed.items() if name not in top.changed
         }
         if not any(top.changed[name] != other.changed.get(name) for name in top.changed):
-            continue  # it would be the other one again
+            continue  # the merged candidate would be the other one again
         key = f"{best[:16]}+{other.hash[:16]}"
         if wins and donors and key not in merged:
             return Merge(key=key, donors=donors)
     return None
 
 
-# The search keeps a pool of candidates with what each scored on which case, as GEPA does (Agrawal
-# et al., 2025, arXiv 2507.19457): parents come from the Pareto front over the validation cases,
-# and complementary candidates are merged. It differs where GEPA spends its rollouts: minibatches
-# take failing and unseen cases first and use again what is known; all blamed prompts are rewritten
-# together; a chain of edits is validated when its training cases have nothing more to teach, not
-# after every edit; and no contest goes on once it is decided.
-
-
-MAX_GROWTH = 16
-"""So many times its size a minibatch may grow to."""
-
-MAX_RECALLED = 100
-"""Cases that a parent was run on before, and that a proposer is shown again with a minibatch."""
-
-
 class Reflective(BaseModel):
     """Reflective search over a Pareto pool.
 
     `minibatch` is the most cases a trial learns from and is tested on, and `chain` how many
-    accepted edits may follow each other before one is validated: at first, because the one doubles
-    and the other is halved when a chain that won on minibatches loses on validation. `parallel`
-    trials are in flight at once: several proposals from the same minibatch, of which the best is
-    gone on with. `momentum` is how many past edits of a prompt the proposer sees, `patience` how
-    many minibatches in vain a parent gets before another one is chosen. `model` names the chat
-    model that proposes; `proposer` replaces it.
+    accepted edits may follow each other before one is validated; when a chain that won on
+    minibatches loses on validation, the first doubles and the second is halved. `parallel` trials
+    are in flight at once: several proposals from the same minibatch, of which the search continues
+    with the best. `momentum` is how many past edits of a prompt the proposer sees, `patience` how
+    many minibatches without a better child a parent gets before another one is chosen. `model`
+    names the chat model that proposes; `proposer` replaces it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -307,10 +278,7 @@ class Reflective(BaseModel):
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline, with the first trials planned."""
         state: State = {
-            "seed": space.seed,
-            "components": list(space.components),
-            "case_ids": list(space.case_ids),
-            "baseline": space.baseline,
+            **space.to_json(),
             "best": space.baseline,
             "current": space.baseline,
             "asked": 0,
@@ -324,19 +292,18 @@ class Reflective(BaseModel):
             "chain": self.chain,
             "merged": [],
         }
-        return self._plan(state, CandidatePool.begin(space.baseline))
+        return self._plan(state, CandidatePool([Entry(hash=space.baseline)]))
 
     def ask(self, state: State) -> Sequence[Trial]:
         """The open trials, oldest first."""
         return [Trial.from_json(entry) for entry in state["open"]]
 
     def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
-        """Take in the outcomes of the oldest trials, and plan as many new ones."""
+        """Learn from the outcomes of the oldest trials, and plan as many new ones."""
         state = {**state}
         pool = CandidatePool.from_json(state["pool"])
         for outcome in outcomes:
-            first, *rest = state["open"]
-            state["open"] = rest
+            first, *state["open"] = state["open"]
             _learn(state, pool, Trial.from_json(first), outcome)
         return self._plan(state, pool)
 
@@ -350,66 +317,55 @@ class Reflective(BaseModel):
             trial = self._next(state, pool)
             if trial is None:
                 break
-            state = {
-                **state,
-                "open": [*state["open"], trial.to_json()],
-                "asked": state["asked"] + 1,
-            }
-        pool.prune(keep={state["best"], state["current"], state["baseline"], *_in_use(state)})
+            state["open"] = [*state["open"], trial.to_json()]
+            state["asked"] += 1
+        keep = {state["best"], state["current"], state["baseline"]}
+        for trial in self.ask(state):
+            keep |= {trial.parent, trial.rival or trial.parent, *trial.donors.values()}
+        pool.prune(keep=keep)
         state["epoch"] = state["used"] // len(state["case_ids"])
         state["pool"] = pool.to_json()
         return state
 
     def _next(self, state: State, pool: CandidatePool) -> Trial | None:
-        """The next trial: validate a chain that is ripe, merge what complements, else edit."""
-        open_trials = [Trial.from_json(entry) for entry in state["open"]]
-        seed = derive_seed(state["seed"], state["asked"], "trial")
-        components = tuple(state["components"])
+        """The next trial: validate a finished chain, merge complementary candidates, or edit."""
+        open_trials, best, asked = self.ask(state), state["best"], state["asked"]
         current = pool[state["current"]]
         cases = self._cases(state, pool, current, open_trials)
-        validating = any(trial.purpose == "validate" for trial in open_trials)
-        ripe = current.depth >= state["chain"] or current.rejected >= 2 or not cases
-        if not current.judged and not validating and (ripe or current.quiet >= 2):
-            return Trial(
-                parent=current.hash,
-                case_ids=(),
-                components=components,
-                seed=seed,
-                purpose="validate",
-                rival=state["best"],
-            )
-        pair = next_merge(pool, state["best"], state["merged"])
-        if pair is not None and not validating:
-            state["merged"] = [*state["merged"], pair.key]
-            return Trial(
-                parent=state["best"],
-                case_ids=(),
-                components=components,
-                seed=seed,
-                purpose="merge",
-                gated=False,
-                rival=state["best"],
-                donors=pair.donors,
-            )
-        parent, purpose = current, "rewrite"
+        trial = Trial(
+            parent=best,
+            case_ids=(),
+            components=tuple(state["components"]),
+            seed=derive_seed(state["seed"], asked, "trial"),
+        )
+        if not any(one.purpose == "validate" for one in open_trials):
+            ripe = current.depth >= state["chain"] or current.rejected >= 2 or current.quiet >= 2
+            if not current.judged and (ripe or not cases):
+                return replace(trial, parent=current.hash, purpose="validate", rival=best)
+            pair = next_merge(pool, best, state["merged"])
+            if pair is not None:
+                state["merged"] = [*state["merged"], pair.key]
+                return replace(trial, purpose="merge", gated=False, rival=best, donors=pair.donors)
+        parent, purpose = current, trial.purpose
         if current.rejected >= self.patience:
-            parent = pool.sample(derive_seed(state["seed"], state["asked"], "parent"))
-            if parent.rejected >= 2 * self.patience and state["asked"] % 2:
+            parent = pool.sample(derive_seed(state["seed"], asked, "parent"))
+            if parent.rejected >= 2 * self.patience and asked % 2:
                 purpose = "restart"
             cases = self._cases(state, pool, parent, open_trials)
         if not cases:
             return None
         parent.shots = parent.shots + 1 if cases == tuple(parent.batch) else 1
         parent.batch = list(cases)
-        return Trial(
+        others = parent.scores.keys() - {*cases, *state["unread"]}
+        known = sorted(others, key=lambda case: (parent.scores[case], case))  # the worst first
+        return replace(
+            trial,
             parent=parent.hash,
             case_ids=cases,
-            components=components,
-            seed=seed,
-            purpose=purpose,  # type: ignore[arg-type]
+            purpose=purpose,
             validated=False,
             refined=True,
-            recalled=_recalled(parent, without={*cases, *state["unread"]}),
+            recalled=tuple(sorted(known[:MAX_RECALLED])),
         )
 
     def _cases(
@@ -417,7 +373,7 @@ class Reflective(BaseModel):
     ) -> tuple[str, ...]:
         """The minibatch for a parent; empty when no case can teach anything new about it.
 
-        Proposals in flight at once share a minibatch: its rollouts are paid for once.
+        Proposals in flight at once share a minibatch, so that its rollouts are paid for once.
         """
         if 0 < parent.shots < self.parallel:
             return tuple(parent.batch)
@@ -432,34 +388,15 @@ class Reflective(BaseModel):
         )
 
 
-def _recalled(parent: Entry, *, without: Set[str]) -> tuple[str, ...]:
-    """Cases that `parent` was run on, those it does worst on first."""
-    known = sorted(parent.scores.keys() - without, key=lambda case: (parent.scores[case], case))
-    return tuple(sorted(known[:MAX_RECALLED]))
-
-
-def _in_use(state: Mapping[str, Any]) -> set[str]:
-    used: set[str] = set()
-    for entry in state["open"]:
-        used |= {entry["parent"], entry["rival"] or entry["parent"], *entry["donors"].values()}
-    return used
-
-
 def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
-    """What one outcome changes in the state and the pool."""
+    """Change the state and the pool by one outcome."""
     state["used"] += len(trial.case_ids)
     parent = pool[trial.parent]
     parent.scores.update(outcome.parent_scores)
     broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
     parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
-    if trial.purpose == "validate":
-        _judge(state, pool, trial, trial.parent, outcome)
-        return
-    if trial.purpose == "merge":
-        if outcome.child is not None and outcome.child not in pool:
-            pool.add(outcome.child, parent=trial.parent, changed=tuple(outcome.prompts), taught=())
-        if outcome.child is not None:
-            _judge(state, pool, trial, outcome.child, outcome)
+    if trial.purpose in ("validate", "merge"):
+        _judge(state, pool, trial, outcome)
         return
     if not outcome.blamed:
         state["unread"] = sorted({*state["unread"], *trial.case_ids})
@@ -470,26 +407,22 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     full = pool.full_marks()
     failing = [case for case in trial.case_ids if outcome.parent_scores.get(case, 0.0) < full]
     learnt = outcome.status == "accepted"
-    lessons = dict(state["lessons"])
+    state["lessons"] = lessons = {**state["lessons"]}
     for case in failing:
         if not (learnt and outcome.case_scores.get(case, 1.0) >= full):
             lessons[case] = lessons.get(case, 0) + 1
-    state["lessons"] = lessons
     if not learnt or outcome.child is None:
         if list(trial.case_ids) != parent.missed:
             parent.rejected += 1
             parent.missed = list(trial.case_ids)
-        if trial.parent == state["current"] and not parent.judged:
-            _step_back(state, pool, parent)
+        ends_chain = trial.parent == state["current"] and not parent.judged
+        if ends_chain and pool.fails_more(parent.hash, state["best"]):
+            parent.judged = True
+            state["current"] = parent.parent if parent.parent in pool else state["best"]
         return
     fresh = outcome.child not in pool
     if fresh:
-        pool.add(
-            outcome.child,
-            parent=trial.parent,
-            changed=tuple(outcome.prompts),
-            taught=failing,
-        )
+        pool.add(outcome.child, parent=trial.parent, changed=outcome.prompts, taught=failing)
     pool[outcome.child].scores.update(outcome.case_scores)
     parent.rejected = 0
     state["unread"] = []
@@ -497,24 +430,16 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
         state["current"] = outcome.child
 
 
-def _step_back(state: State, pool: CandidatePool, current: Entry) -> None:
-    """Leave a chain's end that fails on cases where the candidates before it do not."""
-    above = current.parent
-    if above is None or above not in pool:
-        above = state["best"]
-    if pool.fails_more(current.hash, state["best"]):
-        current.judged = True
-        state["current"] = above
-
-
-def _judge(
-    state: State, pool: CandidatePool, trial: Trial, judged: str, outcome: TrialOutcome
-) -> None:
-    """A candidate was validated against the best: it is the new best, or the chain goes back."""
+def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
+    """Make a validated candidate the new best, or go back to the best where it lost."""
+    judged = outcome.child
+    if judged is None:
+        return
+    if judged not in pool:
+        pool.add(judged, parent=trial.parent, changed=outcome.prompts, taught=())
     entry = pool[judged]
     entry.judged = True
     entry.validation.update(outcome.validation_scores)
-    entry.objective = outcome.validation
     entry.depth = 0
     if outcome.status == "accepted":
         state["best"] = state["current"] = judged
@@ -522,8 +447,7 @@ def _judge(
         return
     if trial.purpose == "merge":
         return
-    # What its minibatches promised did not hold: they were too small a sample, and too many edits
-    # were built on them.
+    # It won on minibatches and lost on validation: they were too small, and the chain too long.
     state["chain"] = max(1, state["chain"] // 2)
     state["size"] = max(state["size"], min(2 * state["size"], state["largest"]))
     if judged == state["current"]:

@@ -1,4 +1,4 @@
-"""Finding optimizers by name, and making one from a job's `optimizer` field."""
+"""Make the optimizer, its proposer and its chat model from a job's `optimizer` field."""
 
 from __future__ import annotations
 
@@ -30,28 +30,23 @@ def resolve_optimizer(spec: Any, *, settings: Settings) -> Optimizer:
     `spec` is None (the default one), a name, `{"name": …, **options}`, or an `Optimizer`.
     Raises `BadInput` for an unknown name and `ConfigError` for an unknown or bad option.
     """
-    if spec is None:
-        spec = DEFAULT
-    if isinstance(spec, str):
-        spec = {"name": spec}
+    if spec is None or isinstance(spec, str):
+        spec = {"name": DEFAULT if spec is None else spec}
     if not isinstance(spec, Mapping):
         if isinstance(spec, Optimizer):
             return spec
         raise BadInput(
             field="optimizer", value=spec, rule="must be a name, {name, …options} or an Optimizer"
         )
-    options = dict(spec)
     found: Any
-    factory = _factory(options.get("name", DEFAULT))
+    factory = _factory(spec.get("name", DEFAULT))
     if isinstance(factory, type) and hasattr(factory, "model_validate"):
-        found = parse_model(factory, options, where="optimizer")
+        found = parse_model(factory, dict(spec), where="optimizer")
     else:
-        options.pop("name", None)
-        found = factory(**options)
+        found = factory(**{key: value for key, value in spec.items() if key != "name"})
     if not isinstance(found, Optimizer):
-        raise BadInput(
-            field="optimizer.name", value=options.get("name"), rule="must name an Optimizer"
-        )
+        rule = "must name an Optimizer"
+        raise BadInput(field="optimizer.name", value=spec.get("name"), rule=rule)
     return found
 
 
@@ -59,17 +54,17 @@ def _factory(name: Any) -> Any:
     if name in _BUNDLED:
         return _BUNDLED[name]
     others = {point.name: point for point in entry_points(group=GROUP)}
-    if name in others:
-        try:
-            return others[name].load()
-        except ImportError as error:
-            raise EntrypointNotFound(f"optimizer {name!r} does not import: {error}") from None
-    known = ", ".join(sorted({*_BUNDLED, *others}))
-    raise BadInput(field="optimizer.name", value=name, rule=f"is not known; known: {known}")
+    if name not in others:
+        known = ", ".join(sorted({*_BUNDLED, *others}))
+        raise BadInput(field="optimizer.name", value=name, rule=f"is not known; known: {known}")
+    try:
+        return others[name].load()
+    except ImportError as error:
+        raise EntrypointNotFound(f"optimizer {name!r} does not import: {error}") from None
 
 
 def resolve_model(spec: Any, *, field: str) -> Any:
-    """A chat model from its name the LangChain way, or as it is."""
+    """The chat model that `spec` names the LangChain way ("openai:gpt-5-mini") or is."""
     if not isinstance(spec, str):
         return spec
     from langchain.chat_models import init_chat_model
@@ -89,10 +84,10 @@ def resolve_model(spec: Any, *, field: str) -> Any:
 
 
 def resolve_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
-    """The proposer of an optimizer: its own, else a chat model's.
+    """The proposer of an optimizer; raises `BadInput` when there is none.
 
-    Looked for in this order: the option `proposer` (an object or "module:attribute"), the option
-    `model`, `AGENTENSOR_MODEL`. Raises `BadInput` when there is none.
+    It is the optimizer's `proposer` (an object or "module:attribute"), else one that asks its
+    `model` or that of `AGENTENSOR_MODEL`.
     """
     from orcheo_agentensor.optimizers.proposer import LLMProposer
 
@@ -110,8 +105,8 @@ def resolve_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
     model = getattr(optimizer, "model", None) or settings.model
     if model is None:
         raise BadInput(
-            f"optimizer: {optimizer.name!r} has nobody to propose with; give it model= (or set "
-            "AGENTENSOR_MODEL), or proposer=",
+            f"optimizer: {optimizer.name!r} has no proposer; give it proposer=, or model= (or set "
+            "AGENTENSOR_MODEL)",
             field="optimizer.model",
             rule="must be given",
         )

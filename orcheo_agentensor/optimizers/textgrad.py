@@ -1,8 +1,8 @@
 """`textgrad`: walk from the baseline by rewriting the blamed prompts, one minibatch at a time.
 
-After TextGrad (Yuksekgonul et al., 2024, arXiv 2406.07496), with what its optimizer lacks: every
-step must pass an acceptance test on paired cases, so a worse rewrite is never kept, and past edits
-with their scores are shown to the proposer (momentum).
+After TextGrad (Yuksekgonul et al., 2024, arXiv 2406.07496), with two additions: every step must
+pass an acceptance test on paired cases, so that a worse rewrite is not kept, and the proposer is
+shown past edits with their scores (momentum).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orcheo_agentensor.optimizers.protocol import (
     TrialOutcome,
     derive_seed,
     minibatch,
+    steps_per_epoch,
 )
 
 
@@ -42,35 +43,23 @@ class TextGrad(BaseModel):
 
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline."""
-        return {
-            "step": 0,
-            "epoch": 0,
-            "seed": space.seed,
-            "components": list(space.components),
-            "case_ids": list(space.case_ids),
-            "current": space.baseline,
-        }
+        return {**space.to_json(), "step": 0, "epoch": 0, "current": space.baseline}
 
     def ask(self, state: State) -> Sequence[Trial]:
         """One trial: rewrite the current prompts by what the next minibatch teaches."""
-        cases, _epoch = minibatch(
-            state["case_ids"], size=self.minibatch, step=state["step"], seed=state["seed"]
+        step, seed = state["step"], state["seed"]
+        trial = Trial(
+            parent=state["current"],
+            case_ids=minibatch(state["case_ids"], size=self.minibatch, step=step, seed=seed),
+            components=tuple(state["components"]),
+            seed=derive_seed(seed, step, "propose"),
         )
-        return [
-            Trial(
-                parent=state["current"],
-                case_ids=cases,
-                components=tuple(state["components"]),
-                seed=derive_seed(state["seed"], state["step"], "propose"),
-            )
-        ]
+        return [trial]
 
     def tell(self, state: State, outcomes: Sequence[TrialOutcome]) -> State:
         """Move to an accepted child; stay otherwise."""
         step = state["step"] + 1
-        _cases, epoch = minibatch(
-            state["case_ids"], size=self.minibatch, step=step, seed=state["seed"]
-        )
-        accepted = [outcome.child for outcome in outcomes if outcome.status == "accepted"]
-        current = accepted[-1] if accepted else state["current"]
+        epoch = step // steps_per_epoch(state["case_ids"], size=self.minibatch)
+        (outcome,) = outcomes
+        current = outcome.child if outcome.status == "accepted" else state["current"]
         return {**state, "step": step, "epoch": epoch, "current": current}

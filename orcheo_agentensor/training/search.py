@@ -214,7 +214,6 @@ async def begin(training: Training) -> SearchState:
             components=plan.trainable,
             case_ids=tuple(case.id for case in plan.train),
             baseline=candidate.hash,
-            objective=None,
             seed=job.seed,
         ),
     )

@@ -444,7 +444,7 @@ async def test_versions_hold_what_the_job_set_and_no_secret(tmp_path: Any) -> No
         ({"optimizer": "gradient_descent"}, "textgrad"),
         ({"optimizer": {"name": "textgrad", "minibatch": 0}}, "minibatch"),
         ({"optimizer": {"name": "textgrad", "speed": 1}}, "speed"),
-        ({"optimizer": None}, "nobody to propose"),
+        ({"optimizer": None}, "has no proposer"),
         ({"dataset": [{**CASES[0], "split": "holdout"}]}, "train"),
         ({"seed": -1}, "seed"),
         ({"checkpoint_every": 0}, "checkpoint_every"),

@@ -23,9 +23,7 @@ OPTIMIZERS: dict[str, Any] = {
 }
 CASES = tuple(f"case{n}" for n in range(9))
 VALIDATION = tuple(f"validation{n}" for n in range(6))
-SPACE = SearchSpace(
-    components=("a", "b", "c"), case_ids=CASES, baseline="base", objective=None, seed=3
-)
+SPACE = SearchSpace(components=("a", "b", "c"), case_ids=CASES, baseline="base", seed=3)
 every = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 

@@ -126,7 +126,7 @@ def test_the_front_too_keeps_no_more_than_it_has_room_for() -> None:
 
 
 def test_a_pool_is_read_back_in_its_order_whatever_a_database_makes_of_keys() -> None:
-    pool = CandidatePool.begin("z")
+    pool = CandidatePool([entry("z")])
     for name, parent in (("y", "z"), ("a", "y"), ("k", "z")):
         pool.add(name, parent=parent, changed=["x"], taught=[])
     kept = json.loads(json.dumps(pool.to_json(), sort_keys=True))
