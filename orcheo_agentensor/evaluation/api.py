@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
+from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, checks_arguments
 from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
@@ -20,32 +21,12 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationReport:
-    """What an evaluation found.
-
-    `status` is `finished`, or `missed_threshold` where fewer cases than `min_coverage` could be
-    scored; `summary` is as in `docs/evaluators.md`; `cases` has every case in dataset order.
-    """
-
-    run_id: str
-    status: str
-    summary: dict[str, Any]
-    usage: Usage
-    cases: tuple[CaseResult, ...]
-
-    @property
-    def objective(self) -> float | None:
-        """The weighted mean over all evaluators."""
-        found: float | None = self.summary["objective"]
-        return found
-
-
+@checks_arguments
 async def aevaluate(
-    target: Any,
+    target: Target,
     *,
-    dataset: Any,
-    evaluators: Sequence[Any],
+    dataset: DatasetLike,
+    evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -104,9 +85,54 @@ async def aevaluate(
             await opened.close()
 
 
-def evaluate(target: Any, **arguments: Any) -> EvaluationReport:
-    """`aevaluate` for sync code; takes the same arguments."""
-    return run_sync(aevaluate(target, **arguments))
+@checks_arguments
+def evaluate(
+    target: Target,
+    *,
+    dataset: DatasetLike,
+    evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
+    prompts: PromptsLike | None = None,
+    config: Mapping[str, Any] | None = None,
+    limits: Limits | Mapping[str, Any] | None = None,
+    min_coverage: float = 1.0,
+    replicates: int = 1,
+    store: Store | str | None = None,
+    run_id: str | None = None,
+    workflow_id: str | None = None,
+    reuse: str | None = None,
+    settings: Settings | None = None,
+    on_event: EventWriter = discard,
+) -> EvaluationReport:
+    """`aevaluate` for sync code, with the same arguments and errors; works in notebooks, too.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> report = evaluate(
+        ...     lambda inputs: inputs["text"].upper(),
+        ...     dataset=[{"id": "a", "inputs": {"text": "hi"}, "expected_output": "HI"}],
+        ...     evaluators=["exact_match"],
+        ... )
+        >>> report.objective
+        1.0
+    """
+    return run_sync(
+        aevaluate(
+            target,
+            dataset=dataset,
+            evaluators=evaluators,
+            prompts=prompts,
+            config=config,
+            limits=limits,
+            min_coverage=min_coverage,
+            replicates=replicates,
+            store=store,
+            run_id=run_id,
+            workflow_id=workflow_id,
+            reuse=reuse,
+            settings=settings,
+            on_event=on_event,
+        )
+    )
 
 
 async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
 from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.arguments import (
+    DatasetLike,
+    EvaluatorLike,
+    OptimizerLike,
+    Target,
+    checks_arguments,
+)
 from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.runs.nodes import HostNode, MapInput, MapOutput
 from orcheo_agentensor.settings import Settings
@@ -24,6 +31,11 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
 
 
+DecisionStatus: TypeAlias = Literal["promoted", "kept", "rejected", "awaiting_approval"]
+TrainingStatus: TypeAlias = Literal["finished", "missed_threshold", "awaiting_approval"]
+"""`awaiting_approval`: a person has to answer; `missed_threshold`: too few cases were scored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """`promoted`, `kept`, `rejected` or `awaiting_approval`, with the reasons.
@@ -32,7 +44,7 @@ class Decision:
     search ended; `published` where the promoted version was published to.
     """
 
-    status: str
+    status: DecisionStatus
     reasons: tuple[str, ...]
     stopped: str | None
     target_gain: dict[str, Any]
@@ -49,7 +61,7 @@ class TrainingResult:
     """
 
     run_id: str
-    status: str
+    status: TrainingStatus
     best: ConfigCheckpoint
     baseline: ConfigCheckpoint
     checkpoints: tuple[ConfigCheckpoint, ...]
@@ -59,13 +71,14 @@ class TrainingResult:
     usage: Usage
 
 
+@checks_arguments
 async def atrain(
-    target: Any,
+    target: Target,
     *,
     prompts: PromptsLike,
-    dataset: Any,
-    evaluators: Sequence[Any],
-    optimizer: Any = None,
+    dataset: DatasetLike,
+    evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
+    optimizer: OptimizerLike | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
     checkpoint_every: int = 1,
@@ -135,9 +148,59 @@ def _plain_stops(stop: Any) -> list[Any]:
     return [as_data(condition) for condition in conditions]
 
 
-def train(target: Any, **arguments: Any) -> TrainingResult:
-    """`atrain` for sync code; takes the same arguments."""
-    return run_sync(atrain(target, **arguments))
+@checks_arguments
+def train(
+    target: Target,
+    *,
+    prompts: PromptsLike,
+    dataset: DatasetLike,
+    evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
+    optimizer: OptimizerLike | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+    stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
+    checkpoint_every: int = 1,
+    promote: Literal["auto", "ask", "never"] = "never",
+    publish: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    limits: Limits | Mapping[str, Any] | None = None,
+    min_coverage: float = 1.0,
+    replicates: int = 1,
+    seed: int = 0,
+    workflow_id: str | None = None,
+    run_id: str | None = None,
+    reuse: str | None = None,
+    store: Store | str | None = None,
+    settings: Settings | None = None,
+    on_event: EventWriter = discard,
+    answer: Any = None,
+) -> TrainingResult:
+    """`atrain` for sync code, with the same arguments and errors; works in notebooks, too."""
+    return run_sync(
+        atrain(
+            target,
+            prompts=prompts,
+            dataset=dataset,
+            evaluators=evaluators,
+            optimizer=optimizer,
+            budget=budget,
+            stop=stop,
+            checkpoint_every=checkpoint_every,
+            promote=promote,
+            publish=publish,
+            config=config,
+            limits=limits,
+            min_coverage=min_coverage,
+            replicates=replicates,
+            seed=seed,
+            workflow_id=workflow_id,
+            run_id=run_id,
+            reuse=reuse,
+            store=store,
+            settings=settings,
+            on_event=on_event,
+            answer=answer,
+        )
+    )
 
 
 async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> TrainingResult:

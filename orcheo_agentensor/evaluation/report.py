@@ -1,0 +1,281 @@
+"""`EvaluationReport`: what an evaluation found, typed, and as a table for people.
+
+The functions that word numbers and lay out tables serve the command line and notebooks alike.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+
+from orcheo_agentensor.errors import MissingExtra
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.usage import Usage
+
+if TYPE_CHECKING:
+    import pandas
+    from rich.table import Table
+
+EvaluationStatus: TypeAlias = Literal["finished", "missed_threshold"]
+"""`missed_threshold`: fewer cases than `min_coverage` asks for could be scored."""
+
+Row: TypeAlias = Sequence[object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary:
+    """The scores of one evaluator over all cases.
+
+    `mean`, `se` (its standard error) and `ci95` (its 95 % interval) are None where too few cases
+    were scored; `n` counts the cases that were. `pass_rate` is the share of passed verdicts,
+    `failures` the number of cases on which the evaluator broke, `labels` how often each was given.
+    """
+
+    name: str
+    mean: float | None
+    se: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    pass_rate: float | None
+    failures: int
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, name: str, entry: Mapping[str, Any]) -> ScoreSummary:
+        """One entry of `summary["evaluators"]`."""
+        low_high = entry["ci95"]
+        return cls(
+            name=name,
+            mean=entry["mean"],
+            se=entry["se"],
+            ci95=None if low_high is None else (low_high[0], low_high[1]),
+            n=entry["n"],
+            pass_rate=entry["pass_rate"],
+            failures=entry["failures"],
+            labels=dict(entry.get("labels") or {}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySummary:
+    """How long the target took, in milliseconds; None where no case was run to its end."""
+
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """What an evaluation found.
+
+    `scores` has a `ScoreSummary` by evaluator name, `objective` their weighted mean, `coverage`
+    the share of cases that could be scored, `latency` percentiles, `usage` what was spent, `cases`
+    a `CaseResult` for each case in dataset order. `summary` is the same as plain JSON, as graphs,
+    server and command line give it (`docs/evaluators.md`).
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> report = evaluate(
+        ...     lambda inputs: inputs["text"].upper(),
+        ...     dataset=[{"id": "a", "inputs": {"text": "hi"}, "expected_output": "HI"}],
+        ...     evaluators=["exact_match"],
+        ... )
+        >>> report.scores["exact_match"].mean
+        1.0
+        >>> report.cases[0].output
+        'HI'
+    """
+
+    run_id: str
+    status: EvaluationStatus
+    summary: Mapping[str, Any] = field(repr=False)
+    usage: Usage
+    cases: tuple[CaseResult, ...] = field(repr=False)
+
+    @cached_property
+    def scores(self) -> dict[str, ScoreSummary]:
+        """Evaluator name -> its scores over all cases."""
+        return {
+            name: ScoreSummary.from_json(name, entry)
+            for name, entry in self.summary["evaluators"].items()
+        }
+
+    @property
+    def objective(self) -> float | None:
+        """The weighted mean over all evaluators; None where nothing was scored."""
+        found: float | None = self.summary["objective"]
+        return found
+
+    @property
+    def coverage(self) -> float:
+        """The share of cases that were scored completely, from 0 to 1."""
+        return float(self.summary["coverage"])
+
+    @property
+    def latency(self) -> LatencySummary:
+        """Percentiles of the target's latency."""
+        return LatencySummary(**self.summary["latency_ms"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON: run, status, summary, usage and a list of cases."""
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "summary": dict(self.summary),
+            "usage": self.usage.to_json(),
+            "cases": [
+                {
+                    **case.to_json(),
+                    "inputs": case.inputs,
+                    "expected_output": case.expected_output,
+                    "output": case.output,
+                    "reasons": case.reasons,
+                }
+                for case in self.cases
+            ],
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row per case: `case_id`, inputs, output, a column per score, failure, latency, cost.
+
+        Raises `MissingExtra` where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra("pandas", extra="pandas") from error
+        return pandas.DataFrame(
+            {
+                "case_id": case.case_id,
+                "inputs": case.inputs,
+                "expected_output": case.expected_output,
+                "output": case.output,
+                **{name: case.scores.get(name) for name in self.scores},
+                "failure": case.failure,
+                "latency_ms": case.latency_ms,
+                "tokens": case.usage.tokens,
+                "cost": case.usage.cost,
+            }
+            for case in self.cases
+        )
+
+    def print(self, *, file: IO[str] | None = None) -> None:
+        """Print the table of scores and what they cost, to stdout or `file`."""
+        from rich.console import Console
+
+        console = Console(file=file)
+        console.print(rich_table(SCORE_COLUMNS, score_table(self.summary)))
+        for line in measures(self.summary):
+            console.print(line, markup=False, highlight=False)
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook."""
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in measures(self.summary))
+        return html_table(SCORE_COLUMNS, score_table(self.summary)) + lines
+
+
+SCORE_COLUMNS = ("evaluator", ">mean", ">95 % interval", ">passed", ">scored", ">failures")
+"""Heads of the table of scores; `>` marks a column of numbers."""
+
+
+def score_table(summary: Mapping[str, Any]) -> list[Row]:
+    """A row per evaluator, and the objective where there are several."""
+    rows: list[Row] = [
+        (
+            name,
+            number(entry["mean"]),
+            interval(entry["ci95"]),
+            percent(entry["pass_rate"]),
+            entry["n"],
+            entry["failures"],
+        )
+        for name, entry in summary["evaluators"].items()
+    ]
+    if len(rows) != 1:
+        rows.append(("objective (weighted)", number(summary["objective"]), "", "", "", ""))
+    return rows
+
+
+def measures(
+    summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None
+) -> tuple[str, str, str]:
+    """Sentences on coverage and failures, on latency, and on what was spent."""
+    times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
+    latency, spent = summary["latency_ms"], usage or summary["usage"]
+    late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
+    return (
+        f"coverage {percent(summary['coverage'])} of {summary['cases']} cases{times}; "
+        f"target failures {summary['n_target_failed']}, "
+        f"evaluator failures {summary['n_evaluator_failed']}",
+        f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
+        f"spent: {spent['rollouts']} rollouts, {spent['calls']} model calls, "
+        f"{spent['tokens']} tokens, {money(spent['cost'])}",
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; `-` for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval(value: Sequence[float] | None) -> str:
+    """A 95 % interval for people."""
+    return "-" if not value else f"[{value[0]:.3f}, {value[1]:.3f}]"
+
+
+def percent(value: float | None) -> str:
+    """A share for people."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def money(value: float | None) -> str:
+    """A cost in US dollars; unknown where a model's price is."""
+    return "price unknown" if value is None else f"${value:.4f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A duration for people."""
+    return "-" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def printable(text: object) -> str:
+    """`text` without the control characters that steer a terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text)
+    )
+
+
+def rich_table(columns: Sequence[str], rows: Iterable[Row], *, title: str = "") -> Table:
+    """A table for a terminal; cells are text, never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=Text(printable(title)) if title else None)
+    made.title_justify = "left"
+    for column in columns:
+        right = column.startswith(">")
+        made.add_column(
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
+        )
+    for row in rows:
+        made.add_row(*(Text(printable("-" if cell is None else cell)) for cell in row))
+    return made
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """A table for a notebook; cells are escaped."""
+    heads = "".join(f"<th>{html.escape(column.removeprefix('>'))}</th>" for column in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td>{html.escape('-' if cell is None else str(cell))}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,198 @@
+"""What `evaluate`, `train` and their async twins take: types for checkers, checks at run time.
+
+A type checker refuses a wrong argument before anything runs. `checks_arguments` refuses it at run
+time, in one sentence that names the function that was called, the argument, and what it takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
+
+from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
+from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.runs.job import Limits
+from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage import Store
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+    from langgraph.graph import StateGraph
+
+
+class HasEvaluate(Protocol):
+    """An evaluator object of pydantic-evals, Phoenix or this package."""
+
+    @property
+    def evaluate(self) -> Callable[..., Any]: ...
+
+
+class HasEvaluateRun(Protocol):
+    """A LangSmith `RunEvaluator`."""
+
+    @property
+    def evaluate_run(self) -> Callable[..., Any]: ...
+
+
+class HasMeasure(Protocol):
+    """A DeepEval metric."""
+
+    @property
+    def a_measure(self) -> Callable[..., Any]: ...
+
+
+class HasEvalAsync(Protocol):
+    """An autoevals scorer."""
+
+    @property
+    def eval_async(self) -> Callable[..., Any]: ...
+
+
+Target: TypeAlias = (
+    "StateGraph[Any, Any, Any, Any] | Runnable[Any, Any] | Callable[..., Any] | str"
+    " | Mapping[str, Any]"
+)
+"""A workflow: a graph (compiled or not), a Runnable, a function `(inputs, config) -> output`, a
+"module:attribute" string, or the job form of a remote target."""
+
+DatasetLike: TypeAlias = (
+    "Dataset | DatasetSpec | Sequence[Case | Mapping[str, Any]] | str | os.PathLike[str]"
+    " | Mapping[str, Any]"
+)
+"""A `Dataset`, a list of cases, a path, or the job form `{"path": …, "split": …}`."""
+
+EvaluatorLike: TypeAlias = (
+    "str | Mapping[str, Any] | Callable[..., Any] | HasEvaluate | HasEvaluateRun | HasMeasure"
+    " | HasEvalAsync"
+)
+"""An evaluator of any known convention, a built-in's name, or the job form `{"use": …}`."""
+
+
+class AsksAndTells(Protocol):
+    """An optimizer; see `orcheo_agentensor.optimizers.protocol`."""
+
+    @property
+    def ask(self) -> Callable[..., Any]: ...
+    @property
+    def tell(self) -> Callable[..., Any]: ...
+
+
+OptimizerLike: TypeAlias = str | Mapping[str, Any] | AsksAndTells
+"""An optimizer, the name of one, or the job form `{"name": …}`."""
+
+_METHODS = ("evaluate", "evaluate_async", "evaluate_run", "a_measure", "eval_async")
+_Check: TypeAlias = Callable[[Any], bool]
+
+
+def _is(*kinds: type) -> _Check:
+    return lambda value: value is None or isinstance(value, kinds)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_target(value: Any) -> bool:
+    known = isinstance(value, str | Mapping) or callable(value)
+    return known or any(hasattr(value, name) for name in ("ainvoke", "invoke", "compile"))
+
+
+def _is_evaluator(value: Any) -> bool:
+    known = isinstance(value, str | Mapping) or callable(value)
+    return known or any(hasattr(value, name) for name in _METHODS)
+
+
+def _are_evaluators(value: Any) -> bool:  # the entries of a list are refused one by one later
+    return isinstance(value, list | tuple) or _is_evaluator(value)
+
+
+FORMS: Mapping[str, tuple[_Check, str]] = {
+    "target": (
+        _is_target,
+        "a LangGraph graph, a Runnable, a function (inputs, config) -> output, a "
+        "'module:attribute' string, or a mapping that names a remote assistant",
+    ),
+    "dataset": (
+        lambda value: isinstance(
+            value, Dataset | DatasetSpec | str | os.PathLike | Mapping | list | tuple
+        ),
+        "a Dataset, a list of cases, a path, or {'path': …}",
+    ),
+    "evaluators": (
+        _are_evaluators,
+        "a list of evaluators: functions, evaluator objects, or names of built-in ones",
+    ),
+    "prompts": (_is(Mapping), "a mapping of names to texts or TextTensors"),
+    "config": (_is(Mapping), "a mapping such as {'configurable': {…}, 'tags': […]}"),
+    "limits": (_is(Limits, Mapping), "Limits(…), or a mapping of its fields"),
+    "min_coverage": (_is(int, float), "a share from 0 to 1"),
+    "replicates": (_is_integer, "a whole number of at least 1"),
+    "checkpoint_every": (_is_integer, "a whole number of at least 1"),
+    "seed": (_is_integer, "a whole number"),
+    "store": (_is(str, os.PathLike, Store), "a Store, a database URL, or None for memory"),
+    "run_id": (_is(str), "a text"),
+    "workflow_id": (_is(str), "a text"),
+    "reuse": (_is(str), "the run_id of an earlier run"),
+    "settings": (_is(Settings), "Settings(…)"),
+    "on_event": (
+        lambda value: callable(value) and not inspect.iscoroutinefunction(value),
+        "a plain function of one event, not an async one",
+    ),
+    "optimizer": (
+        lambda value: (
+            _is(str, Mapping)(value) or all(hasattr(value, name) for name in ("ask", "tell"))
+        ),
+        "an optimizer such as Reflective(…), the name of one, or a mapping with its name",
+    ),
+    "budget": (
+        lambda value: _is(Mapping)(value) or hasattr(value, "rollouts"),
+        "Budget(…), or a mapping of its fields",
+    ),
+    "stop": (
+        lambda value: isinstance(value, Mapping | list | tuple) or hasattr(value, "model_dump"),
+        "a list of stop conditions such as TargetScore(1.0)",
+    ),
+    "publish": (_is(Mapping), "a mapping that names the assistant to publish to"),
+}
+"""Argument -> whether a value has a form that it takes, and that form in words."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, sync or async, which refuses arguments of a wrong form by name.
+
+    Raises `ConfigError` such as "evaluate(): dataset=3 must be a Dataset, a list of cases, …".
+    """
+    signature = inspect.signature(function)
+
+    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            fits, form = FORMS.get(name, (lambda _value: True, ""))
+            if not fits(value):
+                raise ConfigError(
+                    f"{function.__name__}(): {name}={shorten(value)} must be {form}",
+                    field=name,
+                    value=value,
+                    rule=f"must be {form}",
+                )
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def checked_later(*args: P.args, **kwargs: P.kwargs) -> Any:
+            check(args, kwargs)
+            return await function(*args, **kwargs)
+
+        return checked_later  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
+        return function(*args, **kwargs)
+
+    return checked
