@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
     from orcheo_agentensor.nodes.agent import TrainablePrompt
     from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad
-    from orcheo_agentensor.prompts import TextTensor
+    from orcheo_agentensor.prompts import PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
+    from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
@@ -84,6 +85,7 @@ __all__ = [
     "ConfigCheckpoint",
     "Contains",
     "Dataset",
+    "DatasetLike",
     "Deadline",
     "Decision",
     "EvaluationJob",
@@ -91,6 +93,7 @@ __all__ = [
     "EvaluationResult",
     "EvaluatorContext",
     "EvaluatorFailure",
+    "EvaluatorLike",
     "ExactMatch",
     "HTTPEvaluator",
     "JsonFieldMatch",
@@ -104,6 +107,7 @@ __all__ = [
     "MaxSteps",
     "NumericTolerance",
     "Patience",
+    "PromptLike",
     "RandomSearch",
     "Reflective",
     "Regex",
@@ -111,6 +115,7 @@ __all__ = [
     "Settings",
     "Store",
     "StringSimilarity",
+    "Target",
     "TargetFailure",
     "TargetScore",
     "TaskNode",
@@ -182,7 +187,8 @@ _WHERE = {
     "tape": ("get_prompt",),
     "targets.served": ("configure",),
     "publishing": ("apublish", "arollback_publication"),
-    "prompts": ("TextTensor",),
+    "prompts": ("PromptLike", "TextTensor"),
+    "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
     "training": (
         "Budget",
         "Deadline",

@@ -102,7 +102,10 @@ def put(holder: Any, path: Path, text: str, *, field: str) -> Any:
 # tensor collects feedback in words in `gradients`, and an optimizer turns it into a new text.
 
 
-PromptsLike: TypeAlias = "Mapping[str, str | TextTensor | Mapping[str, Any]]"
+PromptLike: TypeAlias = "str | TextTensor | Mapping[str, Any]"
+"""A prompt: its text, a `TextTensor`, or the JSON form of one."""
+
+PromptsLike: TypeAlias = Mapping[str, PromptLike]
 
 
 class TextTensor(BaseModel):
@@ -125,7 +128,7 @@ class TextTensor(BaseModel):
     requires_grad: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
     bind: str | None = Field(
-        None,
+        default=None,
         description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
     )
     gradients: list[str] = Field(default_factory=list, exclude=True, repr=False)

@@ -38,8 +38,10 @@ _MARKS = ("workflow_id", "config_version", "content_hash")
 class PublishTo(AssistantAddress):
     """The assistant to publish to; with `create`, one that does not exist is made of `graph`."""
 
-    graph: str | None = Field(None, description="The graph of an assistant that is to be created.")
-    create: bool = Field(False, description="Create the assistant where it does not exist.")
+    graph: str | None = Field(
+        default=None, description="The graph of an assistant that is to be created."
+    )
+    create: bool = Field(default=False, description="Create the assistant where it does not exist.")
 
     @model_validator(mode="after")
     def _create_needs_a_graph(self) -> Self:

@@ -37,16 +37,16 @@ class NodeOverride(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str | None = Field(
-        None,
+        default=None,
         pattern=_MODEL,
         max_length=200,
         description='Another chat model, the LangChain way: "openai:gpt-5-mini".',
     )
     temperature: float | None = Field(
-        None, ge=0, le=2, allow_inf_nan=False, description="The temperature of its model."
+        default=None, ge=0, le=2, allow_inf_nan=False, description="The temperature of its model."
     )
     timeout: float | None = Field(
-        None, gt=0, le=86_400, allow_inf_nan=False, description="Seconds the node may take."
+        default=None, gt=0, le=86_400, allow_inf_nan=False, description="Seconds the node may take."
     )
     tags: list[_Text] = Field(
         default_factory=list, max_length=100, description="Further tags of what the node runs."

@@ -53,13 +53,15 @@ class HostInput(BaseModel):
         description="Messages with the queue a person sent them to; bundled ones when left out.",
     )
     threshold: float = Field(
-        0.7,
+        default=0.7,
         ge=0,
         le=1,
         title="Threshold",
         description="Train where fewer than this share of the tickets go to the right queue.",
     )
-    steps: int = Field(4, ge=1, title="Steps", description="Most optimizer steps of a training.")
+    steps: int = Field(
+        default=4, ge=1, title="Steps", description="Most optimizer steps of a training."
+    )
 
 
 class HostOutput(TypedDict, total=False):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
@@ -143,7 +145,11 @@ async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
     by_id: dict[str, list[CaseResult]] = {}
     for row in rows:  # in order of replicates
         by_id.setdefault(row.rollout.case_id, []).append(stored_case(row))
-    return [merged(by_id[case["id"]], {}) for case in cases if case["id"] in by_id]
+    return [
+        replace(merged(by_id[case.id], {}), case=case)
+        for case in Dataset.from_cases(cases).cases
+        if case.id in by_id
+    ]
 
 
 def stored_case(row: CaseRow) -> CaseResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from langgraph.graph import END, START, StateGraph
@@ -78,7 +79,7 @@ def create_evaluation_graph(
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
-    on_results: Callable[[str, Sequence[CaseResult]], None] | None = None,
+    on_results: Callable[[str, list[CaseResult]], None] | None = None,
 ) -> StateGraph[EvaluationState, None, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
@@ -149,7 +150,10 @@ def create_evaluation_graph(
                     run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
             if on_results is not None:
-                on_results(state["run_id"], results)
+                on_results(
+                    state["run_id"],
+                    [replace(r, case=c) for r, c in zip(results, run.dataset.cases, strict=True)],
+                )
             summary = await summary_of(run, results)
             enough = summary["coverage"] >= run.job.min_coverage
             usage = (await run.ledger.usage()).to_json()

@@ -16,7 +16,6 @@ from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
-    import pandas
     from rich.table import Table
 
 EvaluationStatus: TypeAlias = Literal["finished", "missed_threshold"]
@@ -138,13 +137,15 @@ class EvaluationReport:
             ],
         }
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row per case: `case_id`, inputs, output, a column per score, failure, latency, cost.
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row per case.
+
+        Its columns are case id, inputs, outputs, each score, failure, latency, tokens and cost.
 
         Raises `MissingExtra` where pandas is not installed.
         """
         try:
-            import pandas
+            import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ImportError as error:
             raise MissingExtra("pandas", extra="pandas") from error
         return pandas.DataFrame(

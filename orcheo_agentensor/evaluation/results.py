@@ -6,7 +6,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
@@ -31,7 +31,7 @@ class CaseResult:
     """One case under one prompt set: its output, its scores, or what broke.
 
     `usage` is the target's and the evaluators' together; `replayed` tells that everything came
-    from the ledger and nothing was run.
+    from the ledger and nothing was run. In a report `case` is the dataset's case.
     """
 
     case_id: str
@@ -42,6 +42,17 @@ class CaseResult:
     usage: Usage = NOTHING
     tape: dict[str, Any] | None = None
     replayed: bool = False
+    case: Case | None = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> Any:
+        """The inputs of the case; None outside a report."""
+        return None if self.case is None else self.case.inputs
+
+    @property
+    def expected_output(self) -> Any:
+        """What the case expects; None outside a report."""
+        return None if self.case is None else self.case.expected_output
 
     @property
     def scores(self) -> dict[str, float]:
@@ -51,6 +62,16 @@ class CaseResult:
             for outcome in self.outcomes
             if isinstance(outcome, EvaluationResult) and outcome.score is not None
         }
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Evaluator name -> its reason, of the evaluators that gave one."""
+        return {outcome.name: outcome.reason for outcome in self.outcomes if outcome.reason}
+
+    @property
+    def failure(self) -> TargetFailure | EvaluatorFailure | None:
+        """What broke: the target, or else the first evaluator that did; None where all is well."""
+        return self.target_failure or next(iter(self.failures), None)
 
     @property
     def failures(self) -> tuple[EvaluatorFailure, ...]:

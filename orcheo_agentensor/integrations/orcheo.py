@@ -199,7 +199,9 @@ class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     output: str | None = Field(
-        None, title="Output", description="Dotted path to the part of a workflow's output to score."
+        default=None,
+        title="Output",
+        description="Dotted path to the part of a workflow's output to score.",
     )
 
     def model_post_init(self, context: Any) -> None:

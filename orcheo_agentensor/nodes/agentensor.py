@@ -24,7 +24,7 @@ _TRAINING = tuple(TrainingJob.model_fields)
 def _field(name: str) -> Any:
     """The job's field of that name, left out so far."""
     found = TrainingJob.model_fields[name]
-    return Field(None, title=found.title, description=found.description)
+    return Field(default=None, title=found.title, description=found.description)
 
 
 class JobFields(BaseModel):
@@ -36,7 +36,7 @@ class JobFields(BaseModel):
     """
 
     mode: Literal["evaluate", "train"] = Field(
-        "evaluate", title="Mode", description="Evaluate the workflow, or train its prompts."
+        default="evaluate", title="Mode", description="Evaluate the workflow, or train its prompts."
     )
     target: Any = _field("target")
     dataset: Any = _field("dataset")
@@ -57,10 +57,10 @@ class JobFields(BaseModel):
     publish: Any = _field("publish")
     seed: int | None = _field("seed")
     store: Any = Field(
-        None, title="Store", description="Where runs and versions are kept: a database URL."
+        default=None, title="Store", description="Where runs and versions are kept: a database URL."
     )
     settings: Settings | None = Field(
-        None, title="Settings", description="Those of the environment when left out."
+        default=None, title="Settings", description="Those of the environment when left out."
     )
 
     _opened: Any = PrivateAttr(default=None)

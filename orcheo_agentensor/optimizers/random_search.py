@@ -31,9 +31,9 @@ class RandomSearch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     name: str = "random_search"
-    minibatch: int = Field(10, ge=1)
-    parallel: int = Field(1, ge=1, le=64)
-    momentum: int = Field(0, ge=0)
+    minibatch: int = Field(default=10, ge=1)
+    parallel: int = Field(default=1, ge=1, le=64)
+    momentum: int = Field(default=0, ge=0)
     proposer: Any = None
     model: Any = None
 

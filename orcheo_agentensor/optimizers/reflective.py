@@ -267,11 +267,11 @@ class Reflective(BaseModel):
     pipelined: ClassVar[bool] = True
 
     name: str = "reflective"
-    minibatch: int = Field(10, ge=1)
-    parallel: int = Field(1, ge=1, le=64)
-    momentum: int = Field(8, ge=0)
-    chain: int = Field(4, ge=1)
-    patience: int = Field(3, ge=1)
+    minibatch: int = Field(default=10, ge=1)
+    parallel: int = Field(default=1, ge=1, le=64)
+    momentum: int = Field(default=8, ge=0)
+    chain: int = Field(default=4, ge=1)
+    patience: int = Field(default=3, ge=1)
     proposer: Any = None
     model: Any = None
 

@@ -36,8 +36,8 @@ class TextGrad(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     name: str = "textgrad"
-    minibatch: int = Field(10, ge=1)
-    momentum: int = Field(8, ge=0)
+    minibatch: int = Field(default=10, ge=1)
+    momentum: int = Field(default=8, ge=0)
     proposer: Any = None
     model: Any = None
 

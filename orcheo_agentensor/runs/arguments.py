@@ -10,17 +10,16 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
+
+from langchain_core.runnables import Runnable
+from langgraph.graph import StateGraph
 
 from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
-
-if TYPE_CHECKING:
-    from langchain_core.runnables import Runnable
-    from langgraph.graph import StateGraph
 
 
 class HasEvaluate(Protocol):
@@ -52,21 +51,33 @@ class HasEvalAsync(Protocol):
 
 
 Target: TypeAlias = (
-    "StateGraph[Any, Any, Any, Any] | Runnable[Any, Any] | Callable[..., Any] | str"
-    " | Mapping[str, Any]"
+    StateGraph[Any, Any, Any, Any]
+    | Runnable[Any, Any]
+    | Callable[..., Any]
+    | str
+    | Mapping[str, Any]
 )
 """A workflow: a graph (compiled or not), a Runnable, a function `(inputs, config) -> output`, a
 "module:attribute" string, or the job form of a remote target."""
 
 DatasetLike: TypeAlias = (
-    "Dataset | DatasetSpec | Sequence[Case | Mapping[str, Any]] | str | os.PathLike[str]"
-    " | Mapping[str, Any]"
+    Dataset
+    | DatasetSpec
+    | Sequence[Case | Mapping[str, Any]]
+    | str
+    | os.PathLike[str]
+    | Mapping[str, Any]
 )
 """A `Dataset`, a list of cases, a path, or the job form `{"path": …, "split": …}`."""
 
 EvaluatorLike: TypeAlias = (
-    "str | Mapping[str, Any] | Callable[..., Any] | HasEvaluate | HasEvaluateRun | HasMeasure"
-    " | HasEvalAsync"
+    str
+    | Mapping[str, Any]
+    | Callable[..., Any]
+    | HasEvaluate
+    | HasEvaluateRun
+    | HasMeasure
+    | HasEvalAsync
 )
 """An evaluator of any known convention, a built-in's name, or the job form `{"use": …}`."""
 
@@ -171,7 +182,12 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
     signature = inspect.signature(function)
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            function(*args, **kwargs)  # Python's own message names the function
+            raise
+        for name, value in bound.arguments.items():
             fits, form = FORMS.get(name, (lambda _value: True, ""))
             if not fits(value):
                 raise ConfigError(

@@ -39,28 +39,28 @@ class Limits(BaseModel):
     )
 
     concurrency: int = Field(
-        10,
+        default=10,
         ge=1,
         le=1_000,
         title="Concurrency",
         description="Most cases of this run in flight at once.",
     )
     case_timeout: float = Field(
-        120.0,
+        default=120.0,
         gt=0,
         le=86_400,
         title="Case timeout",
         description="Seconds one execution of the target may take.",
     )
     retries: int = Field(
-        2,
+        default=2,
         ge=0,
         le=10,
         title="Retries",
         description="Further attempts after a passing trouble (timeout, HTTP 5xx).",
     )
     case_sla_ms: float | None = Field(
-        None,
+        default=None,
         gt=0,
         title="Case SLA",
         description="Cases slower than this many milliseconds are counted.",
@@ -75,44 +75,44 @@ class Job(BaseModel):
     )
 
     target: str | dict[str, Any] | None = Field(
-        None,
+        default=None,
         title="Target",
         description='The workflow under test: "module:attribute", {"entrypoint", "output"}, or '
         '{"url", "assistant", "api_key_env"} for one on a LangGraph server.',
         examples=[f"{_DEMO}.workflow:create_support_triage"],
     )
     workflow_id: str | None = Field(
-        None,
+        default=None,
         title="Workflow",
         pattern=IDENTIFIER,
         description="Under which id versions are stored; the target's name when left out.",
     )
     run_id: str | None = Field(
-        None,
+        default=None,
         title="Run",
         pattern=IDENTIFIER,
         description="Submitting a run id again resumes that run; a new one is made when left out.",
     )
     dataset: str | dict[str, Any] | list[Any] | None = Field(
-        None,
+        default=None,
         title="Dataset",
         description="A path, a list of cases, or {path | cases | id+version, split, splits}.",
         examples=["orcheo_agentensor/demo/data/banking_tickets.jsonl"],
     )
     evaluators: list[str | dict[str, Any]] | None = Field(
-        None,
+        default=None,
         title="Evaluators",
         description='Built-in names, "module:attribute" strings, or {"type" | "entrypoint", …}.',
         examples=[[f"{_DEMO}.evaluators:reply_policy"], ["exact_match"]],
     )
     prompts: dict[str, str | dict[str, Any]] | None = Field(
-        None,
+        default=None,
         title="Prompts",
         description="Prompt name to text, or to a TextTensor in JSON form.",
         examples=[{"reply": "You write the first reply to a bank's customer.\n\nRules:\n"}],
     )
     config: dict[str, Any] | None = Field(
-        None,
+        default=None,
         title="Config",
         description="The RunnableConfig the target runs with.",
         examples=[{"configurable": {"agentensor": {"use": "production"}}}],
@@ -121,14 +121,14 @@ class Job(BaseModel):
         Limits(), title="Run limits", description="How hard the run may push the target."
     )
     min_coverage: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1,
         title="Least coverage",
         description="Share of cases that must be scored for the run to count.",
     )
     replicates: int = Field(
-        1,
+        default=1,
         ge=1,
         le=100,
         title="Replicates",
@@ -136,7 +136,7 @@ class Job(BaseModel):
         "case's score is the mean.",
     )
     reuse: str | None = Field(
-        None,
+        default=None,
         title="Reuse",
         pattern=IDENTIFIER,
         description="A run whose recorded rollouts may be used instead of running them again.",

@@ -60,17 +60,17 @@ class AssistantAddress(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str | tuple[str, ...] | None = Field(
-        None, description="URL of the server, or several URLs to spread runs over."
+        default=None, description="URL of the server, or several URLs to spread runs over."
     )
     assistant: str = Field(
         min_length=1, max_length=256, description="Id or name of an assistant, or id of a graph."
     )
     api_key_env: str | None = Field(
-        None,
+        default=None,
         description="The environment variable that holds the server's API key or 'Bearer …'.",
     )
     prompts_in: PromptsIn = Field(
-        "auto", description="How the deployed graph reads prompts; auto asks its context schema."
+        default="auto", description="How the deployed graph reads prompts; auto asks its context schema."
     )
 
     @field_validator("url")

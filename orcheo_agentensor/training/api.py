@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -25,50 +24,10 @@ from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import StopCondition
-from orcheo_agentensor.usage import Usage
+from orcheo_agentensor.training.report import Decision, TrainingResult
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import ConfigCheckpoint, Store
-
-
-DecisionStatus: TypeAlias = Literal["promoted", "kept", "rejected", "awaiting_approval"]
-TrainingStatus: TypeAlias = Literal["finished", "missed_threshold", "awaiting_approval"]
-"""`awaiting_approval`: a person has to answer; `missed_threshold`: too few cases were scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """`promoted`, `kept`, `rejected` or `awaiting_approval`, with the reasons.
-
-    `target_gain` tells whether the mean rose by the ten percent aimed for; `stopped` why the
-    search ended; `published` where the promoted version was published to.
-    """
-
-    status: DecisionStatus
-    reasons: tuple[str, ...]
-    stopped: str | None
-    target_gain: dict[str, Any]
-    published: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a training found.
-
-    `best` and `baseline` are stored versions with their validation metrics (`best` is `baseline`
-    where nothing was better); `checkpoints` all versions of the run, oldest first; `holdout` the
-    paired comparison on cases the search never saw, None where the dataset has none.
-    """
-
-    run_id: str
-    status: TrainingStatus
-    best: ConfigCheckpoint
-    baseline: ConfigCheckpoint
-    checkpoints: tuple[ConfigCheckpoint, ...]
-    holdout: dict[str, Any] | None
-    summary: dict[str, Any]
-    decision: Decision
-    usage: Usage
+    from orcheo_agentensor.storage import Store
 
 
 @checks_arguments

@@ -27,11 +27,13 @@ class Budget(BaseModel):
     )
 
     rollouts: int | None = Field(
-        None, ge=0, title="Rollouts", description="Most executions of the target."
+        default=None, ge=0, title="Rollouts", description="Most executions of the target."
     )
-    calls: int | None = Field(None, ge=0, title="Calls", description="Most model calls.")
-    tokens: int | None = Field(None, ge=0, title="Tokens", description="Most tokens, in and out.")
-    cost: float | None = Field(None, ge=0, title="Cost", description="Most US dollars.")
+    calls: int | None = Field(default=None, ge=0, title="Calls", description="Most model calls.")
+    tokens: int | None = Field(
+        default=None, ge=0, title="Tokens", description="Most tokens, in and out."
+    )
+    cost: float | None = Field(default=None, ge=0, title="Cost", description="Most US dollars.")
 
 
 def required_rollouts(*, validation: int, holdout: int, replicates: int = 1) -> int:

@@ -56,7 +56,7 @@ class _Stop(BaseModel):
 class TargetScore(_Stop):
     """Stop once the best validation objective is at least `score`."""
 
-    type: Literal["target_score"] = Field("target_score", title="Type", description=_TYPE)
+    type: Literal["target_score"] = Field(default="target_score", title="Type", description=_TYPE)
     score: float = Field(title="Score", description="The validation objective to reach.")
 
     def __init__(self, score: float, **data: Any) -> None:
@@ -73,7 +73,7 @@ class TargetScore(_Stop):
 class Patience(_Stop):
     """Stop after `steps` steps in a row without a new best."""
 
-    type: Literal["patience"] = Field("patience", title="Type", description=_TYPE)
+    type: Literal["patience"] = Field(default="patience", title="Type", description=_TYPE)
     steps: int = Field(ge=1, title="Steps", description="Steps in a row without a new best.")
 
     def __init__(self, steps: int, **data: Any) -> None:
@@ -90,7 +90,7 @@ class Patience(_Stop):
 class Deadline(_Stop):
     """Stop `seconds` after the run began."""
 
-    type: Literal["deadline"] = Field("deadline", title="Type", description=_TYPE)
+    type: Literal["deadline"] = Field(default="deadline", title="Type", description=_TYPE)
     seconds: float = Field(gt=0, title="Seconds", description="Seconds since the run began.")
 
     def __init__(self, seconds: float, **data: Any) -> None:
@@ -105,7 +105,7 @@ class Deadline(_Stop):
 class MaxSteps(_Stop):
     """Stop after `steps` optimizer steps."""
 
-    type: Literal["max_steps"] = Field("max_steps", title="Type", description=_TYPE)
+    type: Literal["max_steps"] = Field(default="max_steps", title="Type", description=_TYPE)
     steps: int = Field(ge=0, title="Steps", description="Most optimizer steps.")
 
     def __init__(self, steps: int, **data: Any) -> None:
@@ -120,7 +120,7 @@ class MaxSteps(_Stop):
 class MaxEpochs(_Stop):
     """Stop after `epochs` passes over the training cases."""
 
-    type: Literal["max_epochs"] = Field("max_epochs", title="Type", description=_TYPE)
+    type: Literal["max_epochs"] = Field(default="max_epochs", title="Type", description=_TYPE)
     epochs: int = Field(ge=0, title="Epochs", description="Most passes over the training cases.")
 
     def __init__(self, epochs: int, **data: Any) -> None:
@@ -151,7 +151,7 @@ class TrainingJob(Job):
     model_config = ConfigDict(title="Training job")
 
     optimizer: str | dict[str, Any] | None = Field(
-        None,
+        default=None,
         title="Optimizer",
         description="A name, or {name, …options}; the default when empty.",
         examples=[
@@ -162,7 +162,7 @@ class TrainingJob(Job):
         ],
     )
     budget: Budget | None = Field(
-        None,
+        default=None,
         title="Budget",
         description="What the run may spend; computed from the split sizes when left out.",
     )
@@ -173,21 +173,21 @@ class TrainingJob(Job):
         examples=[[{"type": "max_steps", "steps": 2}]],
     )
     checkpoint_every: int = Field(
-        1, ge=1, title="Checkpoint interval", description="In optimizer steps."
+        default=1, ge=1, title="Checkpoint interval", description="In optimizer steps."
     )
     promote: Literal["auto", "ask", "never"] = Field(
-        "never",
+        default="never",
         title="Promotion",
         description="auto: promote what is proved; ask: pause for a person; never: only store.",
     )
     publish: dict[str, Any] | None = Field(
-        None,
+        default=None,
         title="Publish",
         description="Where a promoted version is published: {url, assistant, api_key_env, graph, "
         "create}.",
     )
     seed: int = Field(
-        0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
+        default=0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
     )
 
 
