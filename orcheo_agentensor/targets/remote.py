@@ -214,7 +214,9 @@ def _error_text(data: Any) -> str:
 class RemoteTargetSpec(AssistantAddress):
     """What a job says of a remote target."""
 
-    output: str | None = Field(default=None, min_length=1, description="A dotted path into the output.")
+    output: str | None = Field(
+        default=None, min_length=1, description="A dotted path into the output."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

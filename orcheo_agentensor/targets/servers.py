@@ -70,7 +70,8 @@ class AssistantAddress(BaseModel):
         description="The environment variable that holds the server's API key or 'Bearer …'.",
     )
     prompts_in: PromptsIn = Field(
-        default="auto", description="How the deployed graph reads prompts; auto asks its context schema."
+        default="auto",
+        description="How the deployed graph reads prompts; auto asks its context schema.",
     )
 
     @field_validator("url")
