@@ -185,23 +185,23 @@ def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = []
-        for entry in error.errors(include_url=False):
-            rule = entry["msg"][0].lower() + entry["msg"][1:]
-            if entry["type"] == "string_pattern_mismatch":
-                rule = IDENTIFIER_RULE
-            if entry["type"] == "extra_forbidden":
-                known = _known_fields(model, entry["loc"][:-1])
-                rule = "is not a known field" + (f"; known: {', '.join(known)}" if known else "")
-            problems.append(
-                {
-                    "field": ".".join([where, *map(str, entry["loc"])]),
-                    "value": shorten(entry.get("input")),
-                    "rule": rule,
-                }
-            )
+        problems = [
+            problem_of(entry, model, where=where) for entry in error.errors(include_url=False)
+        ]
         text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
         raise ConfigError(text, problems=problems) from None
+
+
+def problem_of(entry: Mapping[str, Any], model: type[BaseModel], *, where: str) -> dict[str, Any]:
+    """One of pydantic's errors on `model` as the field, the value and the rule it breaks."""
+    rule = entry["msg"][0].lower() + entry["msg"][1:]
+    if entry["type"] == "string_pattern_mismatch":
+        rule = IDENTIFIER_RULE
+    if entry["type"] == "extra_forbidden":
+        known = _known_fields(model, entry["loc"][:-1])
+        rule = "is not a known field" + (f"; known: {', '.join(known)}" if known else "")
+    field = ".".join([where, *map(str, entry["loc"])])
+    return {"field": field, "value": shorten(entry.get("input")), "rule": rule}
 
 
 def _known_fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -23,10 +23,10 @@ from orcheo_agentensor.server.http import (
     require_json,
 )
 from orcheo_agentensor.server.review import (
-    Desk,
     Kind,
     Problems,
     Request,
+    RequestReviewer,
     RunEndpoint,
     assistant_id_of,
 )
@@ -136,11 +136,11 @@ _logger = logging.getLogger(__name__)
 
 
 class RunRequests:
-    """ASGI middleware: run requests go by way of a `Desk`."""
+    """ASGI middleware: run requests go by way of a `RequestReviewer`."""
 
-    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, *, reviewer: RequestReviewer) -> None:
         self.app = app
-        self.desk = desk
+        self.reviewer = reviewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the request, if it is one for a run, and hand it on."""
@@ -166,7 +166,7 @@ class RunRequests:
 
     async def _checked(self, scope: Scope, endpoint: RunEndpoint, content: bytes) -> bytes | None:
         """The body to hand on; None for the one that came."""
-        settings = self.desk.settings
+        settings = self.reviewer.settings
         try:
             parsed = await parse_body(content)
         except MalformedBody:
@@ -188,8 +188,8 @@ class RunRequests:
             if request is None:
                 answers.append(item)
                 continue
-            record = await self.desk.workflow(request)
-            if self.desk.opted_in(record):
+            record = await self.reviewer.workflow(request)
+            if self.reviewer.opted_in(record):
                 require_json(Headers(scope=scope))
                 if len(content) > settings.max_request_bytes:
                     raise BodyTooLarge(
@@ -199,7 +199,7 @@ class RunRequests:
                     )
             prefix = f"{index}." if is_batch else ""
             try:
-                found = await self.desk.review(
+                found = await self.reviewer.review(
                     request, record=record, odd=parsed.problems, prefix=prefix
                 )
             except ConfigError as error:
@@ -213,7 +213,7 @@ class RunRequests:
                 workflows.append(found.workflow_id)
         problems.settle("the batch")
         for workflow_id in workflows:
-            await self.desk.claim(identity_of_request(scope), workflow_id)
+            await self.reviewer.claim(identity_of_request(scope), workflow_id)
         if all(answer == item for answer, item in zip(answers, items, strict=True)):
             return None
         return dump_body(answers if is_batch else answers[0])

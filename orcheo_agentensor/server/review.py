@@ -511,7 +511,7 @@ class Reviewed:
     workflow_id: str | None = None
 
 
-class Desk:
+class RequestReviewer:
     """Reviews run requests against what the operator and the store say."""
 
     def __init__(self, store: Store, settings: Settings) -> None:

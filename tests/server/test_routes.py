@@ -256,6 +256,11 @@ async def test_schemas_and_descriptions_are_served(http: Any, served: Any) -> No
         server = (await whole.get("/openapi.json")).json()
     for path in described["paths"]:
         assert path in server["paths"], path
+    schemas = server["components"]["schemas"]
+    assert described["components"]["schemas"].items() <= schemas.items()
+    assert "assistant_id" in schemas["Run"]["properties"], "the server's own Run is replaced"
+    assert server["info"]["title"] != described["info"]["title"]
+    assert server["security"] == [{"bearer": []}]
 
 
 async def test_answers_are_as_described(served: Served, http: Any, client: Any) -> None:

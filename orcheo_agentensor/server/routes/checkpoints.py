@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.server.http import PreconditionFailed, RejectedVersion
-from orcheo_agentensor.server.routes.api import (
-    Answer,
-    Call,
+from orcheo_agentensor.server.routes.routing import (
+    MOST,
+    NO_QUERY,
+    Name,
     NoQuery,
-    Operation,
     Page,
     PageQuery,
-    document,
+    PromotionRoute,
+    Visible,
+    VisibleStore,
+    cut,
     entity_tag,
-    if_match,
-    page,
-    visible_workflow,
+    errors,
+    optional,
+    router,
+    tag_matches,
+    without_null,
 )
 from orcheo_agentensor.storage import AliasMove, ConfigCheckpoint, Expected
 from orcheo_agentensor.training.decision import prompt_diff, rejection
 
-_MOST = 2**31 - 1
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        description="The entity tag of the alias as read.",
+        json_schema_extra=without_null,
+    ),
+]
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _WORKFLOW = "/workflows/{workflow_id}"
+_ALIAS = _WORKFLOW + "/aliases/{alias}"
 
 
-class Workflow(BaseModel):
+class WorkflowSummary(BaseModel):
     """A workflow, and where its aliases point."""
 
     workflow_id: str
@@ -79,39 +93,43 @@ class Alias(BaseModel):
     alias: str
     version: int
 
+    @property
+    def tag(self) -> str:
+        """The entity tag of this answer."""
+        return entity_tag(self.model_dump_json().encode())
+
 
 class CheckpointsQuery(PageQuery):
     """Which versions are wanted."""
 
-    run_id: str | None = Field(None, max_length=128, description="Only those a run has stored.")
+    run_id: str | None = optional("Only those a run has stored.", max_length=128)
 
 
-def _version_field() -> Any:
-    return Field(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[^\x00]+$",
-        description="A version's number or an alias.",
-    )
+_VERSION = Field(
+    min_length=1,
+    max_length=64,
+    pattern=r"^[^\x00]+$",
+    description="A version's number or an alias.",
+)
 
 
 class DiffQuery(NoQuery):
     """Which two versions are compared."""
 
-    before: str = _version_field()
-    after: str = _version_field()
+    before: Annotated[str, _VERSION]
+    after: Annotated[str, _VERSION]
 
 
 class Promotion(BaseModel):
-    """Point an alias to a version, if it points where the caller believes it does."""
+    """Point an alias to a version, if it points where the sender believes it does."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: int = Field(ge=1, le=_MOST, description="The version that the alias shall point to.")
+    version: int = Field(ge=1, le=MOST, description="The version that the alias shall point to.")
     expected_version: int | None = Field(
         None,
         ge=1,
-        le=_MOST,
+        le=MOST,
         description="Where it points now; null: nowhere yet. Needed unless If-Match is sent.",
     )
     reason: str = Field("", max_length=2_000, description="Why; kept in the log.")
@@ -124,175 +142,206 @@ class Rollback(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     expected_version: int | None = Field(
-        None, ge=1, le=_MOST, description="Only if the alias points there now."
+        None, ge=1, le=MOST, description="Only if the alias points there now."
     )
     reason: str = Field("", max_length=2_000, description="Why; kept in the log.")
 
 
-async def list_workflows(call: Call) -> Answer:
+reading = router("checkpoints")
+promoting = APIRouter(route_class=PromotionRoute, tags=["checkpoints"])
+
+
+@reading.get("/workflows")
+async def list_workflows(
+    query: Annotated[PageQuery, Query()], visible: Visible
+) -> Page[WorkflowSummary]:
     """The workflows that have versions, with their aliases."""
-    found = []
-    after = (call.query.place(str) or [""])[0]
-    names = [name for name in await call.store.checkpoints.list_workflows() if name > after]
-    owners = {record.workflow_id: record.owner for record in await call.store.workflows.list()}
-    seen = [name for name in names if call.identity.may_see(owners.get(name))]
-    shown, cursor = page(seen, call.query.limit, lambda name: [name])
-    for name in shown:
-        aliases = await call.store.aliases.list(name)
-        found.append({"workflow_id": name, "owner": owners.get(name), "aliases": aliases})
-    return Answer(content={"items": found, "next_cursor": cursor})
+    store = visible.store
+    after = (query.place(str) or [""])[0]
+    names = [name for name in await store.checkpoints.list_workflows() if name > after]
+    owners = {record.workflow_id: record.owner for record in await store.workflows.list()}
+    seen = [name for name in names if visible.identity.may_see(owners.get(name))]
+    shown, cursor = cut(seen, query.limit, lambda name: [name])
+    items = [
+        WorkflowSummary(
+            workflow_id=name, owner=owners.get(name), aliases=await store.aliases.list(name)
+        )
+        for name in shown
+    ]
+    return Page(items=items, next_cursor=cursor)
 
 
-async def list_checkpoints(call: Call) -> Answer:
+@reading.get(_WORKFLOW + "/checkpoints", responses=errors(404))
+async def list_checkpoints(
+    workflow_id: Name, query: Annotated[CheckpointsQuery, Query()], visible: Visible
+) -> Page[CheckpointSummary]:
     """The versions of a workflow, newest first."""
-    workflow_id = call.path("workflow_id")
-    await visible_workflow(call, workflow_id)
-    place = call.query.place(int)
-    versions = await call.store.checkpoints.list(
+    await visible.require_workflow(workflow_id)
+    place = query.place(int)
+    versions = await visible.store.checkpoints.list(
         workflow_id,
-        run_id=call.query.run_id,
-        before=min(place[0], _MOST) if place else None,
-        limit=call.query.limit + 1,
+        run_id=query.run_id,
+        before=min(place[0], MOST) if place else None,
+        limit=query.limit + 1,
     )
-    aliases = await call.store.aliases.list(workflow_id)
-    shown, cursor = page(versions, call.query.limit, lambda one: [one.config_version])
-    items = [_brief(version, aliases) for version in shown]
-    return Answer(content={"items": items, "next_cursor": cursor})
+    aliases = await visible.store.aliases.list(workflow_id)
+    shown, cursor = cut(versions, query.limit, lambda one: [one.config_version])
+    return Page(items=[_summary(version, aliases) for version in shown], next_cursor=cursor)
 
 
-async def get_checkpoint(call: Call) -> Answer:
+@reading.get(_WORKFLOW + "/checkpoints/{version}", responses=errors(404), dependencies=[NO_QUERY])
+async def get_checkpoint(workflow_id: Name, version: Name, visible: Visible) -> Checkpoint:
     """A version, by number or alias."""
-    version = await _version(call, call.path("version"))
-    aliases = await call.store.aliases.list(version.workflow_id)
-    return Answer(content=document(version, aliases=_names(version, aliases)))
+    found = await visible.version(workflow_id, version)
+    aliases = await visible.store.aliases.list(found.workflow_id)
+    return Checkpoint(**found.model_dump(), aliases=_aliases_of(found, aliases))
 
 
-async def download_checkpoint(call: Call) -> Answer:
+@reading.get(
+    _WORKFLOW + "/checkpoints/{version}/download",
+    responses=errors(404),
+    dependencies=[NO_QUERY],
+)
+async def download_checkpoint(
+    workflow_id: Name, version: Name, visible: Visible, response: Response
+) -> dict[str, Any]:
     """The RunnableConfig of a version as a file, ready to be passed to the workflow."""
-    version = await _version(call, call.path("version"))
-    stem = _UNSAFE.sub("-", version.workflow_id).strip("-.") or "workflow"
-    name = f"{stem[:100]}-v{version.config_version}.json"
-    return Answer(
-        content=version.runnable_config,
-        headers={"content-disposition": f'attachment; filename="{name}"'},
-    )
+    found = await visible.version(workflow_id, version)
+    stem = _UNSAFE.sub("-", found.workflow_id).strip("-.") or "workflow"
+    name = f"{stem[:100]}-v{found.config_version}.json"
+    response.headers["content-disposition"] = f'attachment; filename="{name}"'
+    return found.runnable_config
 
 
-async def diff_checkpoints(call: Call) -> Answer:
+@reading.get(_WORKFLOW + "/diff", responses=errors(404))
+async def diff_checkpoints(
+    workflow_id: Name, query: Annotated[DiffQuery, Query()], visible: Visible
+) -> Diff:
     """Two versions compared."""
-    before = await _version(call, call.query.before)
-    after = await _version(call, call.query.after)
+    before = await visible.version(workflow_id, query.before)
+    after = await visible.version(workflow_id, query.after)
     texts = [
         {name: prompt.text for name, prompt in version.prompts.items()}
         for version in (before, after)
     ]
-    return Answer(
-        content={
-            "workflow_id": before.workflow_id,
-            "before": before.config_version,
-            "after": after.config_version,
-            "prompts": prompt_diff(*texts),
-            "config": [_without_prompts(before), _without_prompts(after)],
-            "metrics": [before.metrics, after.metrics],
-            "measured_alike": (before.dataset_version, before.evaluator_set)
-            == (after.dataset_version, after.evaluator_set),
-        }
+    return Diff(
+        workflow_id=before.workflow_id,
+        before=before.config_version,
+        after=after.config_version,
+        prompts=prompt_diff(*texts),
+        config=[_without_prompts(before), _without_prompts(after)],
+        metrics=[before.metrics, after.metrics],
+        measured_alike=(before.dataset_version, before.evaluator_set)
+        == (after.dataset_version, after.evaluator_set),
     )
 
 
-async def get_alias(call: Call) -> Answer:
+@reading.get(_ALIAS, responses=errors(404), dependencies=[NO_QUERY])
+async def get_alias(workflow_id: Name, alias: Name, visible: Visible) -> Alias:
     """Where an alias points."""
-    workflow_id, alias = call.path("workflow_id"), call.path("alias")
-    await visible_workflow(call, workflow_id)
-    version = await call.store.aliases.resolve(workflow_id, alias)
-    if version is None:
-        raise NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
-    return Answer(content=_alias(workflow_id, alias, version))
+    await visible.require_workflow(workflow_id)
+    return await _existing_alias(visible, workflow_id, alias)
 
 
-async def promote(call: Call) -> Answer:
-    """Point an alias to a version, if it still points where the caller believes it does.
+@promoting.put(_ALIAS, responses=errors(404, 409, 412, 413, 415), dependencies=[NO_QUERY])
+async def promote(
+    workflow_id: Name,
+    alias: Name,
+    body: Promotion,
+    visible: Visible,
+    response: Response,
+    if_match: IfMatch = None,
+) -> AliasMove:
+    """Point an alias to a version, if it still points where the sender believes it does.
 
-    Answers 409 where somebody else has moved it meanwhile, 412 where `If-Match` does not hold.
+    Answers 409 where the alias points elsewhere by now, 412 where `If-Match` does not hold.
     """
-    workflow_id, alias = call.path("workflow_id"), call.path("alias")
-    version = await _version(call, str(call.body.version))
-    expected = await _expected(call, workflow_id, alias)
-    why = None if call.body.force else await rejection(call.store, version)
+    version = await visible.version(workflow_id, str(body.version))
+    current = await visible.store.aliases.resolve(workflow_id, alias)
+    expected = _expected(body, if_match, workflow_id, alias, current)
+    why = None if body.force else await rejection(visible.store, version)
     if why is not None:
         raise RejectedVersion(f"{why}. To promote it all the same, send force: true")
-    move = await call.store.aliases.move(
+    move = await visible.store.aliases.move(
         workflow_id,
         alias,
         to=version.config_version,
         expect=expected,
-        actor=_actor(call),
-        reason=call.body.reason,
+        actor=_actor(visible),
+        reason=body.reason,
     )
-    return _moved(workflow_id, alias, move)
+    return _tagged(move, response)
 
 
-async def roll_back(call: Call) -> Answer:
+@promoting.post(
+    _ALIAS + "/rollback", responses=errors(404, 409, 412, 413, 415), dependencies=[NO_QUERY]
+)
+async def roll_back(
+    workflow_id: Name,
+    alias: Name,
+    body: Rollback,
+    visible: Visible,
+    response: Response,
+    if_match: IfMatch = None,
+) -> AliasMove:
     """Undo the last move of an alias; once more undoes the one before it."""
-    workflow_id, alias = call.path("workflow_id"), call.path("alias")
-    await visible_workflow(call, workflow_id)
-    current = await call.store.aliases.resolve(workflow_id, alias)
-    if current is None:
-        raise NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
-    if if_match(call.request, entity_tag(_alias(workflow_id, alias, current))) is False:
-        raise PreconditionFailed(f"alias {alias!r} points to version {current} now")
-    expected = call.body.expected_version
-    if expected is None and "if-match" in call.request.headers:
-        expected = current
-    move = await call.store.aliases.rollback(
-        workflow_id, alias, actor=_actor(call), reason=call.body.reason, expect=expected
+    await visible.require_workflow(workflow_id)
+    current = await _existing_alias(visible, workflow_id, alias)
+    if if_match is not None and not tag_matches(if_match, current.tag):
+        raise PreconditionFailed(f"alias {alias!r} points to version {current.version} now")
+    expected = body.expected_version
+    if expected is None and if_match is not None:
+        expected = current.version
+    move = await visible.store.aliases.rollback(
+        workflow_id, alias, actor=_actor(visible), reason=body.reason, expect=expected
     )
-    return _moved(workflow_id, alias, move)
+    return _tagged(move, response)
 
 
-async def list_alias_moves(call: Call) -> Answer:
+@reading.get(_ALIAS + "/log", responses=errors(404))
+async def list_alias_moves(
+    workflow_id: Name, alias: Name, query: Annotated[PageQuery, Query()], visible: Visible
+) -> Page[AliasMove]:
     """The log of an alias, newest first: who moved it, when, from where to where, and why."""
-    workflow_id, alias = call.path("workflow_id"), call.path("alias")
-    await visible_workflow(call, workflow_id)
-    place = call.query.place(int)
-    moves = await call.store.aliases.log_page(
+    await visible.require_workflow(workflow_id)
+    place = query.place(int)
+    moves = await visible.store.aliases.log_page(
         workflow_id,
         alias,
         before=min(place[0], 2**62) if place else None,
-        limit=call.query.limit + 1,
+        limit=query.limit + 1,
     )
     if not moves and place is None:
-        raise NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
-    shown, cursor = page(moves, call.query.limit, lambda one: [one[0]])
-    items = [document(move) for _id, move in shown]
-    return Answer(content={"items": items, "next_cursor": cursor})
+        raise _no_alias(workflow_id, alias)
+    shown, cursor = cut(moves, query.limit, lambda one: [one[0]])
+    return Page(items=[move for _id, move in shown], next_cursor=cursor)
 
 
-async def _version(call: Call, version: str) -> ConfigCheckpoint:
-    """A version that the caller may see; one answer for what is not there and what is hidden."""
-    workflow_id = call.path("workflow_id")
-    absent = NotFound(f"there is no version {version!r} of workflow {workflow_id!r}")
-    record = await call.store.workflows.get(workflow_id)
-    hidden = record is not None and not call.identity.may_see(record.owner)
-    if hidden or (version.isdecimal() and (not version.isascii() or int(version[:12]) > _MOST)):
-        raise absent
-    try:
-        return await call.store.checkpoints.get(workflow_id, version)
-    except NotFound:
-        raise absent from None
+async def _existing_alias(visible: VisibleStore, workflow_id: str, alias: str) -> Alias:
+    version = await visible.store.aliases.resolve(workflow_id, alias)
+    if version is None:
+        raise _no_alias(workflow_id, alias)
+    return Alias(workflow_id=workflow_id, alias=alias, version=version)
 
 
-async def _expected(call: Call, workflow_id: str, alias: str) -> Expected:
-    """Where the alias must point for a promotion to go ahead."""
-    current = await call.store.aliases.resolve(workflow_id, alias)
-    tag = None if current is None else entity_tag(_alias(workflow_id, alias, current))
-    holds = if_match(call.request, tag)
-    if holds is False:
+def _no_alias(workflow_id: str, alias: str) -> NotFound:
+    return NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
+
+
+def _expected(
+    body: Promotion, if_match: str | None, workflow_id: str, alias: str, current: int | None
+) -> Expected:
+    """Where the alias must point for a promotion to go ahead; `current` is where it points now."""
+    if if_match is not None and (
+        current is None
+        or not tag_matches(
+            if_match, Alias(workflow_id=workflow_id, alias=alias, version=current).tag
+        )
+    ):
         raise PreconditionFailed(f"alias {alias!r} is not as it was read; look again and retry")
-    if "expected_version" in call.body.model_fields_set:
-        expected: int | None = call.body.expected_version
-        return expected
-    if holds is None:
+    if "expected_version" in body.model_fields_set:
+        return body.expected_version
+    if if_match is None:
         raise ConfigError(
             field="body.expected_version",
             value=None,
@@ -301,17 +350,15 @@ async def _expected(call: Call, workflow_id: str, alias: str) -> Expected:
     return current
 
 
-def _actor(call: Call) -> str:
-    return call.identity.name or "http"
+def _actor(visible: VisibleStore) -> str:
+    return visible.identity.name or "http"
 
 
-def _alias(workflow_id: str, alias: str, version: int) -> dict[str, Any]:
-    return {"workflow_id": workflow_id, "alias": alias, "version": version}
-
-
-def _moved(workflow_id: str, alias: str, move: AliasMove) -> Answer:
-    tag = entity_tag(_alias(workflow_id, alias, move.to_version))
-    return Answer(content=document(move), headers={"etag": tag})
+def _tagged(move: AliasMove, response: Response) -> AliasMove:
+    """The move, answered with the entity tag that the alias has now."""
+    now = Alias(workflow_id=move.workflow_id, alias=move.alias, version=move.to_version)
+    response.headers["etag"] = now.tag
+    return move
 
 
 def _without_prompts(version: ConfigCheckpoint) -> dict[str, Any]:
@@ -320,81 +367,20 @@ def _without_prompts(version: ConfigCheckpoint) -> dict[str, Any]:
     return {**version.runnable_config, "configurable": configurable}
 
 
-def _names(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> list[str]:
+def _aliases_of(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> list[str]:
     return [name for name, target in aliases.items() if target == version.config_version]
 
 
-def _brief(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "workflow_id": version.workflow_id,
-        "config_version": version.config_version,
-        "parent_version": version.parent_version,
-        "run_id": version.run_id,
-        "dataset_version": version.dataset_version,
-        "evaluator_set": version.evaluator_set,
-        "objective": version.metrics.get("objective"),
-        "coverage": version.metrics.get("coverage"),
-        "aliases": _names(version, aliases),
-        "created_at": version.created_at.isoformat(),
-    }
-
-
-_ALIAS = _WORKFLOW + "/aliases/{alias}"
-OPERATIONS = (
-    Operation(
-        method="GET",
-        path="/workflows",
-        run=list_workflows,
-        query=PageQuery,
-        answer=Page[Workflow],
-        statuses=(),
-    ),
-    Operation(
-        method="GET",
-        path=_WORKFLOW + "/checkpoints",
-        run=list_checkpoints,
-        query=CheckpointsQuery,
-        answer=Page[CheckpointSummary],
-    ),
-    Operation(
-        method="GET",
-        path=_WORKFLOW + "/checkpoints/{version}",
-        run=get_checkpoint,
-        answer=Checkpoint,
-    ),
-    Operation(
-        method="GET",
-        path=_WORKFLOW + "/checkpoints/{version}/download",
-        run=download_checkpoint,
-        answer=dict[str, Any],
-    ),
-    Operation(
-        method="GET", path=_WORKFLOW + "/diff", run=diff_checkpoints, query=DiffQuery, answer=Diff
-    ),
-    Operation(method="GET", path=_ALIAS, run=get_alias, answer=Alias),
-    Operation(
-        method="PUT",
-        path=_ALIAS,
-        run=promote,
-        body=Promotion,
-        answer=AliasMove,
-        scope="promote",
-        statuses=(404, 409, 412, 413, 415),
-    ),
-    Operation(
-        method="POST",
-        path=_ALIAS + "/rollback",
-        run=roll_back,
-        body=Rollback,
-        answer=AliasMove,
-        scope="promote",
-        statuses=(404, 409, 412, 413, 415),
-    ),
-    Operation(
-        method="GET",
-        path=_ALIAS + "/log",
-        run=list_alias_moves,
-        query=PageQuery,
-        answer=Page[AliasMove],
-    ),
-)
+def _summary(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> CheckpointSummary:
+    return CheckpointSummary(
+        workflow_id=version.workflow_id,
+        config_version=version.config_version,
+        parent_version=version.parent_version,
+        run_id=version.run_id,
+        dataset_version=version.dataset_version,
+        evaluator_set=version.evaluator_set,
+        objective=version.metrics.get("objective"),
+        coverage=version.metrics.get("coverage"),
+        aliases=_aliases_of(version, aliases),
+        created_at=version.created_at.isoformat(),
+    )

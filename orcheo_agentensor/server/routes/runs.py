@@ -1,34 +1,50 @@
-"""Run records, and what became of each case."""
+"""Run records with the results of their cases, dataset versions, and the JSON Schemas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict
 
-from orcheo_agentensor.errors import ConfigError, NotFound
-from orcheo_agentensor.runs.access import may_use_run
-from orcheo_agentensor.server.routes.api import (
-    Answer,
-    Call,
-    Operation,
+from orcheo_agentensor.config.model import config_schema
+from orcheo_agentensor.errors import NotFound
+from orcheo_agentensor.evaluation import EvaluationJob
+from orcheo_agentensor.server.routes.routing import (
+    NO_QUERY,
+    Name,
     Page,
     PageQuery,
-    document,
-    page,
+    Visible,
+    cut,
+    errors,
+    optional,
+    router,
 )
-from orcheo_agentensor.storage import CaseRow, RunRecord, ScoreRow
+from orcheo_agentensor.storage import CaseRow, DatasetRecord, RunMode, RunStatus
+from orcheo_agentensor.training import TrainingJob
+from orcheo_agentensor.training.job import dataset_schema, schema_of_job
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "config": config_schema,
+    "dataset": dataset_schema,
+    "evaluation": lambda: schema_of_job(EvaluationJob),
+    "training": lambda: schema_of_job(TrainingJob),
+}
 
 
 class Run(BaseModel):
-    """A run of ours: what was asked for, where it stands, what came out."""
+    """A run: its config, its status, its result."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     run_id: str
     workflow_id: str
-    mode: Literal["run", "evaluate", "train"]
-    status: Literal["running", "finished", "failed", "interrupted", "paused"]
+    mode: RunMode
+    status: RunStatus
     config: dict[str, Any]
     dataset_id: str | None
     dataset_version: str | None
@@ -37,8 +53,8 @@ class Run(BaseModel):
     refs: dict[str, Any]
     result: dict[str, Any] | None
     error: str | None
-    started_at: str
-    ended_at: str | None
+    started_at: datetime
+    ended_at: datetime | None
 
 
 class RunDetail(Run):
@@ -49,7 +65,9 @@ class RunDetail(Run):
 
 
 class Score(BaseModel):
-    """What an evaluator said about a case, or why it could not."""
+    """An evaluator's score of a case, or its failure."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     name: str
     score: float | None
@@ -59,7 +77,7 @@ class Score(BaseModel):
     failure: dict[str, Any] | None
 
 
-class CaseResult(BaseModel):
+class RecordedCase(BaseModel):
     """One execution of the workflow on one case, with its scores."""
 
     key: str
@@ -78,60 +96,62 @@ class CaseResult(BaseModel):
 class RunsQuery(PageQuery):
     """Which runs are wanted."""
 
-    workflow_id: str | None = Field(None, max_length=128, description="Only of this workflow.")
-    mode: Literal["run", "evaluate", "train"] | None = Field(None, description="Only of this kind.")
-    status: Literal["running", "finished", "failed", "interrupted", "paused"] | None = Field(
-        None, description="Only those that stand there."
-    )
+    workflow_id: str | None = optional("Only of this workflow.", max_length=128)
+    mode: RunMode | None = optional("Only of this kind.")
+    status: RunStatus | None = optional("Only those with this status.")
 
 
 class CasesQuery(PageQuery):
     """Which results of cases are wanted."""
 
-    failed: bool | None = Field(None, description="Only failures, or only the others.")
-    evaluator: str | None = Field(None, max_length=200, description="Only scores of this name.")
-    phase: str | None = Field(None, max_length=64, description="Only of this phase of the run.")
-    split: str | None = Field(None, max_length=64, description="Only cases of this split.")
-    min_score: float | None = Field(
-        None, allow_inf_nan=False, description="With a score of at least this."
-    )
-    max_score: float | None = Field(
-        None, allow_inf_nan=False, description="With a score of at most this."
-    )
+    failed: bool | None = optional("Only failures, or only the others.")
+    evaluator: str | None = optional("Only scores of this name.", max_length=200)
+    phase: str | None = optional("Only of this phase of the run.", max_length=64)
+    split: str | None = optional("Only cases of this split.", max_length=64)
+    min_score: float | None = optional("With a score of at least this.", allow_inf_nan=False)
+    max_score: float | None = optional("With a score of at most this.", allow_inf_nan=False)
 
 
-async def list_runs(call: Call) -> Answer:
+runs = router("runs")
+datasets = router("datasets")
+schemas = router("schemas")
+
+
+@runs.get("/runs")
+async def list_runs(query: Annotated[RunsQuery, Query()], visible: Visible) -> Page[Run]:
     """Runs, newest first."""
-    place = call.query.place(str, str)
-    found = await call.store.runs.list(
-        workflow_id=call.query.workflow_id,
-        mode=call.query.mode,
-        status=call.query.status,
-        hidden_from=call.identity.name,
-        before=None if place is None else (moment(place[0]), place[1]),
-        limit=call.query.limit + 1,
+    place = query.place(str, str)
+    found = await visible.store.runs.list(
+        workflow_id=query.workflow_id,
+        mode=query.mode,
+        status=query.status,
+        hidden_from=visible.identity.name,
+        before=None if place is None else (query.moment(place[0]), place[1]),
+        limit=query.limit + 1,
     )
-    shown, cursor = page(
-        found, call.query.limit, lambda run: [run.started_at.isoformat(), run.run_id]
-    )
-    return Answer(content={"items": [_run(run) for run in shown], "next_cursor": cursor})
+    shown, cursor = cut(found, query.limit, lambda run: [run.started_at.isoformat(), run.run_id])
+    return Page(items=[Run.model_validate(run) for run in shown], next_cursor=cursor)
 
 
-async def get_run(call: Call) -> Answer:
+@runs.get("/runs/{run_id}", responses=errors(404), dependencies=[NO_QUERY])
+async def get_run(run_id: Name, visible: Visible) -> RunDetail:
     """A run, with its job and its result."""
-    run = await visible_run(call)
-    usage = (await call.store.runs.usage(run.run_id)).to_json()
-    return Answer(content={**_run(run), "job": run.job.get("job") or {}, "usage": usage})
+    run = await visible.run(run_id)
+    usage = (await visible.store.runs.usage(run.run_id)).to_json()
+    known = Run.model_validate(run).model_dump()
+    return RunDetail(**known, job=run.job.get("job") or {}, usage=usage)
 
 
-async def list_cases(call: Call) -> Answer:
-    """What became of each case of a run, by case id."""
-    run = await visible_run(call)
-    query = call.query
+@runs.get("/runs/{run_id}/cases", responses=errors(404))
+async def list_cases(
+    run_id: Name, query: Annotated[CasesQuery, Query()], visible: Visible
+) -> Page[RecordedCase]:
+    """The results of a run's cases, by case id."""
+    run = await visible.run(run_id)
     place = query.place(str, int, str)
     if place is not None and not 0 <= place[1] < 2**31:
-        raise ConfigError(field="query.cursor", value=query.cursor, rule="is not a cursor")
-    rows = await call.store.runs.case_rows(
+        raise query.refused_cursor()
+    rows = await visible.store.runs.case_rows(
         run.run_id,
         failed=query.failed,
         evaluator=query.evaluator,
@@ -142,82 +162,77 @@ async def list_cases(call: Call) -> Answer:
         after=None if place is None else (place[0], place[1], place[2]),
         limit=query.limit + 1,
     )
-    shown, cursor = page(
+    shown, cursor = cut(
         rows,
         query.limit,
         lambda row: [row.rollout.case_id, row.rollout.replicate, row.rollout.key],
     )
-    return Answer(content={"items": [_case(row) for row in shown], "next_cursor": cursor})
+    return Page(items=[_case(row) for row in shown], next_cursor=cursor)
 
 
-async def visible_run(call: Call) -> RunRecord:
-    """The run in the path; one answer for what is not there and what is somebody else's."""
-    run_id = call.path("run_id")
-    absent = NotFound(f"there is no run {run_id!r}")
-    try:
-        run = await call.store.runs.get(run_id)
-    except NotFound:
-        raise absent from None
-    if not await may_use_run(call.store, run, call.identity):
-        raise absent
-    return run
+@datasets.get("/datasets")
+async def list_datasets(
+    query: Annotated[PageQuery, Query()], visible: Visible
+) -> Page[DatasetRecord]:
+    """Dataset versions that runs have used, newest first."""
+    return await _dataset_page(query, visible, None)
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
-    shown = document(run)
-    kept: Mapping[str, Any] = Run.model_fields
-    return {key: value for key, value in shown.items() if key in kept}
+@datasets.get("/datasets/{dataset_id}/versions", responses=errors(404))
+async def list_dataset_versions(
+    dataset_id: Name, query: Annotated[PageQuery, Query()], visible: Visible
+) -> Page[DatasetRecord]:
+    """The versions of a dataset, newest first."""
+    return await _dataset_page(query, visible, dataset_id)
 
 
-def _case(row: CaseRow) -> dict[str, Any]:
+@schemas.get("/schemas", dependencies=[NO_QUERY])
+async def list_schemas() -> dict[str, list[str]]:
+    """The names of the schemas there are."""
+    return {"schemas": [*SCHEMAS]}
+
+
+@schemas.get("/schemas/{name}", responses=errors(404), dependencies=[NO_QUERY])
+async def get_schema(name: Name) -> dict[str, Any]:
+    """The JSON Schema of a config, a dataset, an evaluation job or a training job."""
+    make = SCHEMAS.get(name)
+    if make is None:
+        raise NotFound(f"there is no schema {name!r}; schemas: {', '.join(SCHEMAS)}")
+    return {"$schema": _DIALECT, **make()}
+
+
+async def _dataset_page(
+    query: PageQuery, visible: Visible, dataset_id: str | None
+) -> Page[DatasetRecord]:
+    place = query.place(str, str, str)
+    found = await visible.store.datasets.list(
+        dataset_id,
+        seen_by=visible.identity.name,
+        after=None if place is None else (query.moment(place[0]), place[1], place[2]),
+        limit=query.limit + 1,
+    )
+    if not found and dataset_id is not None and place is None:
+        raise NotFound(f"there is no dataset {dataset_id!r}")
+    shown, cursor = cut(
+        found,
+        query.limit,
+        lambda one: [one.created_at.isoformat(), one.dataset_id, one.version],
+    )
+    return Page(items=list(shown), next_cursor=cursor)
+
+
+def _case(row: CaseRow) -> RecordedCase:
     rollout = row.rollout
-    return {
-        "key": rollout.key,
-        "case_id": rollout.case_id,
-        "candidate_hash": rollout.candidate_hash,
-        "replicate": rollout.replicate,
-        "phase": rollout.phase,
-        "output": rollout.output,
-        "failure": rollout.failure,
-        "latency_ms": rollout.latency_ms,
-        "attempts": rollout.attempts,
-        "usage": rollout.usage.to_json(),
-        "scores": [_score(score) for score in row.scores],
-    }
-
-
-def _score(score: ScoreRow) -> dict[str, Any]:
-    return {name: getattr(score, name) for name in Score.model_fields}
-
-
-def moment(text: str) -> datetime:
-    """A moment out of a cursor; raises `ConfigError` for what is none."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise ConfigError(field="query.cursor", value=text, rule="is not a cursor")
-    return found
-
-
-OPERATIONS = (
-    Operation(
-        method="GET",
-        path="/runs",
-        run=list_runs,
-        query=RunsQuery,
-        answer=Page[Run],
-        tag="runs",
-        statuses=(),
-    ),
-    Operation(method="GET", path="/runs/{run_id}", run=get_run, answer=RunDetail, tag="runs"),
-    Operation(
-        method="GET",
-        path="/runs/{run_id}/cases",
-        run=list_cases,
-        query=CasesQuery,
-        answer=Page[CaseResult],
-        tag="runs",
-    ),
-)
+    return RecordedCase(
+        key=rollout.key,
+        case_id=rollout.case_id,
+        candidate_hash=rollout.candidate_hash,
+        replicate=rollout.replicate,
+        phase=rollout.phase,
+        output=rollout.output,
+        failure=rollout.failure,
+        latency_ms=rollout.latency_ms,
+        attempts=rollout.attempts,
+        usage=rollout.usage.to_json(),
+        scores=[Score.model_validate(score) for score in row.scores],
+    )
