@@ -1,8 +1,10 @@
-"""Finding prompts in the messages of a model call.
+"""The tape of a rollout: which node read which prompt, and what it took in and gave out.
 
-A prompt is found where its text stands in a message, or where its literal pieces do, in order: the
-graph may have filled in its `{x}` and `{{x}}`. Nothing else is forgiven, but for white space at the
-ends. A text with hardly any letters of its own counts only as a whole message, or a whole line.
+`get_prompt` is how a node or function reads a prompt; the read goes onto the tape when one is being
+recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the messages of
+model calls, in which the prompts of an unmodified graph are found. What is bound to a place in the
+config or context is watched while a rollout is taped. A plain evaluation pays for none of this: a
+rollout is taped only inside `record_tape()`.
 """
 
 from __future__ import annotations
@@ -30,12 +32,6 @@ from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.prompts import TextTensor, as_tensor, path_in
 from orcheo_agentensor.redaction import redact
 
-# A prompt is found where its text stands in a message, or where its literal pieces do, in order:
-# the graph may have filled in its `{x}` and `{{x}}`. Nothing else is forgiven, but for white space
-# at the ends. A text with hardly any letters of its own counts only as a whole message, or a whole
-# line.
-
-
 MIN_LITERAL = 8
 """Fewest characters of the longest literal piece of a prompt that is searched for inside text."""
 
@@ -52,6 +48,10 @@ Pieces: TypeAlias = tuple[str, ...]
 class PromptSearch:
     """Searches the messages of model calls for the trainable prompts of one run.
 
+    A prompt is found where its text stands in a message, or where its literal pieces do, in order:
+    the graph may have filled in its `{x}` and `{{x}}`, and trimmed white space at the ends. A text
+    with hardly any letters of its own counts only as a whole message, or a whole line.
+
     Longer prompts go first, and what they cover is not searched again: a prompt that is a part of
     another is found only where it stands by itself. Prompts with equal texts cannot be told apart.
     """
@@ -60,7 +60,7 @@ class PromptSearch:
         named: dict[str, list[str]] = {}
         for name, value in prompts.items():
             text = _trainable_text(value)
-            if text is not None and text.strip():
+            if text and text.strip():
                 named.setdefault(text.strip(), []).append(name)
         self._prompts = sorted(named.items(), key=lambda item: len(item[0]), reverse=True)
 
@@ -68,36 +68,26 @@ class PromptSearch:
         """For each text that stands in `texts`, the names of the prompts that have it."""
         left = list(texts)
         for text, names in self._prompts:
-            found = False
-            for index, searched in enumerate(left):
-                rest = without(text, searched)
-                if rest is not None:
-                    found, left[index] = True, rest
-            if found:
+            rests = [blank_out(text, searched) for searched in left]
+            if any(rest is not None for rest in rests):
+                left = [old if new is None else new for old, new in zip(left, rests, strict=True)]
                 yield names
 
 
 def message_texts(messages: Iterable[BaseMessage]) -> Iterator[str]:
-    """The texts the caller has put into a call: of every message but those a model has written."""
+    """The texts that were put into a model call: of every message but those of a model."""
     for message in messages:
-        if message.type == "ai":
-            continue
-        if isinstance(message.content, str):
-            yield message.content
-            continue
-        blocks = [
-            block if isinstance(block, str) else block.get("text") for block in message.content
-        ]
-        yield "\n".join(block for block in blocks if isinstance(block, str))
+        if message.type != "ai":
+            content = message.content
+            blocks = [content] if isinstance(content, str) else content
+            texts = [block if isinstance(block, str) else block.get("text") for block in blocks]
+            yield "\n".join(text for text in texts if isinstance(text, str))
 
 
-def without(prompt: str, text: str) -> str | None:
-    """`text` with every place where `prompt` stands in it blanked out; None where it does not."""
-    for pieces in _forms(prompt):
-        rest = _blanked(pieces, text)
-        if rest is not None:
-            return rest
-    return None
+def blank_out(prompt: str, text: str) -> str | None:
+    """`text` without `prompt`, wherever it stands in it; None where it does not."""
+    blanked = (_blanked(pieces, text) for pieces in _forms(prompt))
+    return next((rest for rest in blanked if rest is not None), None)
 
 
 def _trainable_text(value: Any) -> str | None:
@@ -130,7 +120,7 @@ def _forms(prompt: str) -> tuple[Pieces, ...]:
 
 
 def _trimmed(literals: Sequence[str]) -> Pieces:
-    """Literal pieces, without white space at the ends of the whole; none if that is all."""
+    """Literal pieces, without white space at the ends of the whole; () where nothing is left."""
     if not any(literal.strip() for literal in literals):
         return ()
     first, *rest = literals
@@ -154,7 +144,7 @@ def _blanked(pieces: Pieces, text: str) -> str | None:
 
 
 def _in_order(pieces: Pieces, text: str, start: int) -> list[tuple[int, int]] | None:
-    """Where each piece stands, the first possible places one after the other."""
+    """The first spans at which the pieces stand in order; None where they do not."""
     spans = []
     for piece in pieces:
         found = text.find(piece, start)
@@ -175,12 +165,6 @@ def _blanked_line(pieces: Pieces, text: str) -> str | None:
     return None if len(kept) == len(lines) else "\n".join(kept)
 
 
-# `get_prompt` is how a node or function reads a prompt, and the read is put on the tape when one
-# is being recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the
-# messages of model calls, in which the prompts of an unmodified graph are found. Nothing here runs
-# in a plain evaluation: a rollout is taped only inside `record_tape()`.
-
-
 MAX_TEXT = 2_000
 """Most characters kept of one input or output."""
 
@@ -195,7 +179,7 @@ MAX_TAPE_TEXT = 200_000
 
 TARGET_NODE = "target"
 OTHER_NODES = "other nodes"
-ENTRY = "__start__"  # LangGraph writes the inputs as a node of this name, which is none of theirs
+ENTRY = "__start__"  # LangGraph's own node, which writes the inputs
 
 
 @dataclass
@@ -215,16 +199,16 @@ class NodeRun:
         if name not in self.prompts:
             self.prompts.append(name)
 
-    def to_json(self) -> dict[str, Any]:
-        """As stored with the rollout."""
+    def to_json(self, longest: int) -> dict[str, Any]:
+        """As stored with the rollout, with texts of at most `longest` characters."""
         return {
             "id": self.id,
             "node": self.node,
             "step": self.step,
             "path": list(self.path),
             "prompts": self.prompts,
-            "inputs": self.inputs,
-            "output": self.output,
+            "inputs": _cut(self.inputs, longest),
+            "output": _cut(self.output, longest),
         }
 
 
@@ -244,23 +228,18 @@ class Tape:
     def run(self, id: str, *, node: str, step: int, path: tuple[str, ...]) -> NodeRun:
         """The entry of the node run with this id, made when new."""
         with self._lock:
+            is_shared = id not in self.runs and len(self.runs) >= MAX_NODE_RUNS
+            if is_shared:
+                path = tuple(f"{name}:*" for name in _names(path))
+                id = "|".join((*path, f"{node}:*"))
+                if id not in self.runs and len(self.runs) >= MAX_NODE_RUNS + MAX_SHARED:
+                    id, node, path = OTHER_NODES, OTHER_NODES, ()
             found = self.runs.get(id)
-            if found is None and len(self.runs) >= MAX_NODE_RUNS:
-                return self._shared(node, step, tuple(f"{name}:*" for name in _names(path)))
             if found is None:
                 found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
+            if is_shared:
+                found.step = max(found.step, step)
             return found
-
-    def _shared(self, node: str, step: int, path: tuple[str, ...]) -> NodeRun:
-        id = "|".join((*path, f"{node}:*"))
-        found = self.runs.get(id)
-        if found is None and len(self.runs) >= MAX_NODE_RUNS + MAX_SHARED:
-            id, node, path = OTHER_NODES, OTHER_NODES, ()
-            found = self.runs.get(id)
-        if found is None:
-            found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
-        found.step = max(found.step, step)
-        return found
 
     def enclosing(self, run: NodeRun) -> NodeRun | None:
         """The nearest run around `run`: of the node that holds, or calls, the nested graph."""
@@ -268,16 +247,15 @@ class Tape:
             path = run.path[:length]
             found = self.runs.get("|".join(path))
             if found is None and path[-1].endswith(":*"):  # any run of that node will do
-                names = _names(path)
-                for other in reversed(self.runs.values()):
-                    if _names((*other.path, other.node)) == names:
-                        return other
+                runs = reversed(self.runs.values())
+                alike = (r for r in runs if _names((*r.path, r.node)) == _names(path))
+                found = next(alike, None)
             if found is not None:
                 return found
         return None
 
     def parents(self, run: NodeRun) -> list[NodeRun]:
-        """The runs whose output `run` took in: the latest ones of its static predecessors.
+        """The runs that gave `run` its input: the latest ones of its static predecessors.
 
         Where none of these has run (a `Command` jumped), and inside a nested graph, whose edges
         are not known, the runs of the step before.
@@ -301,28 +279,18 @@ class Tape:
         if sum(len(run.inputs) + len(run.output) for run in runs) > MAX_TAPE_TEXT:
             longest = MAX_TAPE_TEXT // (2 * len(runs))
         return {
-            "runs": [
-                {
-                    **run.to_json(),
-                    "inputs": _cut(run.inputs, longest),
-                    "output": _cut(run.output, longest),
-                }
-                for run in runs
-            ],
+            "runs": [run.to_json(longest) for run in runs],
             "edges": [list(edge) for edge in self.edges],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tape:
         """The inverse of `to_json`."""
-        runs = [
-            NodeRun(**{**entry, "path": tuple(entry.get("path", ()))})
+        runs = {
+            entry["id"]: NodeRun(**{**entry, "path": tuple(entry.get("path", ()))})
             for entry in data.get("runs", ())
-        ]
-        return cls(
-            runs={run.id: run for run in runs},
-            edges=[(source, target) for source, target in data.get("edges", ())],
-        )
+        }
+        return cls(runs=runs, edges=[tuple(edge) for edge in data.get("edges", ())])
 
 
 def _names(path: Iterable[str]) -> tuple[str, ...]:
@@ -332,11 +300,9 @@ def _names(path: Iterable[str]) -> tuple[str, ...]:
 
 def brief(value: Any) -> str:
     """Any node input or output as text of at most `MAX_TEXT` characters, without its secrets."""
-    if isinstance(value, str):
-        text = value
-    else:
-        text = json.dumps(redact(value), default=_plain, ensure_ascii=False)
-    return _cut(redact(text), MAX_TEXT)
+    if not isinstance(value, str):
+        value = json.dumps(redact(value), default=_plain, ensure_ascii=False)
+    return _cut(redact(value), MAX_TEXT)
 
 
 def _cut(text: str, longest: int) -> str:
@@ -349,10 +315,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     return repr(value)
-
-
-def _is_node_run(tags: Iterable[str] | None) -> bool:
-    return any(tag.startswith("graph:step:") for tag in tags or ())
 
 
 class TapeRecorder(BaseCallbackHandler):
@@ -372,7 +334,8 @@ class TapeRecorder(BaseCallbackHandler):
     ) -> None:
         """A node began."""
         metadata = kwargs.get("metadata") or {}
-        if not _is_node_run(kwargs.get("tags")) or metadata.get("langgraph_node") == ENTRY:
+        is_node = any(tag.startswith("graph:step:") for tag in kwargs.get("tags") or ())
+        if not is_node or metadata.get("langgraph_node") == ENTRY:
             return
         run = self._open[run_id] = _node_run(self.tape, metadata)
         if not run.inputs:
@@ -386,9 +349,7 @@ class TapeRecorder(BaseCallbackHandler):
 
     def on_chain_error(self, error: BaseException, *, run_id: Any = None, **kwargs: Any) -> None:
         """A node failed."""
-        run = self._open.pop(run_id, None)
-        if run is not None and not run.output:
-            run.output = _cut(redact(repr(error)), MAX_TEXT)
+        self.on_chain_end(repr(error), run_id=run_id)
 
     def on_chat_model_start(
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
@@ -404,9 +365,9 @@ class TapeRecorder(BaseCallbackHandler):
     def _model_called(self, texts: Iterable[str], metadata: Mapping[str, Any] | None) -> None:
         for names in self._search.groups(texts):
             run = _node_run(self.tape, metadata)
-            if not any(name in run.prompts for name in names):
+            if set(names).isdisjoint(run.prompts):
                 for name in names:
-                    # Who reads a prompt by its name is known; that it travels on is no new read.
+                    # A prompt that was read by its name is no new read where its text turns up.
                     if name in self._bound or name not in self._by_name:
                         run.read(name)
 
@@ -463,13 +424,13 @@ def is_taping() -> bool:
 
 
 def current_tape() -> Tape | None:
-    """The tape that is being recorded, for what runs elsewhere and reports its nodes."""
+    """The tape that is being recorded, for a target on another machine that reports its nodes."""
     recorder = _handler.get()
     return None if recorder is None else recorder.tape
 
 
 def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:
-    """Put on the tape that the current node has read prompt `name`; nothing without a tape."""
+    """Put on the tape, if there is one, that the current node has read prompt `name`."""
     recorder = _handler.get()
     if recorder is not None:
         config = config or var_child_runnable_config.get()
@@ -477,7 +438,7 @@ def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:
 
 
 def record_target_run(inputs: Any, output: Any) -> None:
-    """Put on the tape what a target that is no graph took in and gave out, if it read a prompt."""
+    """Put on the tape the input and output of a target that is no graph, if it read a prompt."""
     recorder = _handler.get()
     run = None if recorder is None else recorder.tape.runs.get(TARGET_NODE)
     if run is not None:
@@ -518,17 +479,12 @@ def get_prompt(
     return as_tensor(value, field=f"config.prompts.{name}").text
 
 
-# What a rollout hands out is watched while it is being taped: a mapping, dataclass or pydantic
-# model that behaves as the plain one, and puts the read of a bound key or field on the tape.
-# Copies of it are plain again.
-
-
 Tree: TypeAlias = "dict[str, str | Tree]"
-"""Keys to the name of the prompt that binds there, or to the tree below."""
+"""Keys, each with the name of the prompt that binds there or the tree below."""
 
 
 def bound_tree(prompts: Mapping[str, Any], root: str) -> Tree:
-    """Where in `root` ("configurable" or "context") which of `prompts` binds."""
+    """The keys under `root` ("configurable" or "context") to which `prompts` bind."""
     tree: Tree = {}
     for name, prompt in prompts.items():
         path = path_in(bind_of(prompt), root)
@@ -542,7 +498,11 @@ def bound_tree(prompts: Mapping[str, Any], root: str) -> Tree:
 
 
 def watched(value: Any, tree: Tree) -> Any:
-    """`value`, made to record reads of the places in `tree`; what cannot be watched as it is."""
+    """A copy of `value` that puts reads of the keys and fields in `tree` on the tape.
+
+    A mapping, dataclass or pydantic model behaves as the plain one, and copies of it are plain
+    again; any other value is returned as it is.
+    """
     if not tree:
         return value
     below = {key: sub for key, sub in tree.items() if isinstance(sub, dict)}
@@ -565,7 +525,7 @@ def watched_config(config: RunnableConfig, tree: Tree) -> RunnableConfig:
 
 
 class _WatchedDict(dict[str, Any]):
-    """Records reads by key. Unpacking and `items()` are no reads: the runtime does both."""
+    """Puts reads by key on the tape, but not unpacking and `items()`: the runtime does both."""
 
     __slots__ = ("_names",)
 
@@ -599,7 +559,7 @@ class _WatchedDict(dict[str, Any]):
 
 @lru_cache(maxsize=256)
 def _watched_class(kind: type, names: Iterable[tuple[str, str]]) -> type:
-    """A subclass of `kind` of the same layout, whose instances record reads of the fields named."""
+    """A subclass of `kind` with the same layout that puts reads of the fields named on tape."""
     prompts = dict(names)
     base: Any = kind
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from orcheo_agentensor.prompts import TextTensor
-from orcheo_agentensor.tape import MIN_LITERAL, PromptSearch, message_texts, without
+from orcheo_agentensor.tape import MIN_LITERAL, PromptSearch, blank_out, message_texts
 
 
 def found(prompts: dict[str, Any], *messages: str) -> set[str]:
@@ -31,19 +31,19 @@ def test_a_prompt_is_found_whatever_the_graph_fills_in_and_puts_around_it(
     template = "".join(f"{piece}{{x{index}}}" for index, piece in enumerate(literals))
     names = [field for _, field, _, _ in Formatter().parse(template) if field]
     filled = template.format(**dict(zip(names, values, strict=False)))
-    assert without(template, before + filled + after) is not None
+    assert blank_out(template, before + filled + after) is not None
     mustache = "".join(f"{piece}{{{{ x{index} }}}}" for index, piece in enumerate(literals))
     replaced = mustache
     for index in range(len(literals)):
         replaced = replaced.replace(f"{{{{ x{index} }}}}", "value")
-    assert without(mustache, before + replaced + after) is not None
+    assert blank_out(mustache, before + replaced + after) is not None
 
 
 @given(letters, letters)
 def test_a_prompt_is_not_found_in_a_text_that_lacks_a_piece_of_it(one: str, two: str) -> None:
     template = f"{one}{{x}}<{two}>"
-    assert without(template, f"{one} filled in {two}") is None
-    assert without(template, f"<{two}> before {one}") is None
+    assert blank_out(template, f"{one} filled in {two}") is None
+    assert blank_out(template, f"<{two}> before {one}") is None
 
 
 @pytest.mark.parametrize(
