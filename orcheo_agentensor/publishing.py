@@ -1,4 +1,8 @@
-"""What is written into one assistant of one LangGraph server, and how it is put back."""
+"""Publishing: a stored version is written into an assistant on LangGraph servers, or taken back.
+
+The side store stays the truth. What an assistant serves is an alias there, so its history, and the
+way back, are those of an alias; the assistant's metadata say the same to its users.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from orcheo_agentensor.targets.servers import (
     Assistant,
     AssistantAddress,
     PromptsIn,
-    described,
     find_assistant,
     is_id,
     look_up,
@@ -51,9 +54,9 @@ class PublishTo(AssistantAddress):
 
 
 class Publication(BaseModel):
-    """What became of one assistant on one server; `changed` is False where it was so already.
+    """What was published to one assistant on one server; `changed` is False if it was so already.
 
-    No `config_version` says that it is set as it was before anything was published to it.
+    Without a `config_version` it is set as it was before anything was published to it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,26 +79,23 @@ def alias_of(url: str | None, assistant: str) -> str:
     return f"published-{name}-{content_hash([url, assistant])[:8]}"
 
 
-class Press:
+class AssistantPublisher:
     """Writes versions into one assistant on one server."""
 
     def __init__(self, to: PublishTo, url: str | None, client: LangGraphClient) -> None:
         self._to = to
         self._url = url
         self._client = client
+        self._own = url is None
 
     async def publish(
         self, checkpoint: ConfigCheckpoint, *, rollback_of: int | None = None, force: bool = False
     ) -> Publication:
         """Make the assistant serve this version, if it does not."""
-        own = self._url is None
-        found = await self._found()
-        created = found is None and self._to.create
-        if found is None and self._to.create:
-            model = await find_assistant(self._client, str(self._to.graph), own=own)
-            assistant = None
-        else:
-            model = assistant = await self._there(found)
+        look = look_up if self._to.create else find_assistant
+        name = self._to.assistant
+        assistant = await look(self._client, name, own=self._own)
+        model = assistant or await find_assistant(self._client, str(self._to.graph), own=self._own)
         metadata = {
             "workflow_id": checkpoint.workflow_id,
             "config_version": checkpoint.config_version,
@@ -108,12 +108,9 @@ class Press:
         wanted = wanted or self._wanted(model, checkpoint, fresh=assistant is None)
         changed = True
         if assistant is None:
+            called: Any = {"assistant_id": name} if is_id(name) else {"name": name}
             written: Any = await self._client.assistants.create(
-                model.graph_id,
-                assistant_id=self._to.assistant if is_id(self._to.assistant) else None,
-                name=None if is_id(self._to.assistant) else self._to.assistant,
-                metadata=metadata,
-                **wanted,
+                model.graph_id, metadata=metadata, **called, **wanted
             )
         elif force or not _serves(assistant, wanted, metadata):
             written = await self._client.assistants.update(
@@ -125,54 +122,55 @@ class Press:
             url=self._url,
             assistant_id=written["assistant_id"],
             assistant_version=int(written["version"]),
-            workflow_id=checkpoint.workflow_id,
-            config_version=checkpoint.config_version,
-            content_hash=checkpoint.content_hash,
-            alias=alias_of(self._url, self._to.assistant),
-            rollback_of=rollback_of,
-            created=created,
+            alias=alias_of(self._url, name),
+            created=assistant is None,
             changed=changed,
+            **metadata,
         )
 
     async def withdraw(self, workflow_id: str, version: int) -> Publication:
-        """Put the assistant back to what it was set to before anything of the workflow's."""
-        assistant = await self._there(await self._found())
+        """Set the assistant as it was before anything of the workflow was published to it."""
+        name = self._to.assistant
+        assistant = await find_assistant(self._client, name, own=self._own)
         versions: list[Any] = await self._client.assistants.get_versions(assistant.id, limit=100)
         ours = [v["version"] for v in versions if _marks(v).get("workflow_id") == workflow_id]
         before = [v for v in versions if ours and v["version"] < min(ours)]
         if not before or assistant.metadata.get("workflow_id") != workflow_id:
             raise BadInput(
-                f"assistant: {self._to.assistant!r} was set to nothing else before version "
+                f"assistant: {name!r} was set to nothing else before version "
                 f"{version} of workflow {workflow_id!r}: there is nothing to roll back to",
                 field="assistant",
-                value=self._to.assistant,
+                value=name,
                 rule="must have been set to something else before",
             )
         then = max(before, key=lambda one: one["version"])
-        placement = assistant.placement(self._to.prompts_in)
         values, settings = _parts(then)
+        placed = assistant.placement(self._to.prompts_in).put({}, values)
         written = await self._client.assistants.update(
             assistant.id,
             graph_id=assistant.graph_id,
             metadata=dict.fromkeys(_MARKS) | _marks(then) | {"rollback_of": version},
-            **_request(placement.put({}, values), settings),
+            **_request(placed, settings),
         )
         return Publication(
             url=self._url,
             assistant_id=assistant.id,
             assistant_version=int(written["version"]),
             workflow_id=workflow_id,
-            alias=alias_of(self._url, self._to.assistant),
+            alias=alias_of(self._url, name),
             rollback_of=version,
         )
 
-    async def _found(self) -> Mapping[str, Any] | None:
-        return await look_up(self._client, self._to.assistant, own=self._url is None)
-
-    async def _there(self, found: Mapping[str, Any] | None) -> Assistant:
-        if found is None:
-            return await find_assistant(self._client, self._to.assistant, own=self._url is None)
-        return await described(self._client, found)
+    @asynccontextmanager
+    async def following(self, store: Store, workflow_id: str, alias: str) -> AsyncIterator[None]:
+        """Publish what the alias points to where another process moves it inside the block."""
+        try:
+            yield
+        except AliasConflict:
+            theirs = await store.aliases.resolve(workflow_id, alias)
+            if theirs is not None:
+                await self.publish(await store.checkpoints.get(workflow_id, theirs))
+            raise
 
     def _wanted(
         self, model: Assistant, checkpoint: ConfigCheckpoint, *, fresh: bool
@@ -195,35 +193,32 @@ class Press:
         prompts = (checkpoint.runnable_config.get("configurable") or {}).get("prompts") or {}
         placement = assistant.placement(self._to.prompts_in)
         versions: list[Any] = await self._client.assistants.get_versions(assistant.id, limit=100)
+        served = (checkpoint.content_hash, checkpoint.config_version)
         for version in versions:
-            metadata = version.get("metadata") or {}
-            if (
-                metadata.get("content_hash") != checkpoint.content_hash
-                or metadata.get("config_version") != checkpoint.config_version
-            ):
-                continue
-            values, config = _parts(version)
-            placed = placement.put(prompts, values)
-            if values in placed.values():  # and was not changed by hand since
-                return _request(placed, config)
+            marks = _marks(version)
+            if (marks.get("content_hash"), marks.get("config_version")) == served:
+                values, settings = _parts(version)
+                placed = placement.put(prompts, values)
+                if values in placed.values():  # and was not changed by hand since
+                    return _request(placed, settings)
         return None
 
 
 def _parts(version: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a version of an assistant is set to: its values, and the rest of its config."""
+    """The settings of a version of an assistant: its values, and the rest of its config."""
     config = dict(version.get("config") or {})
     values = {**(version.get("context") or {}), **config.pop("configurable", {})}
     return values, config
 
 
 def _marks(version: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metadata of a version say of a publication."""
+    """What the metadata of a version say of its publication."""
     metadata = version.get("metadata") or {}
     return {key: metadata[key] for key in _MARKS if key in metadata}
 
 
 def _request(placed: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What an assistant is created or updated with."""
+    """The arguments that an assistant is created or updated with."""
     if "context" in placed:
         return {"config": dict(settings), "context": placed["context"]}
     if not placed:  # only what is given is changed
@@ -232,23 +227,11 @@ def _request(placed: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
 
 
 def _serves(assistant: Assistant, wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether an assistant is already what it should become; a rollback is always written."""
-    settings = dict(wanted["config"])
-    values = {**(wanted.get("context") or {}), **settings.pop("configurable", {})}
-    return (
-        values == assistant.values
-        and settings == assistant.settings
-        and all(assistant.metadata.get(key) == metadata[key] for key in _MARKS)
-        and (
-            metadata["rollback_of"] is None
-            or assistant.metadata.get("rollback_of") == metadata["rollback_of"]
-        )
+    """Whether an assistant is already as it should be; a rollback is written all the same."""
+    told = _MARKS if metadata["rollback_of"] is None else (*_MARKS, "rollback_of")
+    return _parts(wanted) == (assistant.values, assistant.settings) and all(
+        assistant.metadata.get(key) == metadata[key] for key in told
     )
-
-
-# The side store stays the truth. What an assistant serves is an alias there, so its history, and
-# the way back, are those of an alias; the assistant's metadata say the same to whoever looks at
-# it.
 
 
 async def apublish(
@@ -272,7 +255,7 @@ async def apublish(
     Prompts and settings go where the assistant's graph reads them, beside what else the assistant
     is set to. One that serves the version already is left as it is, unless `force`. Raises
     `NotFound` for the version, `TargetRefused` for the assistant, `RunFailed` where the server
-    does not answer, `AliasConflict` where somebody else has published there meanwhile.
+    does not answer, `AliasConflict` where another process has published there meanwhile.
     """
     to = PublishTo.parse(
         {
@@ -314,10 +297,9 @@ async def publish_to(
     for url in to.urls:
         alias = alias_of(url, to.assistant)
         current = await store.aliases.resolve(workflow_id, alias)
-        async with _at(to, url, settings) as client:
-            press = Press(to, url, client)
-            publication = await press.publish(checkpoint, force=force)
-            async with _overtaken(press, store, workflow_id, alias):
+        async with _publisher(to, url, settings) as publisher:
+            publication = await publisher.publish(checkpoint, force=force)
+            async with publisher.following(store, workflow_id, alias):
                 if current != checkpoint.config_version:
                     await store.aliases.move(
                         workflow_id,
@@ -345,7 +327,7 @@ async def arollback_publication(
     reason: str = "",
     settings: Settings | None = None,
 ) -> list[Publication]:
-    """Publish again what the assistant served before; once more goes back one further.
+    """Publish again what the assistant served before; a second rollback goes back one further.
 
     The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was;
     before the first publication, that is what it was set to by others. Raises as `apublish` does,
@@ -366,14 +348,13 @@ async def arollback_publication(
                 rule="must have served another version before",
             )
         before = await store.aliases.previous(workflow_id, alias)
-        async with _at(to, place, settings) as client:
-            press = Press(to, place, client)
+        async with _publisher(to, place, settings) as publisher:
             if before is None:
-                publication = await press.withdraw(workflow_id, current)
+                publication = await publisher.withdraw(workflow_id, current)
             else:
                 checkpoint = await store.checkpoints.get(workflow_id, before)
-                publication = await press.publish(checkpoint, rollback_of=current)
-                async with _overtaken(press, store, workflow_id, alias):
+                publication = await publisher.publish(checkpoint, rollback_of=current)
+                async with publisher.following(store, workflow_id, alias):
                     await store.aliases.rollback(
                         workflow_id,
                         alias,
@@ -386,28 +367,16 @@ async def arollback_publication(
 
 
 @asynccontextmanager
-async def _overtaken(
-    press: Press, store: Store, workflow_id: str, alias: str
-) -> AsyncIterator[None]:
-    """Where the alias was moved by somebody else, the assistant serves what it points to."""
-    try:
-        yield
-    except AliasConflict:
-        theirs = await store.aliases.resolve(workflow_id, alias)
-        if theirs is not None:
-            await press.publish(await store.checkpoints.get(workflow_id, theirs))
-        raise
-
-
-@asynccontextmanager
-async def _at(to: PublishTo, url: str | None, settings: Settings) -> AsyncIterator[LangGraphClient]:
-    """A client of one server, whose trouble becomes ours."""
+async def _publisher(
+    to: PublishTo, url: str | None, settings: Settings
+) -> AsyncIterator[AssistantPublisher]:
+    """Connect to one server; its errors become `TargetRefused` or `RunFailed`."""
     import httpx
 
     try:
         with refusals(url, to.assistant):
             async with to.client(url, settings=settings, streams=False) as client:
-                yield client
+                yield AssistantPublisher(to, url, client)
     except httpx.HTTPError as error:
         raise RunFailed(
             f"{url or 'this server'} could not be published to: {type(error).__name__}: {error}"
@@ -416,5 +385,5 @@ async def _at(to: PublishTo, url: str | None, settings: Settings) -> AsyncIterat
 
 def _why(publication: Publication, reason: str) -> str:
     where = f"{publication.url or 'this server'}, assistant {publication.assistant_id}"
-    told = f"published to {where}, its version {publication.assistant_version}"
-    return f"{told}: {reason}" if reason else told
+    what = f"published to {where}, its version {publication.assistant_version}"
+    return f"{what}: {reason}" if reason else what

@@ -350,10 +350,10 @@ async def find_assistant(client: LangGraphClient, name: str, *, own: bool) -> As
             value=name,
             rule="must be an assistant or a graph of the server",
         )
-    return await described(client, found)
+    return found
 
 
-async def look_up(client: LangGraphClient, name: str, *, own: bool) -> Mapping[str, Any] | None:
+async def look_up(client: LangGraphClient, name: str, *, own: bool) -> Assistant | None:
     """The assistant with this id, the default one of this graph, or the one of this name; or None.
 
     `own` says that the server is the one that this process is: calls to it carry no user, so an
@@ -384,10 +384,12 @@ async def look_up(client: LangGraphClient, name: str, *, own: bool) -> Mapping[s
             value=name,
             rule="must be one assistant",
         )
-    return found[0] if found and (not own or _is_visible(found[0])) else None
+    if not found or (own and not _is_visible(found[0])):
+        return None
+    return await _described(client, found[0])
 
 
-async def described(client: LangGraphClient, found: Mapping[str, Any]) -> Assistant:
+async def _described(client: LangGraphClient, found: Mapping[str, Any]) -> Assistant:
     """An assistant with its schemas and its graph's edges."""
     config = found.get("config") or {}
     schemas = await client.assistants.get_schemas(found["assistant_id"])
