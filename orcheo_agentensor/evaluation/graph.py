@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from langgraph.graph import END, START, StateGraph
@@ -202,5 +203,4 @@ def draining() -> Callable[[], bool]:
     """Whether a graceful stop of the graph run was asked for, to be looked at between cases."""
     from langgraph.runtime import get_runtime
 
-    runtime = get_runtime()
-    return lambda: runtime.drain_requested
+    return partial(getattr, get_runtime(), "drain_requested")

@@ -194,35 +194,36 @@ def _one_evaluator(name: str, results: Sequence[CaseResult]) -> dict[str, Any]:
     return entry
 
 
-def without_measurements(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A summary without what a clock measured: what must come out the same every time."""
-    return {k: v for k, v in summary.items() if k not in ("latency_ms", "over_sla")}
-
-
 def score_rows(
     key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
 ) -> list[ScoreRow]:
-    """Outcomes as ledger rows, just as the ledger gives them back after a resume: what is made of
-    a score, a proposal above all, must not depend on whether it was replayed.
-
-    The usage of the one call goes on the first.
-    """
+    """Outcomes as ledger rows. The usage of the one call goes on the first."""
     rows: list[ScoreRow] = []
     for outcome in outcomes:
-        row = ScoreRow(
-            rollout_key=key,
-            evaluator_fingerprint=fingerprint,
-            name=str(clean_text(outcome.name)),
-        )
+        row = ScoreRow(rollout_key=key, evaluator_fingerprint=fingerprint, name=outcome.name)
         if isinstance(outcome, EvaluatorFailure):
             row.failure = storable(failure_to_json(outcome))
         else:
             row.score, row.passed = outcome.score, outcome.passed
-            row.reason, row.label = clean_text(outcome.reason), clean_text(outcome.label)
+            row.reason, row.label = outcome.reason, outcome.label
         rows.append(row)
-    rows.sort(key=lambda row: row.name)
     rows[0].usage = usage
     return rows
+
+
+def as_recorded(outcomes: Sequence[Outcome], rows: Sequence[ScoreRow]) -> list[Outcome]:
+    """Outcomes just as the ledger gives them back from `rows` after a resume: what is made of a
+    score, a proposal above all, must not depend on whether it was replayed."""
+    found = []
+    for outcome, row in zip(outcomes, rows, strict=True):
+        same = (
+            isinstance(outcome, EvaluationResult)
+            and row.name is outcome.name
+            and row.reason is outcome.reason
+            and row.label is outcome.label
+        )
+        found.append(outcome if same else outcome_of(row))
+    return found
 
 
 def storable(failure: Mapping[str, str]) -> dict[str, str]:
@@ -341,39 +342,6 @@ def _one_metric(given: Sequence[EvaluationResult]) -> EvaluationResult:
         reason=worst.reason,
         label=labels.most_common(1)[0][0] if labels else None,
     )
-
-
-class Gathered:
-    """The results of one call of `run`, case by case as their replicates come in."""
-
-    def __init__(
-        self,
-        cases: int,
-        replicates: tuple[int, ...],
-        weights: Mapping[str, float],
-        on_case: CaseListener | None,
-    ) -> None:
-        self._replicates = replicates
-        self._weights = weights
-        self._on_case = on_case
-        self._parts: list[dict[int, CaseResult]] = [{} for _ in range(cases)]
-        self._whole: dict[int, CaseResult] = {}
-
-    def add(self, index: int, replicate: int, result: CaseResult) -> None:
-        """Take in one replicate of the case at `index`."""
-        if len(self._replicates) > 1:
-            parts = self._parts[index]
-            parts[replicate] = result
-            if len(parts) < len(self._replicates):
-                return
-            result = merged([parts[n] for n in self._replicates], self._weights)
-        self._whole[index] = result
-        if self._on_case is not None:
-            self._on_case(result)
-
-    def results(self) -> list[CaseResult]:
-        """All cases, in order."""
-        return [self._whole[index] for index in range(len(self._parts))]
 
 
 MARKS = 20

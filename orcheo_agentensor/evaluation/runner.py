@@ -1,4 +1,4 @@
-"""Time limits for very many short things: as `asyncio.timeout`, but with one timer for all."""
+"""Running the cases of a run: each call is made once, in its time, within budget, and recorded."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
-
-import tenacity
 
 from orcheo_agentensor.config.model import with_prompts
 from orcheo_agentensor.datasets import Case
@@ -25,6 +24,7 @@ from orcheo_agentensor.errors import (
     BadInput,
     BudgetExhausted,
     PromptNotFound,
+    RunFailed,
     TargetRefused,
     TargetUnavailable,
     TemplateError,
@@ -34,15 +34,15 @@ from orcheo_agentensor.errors import (
 from orcheo_agentensor.evaluation.results import (
     CaseListener,
     CaseResult,
-    Gathered,
+    as_recorded,
     case_result,
     context_of,
+    merged,
     outcome_of,
     score_rows,
     storable,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
-from orcheo_agentensor.evaluators.binding import Scoring
 from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
@@ -50,68 +50,43 @@ from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import CANCELLED
+from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompts_in, record_tape
-from orcheo_agentensor.targets import ConnectedTarget, Target
+from orcheo_agentensor.targets import ConnectedTarget
 from orcheo_agentensor.targets.output import to_json_output
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, UsageRecorder
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
+    from orcheo_agentensor.storage.ledger import Commit
+
+
+class OutOfTime(TimeoutError):
+    """The call took longer than its time limit."""
 
 
 class TimeLimits:
-    """Limits of one length. They begin in order, so they end in order, and one timer serves all.
+    """Time limits of one length: `with limits` cancels what the current task does in the block when
+    its time is up, which outside the block is an `OutOfTime`.
 
+    Limits of one length begin in order, so they end in order, and one timer serves all.
     `asyncio.timeout` puts a timer on the loop's heap for each, which for a case that takes no time
     is a good part of its cost.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._running: dict[TimeLimit, None] = {}
+        self._running: dict[asyncio.Task[Any], TimeLimit] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> TimeLimit:
-        """A limit for what the current task does in its `with` block."""
-        return TimeLimit(self)
-
-    def add(self, limit: TimeLimit) -> None:
-        """Watch over `limit` until `remove`."""
-        self._running[limit] = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(limit.ends, self._expire)
-
-    def remove(self, limit: TimeLimit) -> None:
-        """`limit` is over."""
-        self._running.pop(limit, None)
-
-    def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        for limit in [*self._running]:
-            if limit.ends > loop.time():
-                self._timer = loop.call_at(limit.ends, self._expire)
-                return
-            self.remove(limit)
-            limit.expire()
-
-
-class TimeLimit:
-    """Cancels what takes too long; outside the `with` block that is a `TimeoutError`."""
-
-    __slots__ = ("_before", "_limits", "_task", "ends", "expired")
-
-    def __init__(self, limits: TimeLimits) -> None:
-        self._limits = limits
-        self.expired = False
-
-    def __enter__(self) -> TimeLimit:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._task, self._before = task, task.cancelling()
-        self.ends = asyncio.get_running_loop().time() + self._limits.seconds
-        self._limits.add(self)
-        return self
+        loop = asyncio.get_running_loop()
+        limit = TimeLimit(ends=loop.time() + self.seconds, cancelling=task.cancelling())
+        self._running[task] = limit
+        if self._timer is None:
+            self._timer = loop.call_at(limit.ends, self._expire)
 
     def __exit__(
         self,
@@ -119,29 +94,43 @@ class TimeLimit:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self._limits.remove(self)
-        if not self.expired:
+        task = asyncio.current_task()
+        assert task is not None
+        limit = self._running.pop(task)
+        if not limit.expired:
             return
-        others = self._task.uncancel() > self._before  # somebody else cancels the task, too
+        others = task.uncancel() > limit.cancelling  # the task is cancelled from outside, too
         if not others and isinstance(error, asyncio.CancelledError):
-            raise TimeoutError from error
+            raise OutOfTime(f"no answer within {self.seconds:g} s") from error
 
-    def expire(self) -> None:
-        """The time is up."""
-        self.expired = True
-        self._task.cancel()
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for task, limit in self._running.items():
+            if limit.expired:
+                continue
+            if limit.ends > loop.time():
+                self._timer = loop.call_at(limit.ends, self._expire)
+                return
+            limit.expired = True
+            task.cancel()
 
 
-# A cap per process has to be process-wide state; it is kept per event loop, because a future
-# belongs to one. A slot that falls free goes to the run that holds the fewest of those that wait,
-# so a run with a few cases at once is not starved by one with many.
+@dataclass(slots=True)
+class TimeLimit:
+    """When the block of one task must end; `cancelling` counts its cancellations before."""
 
-
-_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
+    ends: float
+    cancelling: int
+    expired: bool = False
 
 
 class Slots:
-    """At most `limit` holders at once."""
+    """At most `limit` holders at once, over all runs of the process.
+
+    A slot that falls free goes to the waiting run that holds the fewest, so that a run with a few
+    cases at once is not starved by one with many.
+    """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -168,7 +157,7 @@ class Slots:
             raise
 
     def release(self, share: Share) -> None:
-        """Give a slot back, to whoever has the fewest."""
+        """Release a slot to the waiting run that holds the fewest."""
         share.held -= 1
         self._free += 1
         while self._free and self._waiting:
@@ -198,8 +187,12 @@ class Share:
         self._slots.release(self)
 
 
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
+
+
 def process_slots(limit: int) -> Slots:
-    """The running loop's slots; the first caller's `limit` decides how many there are."""
+    """The slots of the running loop, to which their futures belong; the `limit` of its first run
+    decides how many there are."""
     loop = asyncio.get_running_loop()
     found = _slots.get(loop)
     if found is None:
@@ -208,166 +201,45 @@ def process_slots(limit: int) -> Slots:
 
 
 class Meter(Protocol):
-    """What the runner asks before it spends; see `training.budget`."""
+    """What is asked before a call is made, and told what it came to; see `training.budget`."""
 
     @property
     def gate(self) -> CallGate | None:
-        """What is asked before each model call; None where nobody needs to be."""
+        """What is asked before each model call."""
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
 
-    def spent(self, usage: Usage, *, refused: bool = False) -> None:
-        """An execution or a scoring is over, and came to this; `refused` where it was refused a
-        call."""
+    def spent(self, usage: Usage, *, refused: bool = False, asked: bool = False) -> None:
+        """An attempt is over, and came to this; `refused` where a model call of it was refused,
+        `asked` where it asked a proposer or a critic."""
 
 
-class Unmetered:
-    """No budget: an evaluation runs what it was asked to run."""
+class AskMeter(Meter, Protocol):
+    """What is asked before a proposer or critic is asked as well."""
 
-    gate: CallGate | None = None
-
-    def reserve_rollout(self) -> None:
-        """Always granted."""
-
-    def spent(self, usage: Usage, *, refused: bool = False) -> None:
-        """Nothing to settle."""
+    def require_call(self) -> None:
+        """Raise `BudgetExhausted` where nothing is left for them."""
 
 
-FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
-
-
-class Attempted(Protocol):
-    """What an attempt came to."""
-
-    @property
-    def transient(self) -> bool:
-        """Whether another attempt is worth its price."""
-
-
-Paid = TypeVar("Paid", bound=Attempted)
-
-
-async def retried(attempt: Callable[[], Awaitable[Paid]], *, retries: int) -> Paid:
-    """What the last of at most `1 + retries` attempts came to.
-
-    An attempt that the budget refuses leaves it at the one before; raises `BudgetExhausted` only
-    where the first is refused.
-    """
-    last = await attempt()
-    if not (last.transient and retries):
-        return last
-
-    async def again() -> bool:
-        nonlocal last
-        try:
-            last = await attempt()
-        except BudgetExhausted:
-            return False
-        return last.transient
-
-    def asked() -> float:
-        """The seconds that a server asks to wait for."""
-        return float(getattr(last, "retry_after", 0.0))
-
-    own = tenacity.wait_random_exponential(multiplier=2 * FIRST_BACKOFF, max=20.0)
-    await asyncio.sleep(max(FIRST_BACKOFF, asked()))
-    await tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(retries),
-        wait=lambda state: max(own(state), asked()),
-        retry=tenacity.retry_if_result(bool),
-        retry_error_callback=lambda _state: None,
-    )(again)
-    return last
-
-
-MOST_RETRY_AFTER = 60.0  # seconds; whoever asks for longer is asked again before
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """One execution: its output or failure. A `transient` failure is worth another attempt, in
-    `retry_after` seconds where a server has said so; `lost` says that the connection was lost."""
+    """What one attempt at a call came to: a `value`, or the `error` that it ended with.
 
-    output: Any
-    tape: dict[str, Any] | None
-    failure: dict[str, Any] | None
-    transient: bool
-    latency_ms: float
+    `transient` says that another attempt is worth its price, in `retry_after` seconds where a
+    server has said so, and `lost` that the connection was lost.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    latency_ms: float = 0.0
+    transient: bool = False
     retry_after: float = 0.0
     lost: bool = False
+    tape: dict[str, Any] | None = None
 
 
-async def execute(
-    target: Target,
-    inputs: Any,
-    config: dict[str, Any],
-    *,
-    rollout_id: str,
-    limits: TimeLimits,
-    taped: bool,
-    recorder: UsageRecorder,
-) -> Attempt:
-    """Run `target` once, on a copy of `inputs` that it may change; whatever goes wrong in it comes
-    back as the attempt's failure.
-
-    `recorder` knows afterwards, whatever happens, what its model calls took. Raises what is the
-    job's trouble and not the case's, because every other case would fail in the same way:
-    `PromptNotFound`, `TemplateError`, `TargetRefused`, `TargetUnavailable`. Raises
-    `BudgetExhausted` where a model call was refused, even if the target went on without it.
-    """
-    inputs = private_copy(inputs)
-    output, tape, failure, transient = None, None, None, False
-    after, lost = 0.0, False
-    with recorder:
-        started = time.perf_counter()
-        try:
-            with limits.begin() as limit:
-                if taped:
-                    with record_tape(target.edges, prompts=prompts_in(config)) as recorded:
-                        try:
-                            raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
-                        finally:  # a failure teaches those who had a part in it
-                            tape = recorded.to_json()
-                else:
-                    raw = await target.run(inputs, config, rollout_id=rollout_id)  # type: ignore[arg-type]
-            latency = time.perf_counter() - started
-            output = to_json_output(raw)
-        except TimeoutError as error:
-            latency = time.perf_counter() - started
-            transient = True
-            late = limit.expired
-            reason = f"no answer within {limits.seconds:g} s" if late else _reason(error)
-            failure = {"kind": "timeout" if late else "exception", "reason": reason}
-        except asyncio.CancelledError as error:
-            latency = time.perf_counter() - started
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            failure = {"kind": "exception", "reason": _reason(error)}  # the target's own doing
-        except (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable):
-            raise
-        except BadInput as error:
-            latency = time.perf_counter() - started
-            kind = "not_json" if "output" in error.message else "exception"
-            failure = {"kind": kind, "reason": error.message}
-        except Exception as error:  # noqa: BLE001 - any trouble of the target is its failure
-            latency = time.perf_counter() - started
-            transient = is_transient(error)
-            lost = transient and status_of(error) is None
-            after = retry_after(error)
-            failure = {"kind": "exception", "reason": _reason(error)}
-    if recorder.refused is not None:
-        raise recorder.refused
-    return Attempt(
-        output=output,
-        tape=tape,
-        failure=failure,
-        transient=transient,
-        latency_ms=latency * 1000.0,
-        retry_after=after,
-        lost=lost,
-    )
+MOST_RETRY_AFTER = 60.0  # seconds; a server that asks for longer is asked again before
 
 
 def retry_after(error: BaseException) -> float:
@@ -389,150 +261,189 @@ def retry_after(error: BaseException) -> float:
     return min(max(seconds, 0.0), MOST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+class Attempted(Protocol):
+    """What an attempt came to, as far as another one depends on it."""
 
+    transient: bool
+
+
+T = TypeVar("T")
+MadeT = TypeVar("MadeT", bound=Attempted)
 
 BROKEN_OFF = "broken_off"
 """The kind of call under which the ledger keeps what work has cost that could not go on."""
 
+FIRST_BACKOFF = 0.2  # seconds before the second attempt; doubles, with jitter, from there
+LONGEST_BACKOFF = 20.0
 OUTAGES = 3  # of a remote server that one case may meet before it is to blame itself
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What all rollouts of one call of `run` have in common."""
+class PaidCalls:
+    """Makes the calls of one run that cost something: to its target, judges, proposer and critic.
 
-    candidate: Candidate
-    config: dict[str, Any]
-    phase: str
-    meter: Meter
-
-
-class Executor:
-    """Calls the target and the evaluators of one run, within its limits and its budget.
-
-    What broke off or was cancelled has no row; what it took is recorded all the same.
+    Each is metered, tried again after a passing trouble, and recorded; where it breaks off or is
+    cancelled it has no row of its own, and what it took is recorded all the same.
     """
 
-    def __init__(
-        self,
-        *,
-        target: Target,
-        ledger: Ledger,
-        limits: Limits,
-        slots: Share,
-        taped: bool,
-        draining: Callable[[], bool],
-    ) -> None:
-        self.target = target
-        self._elsewhere = target if isinstance(target, ConnectedTarget) else None
+    def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self._ledger = ledger
-        self._limits = limits
+        self._retries = limits.retries
         self._time_limits = TimeLimits(limits.case_timeout)
-        self._slots = slots
-        self._taped = taped
-        self._draining = draining
+        self._claimed: dict[str, asyncio.Event | None] = {}
 
-    async def rollout(self, key: str, case: Case, replicate: int, shared: Pass) -> RolloutRow:
-        """Run the target on a case, as often as it takes. Raises `BudgetExhausted`, `Draining`."""
-        meter, made = shared.meter, [0]
-        spent = NOTHING
+    def is_claimed(self, key: str) -> bool:
+        """Whether the call under `key` is being made."""
+        return key in self._claimed
 
-        async def attempt() -> Attempt:
-            nonlocal spent
-            recorder = UsageRecorder(meter.gate)
-            async with self._slots:
-                if not made[0] and self._draining():
-                    raise Draining
-                meter.reserve_rollout()
-                made[0] += 1
-                try:
-                    return await execute(
-                        self.target,
-                        case.inputs,
-                        shared.config,
-                        rollout_id=key,
-                        limits=self._time_limits,
-                        taped=self._taped,
-                        recorder=recorder,
-                    )
-                finally:
-                    usage = recorder.total + ONE_ROLLOUT
-                    spent = spent + usage
-                    meter.spent(usage, refused=recorder.refused is not None)
+    async def claim(self, key: str) -> None:
+        """Wait until nobody makes the call under `key`, and keep others waiting until `release`."""
+        while key in self._claimed:
+            waiting = self._claimed[key] = self._claimed[key] or asyncio.Event()
+            await waiting.wait()
+        self._claimed[key] = None
 
-        try:
-            last = await retried(attempt, retries=self._limits.retries)
-            if last.transient and self._elsewhere is not None:
-                last = await _outlasting(self._elsewhere, attempt, last)
-        except BaseException as error:
-            self._note_lost(key, spent, error)
-            raise
-        return RolloutRow(
-            key=key,
-            case_id=case.id,
-            candidate_hash=shared.candidate.hash,
-            replicate=replicate,
-            phase=shared.phase,
-            output=last.output,
-            tape=last.tape,
-            usage=spent,
-            latency_ms=last.latency_ms,
-            attempts=made[0],
-            failure=None if last.failure is None else storable(last.failure),
-        )
+    def release(self, key: str) -> None:
+        """Let go of a claimed key."""
+        waiting = self._claimed.pop(key)
+        if waiting is not None:
+            waiting.set()
 
-    async def outcomes(
-        self, evaluator: BoundEvaluator, key: str, context: EvaluatorContext, meter: Meter
-    ) -> tuple[Sequence[Outcome], Usage]:
-        """What an evaluator says about a rollout, and what that cost."""
-        limit, retries = self._limits.case_timeout, self._limits.retries
-        if evaluator.inline:
-            found = await evaluator.attempt(context, timeout=limit, recorder=None)
-            return found.outcomes, NOTHING
-        spent = NOTHING
+    async def attempted(self, call: Awaitable[Any], recorder: UsageRecorder) -> Attempt:
+        """Make a call within its time; whatever goes wrong in it comes back as the attempt's error.
 
-        async def attempt() -> Scoring:
-            nonlocal spent
-            recorder = UsageRecorder(meter.gate)
+        `recorder` knows afterwards, whatever happens, what its model calls took. Raises
+        `BudgetExhausted` where a model call was refused, even if the call went on without it.
+        """
+        with recorder:
+            started = time.perf_counter()
             try:
-                return await evaluator.attempt(context, timeout=limit, recorder=recorder)
-            finally:
-                spent = spent + recorder.total
-                meter.spent(recorder.total)
+                with self._time_limits:
+                    value = await call
+                found = Attempt(value, latency_ms=(time.perf_counter() - started) * 1000.0)
+            except (Exception, asyncio.CancelledError) as error:
+                latency_ms = (time.perf_counter() - started) * 1000.0
+                task = asyncio.current_task()
+                cancelled = isinstance(error, asyncio.CancelledError)
+                if cancelled and (task is None or task.cancelling()):
+                    raise
+                timeout = isinstance(error, TimeoutError)
+                transient = timeout or is_transient(error)
+                found = Attempt(
+                    error=error,  # a cancellation that nobody asked for is the call's own doing
+                    latency_ms=latency_ms,
+                    transient=transient,
+                    retry_after=retry_after(error),
+                    lost=transient and not timeout and status_of(error) is None,
+                )
+        if recorder.refused is not None:
+            raise recorder.refused
+        return found
 
+    async def make(
+        self,
+        attempt: Callable[[UsageRecorder], Awaitable[MadeT]],
+        key: str,
+        *,
+        meter: Meter | None,
+        elsewhere: ConnectedTarget | None = None,
+        asked: bool = False,
+        broken: str = BROKEN_OFF,
+    ) -> tuple[MadeT, Usage]:
+        """What the last of at most `1 + retries` attempts came to, and what all of them took.
+
+        Further attempts are made where the server of a target `elsewhere` was away. An attempt that
+        the budget refuses leaves it at the one before; raises `BudgetExhausted` only where the
+        first is refused. `broken` is the kind under which the ledger keeps what was broken off.
+        """
+        spent, last, attempts = NOTHING, None, 0
         try:
-            last = await retried(attempt, retries=retries)
+            while last is None or await self._again(last, attempts, elsewhere):
+                recorder = UsageRecorder(None if meter is None else meter.gate)
+                try:
+                    last = await attempt(recorder)
+                except BudgetExhausted:
+                    if last is None:
+                        raise
+                    break  # what the attempts so far came to is still recorded
+                finally:
+                    attempts += 1
+                    spent = recorder.total if spent is NOTHING else spent + recorder.total
+                    if meter is not None:
+                        refused = recorder.refused is not None
+                        meter.spent(recorder.total, refused=refused, asked=asked)
+                if not last.transient:
+                    break
         except BaseException as error:
-            self._note_lost(key, spent, error)
+            self._note(key, broken if isinstance(error, Exception) else CANCELLED, spent)
             raise
-        return last.outcomes, spent
+        return last, spent
 
-    def _note_lost(self, key: str, spent: Usage, error: BaseException) -> None:
-        """What broke off has no row of its own; what it took is recorded all the same."""
+    async def _again(
+        self, last: Attempted, attempts: int, elsewhere: ConnectedTarget | None
+    ) -> bool:
+        """Whether another attempt is made after a passing trouble, once it is time for it."""
+        if attempts <= self._retries:
+            longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempts - 1))
+            pause = FIRST_BACKOFF if attempts == 1 else random.uniform(0.0, longest)
+            await asyncio.sleep(max(pause, getattr(last, "retry_after", 0.0)))
+            return True
+        if elsewhere is None or attempts > self._retries + OUTAGES:
+            return False
+        return await elsewhere.came_back(lost=getattr(last, "lost", False))
+
+    def _note(self, key: str, kind: str, spent: Usage) -> None:
+        """Record what a call without an answer has cost."""
         if spent != NOTHING:
-            kind = BROKEN_OFF if isinstance(error, Exception) else CANCELLED
             with contextlib.suppress(AgentensorError):  # a ledger that is gone tells the others
-                self._ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {}, spent)
+                self._ledger.put_call(f"{key}:{uuid.uuid4().hex}", kind, {"failed": True}, spent)
 
+    async def answer(
+        self,
+        key: str,
+        kind: str,
+        ask: Callable[[], Awaitable[dict[str, Any]]],
+        *,
+        meter: AskMeter,
+        who: str,
+    ) -> dict[str, Any]:
+        """The answer of a proposer or critic that is recorded under `key`, or a fresh one, which
+        is committed before it is used.
 
-async def _outlasting(
-    target: ConnectedTarget, attempt: Callable[[], Awaitable[Attempt]], last: Attempt
-) -> Attempt:
-    """What further attempts come to, where `target` was away during the `last` one."""
-    for _ in range(OUTAGES):
-        if not last.transient or not await target.came_back(lost=last.lost):
-            break
+        Raises `BudgetExhausted` where the budget refuses it, and `RunFailed` where `who` breaks.
+        """
+        await self.claim(key)
         try:
-            last = await attempt()
-        except BudgetExhausted:  # what the attempts so far came to is still recorded
-            break
-    return last
+            known = await self._ledger.call(key)
+            if known is not None:
+                return known
+
+            async def attempt(recorder: UsageRecorder) -> Attempt:
+                meter.require_call()
+                return await self.attempted(ask(), recorder)
+
+            found, usage = await self.make(attempt, key, meter=meter, asked=True, broken=kind)
+            if found.error is not None:
+                self._note(key, kind, usage)
+                if isinstance(found.error, BudgetExhausted):
+                    raise found.error
+                raise RunFailed(_trouble(who, found.error)) from found.error
+            answer: dict[str, Any] = found.value
+            await self._ledger.put_call(key, kind, answer, usage)
+            return answer
+        finally:
+            self.release(key)
 
 
-T = TypeVar("T")
+def _trouble(who: str, error: BaseException) -> str:
+    if isinstance(error, OutOfTime):
+        return f"the {who} gave {error}; resume the run to ask again"
+    if isinstance(error, asyncio.CancelledError):
+        return f"the {who} was cancelled; mend it and resume the run"
+    return f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
+
+
+FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable)
+"""What is the job's trouble and not the case's: every other case would fail in the same way."""
 
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 
@@ -540,9 +451,8 @@ YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 class Runner:
     """Executes rollouts for one run and scores them.
 
-    Every rollout and every score is handed to the ledger as it returns, and a case counts as in
-    flight until both are committed; at most `limits.concurrency` cases are in flight over all
-    concurrent calls of `run`.
+    Every rollout and every score is handed to the ledger as it returns. Over all concurrent calls
+    of `run`, at most `limits.concurrency` cases run, and as many more wait for their commit.
     """
 
     def __init__(
@@ -556,25 +466,26 @@ class Runner:
         self.target = run.target
         self.evaluators = run.evaluators
         self.weights = run.weights
-        self.meter: Meter = meter or Unmetered()
+        self.meter = meter
         self.replicates = run.job.replicates
-        self._ledger = run.ledger
-        self._limits = run.job.limits
+        self.ledger = run.ledger
+        self.concurrency = run.job.limits.concurrency
+        self.calls = PaidCalls(run.ledger, run.job.limits)
+        self.running = asyncio.Semaphore(self.concurrency)
+        self.uncommitted = asyncio.Semaphore(self.concurrency)
+        self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.config
         self._config_hash = content_hash(
             {k: v for k, v in run.config.to_json().items() if k not in ("prompts", "run_id")}
         )
         self._callbacks = run.callbacks
-        self._in_flight = asyncio.Semaphore(self._limits.concurrency)
-        self._executor = Executor(
-            target=run.target,
-            ledger=run.ledger,
-            limits=self._limits,
-            slots=process_slots(run.settings.max_concurrency).share(),
-            taped=taped,
-            draining=draining,
-        )
-        self._running: dict[str, asyncio.Event] = {}
+        self._seconds = run.job.limits.case_timeout
+        self._slots = process_slots(run.settings.max_concurrency)
+        self._share = self._slots.share()
+        self._taped = taped
+        self._draining = draining
+        instant = [evaluator.adapter.inline is not None for evaluator in run.evaluators]
+        self.one_by_one = len(instant) == 1 or all(instant)
 
     async def run(
         self,
@@ -593,63 +504,148 @@ class Runner:
         `replicates`, as many as the job says where left out, and its replicates are merged.
         Raises `BudgetExhausted` or `Draining` after the cases already begun are finished.
         """
-        await self._ledger.load(candidate.hash)
-        shared = Pass(
+        await self.ledger.load(candidate.hash)
+        batch = _Batch(
+            runner=self,
+            cases=cases,
             candidate=candidate,
             config=self._runnable_config(candidate),
             phase=phase,
             meter=meter or self.meter,
+            on_case=on_case,
+            replicates=range(self.replicates) if replicates is None else replicates,
         )
-        wanted = range(self.replicates) if replicates is None else replicates
-        gathered = Gathered(len(cases), tuple(wanted), self.weights, on_case)
-        key_of = self._keys(candidate)
-        missing: list[tuple[int, int, str]] = []
-        for index, case in enumerate(cases):
-            for replicate in wanted:
-                key = key_of(case, replicate)
-                replayed = self._replay(key)
-                if replayed is None:
-                    missing.append((index, replicate, key))
-                else:
-                    gathered.add(index, replicate, replayed)
-            if index % YIELD_EVERY == YIELD_EVERY - 1:
-                await asyncio.sleep(0)
-        pending = iter(missing)
-        stopped: list[Exception] = []
+        return await batch.run(self._keys(candidate))
 
-        async def work() -> None:
-            for index, replicate, key in pending:
-                try:
-                    result = await self._case(key, cases[index], replicate, shared)
-                except (BudgetExhausted, Draining) as stop:
-                    stopped.append(stop)
-                else:
-                    gathered.add(index, replicate, result)
-                if stopped:
-                    return
+    async def unrecorded(self, cases: Sequence[Case], candidate: Candidate) -> int:
+        """How many rollouts of these cases the ledger lacks."""
+        await self.ledger.load(candidate.hash)
+        key_of, recorded = self._keys(candidate), self.ledger.rollouts
+        keys = [key_of(case, n) for case in cases for n in range(self.replicates)]
+        return sum(key not in recorded for key in keys)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._limits.concurrency, len(missing))):
-                    group.create_task(work())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        if stopped:
-            raise stopped[0]
-        return gathered.results()
+    def replayed(self, key: str) -> CaseResult | None:
+        """The result of a case of which every row is committed in this run; None for others."""
+        row = self.ledger.rollouts.get(key)
+        if row is None or row.reused or self.calls.is_claimed(key):
+            return None
+        outcomes: list[Outcome] = []
+        usage = row.usage
+        if row.failure is None:
+            for evaluator in self.evaluators:
+                rows = self.ledger.scores.get((key, evaluator.fingerprint))
+                if rows is None or rows[0].reused:
+                    return None
+                outcomes += map(outcome_of, rows)
+                usage = sum((score.usage for score in rows), usage)
+        return case_result(row, outcomes, usage, replayed=True)
 
-    async def unrecorded(
+    async def rollout(self, key: str, case: Case, replicate: int, batch: _Batch) -> RolloutRow:
+        """Run the target on a case, as often as it takes. Raises `BudgetExhausted`, `Draining`."""
+        begun = False
+
+        async def attempt(recorder: UsageRecorder) -> Attempt:
+            nonlocal begun
+            await self._slots.acquire(self._share)
+            try:
+                if not begun and self._draining():
+                    raise Draining
+                if batch.meter is not None:
+                    batch.meter.reserve_rollout()
+                begun, recorder.total = True, ONE_ROLLOUT
+                return await self._execute(key, case, batch.config, recorder)
+            finally:
+                self._slots.release(self._share)
+
+        last, usage = await self.calls.make(
+            attempt, key, meter=batch.meter, elsewhere=self._elsewhere
+        )
+        return RolloutRow(
+            key=key,
+            case_id=case.id,
+            candidate_hash=batch.candidate.hash,
+            replicate=replicate,
+            phase=batch.phase,
+            output=last.value,
+            tape=last.tape,
+            usage=usage,
+            latency_ms=last.latency_ms,
+            attempts=usage.rollouts,
+            failure=None if last.error is None else self._failure(last),
+        )
+
+    async def _execute(
+        self, key: str, case: Case, config: dict[str, Any], recorder: UsageRecorder
+    ) -> Attempt:
+        """Run the target once, on a copy of the inputs that it may change."""
+        call = self.target.run(private_copy(case.inputs), config, rollout_id=key)  # type: ignore[arg-type]
+        if self._taped:
+            with record_tape(self.target.edges, prompts=prompts_in(config)) as recorded:
+                found = await self.calls.attempted(call, recorder)
+            found.tape = recorded.to_json()  # a failure, too, teaches those who had a part in it
+        else:
+            found = await self.calls.attempted(call, recorder)
+        if found.error is None:
+            try:
+                found.value = to_json_output(found.value)
+            except BadInput as error:
+                found.value, found.error = None, error
+        elif isinstance(found.error, FOR_EVERY_CASE):
+            raise found.error
+        return found
+
+    def _failure(self, attempt: Attempt) -> dict[str, str]:
+        error = attempt.error
+        if isinstance(error, OutOfTime):
+            kind, reason = "timeout", str(error)
+        elif isinstance(error, BadInput):
+            kind = "not_json" if "output" in error.message else "exception"
+            reason = error.message
+        else:
+            kind, text = "exception", str(error)
+            reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return storable({"kind": kind, "reason": reason})
+
+    async def score(
         self,
-        cases: Sequence[Case],
-        candidate: Candidate,
-        *,
-        replicates: Sequence[int] | None = None,
-    ) -> int:
-        """How many of these rollouts the ledger lacks."""
-        await self._ledger.load(candidate.hash)
-        wanted = range(self.replicates) if replicates is None else replicates
-        key_of = self._keys(candidate)
-        return sum(self._ledger.rollout(key_of(case, n)) is None for case in cases for n in wanted)
+        evaluator: BoundEvaluator,
+        key: str,
+        context: EvaluatorContext,
+        meter: Meter | None,
+        commits: list[Commit],
+    ) -> tuple[Sequence[Outcome], Usage, bool]:
+        """What an evaluator says about a rollout, what that cost, and whether it was called.
+
+        Rows that are put into the ledger add to `commits`.
+        """
+        fingerprint = evaluator.fingerprint
+        rows = self.ledger.scores.get((key, fingerprint))
+        if rows is not None:
+            if rows[0].reused:
+                commits.append(self.ledger.put_scores(key, fingerprint, rows))
+            spent = sum((row.usage for row in rows), NOTHING)
+            return [outcome_of(row) for row in rows], spent, False
+        outcomes: Sequence[Outcome]
+        if evaluator.adapter.inline is not None:
+            usage = NOTHING
+            try:
+                outcomes = [evaluator.adapter.inline(context)]
+            except Exception as error:  # noqa: BLE001 - a failure is a value
+                outcomes = [evaluator.broken(error)]
+        else:
+            made, usage = await self.calls.make(
+                lambda recorder: evaluator.attempt(
+                    context, timeout=self._seconds, recorder=recorder
+                ),
+                key,
+                meter=meter,
+            )
+            outcomes = made.outcomes
+        if len(outcomes) > 1:
+            outcomes = sorted(outcomes, key=lambda outcome: clean_text(outcome.name))
+        rows = score_rows(key, fingerprint, outcomes, usage)
+        commits.append(self.ledger.put_scores(key, fingerprint, rows))
+        return as_recorded(outcomes, rows), usage, True
 
     def _keys(self, candidate: Candidate) -> Callable[[Case, int], str]:
         """The content keys of rollouts within their run; what they share is hashed once."""
@@ -675,80 +671,140 @@ class Runner:
             )
         return config
 
-    def _replay(self, key: str) -> CaseResult | None:
-        """The result of a case of which every row is committed in this run; None for others."""
-        row = self._ledger.rollout(key)
-        if row is None or row.reused or key in self._running:
-            return None
-        outcomes: list[Outcome] = []
-        usage = row.usage
-        if row.failure is None:
-            for evaluator in self.evaluators:
-                rows = self._ledger.score(key, evaluator.fingerprint)
-                if rows is None or rows[0].reused:
-                    return None
-                outcomes += map(outcome_of, rows)
-                usage = sum((score.usage for score in rows), usage)
-        return case_result(row, outcomes, usage, replayed=True)
 
-    async def _case(self, key: str, case: Case, replicate: int, shared: Pass) -> CaseResult:
-        async with self._in_flight:
-            while key in self._running:  # two callers want it at once: the second replays
-                await self._running[key].wait()
-            done = self._running[key] = asyncio.Event()
-            try:
-                return await self._recorded(key, case, replicate, shared)
-            finally:
-                del self._running[key]
-                done.set()
+@dataclass(eq=False)
+class _Batch:
+    """One call of `Runner.run`: cases under one candidate, with their results as they come in."""
 
-    async def _recorded(self, key: str, case: Case, replicate: int, shared: Pass) -> CaseResult:
-        """Run and score what the ledger lacks; returns when every row is committed."""
-        row = self._ledger.rollout(key)
+    runner: Runner
+    cases: Sequence[Case]
+    candidate: Candidate
+    config: dict[str, Any]
+    phase: str
+    meter: Meter | None
+    on_case: CaseListener | None
+    replicates: Sequence[int]
+
+    def __post_init__(self) -> None:
+        self._results: list[CaseResult | None] = [None] * len(self.cases)
+        self._parts: dict[int, dict[int, CaseResult]] = {}
+        self._committing: dict[Commit, list[tuple[int, int, str, CaseResult]]] = {}
+        self._stopped: list[Exception] = []
+
+    async def run(self, key_of: Callable[[Case, int], str]) -> list[CaseResult]:
+        """Replay what is recorded, and run the rest."""
+        runner = self.runner
+        missing: list[tuple[int, int, str]] = []
+        for index, case in enumerate(self.cases):
+            for replicate in self.replicates:
+                key = key_of(case, replicate)
+                replayed = runner.replayed(key) if key in runner.ledger.rollouts else None
+                if replayed is None:
+                    missing.append((index, replicate, key))
+                else:
+                    self._add(index, replicate, replayed)
+            if index % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        pending = iter(missing)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(runner.concurrency, len(missing))):
+                    group.create_task(self._work(pending, group))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            for commit in [*self._committing]:  # nobody waits any more
+                self._let_go(commit)
+        if self._stopped:
+            raise self._stopped[0]
+        return [result for result in self._results if result is not None]
+
+    async def _work(
+        self, pending: Iterator[tuple[int, int, str]], group: asyncio.TaskGroup
+    ) -> None:
+        """Run cases; those whose rows wait for their commit are left to `_settle`."""
+        runner = self.runner
+        for index, replicate, key in pending:
+            async with runner.running:
+                await runner.calls.claim(key)  # where two want it at once the second replays
+                try:
+                    result, commit = await self._case(key, self.cases[index], replicate)
+                    if commit is not None:
+                        await runner.uncommitted.acquire()
+                except BaseException as error:
+                    runner.calls.release(key)
+                    if not isinstance(error, BudgetExhausted | Draining):
+                        raise
+                    self._stopped.append(error)
+                    return
+            if commit is None:
+                runner.calls.release(key)
+                self._add(index, replicate, result)
+            elif commit in self._committing:
+                self._committing[commit].append((index, replicate, key, result))
+            else:
+                self._committing[commit] = [(index, replicate, key, result)]
+                group.create_task(self._settle(commit))
+            if self._stopped:
+                return
+
+    async def _settle(self, commit: Commit) -> None:
+        """Take in the results of cases whose rows are in `commit`, once it is done."""
+        await commit
+        for index, replicate, _, result in self._let_go(commit):
+            self._add(index, replicate, result)
+
+    def _let_go(self, commit: Commit) -> list[tuple[int, int, str, CaseResult]]:
+        """The cases that wait for `commit` make room for others."""
+        results = self._committing.pop(commit)
+        for _, _, key, _ in results:
+            self.runner.uncommitted.release()
+            self.runner.calls.release(key)
+        return results
+
+    async def _case(self, key: str, case: Case, replicate: int) -> tuple[CaseResult, Commit | None]:
+        """Run and score what the ledger lacks; returns the commit of the last of its rows."""
+        runner = self.runner
+        row = runner.ledger.rollouts.get(key)
         live = row is None
-        committed: list[asyncio.Future[None]] = []
+        commits: list[Commit] = []
         if row is None:
-            row = await self._executor.rollout(key, case, replicate, shared)
-            committed.append(self._ledger.put_rollout(row))
+            row = await runner.rollout(key, case, replicate, self)
+            commits.append(runner.ledger.put_rollout(row))
         elif row.reused:
-            committed.append(self._ledger.put_rollout(replace(row, phase=shared.phase)))
-        outcomes: list[Outcome] = []
+            commits.append(runner.ledger.put_rollout(replace(row, phase=self.phase)))
+        outcomes: Sequence[Outcome] = ()
         usage = row.usage
         if row.failure is None:
             context = context_of(case, row)
-            scoring = [
-                self._score(evaluator, key, context, shared.meter, committed)
-                for evaluator in self.evaluators
-            ]
-            # A gather makes a task each, which a single instant evaluator need not pay for.
-            scored = [await scoring[0]] if len(scoring) == 1 else await _all(scoring)
+            scored = []
+            if runner.one_by_one:  # without a task for each
+                for evaluator in runner.evaluators:
+                    scored.append(await runner.score(evaluator, key, context, self.meter, commits))
+            else:
+                scored = await _all(
+                    [runner.score(e, key, context, self.meter, commits) for e in runner.evaluators]
+                )
             for found, cost, fresh in scored:
-                outcomes += found
-                usage = usage + cost
+                outcomes = [*outcomes, *found] if outcomes else found
+                usage = usage if cost is NOTHING else usage + cost
                 live = live or fresh
-        if committed:
-            await committed[-1]  # groups commit in order, so all others are committed too
-        return case_result(row, outcomes, usage, replayed=not live)
+        # Groups commit in order: where the last is committed, all are.
+        return case_result(row, outcomes, usage, replayed=not live), commits[
+            -1
+        ] if commits else None
 
-    async def _score(
-        self,
-        evaluator: BoundEvaluator,
-        key: str,
-        context: EvaluatorContext,
-        meter: Meter,
-        committed: list[asyncio.Future[None]],
-    ) -> tuple[Sequence[Outcome], Usage, bool]:
-        """The outcomes, what they cost, and whether the evaluator was called for them."""
-        rows = self._ledger.score(key, evaluator.fingerprint)
-        if rows is None:
-            outcomes, usage = await self._executor.outcomes(evaluator, key, context, meter)
-            rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
-            committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
-            return [outcome_of(row) for row in rows], usage, True
-        spent = sum((row.usage for row in rows), NOTHING)
-        if rows[0].reused:
-            committed.append(self._ledger.put_scores(key, evaluator.fingerprint, rows))
-        return [outcome_of(row) for row in rows], spent, False
+    def _add(self, index: int, replicate: int, result: CaseResult) -> None:
+        """Take in one replicate of the case at `index`."""
+        if len(self.replicates) > 1:
+            parts = self._parts.setdefault(index, {})
+            parts[replicate] = result
+            if len(parts) < len(self.replicates):
+                return
+            result = merged([parts[n] for n in self.replicates], self.runner.weights)
+        self._results[index] = result
+        if self.on_case is not None:
+            self.on_case(result)
 
 
 async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

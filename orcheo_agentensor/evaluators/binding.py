@@ -78,11 +78,6 @@ class BoundEvaluator:
         scoring = await self.attempt(ctx, timeout=timeout, recorder=recorder)
         return scoring.outcomes, recorder.total
 
-    @property
-    def inline(self) -> bool:
-        """Whether it answers at once and calls no model, and so needs no recorder."""
-        return self.adapter.inline is not None
-
     async def attempt(
         self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
     ) -> Scoring:
@@ -96,7 +91,7 @@ class BoundEvaluator:
             try:
                 return Scoring([inline(ctx)])
             except Exception as error:  # noqa: BLE001 - a failure is a value
-                return Scoring([failure(self.name, "exception", _text_of(error))])
+                return Scoring([self.broken(error)])
         with recorder or UsageRecorder() as recorder:
             scoring = await self._outcomes(ctx, timeout)
         if recorder.refused is not None:
@@ -119,17 +114,17 @@ class BoundEvaluator:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return Scoring([failure(self.name, "exception", _text_of(error))])  # its own, not ours
+            return Scoring([self.broken(error)])  # its own, not ours
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
             if limit.expired() and isinstance(error, TimeoutError):
                 late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
                 return Scoring([late], transient=True)
             passing = is_transient(error) or isinstance(error, TimeoutError)
-            return Scoring([failure(self.name, "exception", _text_of(error))], transient=passing)
+            return Scoring([self.broken(error)], transient=passing)
 
-
-def _text_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    def broken(self, error: BaseException) -> Outcome:
+        """The failure of an evaluator that raised."""
+        return failure(self.name, "exception", f"{type(error).__name__}: {error}")
 
 
 def bind_evaluator(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, insert, select, tuple_
 
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.storage.engine import Context, listed
-from orcheo_agentensor.storage.ledger import Insert
+from orcheo_agentensor.storage.ledger import insert_rows
 from orcheo_agentensor.storage.records import DatasetRecord
 from orcheo_agentensor.storage.runs import is_others
 from orcheo_agentensor.storage.tables import cases, datasets, encode, runs
@@ -118,19 +118,14 @@ def _insert_cases(
     connection: Connection, dataset_id: str, version: str, contents: Sequence[dict[str, Any]]
 ) -> None:
     """In the order of the table's columns, by the driver itself: there may be very many."""
-    Insert(_cases, postgres=connection.dialect.name == "postgresql").rows(
+    insert_rows(
         connection.connection.cursor(),
+        _cases,
         [
-            (
-                dataset_id,
-                version,
-                position,
-                str(content["id"]),
-                content.get("split"),
-                encode(content),
-            )
-            for position, content in enumerate(contents)
+            (dataset_id, version, n, str(case["id"]), case.get("split"), encode(case))
+            for n, case in enumerate(contents)
         ],
+        postgres=connection.dialect.name == "postgresql",
     )
 
 

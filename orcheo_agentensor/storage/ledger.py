@@ -1,13 +1,14 @@
-"""The ledger's rows as SQL: precompiled inserts, bulk reads, totals."""
+"""The ledger: what a run has paid for, in memory and as rows of the database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from orcheo_agentensor.storage.tables import (
     calls,
     clean_text,
     encode,
-    encode_or_none,
     rollouts,
     scores,
 )
@@ -41,39 +41,35 @@ _BATCHES = (32, 8, 1)
 """Rows per statement on SQLite, which takes 999 values in the oldest builds."""
 
 
-class Insert:
-    """An insert on the driver itself that leaves an existing row alone."""
+@lru_cache(maxsize=32)
+def insert_sql(table: Table, size: int, *, postgres: bool) -> str:
+    """The driver's own statement that inserts `size` rows, and leaves existing rows alone."""
+    marks = ["?"] * len(table.c)
+    if postgres:
+        marks = ["%s::jsonb" if isinstance(c.type, Json) else "%s" for c in table.c]
+    rows = ", ".join([f"({', '.join(marks)})"] * size)
+    names = ", ".join(table.c.keys())
+    return f"INSERT INTO {table.name} ({names}) VALUES {rows} ON CONFLICT DO NOTHING"
 
-    def __init__(self, table: Table, *, postgres: bool) -> None:
-        names = ", ".join(column.name for column in table.c)
-        if postgres:
-            marks = ", ".join(
-                "%s::jsonb" if isinstance(column.type, Json) else "%s" for column in table.c
-            )
-        else:
-            marks = ", ".join("?" for _ in table.c)
-        self._postgres = postgres
-        self._sql = {
-            size: f"INSERT INTO {table.name} ({names}) "
-            f"VALUES {', '.join([f'({marks})'] * size)} ON CONFLICT DO NOTHING"
-            for size in _BATCHES
-        }
 
-    def rows(self, cursor: Any, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert `rows`, in the order of the table's columns."""
-        if self._postgres:
-            if rows:
-                cursor.executemany(self._sql[1], rows)
-            return
-        # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
-        # slow to give it back: the fewer statements, the sooner the commit.
-        # Neighbours in the index are written together.
-        rows = sorted(rows, key=_KEY)
-        done = 0
-        for size in _BATCHES:
-            while len(rows) - done >= size:
-                cursor.execute(self._sql[size], [*chain(*rows[done : done + size])])
-                done += size
+def insert_rows(
+    cursor: Any, table: Table, rows: Sequence[tuple[Any, ...]], *, postgres: bool
+) -> None:
+    """Insert `rows`, in the order of the table's columns, with a cursor of the driver."""
+    if postgres:
+        if rows:
+            cursor.executemany(insert_sql(table, 1, postgres=True), rows)
+        return
+    # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
+    # slow to give it back: the fewer statements, the sooner the commit.
+    # Neighbours in the index are written together.
+    rows = sorted(rows, key=_KEY)
+    done = 0
+    for size in _BATCHES:
+        while len(rows) - done >= size:
+            sql = insert_sql(table, size, postgres=False)
+            cursor.execute(sql, [*chain(*rows[done : done + size])])
+            done += size
 
 
 def fence_sql(*, postgres: bool) -> str:
@@ -88,7 +84,6 @@ def fence_sql(*, postgres: bool) -> str:
 
 def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
     """A rollout in the order of the table's columns."""
-    usage = row.usage
     return (
         run_id,
         row.key,
@@ -96,12 +91,12 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
         row.candidate_hash,
         row.replicate,
         row.phase,
-        encode_or_none(row.output),
-        encode_or_none(row.tape),
+        None if row.output is None else encode(row.output),
+        None if row.tape is None else encode(row.tape),
         row.latency_ms,
         row.attempts,
-        encode_or_none(row.failure),
-        *((0, 0, 0, 0, 0.0) if row.reused else _counts(usage, rollouts=row.attempts)),
+        None if row.failure is None else encode(row.failure),
+        *(_FREE if row.reused else (row.attempts, *_counts(row.usage)[1:])),
     )
 
 
@@ -111,21 +106,14 @@ def score_values(run_id: str, rollout_key: str, fingerprint: str, row: ScoreRow)
         run_id,
         rollout_key,
         fingerprint,
-        clean_text(row.name),
+        row.name,
         row.score,
         row.passed,
-        clean_text(row.reason),
-        clean_text(row.label),
-        encode_or_none(row.failure),
-        *_counts(NOTHING if row.reused else row.usage),
+        row.reason,
+        row.label,
+        None if row.failure is None else encode(row.failure),
+        *(_FREE if row.reused or row.usage is NOTHING else _counts(row.usage)),
     )
-
-
-def call_values(
-    run_id: str, key: str, kind: str, response: dict[str, Any], usage: Usage
-) -> tuple[Any, ...]:
-    """A judge or proposer call in the order of the table's columns."""
-    return (run_id, key, kind, encode(response), *_counts(usage))
 
 
 def rollout_row(row: Row[Any]) -> RolloutRow:
@@ -256,14 +244,11 @@ def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
     ]
 
 
-def _counts(usage: Usage, *, rollouts: int | None = None) -> tuple[Any, ...]:
-    return (
-        usage.rollouts if rollouts is None else rollouts,
-        usage.calls,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cost,
-    )
+_FREE = (0, 0, 0, 0, 0.0)
+
+
+def _counts(usage: Usage) -> tuple[Any, ...]:
+    return (usage.rollouts, usage.calls, usage.input_tokens, usage.output_tokens, usage.cost)
 
 
 def _usage(counts: Sequence[Any]) -> Usage:
@@ -275,38 +260,56 @@ def _usage(counts: Sequence[Any]) -> Usage:
     )
 
 
-# One writer task per ledger. While it commits one group, the next one gathers, so a lone row is
-# written at once and many rows share a transaction. The same transaction checks the lease, renews
-# it, and notes the number of the last event.
+class Commit:
+    """Rows that are committed in one transaction; awaiting it waits until they are.
 
+    It may be awaited many times, and a waiter that is cancelled takes no other along. Raises why
+    the rows could not be written.
+    """
 
-Committed = asyncio.Future[None]
-
-
-class _Group:
-    """Rows that will be committed together, and who waits for them."""
-
-    __slots__ = ("calls", "loop", "rollouts", "scores", "waiting")
+    __slots__ = ("_done", "_loop", "calls", "rollouts", "scores")
 
     def __init__(self) -> None:
         self.rollouts: list[tuple[Any, ...]] = []
         self.scores: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
-        self.waiting: list[Committed] = []
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return asyncio.shield(self._done).__await__()
+
+    def done(self) -> bool:
+        """Whether the rows are committed, or will never be."""
+        return self._done.done()
 
     def settle(self) -> None:
-        """Tell who waits that the rows are committed."""
-        for waiting in self.waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        """Tell the waiters that the rows are committed; called in the writer's thread."""
+        self._loop.call_soon_threadsafe(self._settle)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the waiters why the rows were not written."""
+        if not self._done.done():
+            self._done.set_exception(error)
+            self._done.exception()  # where nobody waits, nobody need be told
+
+    def _settle(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
 
 
 class Ledger:
     """What a run has paid for. Looks up from memory, writes in groups.
 
+    One writer task: while it commits one group of rows, the next one gathers, so a lone row is
+    written at once and many rows share a transaction. The same transaction checks the lease, renews
+    it, and notes the number of the last event.
+
     Start it before use (`async with` does) and stop it at the end. After a lost lease or a
     database error everything that waits, and every further put, gets that error.
+
+    `rollouts` and `scores` hold what is recorded, after `load`: rollouts by their key (`.reused` if
+    found in the other run), scores by rollout key and evaluator fingerprint, a row per metric.
     """
 
     def __init__(
@@ -319,29 +322,24 @@ class Ledger:
         reuse: str | None = None,
         event_seq: Callable[[], int] | None = None,
     ) -> None:
-        from orcheo_agentensor.storage import tables
-
         self.run_id = run_id
         self.lease = lease
         self.reuse = reuse if reuse != run_id else None
-        self.event_seq = event_seq
-        self._db = db
-        self._clock = clock
-        self._rollouts: dict[str, RolloutRow] = {}
-        self._scores: dict[tuple[str, str], list[ScoreRow]] = {}
+        self.rollouts: dict[str, RolloutRow] = {}
+        self.scores: dict[tuple[str, str], list[ScoreRow]] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, asyncio.Task[None]] = {}
-        self._group = self._writing = _Group()
+        self._db = db
+        self._clock = clock
+        self._event_seq = event_seq
+        self._fence = fence_sql(postgres=db.postgres)
+        self._connection: Any = None
+        self._group = self._writing = Commit()
+        self._due = False  # the group at hand is to be written
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._error: BaseException | None = None
-        self._connection: Any = None
-        self._fence = fence_sql(postgres=db.postgres)
-        self._inserts = [
-            Insert(table, postgres=db.postgres)
-            for table in (tables.rollouts, tables.scores, tables.calls)
-        ]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -353,7 +351,6 @@ class Ledger:
     async def start(self) -> None:
         """Start the writer and the heartbeat that keeps the lease."""
         if not self._tasks:
-            self._connection = await self._db.call(self._db.hold_connection)
             writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
             writer.add_done_callback(self._ended)
             heartbeat = asyncio.create_task(self._beat(), name=f"heartbeat {self.run_id}")
@@ -368,11 +365,10 @@ class Ledger:
         heartbeat.cancel()
         self._wake.set()
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeat
-            await asyncio.wait([writer])  # its error is with those who waited
+            await asyncio.wait([writer, heartbeat])  # an error is with those who waited
         finally:
-            await self._db.call(self._db.drop_connection, self._connection)
+            if self._connection is not None:
+                await self._db.call(self._db.drop_connection, self._connection)
 
     async def load(self, candidate_hash: str) -> None:
         """Bring a candidate's rollouts and scores to memory, once."""
@@ -385,14 +381,6 @@ class Ledger:
         except Exception:
             self._loaded.pop(candidate_hash, None)
             raise
-
-    def rollout(self, key: str) -> RolloutRow | None:
-        """The rollout recorded under `key` (`.reused` if in the other run), after `load`."""
-        return self._rollouts.get(key)
-
-    def score(self, rollout_key: str, evaluator_fingerprint: str) -> list[ScoreRow] | None:
-        """What an evaluator said about a rollout, one row per metric, after `load`."""
-        return self._scores.get((rollout_key, evaluator_fingerprint))
 
     async def call(self, key: str) -> dict[str, Any] | None:
         """The response recorded under `key`; one found in the other run is copied, at no cost."""
@@ -408,52 +396,60 @@ class Ledger:
             return self._calls.get(key)
         return self._calls.setdefault(key, found[1])
 
-    def put_rollout(self, row: RolloutRow) -> Committed:
-        """Record a rollout; the future is done when it is committed. A known key stays as it is.
+    def put_rollout(self, row: RolloutRow) -> Commit:
+        """Record a rollout; a known key stays as it is.
 
         Rollouts are counted by `attempts`, whatever `usage.rollouts` says.
         """
         values = rollout_values(self.run_id, row)
-        waiting = self._enqueue()
-        self._group.rollouts.append(values)
-        there = self._rollouts.get(row.key)
+        group = self._open()
+        group.rollouts.append(values)
+        there = self.rollouts.get(row.key)
         if there is None or there.reused:
             if row.reused:
                 row = replace(row, reused=False, usage=NOTHING)
             elif row.usage.rollouts != row.attempts:
                 row = replace(row, usage=replace(row.usage, rollouts=row.attempts))
-            self._rollouts[row.key] = row
-        return waiting
+            self.rollouts[row.key] = row
+        return group
 
     def put_scores(
         self, rollout_key: str, evaluator_fingerprint: str, rows: Sequence[ScoreRow]
-    ) -> Committed:
-        """Record what an evaluator said about a rollout, as `put_rollout` does."""
+    ) -> Commit:
+        """Record what an evaluator said about a rollout, as `put_rollout` does.
+
+        The texts of `rows` become what any database can hold.
+        """
         if not rows:
             raise BadInput("an evaluator's scores need at least one row")
-        values = [
-            score_values(self.run_id, rollout_key, evaluator_fingerprint, row) for row in rows
-        ]
-        waiting = self._enqueue()
-        self._group.scores.extend(values)
-        there = self._scores.get((rollout_key, evaluator_fingerprint))
+        values = []
+        for row in rows:
+            row.name = clean_text(row.name)
+            if row.reason is not None:
+                row.reason = clean_text(row.reason)
+            if row.label is not None:
+                row.label = clean_text(row.label)
+            values.append(score_values(self.run_id, rollout_key, evaluator_fingerprint, row))
+        group = self._open()
+        group.scores += values
+        there = self.scores.get((rollout_key, evaluator_fingerprint))
         if there is None or there[0].reused:
-            self._scores[rollout_key, evaluator_fingerprint] = [
-                replace(row, reused=False, usage=NOTHING) if row.reused else row for row in rows
-            ]
-        return waiting
+            if rows[0].reused:
+                rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
+            self.scores[rollout_key, evaluator_fingerprint] = list(rows)
+        return group
 
-    def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Committed:
+    def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Commit:
         """Record the response of a judge or proposer call, as `put_rollout` does."""
-        values = call_values(self.run_id, key, kind, response, usage)
-        waiting = self._enqueue()
-        self._group.calls.append(values)
+        values = (self.run_id, key, kind, encode(response), *_counts(usage))
+        group = self._open()
+        group.calls.append(values)
         self._calls.setdefault(key, response)
-        return waiting
+        return group
 
     async def flush(self) -> None:
         """Renew the lease and commit the event number, with whatever waits."""
-        await self._enqueue()
+        await self._open()
 
     async def usage(self, *kinds: str) -> Usage:
         """What the run has spent, from the committed rows of every process that worked on it.
@@ -462,27 +458,29 @@ class Ledger:
         """
         return await self._db.read(lambda c: total_usage(c, self.run_id, kinds))
 
-    def _enqueue(self) -> Committed:
+    def _open(self) -> Commit:
+        """The group at hand, which will be written."""
         if self._error is not None:
             raise self._error
         if not self._tasks:
             raise StoreError("the ledger is not started, or it was stopped")
-        waiting: Committed = asyncio.get_running_loop().create_future()
-        self._group.waiting.append(waiting)
-        self._wake.set()
-        return waiting
+        if not self._due:
+            self._due = True
+            self._wake.set()
+        return self._group
 
     async def _write(self) -> None:
-        while not self._stopping or self._group.waiting:
-            if not self._group.waiting:
+        while self._due or not self._stopping:
+            if not self._due:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self._writing, self._group = self._group, _Group()
+            self._due = False
+            self._writing, self._group = self._group, Commit()
             await self._db.call(self._commit, self._writing)
 
     def _ended(self, writer: asyncio.Task[None]) -> None:
-        """Tell everybody who waits why the writer ended, if not by `stop`."""
+        """Tell the waiters why the writer ended, if not by `stop`."""
         error: BaseException | None
         if writer.cancelled():
             error = StoreError(f"the ledger of run {self.run_id!r} was cancelled")
@@ -493,10 +491,8 @@ class Ledger:
         if not isinstance(error, AgentensorError):
             error = StoreError(f"the ledger of run {self.run_id!r} cannot be written: {error}")
         self._error = error
-        for waiting in (*self._writing.waiting, *self._group.waiting):
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # whoever no longer waits need not be told
+        self._writing.fail(error)
+        self._group.fail(error)
 
     async def _beat(self) -> None:
         while True:
@@ -506,21 +502,27 @@ class Ledger:
             with contextlib.suppress(Exception):  # the next put gets it
                 await self.flush()
 
-    def _commit(self, group: _Group) -> None:
+    def _commit(self, group: Commit) -> None:
+        if self._connection is None:
+            self._connection = self._db.hold_connection()
+        postgres = self._db.postgres
         with self._connection.use() as connection:
             cursor = connection.cursor()
             try:
-                if not self._db.postgres:
+                if not postgres:
                     cursor.execute("BEGIN IMMEDIATE")
                 self._renew(cursor)
-                for insert, rows in zip(
-                    self._inserts, (group.rollouts, group.scores, group.calls), strict=True
+                for table, rows in (
+                    (rollouts, group.rollouts),
+                    (scores, group.scores),
+                    (calls, group.calls),
                 ):
-                    insert.rows(cursor, rows)
+                    if rows:
+                        insert_rows(cursor, table, rows, postgres=postgres)
                 connection.commit()
                 # From here, because those who wait hold up others: by way of the writer they
                 # would hear of it one turn of a busy loop later.
-                group.loop.call_soon_threadsafe(group.settle)
+                group.settle()
             except BaseException:
                 connection.rollback()
                 raise
@@ -531,7 +533,7 @@ class Ledger:
         from orcheo_agentensor.storage.lease import lost
 
         lease = self.lease
-        sequence = self.event_seq() if self.event_seq is not None else 0
+        sequence = self._event_seq() if self._event_seq is not None else 0
         expires = self._clock().timestamp() + lease.ttl
         cursor.execute(
             self._fence, (expires, sequence, sequence, self.run_id, lease.token, lease.owner)
@@ -557,10 +559,10 @@ class Ledger:
 
         rows, scores = await self._db.read(read)
         for row in rows:
-            self._rollouts.setdefault(row.key, row)
+            self.rollouts.setdefault(row.key, row)
         groups: dict[tuple[str, str, bool], list[ScoreRow]] = defaultdict(list)
         for score in scores:
             groups[score.rollout_key, score.evaluator_fingerprint, score.reused].append(score)
         for (key, fingerprint, _), found in groups.items():
             found.sort(key=lambda score: score.name)
-            self._scores.setdefault((key, fingerprint), found)
+            self.scores.setdefault((key, fingerprint), found)

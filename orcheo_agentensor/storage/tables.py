@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -49,22 +49,20 @@ def encode(value: Any) -> str:
         text = _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"cannot be stored as JSON: {shorten(value)} ({error})") from None
-    if "\\u0000" in text or not _sound(text):
+    if "\\u0000" in text or not (text.isascii() or _sound(text)):
         text = _encode(_cleaned(value))
     # JSONB keeps 1e+22 as an integer of 23 digits, but 10000000000000000000000.0 as it is.
     return _EXPONENT.sub(_in_full, text) if "e+" in text else text
 
 
-def encode_or_none(value: Any) -> str | None:
-    """`encode`, with None for None."""
-    return None if value is None else encode(value)
+TextT = TypeVar("TextT", bound=str | None)
 
 
-def clean_text(text: str | None) -> str | None:
+def clean_text(text: TextT) -> TextT:
     """`text` without NUL and lone surrogates."""
-    if text is None or ("\x00" not in text and _sound(text)):
+    if text is None or ("\x00" not in text and (text.isascii() or _sound(text))):
         return text
-    return _REFUSED.sub("\ufffd", text)
+    return cast("TextT", _REFUSED.sub("\ufffd", text))
 
 
 def _in_full(token: re.Match[str]) -> str:
@@ -73,8 +71,6 @@ def _in_full(token: re.Match[str]) -> str:
 
 
 def _sound(text: str) -> bool:
-    if text.isascii():
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -373,6 +373,6 @@ class Aside:
         """Settle a model call."""
         self._meter.call_ended(reserved, used)
 
-    def spent(self, usage: Usage, *, refused: bool = False) -> None:
-        """A rollout or a scoring is over, and came to this."""
-        self._meter.spent(usage, refused=refused)
+    def spent(self, usage: Usage, *, refused: bool = False, asked: bool = False) -> None:
+        """An attempt is over, and came to this."""
+        self._meter.spent(usage, refused=refused, asked=asked)

@@ -345,7 +345,8 @@ async def test_a_reader_who_leaves_ends_the_run_in_good_order(
     [finished] = await store.runs.list(mode="train")
     assert (finished.run_id, finished.status) == (train.run_id, "finished")
     total = sum([(await store.runs.usage(run.run_id)).rollouts for run in await store.runs.list()])
-    assert total <= len(ran) <= total + 10  # at most the rollouts in flight were run again
+    # At most the rollouts in flight were run again: those that ran, or waited for their commit.
+    assert total <= len(ran) <= total + 20
 
 
 @pytest.mark.parametrize("make", [create_evaluation_graph, create_training_graph])

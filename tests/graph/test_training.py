@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -42,12 +41,12 @@ from orcheo_agentensor import (
     training_node,
 )
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall, RunFailed
+from orcheo_agentensor.evaluation.runner import PaidCalls
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.runs.driver import drive
 from orcheo_agentensor.storage import RunRecord
 from orcheo_agentensor.storage.training_state import TrainingState
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.training.trial import recorded_call
 
 OWNER = ("plan", "write")
 SPLITS = ("train", "validation", "holdout")
@@ -420,7 +419,8 @@ async def test_a_run_killed_at_any_step_ends_as_an_uninterrupted_one(tmp_path: A
         resumed = await trained(**options)
         assert versions_of(resumed) == versions_of(whole)
         assert resumed.usage.rollouts == whole.usage.rollouts
-        assert calls <= whole.usage.rollouts + Limits().concurrency  # only what was in flight
+        # Only what was in flight: what ran, and what waited for its commit.
+        assert calls <= whole.usage.rollouts + 2 * Limits().concurrency
 
 
 async def test_versions_hold_what_the_job_set_and_no_secret(tmp_path: Any) -> None:
@@ -604,9 +604,12 @@ async def test_the_same_call_made_twice_at_once_is_paid_once() -> None:
         await store.runs.create(run)
         async with store.ledger("r", lease=await store.runs.acquire("r")) as ledger:
             meter = BudgetMeter(Budget())
-            call = partial(recorded_call, "key", "criticism", ask, ledger=ledger, meter=meter)
+            calls = PaidCalls(ledger, Limits(case_timeout=60))
             answers = await asyncio.gather(
-                *(call(limits=Limits(case_timeout=60), who="critic") for _ in range(3))
+                *(
+                    calls.answer("key", "criticism", ask, meter=meter, who="critic")
+                    for _ in range(3)
+                )
             )
     assert answers == [{"text": "1"}] * 3
 

@@ -104,7 +104,7 @@ class LedgerConformance:
         ]
         async with store.ledger("run-1", lease=lease) as ledger:
             await ledger.load("c")
-            assert ledger.rollout(row.key) is None
+            assert ledger.rollouts.get(row.key) is None
             await asyncio.gather(
                 ledger.put_rollout(row),
                 ledger.put_rollout(failed),
@@ -113,10 +113,10 @@ class LedgerConformance:
             )
         async with store.ledger("run-1", lease=lease) as resumed:
             await resumed.load("c")
-            assert resumed.rollout(row.key) == row
-            assert resumed.rollout("rollout-1") == replace(failed, usage=Usage(rollouts=1))
-            assert resumed.score(row.key, "e") == judged
-            assert resumed.score(row.key, "other") is None
+            assert resumed.rollouts.get(row.key) == row
+            assert resumed.rollouts.get("rollout-1") == replace(failed, usage=Usage(rollouts=1))
+            assert resumed.scores.get((row.key, "e")) == judged
+            assert resumed.scores.get((row.key, "other")) is None
             assert await resumed.call("k") == ODD_JSON
             assert await resumed.call("other") is None
             assert (
@@ -132,10 +132,12 @@ class LedgerConformance:
                 await ledger.put_rollout(rollout(output=output))
                 await ledger.put_scores("rollout-0", "e", [score(reason=output)])
                 await ledger.put_call("k", "judge", {"text": output}, Usage(calls=1))
-            assert ledger.rollout("rollout-0") == rollout(output="first", usage=Usage(rollouts=1))
+            assert ledger.rollouts.get("rollout-0") == rollout(
+                output="first", usage=Usage(rollouts=1)
+            )
         async with store.ledger("run-1", lease=lease) as ledger:
             await ledger.load("c")
-            found = ledger.rollout("rollout-0")
+            found = ledger.rollouts.get("rollout-0")
             assert found is not None
             assert found.output == "first"
             assert await ledger.call("k") == {"text": "first"}
@@ -157,11 +159,11 @@ class LedgerConformance:
         other = await leased_run(store, "run-2")
         async with store.ledger("run-2", lease=other) as ledger:
             await ledger.load("c")
-            assert ledger.rollout("rollout-0") is None
+            assert ledger.rollouts.get("rollout-0") is None
             assert await ledger.call("k") is None
         async with store.ledger("run-2", lease=other, reuse="run-1") as ledger:
             await ledger.load("c")
-            row, rows = ledger.rollout("rollout-0"), ledger.score("rollout-0", "e")
+            row, rows = ledger.rollouts.get("rollout-0"), ledger.scores.get(("rollout-0", "e"))
             assert row is not None
             assert rows is not None
             assert row.reused
@@ -172,7 +174,7 @@ class LedgerConformance:
             assert await ledger.usage() == Usage()
         async with store.ledger("run-2", lease=other) as ledger:
             await ledger.load("c")
-            own = ledger.rollout("rollout-0")
+            own = ledger.rollouts.get("rollout-0")
             assert own is not None
             assert (own.output, own.reused, own.usage) == ("paid", False, Usage())
             assert await ledger.call("k") == {"text": "paid"}
@@ -192,8 +194,8 @@ class LedgerConformance:
                 ledger.put_call("k", "judge", {}, Usage())
         async with store.ledger("run-1", lease=taken) as ledger:
             await ledger.load("c")
-            assert ledger.rollout("rollout-0") is not None
-            assert ledger.rollout("rollout-1") is None
+            assert ledger.rollouts.get("rollout-0") is not None
+            assert ledger.rollouts.get("rollout-1") is None
 
     async def test_the_number_of_the_last_event_is_committed_with_the_rows(
         self, store: Store

@@ -56,7 +56,7 @@ async def test_a_lone_row_is_committed_without_waiting_for_others(
 async def test_a_row_can_be_looked_up_as_soon_as_it_is_put(store: Store, lease: Lease) -> None:
     async with store.ledger("run-1", lease=lease) as ledger:
         waiting = ledger.put_rollout(rollout())
-        assert ledger.rollout("rollout-0") == rollout(usage=Usage(rollouts=1))
+        assert ledger.rollouts.get("rollout-0") == rollout(usage=Usage(rollouts=1))
         await waiting
 
 
@@ -75,8 +75,11 @@ async def test_stopping_commits_what_waits(store: Store, lease: Lease) -> None:
 async def test_a_waiter_that_gives_up_takes_nobody_along(store: Store, lease: Lease) -> None:
     async with store.ledger("run-1", lease=lease) as ledger:
         one, other = ledger.put_rollout(rollout(0)), ledger.put_rollout(rollout(1))
-        one.cancel()
+        waiter = asyncio.ensure_future(one)
+        await asyncio.sleep(0)
+        waiter.cancel()
         await other
+    assert waiter.cancelled()
     assert len(await store.runs.case_rows("run-1")) == 2
 
 
@@ -86,7 +89,7 @@ async def test_loading_is_one_query_for_all_who_ask(store: Store, lease: Lease) 
     async with store.ledger("run-1", lease=lease) as ledger:
         await asyncio.gather(*(ledger.load("c") for _ in range(20)))
         assert len(ledger._loaded) == 1
-        assert ledger.rollout("rollout-0") is not None
+        assert ledger.rollouts.get("rollout-0") is not None
 
 
 async def test_a_group_that_fails_writes_nothing_and_ends_the_ledger(

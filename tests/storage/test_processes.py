@@ -97,7 +97,7 @@ async def test_after_a_kill_nothing_committed_is_lost_and_the_run_can_be_taken_o
         async with store.ledger("run-1", lease=lease) as ledger:
             await ledger.load("c")
             found = 0
-            while ledger.rollout(f"rollout-{found}") is not None:
+            while ledger.rollouts.get(f"rollout-{found}") is not None:
                 found += 1
             assert found in (told, told + 1)  # one may be committed that was not told yet
             paid = Usage(rollouts=found, calls=found, cost=found * 0.5)

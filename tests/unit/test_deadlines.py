@@ -6,14 +6,12 @@ import asyncio
 
 import pytest
 
-from orcheo_agentensor.evaluation.runner import TimeLimits
+from orcheo_agentensor.evaluation.runner import OutOfTime, TimeLimits
 
 
 async def test_what_takes_too_long_is_a_timeout_and_the_task_goes_on() -> None:
-    limit = TimeLimits(0.01).begin()
-    with pytest.raises(TimeoutError), limit:
+    with pytest.raises(OutOfTime), TimeLimits(0.01):
         await asyncio.sleep(10)
-    assert limit.expired
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -26,7 +24,7 @@ async def test_each_has_its_own_time_whatever_becomes_of_the_others() -> None:
     async def work(name: str, delay: float, seconds: float) -> None:
         await asyncio.sleep(delay)
         try:
-            with limits.begin():
+            with limits:
                 await asyncio.sleep(seconds)
         except TimeoutError:
             ended.append(f"{name} late")
@@ -38,15 +36,14 @@ async def test_each_has_its_own_time_whatever_becomes_of_the_others() -> None:
 
 
 async def test_a_timeout_of_its_own_is_not_the_limits() -> None:
-    limit = TimeLimits(10).begin()
-    with pytest.raises(TimeoutError, match="mine"), limit:
+    with pytest.raises(TimeoutError, match="mine") as caught, TimeLimits(10):
         raise TimeoutError("mine")
-    assert not limit.expired
+    assert not isinstance(caught.value, OutOfTime)
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def work() -> None:
-        with TimeLimits(60).begin():
+        with TimeLimits(60):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -58,7 +55,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     late = asyncio.Event()
 
     async def stubborn() -> None:
-        with TimeLimits(0.02).begin():
+        with TimeLimits(0.02):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
