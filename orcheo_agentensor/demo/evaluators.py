@@ -8,8 +8,7 @@ from typing import Any
 from orcheo_agentensor.demo.model import parse_rules
 from orcheo_agentensor.demo.workflow import POLICY
 
-RULES = tuple(parse_rules(POLICY))
-"""The policy's checkable rules; the policy is frozen, so they hold for every candidate."""
+RULES = tuple(parse_rules(POLICY))  # the policy is frozen, so they hold for every candidate
 
 
 def queue_accuracy(

@@ -181,7 +181,7 @@ def create_host_workflow(
         training_node(
             create_training_graph(
                 TARGET,
-                optimizer=shared.optimizer("textgrad", "proposer:LexicalProposer"),
+                optimizer=shared.optimizer("textgrad", "LexicalProposer"),
                 **common,
             ).compile(name="training"),
             map_input=training_job,

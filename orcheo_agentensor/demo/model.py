@@ -1,6 +1,10 @@
-"""Words and label definitions: all that the simulated model and the offline proposers understand.
+"""The demo's simulated chat model, and the two forms of text that it acts on.
 
-A definitions block is a heading line that ends with a colon, followed by lines `label: words`.
+It stands in for a language model where none is configured. Its only instructions are its system
+prompt: with a definitions block (a heading line that ends with a colon, followed by lines `label:
+words`) it answers with the label whose words fit the message best; otherwise it writes a bland
+reply and acts on the rules that it finds in a list. So its answer depends on the prompt and on the
+message alone; nothing is scripted per case.
 """
 
 from __future__ import annotations
@@ -17,11 +21,7 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-# A definitions block is a heading line that ends with a colon, followed by lines `label: words`.
-
-
-Definitions: TypeAlias = dict[str, tuple[str, ...]]
-"""Label -> the words of its line."""
+Definitions: TypeAlias = dict[str, tuple[str, ...]]  # label -> the words of its line
 
 _STOP_WORDS = """
 a about after again all also am an and any are aren't as at be because been before being but by
@@ -33,8 +33,7 @@ tell than thank thanks that that's the their them then there there's these they 
 too under up us very want was wasn't we were what what's when where which while who whom why
 will with won't would wouldn't you you're your
 """
-STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""Words that say nothing about a topic; nobody in the demo puts them into a definition."""
+STOP_WORDS = frozenset(_STOP_WORDS.split())  # the proposers never put these into a definition
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _HEADING = re.compile(r"^\s*\S.*:\s*$")
@@ -62,20 +61,17 @@ def with_definitions(text: str, definitions: Mapping[str, Sequence[str]]) -> str
     Lines keep their order; a label that the block lacks gets a line at its end.
     """
     lines = text.splitlines()
-    found = list(_blocks(text))
-    for number, label, _ in found:
-        if label in definitions:
-            lines[number] = _line(label, definitions[label])
-    known = {label for _, label, _ in found}
-    end = found[-1][0] + 1 if found else len(lines)
-    lines[end:end] = [
-        _line(label, line) for label, line in definitions.items() if label not in known
-    ]
+    end = len(lines)
+    new = {label: f"{label}: {' '.join(line)}" for label, line in definitions.items()}
+    for number, label, _ in _blocks(text):
+        lines[number] = new.pop(label, lines[number])
+        end = number + 1
+    lines[end:end] = new.values()
     return "\n".join(lines) + ("\n" if text.endswith("\n") else "")
 
 
 class Router:
-    """Gives a text to the label whose line matches its words best.
+    """Routes a text to the label whose line matches its words best.
 
     A word counts 1 / the number of lines that hold it; ties go to the alphabetically first label.
     """
@@ -99,10 +95,6 @@ class Router:
         )
 
 
-def _line(label: str, line: Sequence[str]) -> str:
-    return f"{label}: {' '.join(line)}"
-
-
 def _blocks(text: str) -> Iterable[tuple[int, str, str]]:
     """(line number, label, words) of every definition line."""
     inside = False
@@ -115,16 +107,11 @@ def _blocks(text: str) -> Iterable[tuple[int, str, str]]:
             inside = False
 
 
-# The simulated model acts on the rules of its system prompt, the evaluator checks those of the
-# policy: both read the same few forms, in the imperative or not ("Start with …", "It starts with
-# …").
-
-
 RuleKind: TypeAlias = Literal["start", "end", "avoid", "include", "limit", "name"]
 
 _BEFORE = '^[^"\u201c]*'
 _QUOTED = '[^"\u201c]*["\u201c](?P<value>[^"\u201d]+)["\u201d]'
-_FORMS: tuple[tuple[RuleKind, str], ...] = (
+_FORMS: tuple[tuple[RuleKind, str], ...] = (  # "Start with …" as well as "It starts with …"
     ("avoid", rf"{_BEFORE}\b(?:never|not|avoids?)\b{_QUOTED}"),
     ("start", rf"{_BEFORE}\b(?:starts?|begins?|opens?)\b{_QUOTED}"),
     ("end", rf"{_BEFORE}\b(?:ends?|closes?|finish(?:es)?)\b{_QUOTED}"),
@@ -137,7 +124,10 @@ _ITEM = re.compile(r"^\s*(?:[-*]|\d+[.)])\s+(?P<text>\S.*)$")
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a list: what it asks for, and its own words."""
+    """One rule of a list: what it asks for, and how it is worded.
+
+    The simulated model acts on the rules of its prompt; the evaluator checks those of the policy.
+    """
 
     kind: RuleKind
     value: str
@@ -172,34 +162,26 @@ def parse_rule(text: str) -> Rule | None:
 
 
 def parse_rules(text: str) -> list[Rule]:
-    """The rules among the list items of a text; items of no known form are passed over."""
+    """The rules among the list items of a text; items of no known form are left out."""
     items = (match["text"] for line in text.splitlines() if (match := _ITEM.match(line)))
     return [rule for item in items if (rule := parse_rule(item)) is not None]
 
 
-# It stands in for a language model where none is configured. It reads its system prompt and
-# nothing else for instructions: with a definitions block (`label: words` lines under a heading) it
-# answers with the label whose words fit the message best; otherwise it writes a bland reply and
-# acts on the rules it finds in a list. What it answers therefore depends on the prompt and on the
-# message alone; nothing is scripted per case.
-
-
-BLAND_REPLY = (
+BLAND_REPLY = (  # what the model writes without any rule, sentence by sentence
     "Unfortunately we cannot answer this at once.",
     "We have received your message and somebody will look at it.",
     "Messages are answered in the order in which they arrive, which may take some time.",
     "There is no need to write to us again about the same matter in the meantime.",
 )
-"""What the model writes of itself, sentence by sentence."""
 
 _FIELD = re.compile(r"^(?P<name>[A-Za-z]+):[ \t]*(?P<value>\S.*)$", re.MULTILINE)
 
 
 class LexicalChatModel(BaseChatModel):
-    """A simulated chat model: labels and replies by word matching, in microseconds, for nothing."""
+    """A simulated chat model: it labels and replies by matching words, in microseconds."""
 
     temperature: float = 0.0
-    """Taken as other models take it; matching words leaves nothing to chance at any."""
+    """Accepted as other models do; the answer does not depend on it."""
 
     @property
     def _llm_type(self) -> str:
@@ -242,7 +224,7 @@ class LexicalChatModel(BaseChatModel):
 
 
 def answer(system: str, user: str) -> str:
-    """What the model says to a system prompt and a user's message."""
+    """What the model answers to a user's message under a system prompt."""
     router = _router(system)
     if router is not None:
         return router.route(words(user))
@@ -266,7 +248,7 @@ def write(rules: Sequence[Rule], fields: Mapping[str, str]) -> str:
         for name in by_kind.get("name", ())
         if name.lower() in fields
     ]
-    asked += [f"{_capital(text)}." for text in by_kind.get("include", ())]
+    asked += [f"{text[:1].upper()}{text[1:]}." for text in by_kind.get("include", ())]
     start = [f"{text}," for text in by_kind.get("start", ())[:1]]
     end = by_kind.get("end", [])[:1]
     own = [
@@ -276,14 +258,6 @@ def write(rules: Sequence[Rule], fields: Mapping[str, str]) -> str:
     ]
     limit = min((int(value) for value in by_kind.get("limit", ())), default=None)
     if limit is not None:
-        while own and _length([*start, *own, *asked, *end]) > limit:
+        while own and len(words(" ".join([*start, *own, *asked, *end]))) > limit:
             own.pop()
     return " ".join([*start, *own, *asked, *end])
-
-
-def _length(sentences: Sequence[str]) -> int:
-    return sum(len(words(sentence)) for sentence in sentences)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

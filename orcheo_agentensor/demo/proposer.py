@@ -1,4 +1,9 @@
-"""The offline proposers of the demo: one that learns, one that memorises, two to compare with."""
+"""The demo's offline proposers: one that learns, one that memorises, and two control arms.
+
+They stand in for a language model. A proposer knows only the request it is given: the feedback on
+the minibatch, the current texts and their past edits. It keeps nothing between requests and takes
+all randomness from the request's seed, so that a replay proposes the same again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +25,7 @@ from orcheo_agentensor.demo.model import (
     parse_rules,
     with_definitions,
 )
+from orcheo_agentensor.optimizers.guards import texts_in
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, FeedbackRecord, ProposalRequest
 
 _BROKEN = re.compile(r"\bbreaks: (?P<rules>[^\n)]+)")
@@ -27,8 +33,7 @@ _BROKEN = re.compile(r"\bbreaks: (?P<rules>[^\n)]+)")
 
 @dataclass(frozen=True)
 class Lesson:
-    """One case as seen by whoever writes definitions: its content words, the label it should have
-    had, and the one that it got."""
+    """What a case teaches about definitions: its content words, the label expected, that given."""
 
     words: frozenset[str]
     expected: str
@@ -41,7 +46,7 @@ def lessons(records: Iterable[FeedbackRecord], labels: Collection[str]) -> list[
     for record in records:
         expected, given = _labels(record, labels)
         if expected is not None and given is not None:
-            held = frozenset(content_words(" ".join(texts(record.inputs))))
+            held = frozenset(content_words(" ".join(texts_in(record.inputs))))
             found.append(Lesson(words=held, expected=expected, given=given))
     return found
 
@@ -75,52 +80,18 @@ def _labels(record: FeedbackRecord, labels: Collection[str]) -> tuple[str | None
     return None, None
 
 
-def texts(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from texts(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from texts(entry)
-
-
-# It stands in for a language model as proposer. All it knows is in the request it is given: the
-# feedback on the minibatch, the current texts and what became of past edits. It keeps nothing
-# between requests and takes all randomness from the request's seed, so a replay proposes the same
-# again.
-
-
-LINE_WORDS = 6
-"""Words per line where the prompt's metadata sets no `max_line_words`."""
-
-DRAFTS = 16
-"""How many rewrites it weighs up against the feedback before it proposes one."""
-
-LINES = 2
-"""How many lines it rewrites at once, bare ones aside."""
-
-RULES_AT_ONCE = 2
-"""How many rules it adds at once."""
-
-COVERED = 0.7
-"""What a ticket counts for, for each word already chosen that it holds: new words should bring
-other tickets in."""
-
-LOYALTY = 3.0
-"""What a word gains by being in the current line: it was accepted there before."""
-
-MISLEADS = 0.5
-"""What it loses per ticket of another queue that holds it."""
-
-JITTER = 0.3
-"""Spread of the random factor on a word's worth, so that drafts differ."""
+LINE_WORDS = 6  # per line, where the prompt's metadata sets no `max_line_words`
+DRAFTS = 16  # rewrites weighed against the feedback before one is proposed
+LINES = 2  # lines rewritten at once, beside those that still hold one word at most
+RULES_AT_ONCE = 2  # rules added at once
+COVERED = 0.7  # what a ticket counts for, per chosen word that it holds
+LOYALTY = 3.0  # what a word gains by standing in the current line, which was accepted
+MISLEADS = 0.5  # what it loses per ticket of another queue that holds it
+JITTER = 0.3  # spread of the random factor on a word's worth, so that drafts differ
 
 
 class LexicalProposer:
-    """Chooses the words of definition lines from misrouted tickets, and adds rules found broken."""
+    """Chooses the words of definition lines from misrouted tickets, and adds broken rules."""
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
         """New texts; a component that the feedback says nothing new about is left out."""
@@ -162,7 +133,7 @@ def _redefine(component: ComponentRequest, definitions: Definitions, rng: random
 def _lines_to_rewrite(
     definitions: Definitions, learned: Sequence[Lesson], rng: random.Random
 ) -> list[str]:
-    """Every line that is still bare, and some of those that mistakes point at."""
+    """Every line of one word at most, and some of those that mistakes point at."""
     bare = [label for label, line in definitions.items() if len(line) <= 1]
     mistakes: Counter[str] = Counter()
     for lesson in learned:
@@ -218,16 +189,15 @@ class Evidence:
         return value
 
 
-QUOTED = 3
-"""How many tickets it quotes when it quotes."""
+QUOTED = 3  # tickets quoted at once
 
 
 class MemorisingProposer:
     """Raises the training score without learning anything.
 
-    A queue's line gets words that no ticket but one holds, each a fingerprint of that one ticket;
-    every other proposal quotes whole tickets as examples. The reply prompt is put right at once, so
-    the overall score rises on every split while routing gets worse on tickets it has not seen.
+    A queue's line gets words that only one ticket holds; every other proposal also quotes whole
+    tickets. The reply prompt gets all its rules at once, so that the overall score rises on every
+    split while routing gets worse on unseen tickets.
     """
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
@@ -243,7 +213,7 @@ class MemorisingProposer:
 
 
 def _by_heart(component: ComponentRequest, definitions: Definitions, rng: random.Random) -> str:
-    """Lines of fingerprints; half of the time quotes as well."""
+    """Lines of words that one ticket alone holds; half of the time with quotes of tickets."""
     learned = lessons(component.feedback, definitions)
     total = Counter(word for lesson in learned for word in lesson.words)
     cap = component.metadata.get("max_line_words", LINE_WORDS)
@@ -258,7 +228,7 @@ def _by_heart(component: ComponentRequest, definitions: Definitions, rng: random
 
 
 def _quotes(records: Iterable[FeedbackRecord]) -> str:
-    quoted = [" ".join(texts(record.inputs)) for record in records][:QUOTED]
+    quoted = [" ".join(texts_in(record.inputs)) for record in records][:QUOTED]
     return "\nTickets seen before:\n" + "".join(f"- {ticket}\n" for ticket in quoted)
 
 
@@ -284,7 +254,7 @@ class ParaphraseProposer:
     """Rewrites at random: the control arm of the demo.
 
     A queue's line gets random content words of its tickets in the minibatch, a reply prompt the
-    rules found broken in random order. Nothing is weighed up; only the search's own test selects.
+    broken rules in random order. Nothing is compared; only the search's own test selects.
     """
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, str]:

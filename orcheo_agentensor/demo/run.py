@@ -1,4 +1,4 @@
-"""The arms of the demo's comparison: what each one is, and how it is measured."""
+"""`agentensor demo`: train the bundled workflow beside control arms, and compare them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.cli.options import store_option
 from orcheo_agentensor.cli.output import interval, number, show_diff, show_next, show_table
 from orcheo_agentensor.cli.progress import progress
-from orcheo_agentensor.datasets import Case, Dataset
+from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.demo.proposer import one_shot_fill
 from orcheo_agentensor.demo.workflow import POLICY, seed_prompts
-from orcheo_agentensor.evaluation import EvaluationReport, Limits, aevaluate
+from orcheo_agentensor.evaluation import Limits, aevaluate
 from orcheo_agentensor.evaluation.results import summarize
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import redact_url
@@ -40,41 +40,32 @@ _EVERY_WITH_A_MODEL = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all arms share: the cases, the evaluators, and how hard the workflow may be pushed.
-
-    `proposer` options make an optimizer's `proposer` or `model`.
-    """
+    """What every search and measurement of the demo shares: cases, evaluators, limits, budget."""
 
     dataset: Dataset
     evaluators: list[Any]
     limits: Limits
     minibatch: int
-    rollouts: int
+    budget: dict[str, int]
     steps: int
     model: str | None
 
     def optimizer(self, name: str, proposer: str) -> dict[str, Any]:
         """The job form of an optimizer; a configured model replaces the offline proposer."""
-        by = {"model": self.model} if self.model else {"proposer": f"{_HERE}.{proposer}"}
+        by = {"model": self.model} if self.model else {"proposer": f"{_HERE}.proposer:{proposer}"}
         return {"name": name, "minibatch": self.minibatch, **by}
-
-    @property
-    def budget(self) -> dict[str, int]:
-        """The same for every search."""
-        return {"rollouts": self.rollouts}
 
 
 def set_up(settings: Settings) -> Setup:
-    """The whole data with the simulated model, a part of it with a configured one; blocking."""
+    """All cases for the simulated model, every sixth for a configured one; blocks to read them."""
     dataset = Dataset.load(DATA)
     if settings.model is None:
-        # The simulated model is pure computation: more cases at once would only wait for it.
         return Setup(
             dataset=dataset,
             evaluators=[_QUEUE, f"{_HERE}.evaluators:reply_policy"],
-            limits=Limits(concurrency=2),
+            limits=Limits(concurrency=2),  # the simulated model computes: more would only wait
             minibatch=150,
-            rollouts=3_600,
+            budget={"rollouts": 3_600},
             steps=12,
             model=None,
         )
@@ -91,64 +82,10 @@ def set_up(settings: Settings) -> Setup:
         evaluators=[_QUEUE, judge],
         limits=Limits(concurrency=8),
         minibatch=10,
-        rollouts=2 * sizes["holdout"] + 5 * (sizes["validation"] + 20),
+        budget={"rollouts": 2 * sizes["holdout"] + 5 * (sizes["validation"] + 20)},
         steps=4,
         model=settings.model,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One row of the comparison: scores by split, and what its search took."""
-
-    name: str
-    splits: Mapping[str, Mapping[str, Any]]
-    rollouts: int | None
-    prompts: Mapping[str, TextTensor]
-
-    def mean(self, split: str, evaluator: str = "queue_accuracy") -> float | None:
-        """An evaluator's mean on a split."""
-        found: float | None = self.splits[split]["evaluators"][evaluator]["mean"]
-        return found
-
-
-async def measure(
-    name: str,
-    prompts: Mapping[str, TextTensor],
-    *,
-    shared: Setup,
-    store: Store,
-    settings: Settings,
-    reuse: str | None = None,
-    rollouts: int | None = None,
-) -> Arm:
-    """Score a prompt set on all splits; what the run `reuse` has recorded is not run again."""
-    report = await aevaluate(
-        TARGET,
-        dataset=shared.dataset,
-        evaluators=shared.evaluators,
-        prompts=prompts,
-        limits=shared.limits,
-        min_coverage=0.0,
-        workflow_id=WORKFLOW,
-        store=store,
-        settings=settings,
-        reuse=reuse,
-    )
-    return Arm(
-        name=name,
-        splits=_by_split(report, shared.dataset.cases),
-        rollouts=rollouts,
-        prompts=prompts,
-    )
-
-
-def _by_split(report: EvaluationReport, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-    split_of = {case.id: case.split for case in cases}
-    return {
-        split: summarize([r for r in report.cases if split_of[r.case_id] == split], weights={})
-        for split in SPLITS
-    }
 
 
 async def run_demo(
@@ -159,24 +96,24 @@ async def run_demo(
     settings: Settings,
     console: Console,
 ) -> int:
-    """Train the bundled workflow beside its control arms and print what came of it.
+    """Train the bundled workflow beside its control arms, print the comparison, give the exit code.
 
-    With `memorise`, train it with a proposer that learns tickets by heart, to see the guardrail
-    refuse the result. Returns the exit code.
+    With `memorise`, train it with a proposer that learns tickets by heart: the guardrail refuses
+    the result.
     """
     shared = await asyncio.to_thread(set_up, settings)
     _introduce(console, shared)
     async with Store.from_url(store_url) as store:
-        run = _Demo(shared, store=store, settings=settings, seed=seed, console=console)
+        demo = _Demo(shared=shared, store=store, settings=settings, seed=seed, console=console)
         if memorise:
-            trained = await run.train("textgrad", "proposer:MemorisingProposer", "memorised")
-            arms = await run.arms(trained, "memorised")
+            trained = await demo.train("textgrad", "MemorisingProposer", "memorised")
+            arms = await demo.measure_result(trained, "memorised")
         else:
-            searched = await run.train("random_search", "proposer:ParaphraseProposer", "random")
-            trained = await run.train("textgrad", "proposer:LexicalProposer", "trained")
-            baseline, best = await run.arms(trained, "trained")
-            _same, guessed = await run.arms(searched, "random search")
-            arms = [baseline, await run.one_shot(), guessed, best]
+            searched = await demo.train("random_search", "ParaphraseProposer", "random")
+            trained = await demo.train("textgrad", "LexicalProposer", "trained")
+            baseline, best = await demo.measure_result(trained, "trained")
+            _same, guessed = await demo.measure_result(searched, "random search")
+            arms = [baseline, await demo.measure("one-shot fill", demo.one_shot()), guessed, best]
     _show_arms(arms)
     _show_decision(console, trained)
     show_diff(prompt_diff(_texts(trained.baseline.prompts), _texts(trained.best.prompts)))
@@ -185,77 +122,96 @@ async def run_demo(
     return 0
 
 
-class _Demo:
-    """The arms of one demo, on one store."""
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the comparison: scores by split, and how many rollouts the search took."""
 
-    def __init__(
-        self, shared: Setup, *, store: Store, settings: Settings, seed: int, console: Console
-    ) -> None:
-        self._shared = shared
-        self._store = store
-        self._settings = settings
-        self._seed = seed
-        self._console = console
+    name: str
+    splits: Mapping[str, Mapping[str, Any]]
+    rollouts: int | None
+
+    def mean(self, split: str, evaluator: str = "queue_accuracy") -> float | None:
+        """An evaluator's mean on a split."""
+        found: float | None = self.splits[split]["evaluators"][evaluator]["mean"]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Demo:
+    """The searches and measurements of one demo, on one store."""
+
+    shared: Setup
+    store: Store
+    settings: Settings
+    seed: int
+    console: Console
 
     async def train(self, optimizer: str, proposer: str, name: str) -> TrainingResult:
         """One search under the shared budget; only the trained arm may be promoted."""
-        self._console.print(f"\nSearching: {name}", style="bold")
-        with progress(silent=not self._console.is_terminal) as hear:
+        self.console.print(f"\nSearching: {name}", style="bold")
+        with progress(silent=not self.console.is_terminal) as hear:
             return await atrain(
                 TARGET,
                 prompts=seed_prompts(),
-                dataset=self._shared.dataset,
-                evaluators=self._shared.evaluators,
-                optimizer=self._shared.optimizer(optimizer, proposer),
-                budget=self._shared.budget,
-                stop=[MaxSteps(self._shared.steps)] if optimizer == "textgrad" else [],
+                dataset=self.shared.dataset,
+                evaluators=self.shared.evaluators,
+                optimizer=self.shared.optimizer(optimizer, proposer),
+                budget=self.shared.budget,
+                stop=[MaxSteps(self.shared.steps)] if optimizer == "textgrad" else [],
                 promote="never" if optimizer == "random_search" else "auto",
-                limits=self._shared.limits,
-                seed=self._seed,
+                limits=self.shared.limits,
+                seed=self.seed,
                 workflow_id=WORKFLOW if name == "trained" else f"{WORKFLOW}-{name}",
-                store=self._store,
-                settings=self._settings,
+                store=self.store,
+                settings=self.settings,
                 on_event=hear,
             )
 
-    async def arms(self, result: TrainingResult, name: str) -> list[Arm]:
+    async def measure_result(self, result: TrainingResult, name: str) -> list[Arm]:
         """The baseline and the best of a search, on every split."""
+        reuse, used = result.run_id, result.usage.rollouts
         return [
-            await self._measure(label, version.prompts, reuse=result.run_id, rollouts=rollouts)
-            for label, version, rollouts in (
-                ("baseline", result.baseline, None),
-                (name, result.best, result.usage.rollouts),
-            )
+            await self.measure("baseline", result.baseline.prompts, reuse=reuse),
+            await self.measure(name, result.best.prompts, reuse=reuse, rollouts=used),
         ]
 
-    async def one_shot(self) -> Arm:
-        """Every line filled once from all training tickets, under the same cap."""
+    def one_shot(self) -> dict[str, TextTensor]:
+        """The seed prompts, every line filled once from all training tickets, under the cap."""
         prompts = seed_prompts()
         cases = [
             (case.inputs["ticket"], case.expected_output["queue"])
-            for case in self._shared.dataset.split("train")
+            for case in self.shared.dataset.split("train")
         ]
         filled = one_shot_fill(prompts["triage"].text, cases)
-        prompts["triage"] = prompts["triage"].with_text(filled)
-        return await self._measure("one-shot fill", prompts)
+        return {**prompts, "triage": prompts["triage"].with_text(filled)}
 
-    async def _measure(
+    async def measure(
         self,
         name: str,
-        prompts: Any,
+        prompts: Mapping[str, TextTensor],
         *,
         reuse: str | None = None,
         rollouts: int | None = None,
     ) -> Arm:
-        return await measure(
-            name,
-            prompts,
-            shared=self._shared,
-            store=self._store,
-            settings=self._settings,
+        """Score a prompt set on all splits; what the run `reuse` has recorded is not run again."""
+        report = await aevaluate(
+            TARGET,
+            dataset=self.shared.dataset,
+            evaluators=self.shared.evaluators,
+            prompts=prompts,
+            limits=self.shared.limits,
+            min_coverage=0.0,
+            workflow_id=WORKFLOW,
+            store=self.store,
+            settings=self.settings,
             reuse=reuse,
-            rollouts=rollouts,
         )
+        split_of = {case.id: case.split for case in self.shared.dataset}
+        splits = {
+            split: summarize([r for r in report.cases if split_of[r.case_id] == split], weights={})
+            for split in SPLITS
+        }
+        return Arm(name=name, splits=splits, rollouts=rollouts)
 
 
 def _introduce(console: Console, shared: Setup) -> None:
@@ -279,7 +235,6 @@ def _show_arms(arms: Sequence[Arm]) -> None:
     rows = []
     for arm in arms:
         held = arm.splits["holdout"]
-        latency = held["latency_ms"]["p50"]
         rows.append(
             (
                 arm.name,
@@ -288,23 +243,12 @@ def _show_arms(arms: Sequence[Arm]) -> None:
                 number(arm.mean("holdout")),
                 interval(held["evaluators"]["queue_accuracy"]["ci95"]),
                 number(arm.mean("holdout", "reply_policy")),
-                f"{latency:.1f} ms",
+                f"{held['latency_ms']['p50']:.1f} ms",
                 arm.rollouts,
             )
         )
-    show_table(
-        (
-            "queue accuracy",
-            ">train",
-            ">validation",
-            ">holdout",
-            ">95 % interval",
-            ">reply policy",
-            ">p50",
-            ">rollouts",
-        ),
-        rows,
-    )
+    columns = ("train", "validation", "holdout", "95 % interval", "reply policy", "p50", "rollouts")
+    show_table(("queue accuracy", *(f">{column}" for column in columns)), rows)
 
 
 def _show_decision(console: Console, result: TrainingResult) -> None:

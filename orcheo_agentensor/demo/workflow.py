@@ -1,4 +1,4 @@
-"""The prompts that the support-triage workflow starts from: two trainable ones and a frozen one."""
+"""The support-triage workflow, and the prompts it starts from: two trainable ones and a frozen."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ QUEUES = (
     "transfers",
     "verification",
 )
-MAX_LINE_WORDS = 6
-"""How many words a queue's line may hold: triage prompts must stay readable at a glance."""
+MAX_LINE_WORDS = 6  # per queue's line: triage prompts must stay readable at a glance
 
 REPLY = """\
 You write the first reply to a bank's customer.
@@ -75,19 +74,19 @@ DEFAULTS = seed_prompts()
 
 
 class Ticket(TypedDict):
-    """What comes in."""
+    """The workflow's input."""
 
     ticket: Annotated[str, Field(title="Message", description="What the customer wrote.")]
 
 
-class Answer(TypedDict):
-    """What goes out: the queue the message goes to, and the first reply."""
+class Triage(TypedDict):
+    """The workflow's output: the queue the message goes to, and the first reply."""
 
     queue: Annotated[str, Field(title="Queue", description="Where the message goes.")]
     reply: Annotated[str, Field(title="Reply", description="The first reply to the customer.")]
 
 
-class TriageState(Ticket, Answer):
+class TriageState(Ticket, Triage):
     """The workflow's state."""
 
 
@@ -104,16 +103,16 @@ def _real_model(name: str) -> BaseChatModel:
     return init_chat_model(name)
 
 
-def create_support_triage() -> StateGraph[TriageState, None, Ticket, Answer]:
+def create_support_triage() -> StateGraph[TriageState, None, Ticket, Triage]:
     """The workflow as an uncompiled graph, with `demo_model()` for both agents."""
     return support_triage(demo_model())
 
 
-def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket, Answer]:
+def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket, Triage]:
     """The workflow as an uncompiled graph, with `chat` for both agents.
 
-    It reads the prompts `triage`, `reply` and `policy`; one that the run does not bring is taken
-    from the seed prompts. The policy is the reply agent's reading matter, not its instructions.
+    It reads the prompts `triage`, `reply` and `policy`; one that the run does not give is taken
+    from the seed prompts. The reply agent gets the policy in its message, not as its instructions.
     """
 
     async def triage(state: TriageState, config: RunnableConfig) -> dict[str, str]:
@@ -130,7 +129,7 @@ def support_triage(chat: BaseChatModel) -> StateGraph[TriageState, None, Ticket,
         said = await model.ainvoke([SystemMessage(prompt), HumanMessage(task)])
         return {"reply": said.text.strip()}
 
-    graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Answer)
+    graph = StateGraph(TriageState, input_schema=Ticket, output_schema=Triage)
     overridable = {"overrides": ["model", "temperature"], "chat_model": True}
     graph.add_node("triage", triage, metadata=overridable)
     graph.add_node("reply", reply, metadata=overridable)

@@ -1,0 +1,1 @@
+"""Simulated chat models for the tests of users, in `models`."""

@@ -23,11 +23,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr
 
 Reply: TypeAlias = str | dict[str, Any] | AIMessage | Exception
-"""A text, JSON for a structured answer, a whole message, or an error to raise."""
+"""A text, JSON for a structured answer, a whole message, or an exception to raise."""
 
 
 class SimulatedChatModel(BaseChatModel):
-    """What the simulated models share; a subclass says what is replied.
+    """The base of the simulated models; a subclass implements `reply`.
 
     With tools bound and one of them demanded (as `with_structured_output` does), a reply that is
     JSON becomes a call of that tool.
@@ -114,12 +114,12 @@ class RuleChatModel(SimulatedChatModel):
     rule: Callable[[list[BaseMessage]], Reply]
 
     def reply(self, messages: list[BaseMessage]) -> Reply:
-        """What the rule says; an exception it raises is the call's."""
+        """What the rule returns; an exception that it raises ends the call."""
         return self.rule(messages)
 
 
 class ScriptedChatModel(SimulatedChatModel):
-    """Answers from a list, one reply per call in order; a call too many raises `IndexError`."""
+    """Answers from a list, one reply per call; a call after the last raises `IndexError`."""
 
     replies: list[Any]
     """Each a `Reply`."""

@@ -19,6 +19,7 @@ from orcheo_agentensor.demo.proposer import (
     ParaphraseProposer,
     one_shot_fill,
 )
+from orcheo_agentensor.demo.run import set_up
 from orcheo_agentensor.demo.workflow import MAX_LINE_WORDS, QUEUES, REPLY, triage_text
 from orcheo_agentensor.optimizers import (
     ComponentRequest,
@@ -27,8 +28,11 @@ from orcheo_agentensor.optimizers import (
     ProposalRequest,
     Proposer,
     derive_seed,
+    resolve_optimizer,
+    resolve_proposer,
 )
 from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
+from orcheo_agentensor.settings import Settings
 
 DATASET = Dataset.load(Path(demo.__file__).parent / "data" / "banking_tickets.jsonl")
 STEPS = 5
@@ -200,3 +204,18 @@ async def test_the_memoriser_gains_on_training_and_loses_on_holdout() -> None:
     assert accuracy(found["triage"], tickets("holdout")) < 0.98 * accuracy(bare, tickets("holdout"))
     assert policy_score(found["reply"])["score"] == 1.0
     assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "proposer"),
+    [
+        ("textgrad", LexicalProposer),
+        ("textgrad", MemorisingProposer),
+        ("random_search", ParaphraseProposer),
+    ],
+)
+def test_the_demo_finds_its_proposers(optimizer: str, proposer: type[Proposer]) -> None:
+    settings = Settings(model=None)
+    spec = set_up(settings).optimizer(optimizer, proposer.__name__)
+    found = resolve_optimizer(spec, settings=settings)
+    assert isinstance(resolve_proposer(found, settings=settings), proposer)
