@@ -65,6 +65,10 @@ def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
         mark: Any = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error)
+        if "nesting depth" in reason:  # libyaml's own bound, looking ahead of what is read here
+            raise DatasetError(
+                f"{name}{line}: nested too deeply", rule="nested too deeply"
+            ) from None
         raise DatasetError(f"{name}{line}: is not YAML: {reason}", rule="must be YAML") from None
 
 
