@@ -30,6 +30,7 @@ The docstring of a class is its message where none is given.
 
 from __future__ import annotations
 
+import importlib.util
 from reprlib import Repr
 from typing import Any
 
@@ -164,6 +165,13 @@ class MissingExtra(BadInput, ImportError):
             value=extra,
             rule="must be installed",
         )
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Raise `MissingExtra` unless the packages of an optional dependency are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, extra=extra)
 
 
 class NotFound(AgentensorError):

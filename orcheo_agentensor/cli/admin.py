@@ -23,7 +23,7 @@ database_app = typer.Typer(help="Look at and migrate the store's schema.", no_ar
 @command(database_app, "current")
 def current(store: options.StoreUrl = None, as_json: options.AsJson = False) -> None:
     """Print the schema revision of the store, and the one this release works with."""
-    from orcheo_agentensor.storage.migrate import HEAD
+    from orcheo_agentensor.storage.engine import HEAD
 
     async def work(opened: Store) -> tuple[str, str | None]:
         return opened.target.shown, await revision_of(opened)

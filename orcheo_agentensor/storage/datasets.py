@@ -1,4 +1,4 @@
-"""Dataset versions with their cases, so that a resumed run finds the data it was started with."""
+"""Dataset versions with their cases, for runs that resume on the data they started with."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, exists, insert, select, tuple_
 
 from orcheo_agentensor.errors import NotFound
-from orcheo_agentensor.storage.engine import Context, listed
+from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.ledger import insert_rows
 from orcheo_agentensor.storage.records import DatasetRecord
 from orcheo_agentensor.storage.runs import is_others
-from orcheo_agentensor.storage.tables import cases, datasets, encode, runs
+from orcheo_agentensor.storage.tables import cases as _cases
+from orcheo_agentensor.storage.tables import datasets, encode, runs
 
 
-class Datasets:
+class Datasets(Repository):
     """The repository of dataset versions."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
 
     async def save(
         self,
@@ -38,18 +36,22 @@ class Datasets:
             version=version,
             metadata=metadata,
             counts=counts,
-            created_at=self._context.clock(),
+            created_at=self._clock(),
         )
 
         def work(connection: Connection) -> DatasetRecord:
-            there = connection.execute(_one(dataset_id, version)).mappings().first()
-            if there is not None:
-                return DatasetRecord.model_validate(dict(there))
+            if there := first(connection, DatasetRecord, _one(dataset_id, version)):
+                return there
             connection.execute(insert(datasets).values(**dict(record)))
-            _insert_cases(connection, dataset_id, version, cases)
+            # In the order of the table's columns, by the driver itself: there may be very many.
+            rows = [
+                (dataset_id, version, place, str(case["id"]), case.get("split"), encode(case))
+                for place, case in enumerate(cases)
+            ]
+            insert_rows(connection.connection.cursor(), _cases, rows, postgres=self._db.postgres)
             return record
 
-        return await self._context.db.write(work, lock=f"dataset:{dataset_id}:{version}")
+        return await self._db.write(work, lock=f"dataset:{dataset_id}:{version}")
 
     async def load(
         self, dataset_id: str, version: str | None = None
@@ -65,11 +67,11 @@ class Datasets:
             )
             return found.metadata, [*rows]
 
-        return await self._context.db.read(work)
+        return await self._db.read(work)
 
     async def get(self, dataset_id: str, version: str | None = None) -> DatasetRecord:
         """A version without its cases; the newest one by default."""
-        return await self._context.db.read(lambda c: _found(c, dataset_id, version))
+        return await self._db.read(lambda c: _found(c, dataset_id, version))
 
     async def list(
         self,
@@ -81,8 +83,8 @@ class Datasets:
     ) -> builtins.list[DatasetRecord]:
         """Dataset versions without their cases, newest first.
 
-        `seen_by` keeps those that runs used which this one may see. `after` is when
-        the last one of the page before was stored, its id and its version.
+        `seen_by` keeps the datasets of runs that this identity may see. `after` is the time of
+        the last record of the page before, its id and its version.
         """
         table = datasets.c
         query = (
@@ -103,30 +105,7 @@ class Datasets:
             at, last_id, last_version = after
             later = tuple_(table.dataset_id, table.version) > (last_id, last_version)
             query = query.where((table.created_at < at) | ((table.created_at == at) & later))
-        return await self._context.db.read(
-            lambda connection: [
-                DatasetRecord.model_validate(dict(row))
-                for row in connection.execute(query).mappings()
-            ]
-        )
-
-
-_cases = cases
-
-
-def _insert_cases(
-    connection: Connection, dataset_id: str, version: str, contents: Sequence[dict[str, Any]]
-) -> None:
-    """In the order of the table's columns, by the driver itself: there may be very many."""
-    insert_rows(
-        connection.connection.cursor(),
-        _cases,
-        [
-            (dataset_id, version, n, str(case["id"]), case.get("split"), encode(case))
-            for n, case in enumerate(contents)
-        ],
-        postgres=connection.dialect.name == "postgresql",
-    )
+        return await self._all(DatasetRecord, query)
 
 
 def _one(dataset_id: str, version: str | None) -> Any:
@@ -137,9 +116,8 @@ def _one(dataset_id: str, version: str | None) -> Any:
 
 
 def _found(connection: Connection, dataset_id: str, version: str | None) -> DatasetRecord:
-    row = connection.execute(_one(dataset_id, version)).mappings().first()
-    if row is not None:
-        return DatasetRecord.model_validate(dict(row))
+    if found := first(connection, DatasetRecord, _one(dataset_id, version)):
+        return found
     versions = connection.scalars(
         select(datasets.c.version)
         .where(datasets.c.dataset_id == dataset_id)

@@ -1,11 +1,18 @@
-"""The connection to the database: SQLAlchemy Core in threads of its own, awaited from any loop."""
+"""The database: its connections, transactions and schema.
+
+SQLAlchemy Core works in threads of its own and is awaited from any event loop. A call holds a
+worker thread, never the loop, and belongs to no loop, so a store works from successive
+`asyncio.run` calls. One call is one whole transaction: a cancelled caller leaves nothing half done.
+
+A fresh database gets the current tables at once. An older one is refused until `upgrade` is
+called, because that may take long and cannot be shared with processes of the old release.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
-import importlib.util
 import os
 import sqlite3
 import threading
@@ -15,35 +22,51 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from pydantic import BaseModel
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Select,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from orcheo_agentensor.errors import AgentensorError, MissingExtra, StoreError
-from orcheo_agentensor.storage import migrate, tables
+from orcheo_agentensor.errors import (
+    StoreError,
+    StoreOutdated,
+    StoreTooNew,
+    require_extra,
+)
+from orcheo_agentensor.storage import tables
 from orcheo_agentensor.storage.urls import StoreUrl
 
-# A database call holds a worker thread, never the event loop, and belongs to no loop: a store works
-# from successive `asyncio.run` calls. One call is one whole transaction, so a cancelled caller
-# leaves nothing half done.
-
-
 T = TypeVar("T")
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+HEAD = "0001"
+"""The newest schema revision; revisions are numbered in order."""
 
 BUSY_TIMEOUT_MS = 60_000
 WAL_PRAGMAS = ("PRAGMA synchronous=OFF", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
 """Switch to WAL, or stay there; the switch itself need not wait for the disk."""
 _WRITE = "agentensor_write"
+_SCHEMA_LOCK = "schema"
 _WORKERS = 8
 
 
 class HeldConnection:
     """A driver's connection that is never used by two threads at once.
 
-    Whoever waited for a transaction may be cancelled while the thread still works on it; closing
-    the connection under its hands would crash the process.
+    The task that waits for a transaction may be cancelled while the thread still works on it;
+    closing the connection under that thread would crash the process.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -67,7 +90,7 @@ class HeldConnection:
 
 
 class _Handles:
-    """What must be let go of when the database is closed or forgotten."""
+    """The engine, threads and connections to release when the database is closed or forgotten."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -121,9 +144,26 @@ class Database:
         """
         return await self.call(self._transaction, work, True, lock)
 
-    async def on_any_schema(self, work: Callable[[Engine], T]) -> T:
-        """Run `work` on the engine, whatever the schema of the database is."""
+    async def revision(self) -> str | None:
+        """The revision of the schema; None for a fresh database."""
+        return await self._on_any_schema(_current_revision)
 
+    async def upgrade(self, revision: str) -> None:
+        """Run the migrations up to `revision`; a newer database is refused."""
+
+        def work(engine: Engine) -> None:
+            found = _current_revision(engine)
+            if found is not None and found.isdigit() and int(found) > int(HEAD):
+                _check_revision(found)
+            _migrate(engine, "upgrade", revision)
+
+        await self._on_any_schema(work)
+
+    async def downgrade(self, revision: str) -> None:
+        """Run the migrations down to `revision`; `base` removes every table."""
+        await self._on_any_schema(lambda engine: _migrate(engine, "downgrade", revision))
+
+    async def _on_any_schema(self, work: Callable[[Engine], T]) -> T:
         def run() -> T:
             with self._translated("open"):
                 return work(self.engine(check_schema=False))
@@ -146,7 +186,7 @@ class Database:
                 self._handles.engine = self._create()
             if check_schema and not self._ready:
                 with self._translated("open"):
-                    migrate.ensure(self._handles.engine)
+                    _ensure_schema(self._handles.engine)
                 self._ready = True
             return self._handles.engine
 
@@ -163,15 +203,8 @@ class Database:
 
     def _transaction(self, work: Callable[[Connection], T], write: bool, lock: str | None) -> T:
         engine = self.engine()
-        with self._translated("use"), engine.connect() as connection:
-            if write:
-                begin_write(connection)
-            with connection.begin():
-                if write and lock is not None and self.postgres:
-                    connection.execute(
-                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(lock)}
-                    )
-                return work(connection)
+        with self._translated("use"):
+            return _in_transaction(engine, work, write=write, lock=lock)
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -186,16 +219,24 @@ class Database:
             self._ready = False
             self._handles.release()
 
-    def _translated(self, doing: str) -> _Translated:
-        return _Translated(f"cannot {doing} the store {self.target.shown}")
+    @contextlib.contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Turn database errors into `StoreError`s that show no password and no values."""
+        message = f"cannot {doing} the store {self.target.shown}"
+        try:
+            yield
+        except ArgumentError:
+            raise StoreError(f"{message}: the URL is not valid") from None
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise StoreError(f"{message}: {str(cause).strip()}") from error
 
     def _create(self) -> Engine:
         with self._translated("open"):
             return self._postgres_engine() if self.postgres else self._sqlite_engine()
 
     def _postgres_engine(self) -> Engine:
-        if importlib.util.find_spec("psycopg") is None:
-            raise MissingExtra("psycopg", extra="postgres")
+        require_extra("postgres", "psycopg")
         assert self.target.url is not None
         url = make_url(self.target.url).set(drivername="postgresql+psycopg")
         return create_engine(
@@ -232,54 +273,37 @@ def _run(
     work: Callable[..., T],
     args: tuple[Any, ...],
 ) -> None:
+    result: T | None = None
+    failure: BaseException | None = None
     try:
         result = work(*args)
     except BaseException as error:  # noqa: BLE001 - it is handed to the caller
-        settle, value = _fail, error
+        failure = error
+    with contextlib.suppress(RuntimeError):  # the loop was closed: no task waits
+        loop.call_soon_threadsafe(_settle, outcome, result, failure)
+
+
+def _settle(outcome: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
+    if outcome.done():  # its task was cancelled
+        return
+    if failure is not None:
+        outcome.set_exception(failure)
     else:
-        settle, value = _succeed, result  # type: ignore[assignment]
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-        loop.call_soon_threadsafe(settle, outcome, value)
-
-
-def _succeed(outcome: asyncio.Future[T], result: T) -> None:
-    if not outcome.done():
         outcome.set_result(result)
 
 
-def _fail(outcome: asyncio.Future[Any], error: BaseException) -> None:
-    if not outcome.done():
-        outcome.set_exception(error)
-
-
-class _Translated:
-    """Turns database errors into `StoreError`s that show no password and no values."""
-
-    def __init__(self, message: str) -> None:
-        self._message = message
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, AgentensorError):
-            return
-        if isinstance(error, ArgumentError):
-            raise StoreError(f"{self._message}: the URL is not valid") from None
-        if isinstance(error, SQLAlchemyError | sqlite3.Error | OSError):
-            cause = getattr(error, "orig", None) or error
-            raise StoreError(f"{self._message}: {str(cause).strip()}") from error
-
-
-def begin_write(connection: Connection) -> None:
-    """Make the connection's next transaction one that writes (`BEGIN IMMEDIATE` on SQLite)."""
-    connection.execution_options(**{_WRITE: True})
-
-
-def lock_key(name: str) -> int:
-    """The number of a PostgreSQL advisory lock."""
-    digest = hashlib.sha256(f"agentensor:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+def _in_transaction(
+    engine: Engine, work: Callable[[Connection], T], *, write: bool, lock: str | None
+) -> T:
+    with engine.connect() as connection:
+        if write:
+            connection.execution_options(**{_WRITE: True})
+        with connection.begin():
+            if lock is not None and engine.dialect.name == "postgresql":
+                digest = hashlib.sha256(f"agentensor:{lock}".encode()).digest()
+                key = int.from_bytes(digest[:8], "big", signed=True)
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            return work(connection)
 
 
 def prepare_file(path: Path) -> None:
@@ -304,13 +328,108 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def _ensure_schema(engine: Engine) -> None:
+    """Create the tables in a fresh database; refuse one of another revision."""
+    found = _current_revision(engine)
+    if found is None:
+        _in_transaction(engine, _create_tables, write=True, lock=_SCHEMA_LOCK)
+    else:
+        _check_revision(found)
+
+
+def _current_revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return _revision_of(connection)
+
+
+def _revision_of(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(tables.VERSION_TABLE):
+        return None
+    found = connection.execute(text(f"SELECT version_num FROM {tables.VERSION_TABLE}")).scalar()
+    return None if found is None else str(found)
+
+
+def _check_revision(found: str) -> None:
+    """Raise unless `found` is the revision that this release works with."""
+    if found == HEAD:
+        return
+    if not found.isdigit():
+        raise StoreError(f"the database has the unknown schema revision {found!r}")
+    if int(found) > int(HEAD):
+        raise StoreTooNew(
+            f"the database has schema revision {found}, this release knows {HEAD}: "
+            "upgrade orcheo-agentensor"
+        )
+    raise StoreOutdated(
+        f"the database has schema revision {found}, this release needs {HEAD}: "
+        "run: agentensor db upgrade"
+    )
+
+
+def _create_tables(connection: Connection) -> None:
+    found = _revision_of(connection)
+    if found is not None:  # another process was faster
+        _check_revision(found)
+        return
+    tables.metadata.create_all(connection, checkfirst=False)
+    name = tables.VERSION_TABLE
+    connection.execute(
+        text(
+            f"CREATE TABLE IF NOT EXISTS {name} (version_num VARCHAR(32) NOT NULL, "
+            f"CONSTRAINT {name}_pkc PRIMARY KEY (version_num))"
+        )
+    )
+    connection.execute(text(f"INSERT INTO {name} (version_num) VALUES (:head)"), {"head": HEAD})
+
+
+def _migrate(engine: Engine, direction: Literal["upgrade", "downgrade"], revision: str) -> None:
+    """Run migrations in one write transaction, one process at a time."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    def work(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", "orcheo_agentensor.storage:migrations")
+        config.attributes["connection"] = connection
+        try:
+            getattr(command, direction)(config, revision)
+        except CommandError as error:
+            raise StoreError(f"cannot {direction} the schema to {revision!r}: {error}") from error
+
+    _in_transaction(engine, work, write=True, lock=_SCHEMA_LOCK)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The means of a repository."""
+    """The database, clock and ids of a store, shared by its repositories."""
 
     db: Database
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+
+
+class Repository:
+    """Reads and writes some of the tables; the base of what a `Store` consists of."""
+
+    def __init__(self, context: Context) -> None:
+        self._db = context.db
+        self._clock = context.clock
+        self._new_id = context.new_id
+
+    async def _all(self, record: type[RecordT], query: Select[Any]) -> list[RecordT]:
+        """Every row that a query finds, as records."""
+        return await self._db.read(
+            lambda connection: [
+                record.model_validate(dict(row)) for row in connection.execute(query).mappings()
+            ]
+        )
+
+
+def first(connection: Connection, record: type[RecordT], query: Select[Any]) -> RecordT | None:
+    """The first row that a query finds, as a record."""
+    row = connection.execute(query).mappings().first()
+    return None if row is None else record.model_validate(dict(row))
 
 
 def listed(values: list[str], limit: int = 20) -> str:

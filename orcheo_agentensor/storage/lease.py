@@ -1,7 +1,7 @@
 """Leases: one process works on a run at a time.
 
-A lease is a fencing token in the run's row. Who lost it finds out with the next write, which
-checks the token in its own transaction.
+A lease is a fencing token in the run's row. A process that lost its lease learns it from its next
+write, which checks the token in its own transaction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNCOMMITTED_EVENTS = 1_000
 
 
 def process_owner() -> str:
-    """Who this process is, as `host:pid:nonce`."""
+    """The name of this process as the owner of leases: `host:pid:nonce`."""
     return _owner(os.getpid())
 
 
@@ -72,7 +72,7 @@ def _runs(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # a zombie works no more
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # a zombie does no work
 
 
 def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: datetime) -> Lease:
@@ -98,13 +98,13 @@ def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: da
         .where(runs.c.run_id == run_id)
         .values(lease_owner=owner, lease_token=token, lease_expires=now.timestamp() + ttl)
     )
-    # Who was killed may have sent events whose numbers were not committed yet.
+    # A process that was killed may have sent events whose numbers were not committed yet.
     sent = row.event_seq if row.lease_owner is None else row.event_seq + UNCOMMITTED_EVENTS
     return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=sent)
 
 
 def expires_when_free(now: datetime) -> float:
-    """What `lease_expires` of a run is that nobody holds: anyone may take it at once."""
+    """The `lease_expires` of a run without a lease, which any process may take at once."""
     return now.timestamp() + BETWEEN_LEASES
 
 
@@ -117,8 +117,10 @@ def give_back(connection: Connection, lease: Lease, *, now: datetime) -> None:
     )
 
 
-def fence(connection: Connection, lease: Lease) -> None:
+def fence(connection: Connection, lease: Lease | None) -> None:
     """Raise `LeaseLost` unless `lease` still holds; locks the run's row for this transaction."""
+    if lease is None:
+        return
     held = connection.scalar(
         select(runs.c.run_id)
         .where(

@@ -1,13 +1,13 @@
-"""What the store gives and takes: plain records without a database behind them."""
+"""Records that the store takes and returns: plain values without a database behind them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.prompts import TextTensor, as_prompts
 from orcheo_agentensor.usage import NOTHING, Usage
@@ -22,7 +22,7 @@ ANY: Final = _Wildcard.ANY
 
 Expected: TypeAlias = int | Literal[_Wildcard.ANY] | None
 CANCELLED: Final = "cancelled"
-"""The kind of call under which the ledger keeps what work has cost that was cancelled."""
+"""The kind of call under which the ledger keeps the cost of cancelled work."""
 
 RunMode: TypeAlias = Literal["run", "evaluate", "train"]
 RunStatus: TypeAlias = Literal["running", "finished", "failed", "interrupted", "paused"]
@@ -63,7 +63,7 @@ class ConfigCheckpoint(_Record):
 
 
 class AliasMove(_Record):
-    """One row of the append-only alias log: who moved what, when, from where to where, and why."""
+    """One row of the append-only alias log: a move of an alias, with its actor, time and reason."""
 
     workflow_id: str
     alias: str
@@ -76,7 +76,7 @@ class AliasMove(_Record):
 
 
 class RunRecord(_Record):
-    """One run of ours: its job, where it stands, and what came out."""
+    """One run: its job, its status and its result."""
 
     run_id: str
     workflow_id: str
@@ -110,11 +110,13 @@ class DatasetRecord(_Record):
 
 
 class WorkflowRecord(_Record):
-    """What is kept about a workflow: owner, default config with its version, feature flags."""
+    """The owner of a workflow, its default config with version, and its feature flags."""
 
     workflow_id: str
     owner: str | None = None
-    default_config: dict[str, Any] = Field(default_factory=dict)
+    default_config: Annotated[dict[str, Any], BeforeValidator(lambda found: found or {})] = Field(
+        default_factory=dict
+    )
     default_version: int = 0
     feature_flags: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime

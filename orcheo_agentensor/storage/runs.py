@@ -1,4 +1,4 @@
-"""Runs: what was asked, where it stands, who works on it, and its case rows for reports."""
+"""Runs: their jobs, status and results, their leases, and their case rows for reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sqlalchemy import (
     Case,
     ColumnElement,
     Connection,
-    Row,
     Select,
     case,
     exists,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
 from orcheo_agentensor.storage import lease as leases
 from orcheo_agentensor.storage import ledger
-from orcheo_agentensor.storage.engine import Context, listed
+from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.records import CaseRow, Lease, RunMode, RunRecord, RunStatus
 from orcheo_agentensor.storage.tables import (
     cases,
@@ -45,11 +44,8 @@ _FIXED = {"run_id", "job_hash", "started_at"}
 _CHANGEABLE = set(RunRecord.model_fields) - _FIXED
 
 
-class Runs:
+class Runs(Repository):
     """The repository of `RunRecord`s and their leases."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
 
     async def create(self, run: RunRecord) -> RunRecord:
         """Store a new run; the run that is there, where this job was started before.
@@ -58,29 +54,25 @@ class Runs:
         """
 
         def work(connection: Connection) -> RunRecord:
-            query = self._select().where(runs.c.run_id == run.run_id)
-            there = connection.execute(query).first()
-            if there is None:
-                expires = leases.expires_when_free(self._context.clock())
-                connection.execute(
-                    insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
-                )
-                return run
-            _require_same(there, run)
-            return _record(there)
+            if there := self._find(connection, run.run_id):
+                _require_same(there, run)
+                return there
+            expires = leases.expires_when_free(self._clock())
+            connection.execute(
+                insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
+            )
+            return run
 
-        return await self._context.db.write(work, lock=f"run:{run.run_id}")
+        return await self._db.write(work, lock=f"run:{run.run_id}")
 
     async def require_free(self, run: RunRecord) -> None:
         """Raise `RunMismatch` where the id of `run`, not stored yet, belongs to another job."""
-        query = self._select().where(runs.c.run_id == run.run_id)
-        there = await self._context.db.read(lambda connection: connection.execute(query).first())
-        if there is not None:
+        if there := await self._db.read(lambda connection: self._find(connection, run.run_id)):
             _require_same(there, run)
 
     async def get(self, run_id: str) -> RunRecord:
         """The run with this id; `NotFound` lists the newest there are."""
-        return await self._context.db.read(lambda connection: self._get(connection, run_id))
+        return await self._db.read(lambda connection: self._get(connection, run_id))
 
     async def list(
         self,
@@ -95,7 +87,7 @@ class Runs:
     ) -> builtins.list[RunRecord]:
         """Runs, newest first; only those after `before` in that order, if given.
 
-        `hidden_from` leaves out those of somebody else than this one; see `is_others`.
+        `hidden_from` leaves out the runs that belong to another identity; see `is_others`.
         """
         query = (
             self._select()
@@ -116,9 +108,7 @@ class Runs:
             at, run_id = before
             same = (runs.c.started_at == at) & (runs.c.run_id > run_id)
             query = query.where((runs.c.started_at < at) | same)
-        return await self._context.db.read(
-            lambda connection: [_record(row) for row in connection.execute(query)]
-        )
+        return await self._all(RunRecord, query)
 
     async def update(
         self, run_id: str, /, *, lease: Lease | None = None, **fields: Any
@@ -134,46 +124,43 @@ class Runs:
             fields["error"] = clean_text(fields["error"])
 
         def work(connection: Connection) -> RunRecord:
-            if lease is not None:
-                leases.fence(connection, lease)
+            leases.fence(connection, lease)
             changed = RunRecord.model_validate({**dict(self._get(connection, run_id)), **fields})
             if fields:
                 values = {name: getattr(changed, name) for name in fields}
                 connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
             return changed
 
-        return await self._context.db.write(work, lock=f"run:{run_id}")
+        return await self._db.write(work, lock=f"run:{run_id}")
 
     async def acquire(
         self, run_id: str, *, owner: str | None = None, ttl: float = leases.DEFAULT_TTL
     ) -> Lease:
         """Take the lease of a run; `owner` defaults to this process.
 
-        Raises `RunAlreadyActive` while somebody else holds it and may be alive.
+        Raises `RunAlreadyActive` while another process holds it and may be alive.
         """
-        return await self._context.db.write(
+        return await self._db.write(
             lambda connection: leases.take(
                 connection,
                 run_id,
                 owner=owner or leases.process_owner(),  # in the worker thread: it reads a file
                 ttl=ttl,
-                now=self._context.clock(),
+                now=self._clock(),
             ),
             lock=f"run:{run_id}",
         )
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back; harmless where it is lost already."""
-        await self._context.db.write(
-            lambda connection: leases.give_back(connection, lease, now=self._context.clock()),
+        await self._db.write(
+            lambda connection: leases.give_back(connection, lease, now=self._clock()),
             lock=f"run:{lease.run_id}",
         )
 
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""
-        return await self._context.db.read(
-            lambda connection: ledger.total_usage(connection, run_id)
-        )
+        return await self._db.read(lambda connection: ledger.total_usage(connection, run_id))
 
     async def case_rows(
         self,
@@ -242,23 +229,25 @@ class Runs:
             )
             return [CaseRow(rollout=row, scores=by_key.get(row.key, [])) for row in found]
 
-        return await self._context.db.read(work)
+        return await self._db.read(work)
 
     def _get(self, connection: Connection, run_id: str) -> RunRecord:
-        found = connection.execute(self._select().where(runs.c.run_id == run_id)).first()
-        if found is None:
-            newest = connection.scalars(
-                select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(10)
-            )
-            raise NotFound(f"there is no run {run_id!r}; the newest runs: {listed([*newest])}")
-        return _record(found)
+        if found := self._find(connection, run_id):
+            return found
+        newest = connection.scalars(
+            select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(10)
+        )
+        raise NotFound(f"there is no run {run_id!r}; the newest runs: {listed([*newest])}")
+
+    def _find(self, connection: Connection, run_id: str) -> RunRecord | None:
+        return first(connection, RunRecord, self._select().where(runs.c.run_id == run_id))
 
     def _select(self) -> Select[Any]:
         return select(*_SHOWN, self._status().label("status"))
 
     def _status(self) -> Case[Any]:
-        """The status; a run that says it is running while nobody works on it was interrupted."""
-        left = func.coalesce(runs.c.lease_expires, 0.0) < self._context.clock().timestamp()
+        """The status; a run that is `running` without a lease was interrupted."""
+        left = func.coalesce(runs.c.lease_expires, 0.0) < self._clock().timestamp()
         gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
         return case((gone, "interrupted"), else_=runs.c.status)
 
@@ -280,9 +269,9 @@ def _scored(evaluator: str | None, low: float | None, high: float | None) -> Col
 
 
 def is_others(identity: str) -> ColumnElement[bool]:
-    """Whether a run belongs to somebody else than `identity`: its workflow, or the run itself.
+    """Whether a run, or its workflow, belongs to another identity.
 
-    A run of a workflow that is everybody's belongs to who submitted it.
+    A run of a workflow without an owner belongs to the identity that submitted it.
     """
     submitted = text_in(runs.c.refs, "identity")
     return (submitted.is_not(None) & (submitted != identity)) | exists().where(
@@ -292,7 +281,7 @@ def is_others(identity: str) -> ColumnElement[bool]:
     )
 
 
-def _require_same(there: Row[Any], run: RunRecord) -> None:
+def _require_same(there: RunRecord, run: RunRecord) -> None:
     if there.job_hash != run.job_hash:
         raise RunMismatch(
             f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with another "
@@ -301,7 +290,3 @@ def _require_same(there: Row[Any], run: RunRecord) -> None:
             value=run.run_id,
             rule="belongs to another job",
         )
-
-
-def _record(row: Row[Any]) -> RunRecord:
-    return RunRecord.model_validate(dict(row._mapping))

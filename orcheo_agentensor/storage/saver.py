@@ -1,9 +1,8 @@
-"""Deleting threads for a server that must not be made to wait for it."""
+"""LangGraph's checkpointers beside a store, which delete threads without making a server wait."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -15,22 +14,20 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from orcheo_agentensor.errors import MissingExtra, StoreError
-from orcheo_agentensor.storage.urls import redacted_url
+from orcheo_agentensor.errors import StoreError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-
 
 log = logging.getLogger(__name__)
 
 
 class DeletesLater(BaseCheckpointSaver[Any]):
-    """A saver whose `adelete_thread` is waited for by whoever reads, not by its caller.
+    """A saver whose `adelete_thread` returns at once; the next read waits for the deletion.
 
-    LangGraph's development server looks up where its own record of a thread is, calls
-    `adelete_thread`, and takes away what is at that place by then: of two threads that end
-    together it would lose another one, with whoever waits for its run.
+    LangGraph's development server looks up the index of its own record of a thread, calls
+    `adelete_thread`, and then deletes the record at that index. If the call took time, another
+    thread that ends meanwhile would move the records, and the server would delete the wrong one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -38,7 +35,7 @@ class DeletesLater(BaseCheckpointSaver[Any]):
         self._deleting: set[asyncio.Task[None]] = set()
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Have the checkpoints of a thread deleted, before anything is read again."""
+        """Start to delete the checkpoints of a thread; the next read waits for it."""
         task = asyncio.create_task(super().adelete_thread(thread_id))
         self._deleting.add(task)
         task.add_done_callback(self._deleted)
@@ -78,10 +75,10 @@ _DELETIONS = [
 
 
 class SqliteSaver(DeletesLater, AsyncSqliteSaver):
-    """What `checkpointer` opens in a SQLite file."""
+    """The checkpointer of a store in a SQLite file."""
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs of a server: it rolls a run back, or deletes it."""
+        """Delete the checkpoints of runs that a server rolls back or deletes."""
         await self.setup()
         async with self.lock, self.conn.cursor() as cursor:
             for statement in _DELETIONS:
@@ -89,20 +86,15 @@ class SqliteSaver(DeletesLater, AsyncSqliteSaver):
             await self.conn.commit()
 
 
-SCHEMA = "langgraph"
-_CONNECT_TIMEOUT = 10.0
-_SETUP_LOCK = 0x6167656E74736C67
-
-
 def serializer() -> JsonPlusSerializer:
-    """The serializer of our graphs' state: no pickles, and of our own types the prompt alone."""
+    """The serializer of graph state: no pickles, and `TextTensor` as the only type of our own."""
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
     return JsonPlusSerializer(allowed_msgpack_modules=[("orcheo_agentensor.prompts", "TextTensor")])
 
 
 def saver_path(path: Path) -> Path:
-    """Where the checkpoints of the store at `path` are: `NAME.langgraph.db` beside it."""
+    """The file of the checkpoints of the store at `path`: `NAME.langgraph.db` beside it."""
     return path.with_name(f"{path.stem}.langgraph.db")
 
 
@@ -115,7 +107,7 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
     await asyncio.to_thread(prepare_file, path)
     opening: Any = aiosqlite.connect(path, timeout=60)
-    # A saver that nobody closed must not keep the interpreter from ending.
+    # A saver that was not closed must not keep the interpreter from ending.
     getattr(opening, "_thread", opening).daemon = True
     try:
         connection = await opening
@@ -133,57 +125,3 @@ async def sqlite_saver(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         # its transaction open, and the file locked, for as long as its cursor lives.
         async with saver.lock:
             await connection.close()
-
-
-@asynccontextmanager
-async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
-    """A saver in the schema `langgraph` of a PostgreSQL database."""
-    for module in ("psycopg", "psycopg_pool", "langgraph.checkpoint.postgres"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra(module, extra="postgres")
-    from psycopg.rows import dict_row
-    from psycopg_pool import AsyncConnectionPool, PoolTimeout
-
-    from orcheo_agentensor.storage.saver_postgres import PostgresSaver
-
-    async def configure(connection: Any) -> None:
-        await connection.execute(f"SET search_path TO {SCHEMA}")
-
-    pool: Any = AsyncConnectionPool(
-        url,
-        min_size=1,
-        max_size=4,
-        open=False,
-        configure=configure,
-        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-    )
-    try:
-        await pool.open(wait=True, timeout=_CONNECT_TIMEOUT)
-    except PoolTimeout as error:
-        await pool.close()
-        raise StoreError(f"cannot open the checkpoints at {redacted_url(url)}: {error}") from None
-    async with pool:
-        await _setup(pool, PostgresSaver)
-        saver = PostgresSaver(pool, serde=serializer())
-        try:
-            yield saver
-        finally:
-            await saver.settled()
-
-
-async def _setup(pool: Any, saver_type: Any) -> None:
-    async with pool.connection() as connection:
-        # Polls instead of waiting in the database: a session that waits there for a lock would
-        # hold up the CREATE INDEX CONCURRENTLY of the one that has it.
-        while True:
-            cursor = await connection.execute(
-                "SELECT pg_try_advisory_lock(%s) AS held", (_SETUP_LOCK,)
-            )
-            if (await cursor.fetchone())["held"]:
-                break
-            await asyncio.sleep(0.02)
-        try:
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-            await saver_type(connection).setup()
-        finally:
-            await connection.execute("SELECT pg_advisory_unlock(%s)", (_SETUP_LOCK,))

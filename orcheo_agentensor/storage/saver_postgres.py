@@ -1,13 +1,24 @@
-"""LangGraph's PostgreSQL saver, which can take back what a run has checkpointed."""
+"""The checkpointer of a store in PostgreSQL; needs the extra `postgres`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from orcheo_agentensor.storage.saver import DeletesLater
+from orcheo_agentensor.errors import StoreError
+from orcheo_agentensor.redaction import redact_url
+from orcheo_agentensor.storage.saver import DeletesLater, serializer
 
+_SCHEMA = "langgraph"
+_CONNECT_TIMEOUT = 10.0
+_SETUP_LOCK = 0x6167656E74736C67
 _DELETION = """
 WITH gone AS (
     DELETE FROM checkpoints WHERE metadata ->> 'run_id' = ANY(%s)
@@ -21,12 +32,59 @@ WHERE checkpoint_writes.thread_id = gone.thread_id
 
 
 class PostgresSaver(DeletesLater, AsyncPostgresSaver):
-    """What `checkpointer` opens in a PostgreSQL database."""
+    """The checkpointer of a store in a PostgreSQL database."""
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs of a server: it rolls a run back, or deletes it.
+        """Delete the checkpoints of runs that a server rolls back or deletes.
 
-        Their values stay until the thread is pruned or deleted: those before them may be the same.
+        Their values stay until the thread is pruned or deleted: earlier checkpoints may share them.
         """
         async with self._cursor() as cursor:
             await cursor.execute(_DELETION, ([str(run_id) for run_id in run_ids],))
+
+
+@asynccontextmanager
+async def postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """A saver in the schema `langgraph` of a PostgreSQL database."""
+
+    async def configure(connection: Any) -> None:
+        await connection.execute(f"SET search_path TO {_SCHEMA}")
+
+    pool: Any = AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=4,
+        open=False,
+        configure=configure,
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+    )
+    try:
+        await pool.open(wait=True, timeout=_CONNECT_TIMEOUT)
+    except PoolTimeout as error:
+        await pool.close()
+        raise StoreError(f"cannot open the checkpoints at {redact_url(url)}: {error}") from None
+    async with pool:
+        await _set_up(pool)
+        saver = PostgresSaver(pool, serde=serializer())
+        try:
+            yield saver
+        finally:
+            await saver.settled()
+
+
+async def _set_up(pool: Any) -> None:
+    async with pool.connection() as connection:
+        # Polls instead of waiting in the database: a session that waits there for a lock would
+        # hold up the CREATE INDEX CONCURRENTLY of the session that has it.
+        while True:
+            cursor = await connection.execute(
+                "SELECT pg_try_advisory_lock(%s) AS held", (_SETUP_LOCK,)
+            )
+            if (await cursor.fetchone())["held"]:
+                break
+            await asyncio.sleep(0.02)
+        try:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
+            await PostgresSaver(connection).setup()
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (_SETUP_LOCK,))

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.errors import require_extra
 from orcheo_agentensor.storage.records import Lease, utc_now
 from orcheo_agentensor.storage.urls import StoreUrl, parse_store_url
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.datasets import Datasets
     from orcheo_agentensor.storage.engine import Context
     from orcheo_agentensor.storage.ledger import Ledger
+    from orcheo_agentensor.storage.optimizer_states import OptimizerStates
     from orcheo_agentensor.storage.runs import Runs
-    from orcheo_agentensor.storage.training_state import TrainingState
     from orcheo_agentensor.storage.workflows import Workflows
 
 
@@ -115,11 +116,11 @@ class Store:
         return Workflows(self._context)
 
     @cached_property
-    def training(self) -> TrainingState:
+    def training(self) -> OptimizerStates:
         """Candidates and optimizer states."""
-        from orcheo_agentensor.storage.training_state import TrainingState
+        from orcheo_agentensor.storage.optimizer_states import OptimizerStates
 
-        return TrainingState(self._context)
+        return OptimizerStates(self._context)
 
     def ledger(
         self,
@@ -131,8 +132,8 @@ class Store:
     ) -> Ledger:
         """The ledger of a run, for the holder of its lease; to be started.
 
-        `reuse` names another run whose rows are found too. `event_seq` is asked at every commit
-        for the number of the last event sent. Needs a running event loop.
+        `reuse` names another run whose rows are found too. Every commit stores what `event_seq`
+        returns, the number of the last event sent. Needs a running event loop.
         """
         from orcheo_agentensor.storage.ledger import Ledger
 
@@ -159,21 +160,15 @@ class Store:
 
     async def schema_revision(self) -> str | None:
         """The revision of the database's schema; None for a fresh database."""
-        from orcheo_agentensor.storage import migrate
-
-        return await self._context.db.on_any_schema(migrate.current)
+        return await self._context.db.revision()
 
     async def upgrade(self, revision: str = "head") -> None:
         """Run the migrations up to `revision`."""
-        from orcheo_agentensor.storage import migrate
-
-        await self._context.db.on_any_schema(lambda engine: migrate.upgrade(engine, revision))
+        await self._context.db.upgrade(revision)
 
     async def downgrade(self, revision: str) -> None:
         """Run the migrations down to `revision`; `base` removes every table with its data."""
-        from orcheo_agentensor.storage import migrate
-
-        await self._context.db.on_any_schema(lambda engine: migrate.downgrade(engine, revision))
+        await self._context.db.downgrade(revision)
 
     @cached_property
     def _memory_saver(self) -> BaseCheckpointSaver[Any]:
@@ -189,13 +184,16 @@ class Store:
 
         In memory it is one saver for the life of the store.
         """
-        from orcheo_agentensor.storage import saver
-
         if self.target.url is not None:
-            async with saver.postgres_saver(self.target.url) as opened:
+            require_extra("postgres", "psycopg", "psycopg_pool", "langgraph.checkpoint.postgres")
+            from orcheo_agentensor.storage.saver_postgres import postgres_saver
+
+            async with postgres_saver(self.target.url) as opened:
                 yield opened
         elif self.target.path is not None:
-            async with saver.sqlite_saver(saver.saver_path(self.target.path)) as opened:
+            from orcheo_agentensor.storage.saver import saver_path, sqlite_saver
+
+            async with sqlite_saver(saver_path(self.target.path)) as opened:
                 yield opened
         else:
             yield self._memory_saver

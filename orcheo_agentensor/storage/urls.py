@@ -1,4 +1,4 @@
-"""Which database a store URL means."""
+"""Store URLs: the database that each names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.redaction import redact_url
 
 _SQLITE = ("sqlite", "sqlite+aiosqlite", "sqlite+pysqlite")
 _POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
@@ -47,7 +48,7 @@ def parse_store_url(url: str | os.PathLike[str] | None) -> StoreUrl:
     if scheme in _SQLITE:
         return _sqlite(text, rest)
     if scheme in _POSTGRES:
-        return StoreUrl(dialect="postgresql", url=f"postgresql://{rest}", shown=redacted_url(text))
+        return StoreUrl(dialect="postgresql", url=f"postgresql://{rest}", shown=redact_url(text))
     raise _refused(text)
 
 
@@ -63,14 +64,7 @@ def _sqlite(text: str, rest: str) -> StoreUrl:
 def _refused(text: str) -> BadInput:
     return BadInput(
         field="database_url",
-        value=redacted_url(text),
+        value=redact_url(text),
         rule="is not a store: use sqlite:///PATH, postgresql://USER:PASSWORD@HOST/NAME, "
         "a path ending in .db, or nothing for a store in memory",
     )
-
-
-def redacted_url(text: str) -> str:
-    """`text` without its password."""
-    from orcheo_agentensor.redaction import redact_url
-
-    return redact_url(text)

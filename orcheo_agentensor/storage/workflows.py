@@ -1,4 +1,4 @@
-"""Workflows: who owns them, their versioned default configs, their feature flags."""
+"""Workflows: their owners, versioned default configs and feature flags."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, insert, select, update
 
-from orcheo_agentensor.storage.engine import Context
+from orcheo_agentensor.storage.engine import Repository, first
 from orcheo_agentensor.storage.records import WorkflowRecord
 from orcheo_agentensor.storage.tables import checkpoints, runs, workflow_defaults, workflows
 
 
-class Workflows:
+class Workflows(Repository):
     """The repository of `WorkflowRecord`s."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
     async def get(self, workflow_id: str) -> WorkflowRecord | None:
-        """What is kept about a workflow; None where nothing is."""
-        return await self._context.db.read(lambda connection: _get(connection, workflow_id))
+        """The record of a workflow; None where there is none."""
+        return await self._db.read(lambda connection: _get(connection, workflow_id))
 
     async def list(self) -> builtins.list[WorkflowRecord]:
-        """Every workflow something is kept about, by id."""
-        query = _query().order_by(workflows.c.workflow_id)
-        return await self._context.db.read(
-            lambda connection: [_record(row) for row in connection.execute(query).mappings()]
-        )
+        """Every record of a workflow, by id."""
+        return await self._all(WorkflowRecord, _query().order_by(workflows.c.workflow_id))
 
     async def defaults(self, workflow_id: str, version: int | None = None) -> dict[str, Any]:
         """A version of the default config, the newest one by default; `{}` where there is none."""
@@ -39,7 +33,7 @@ class Workflows:
         )
         if version is not None:
             query = query.where(workflow_defaults.c.version == version)
-        found: dict[str, Any] | None = await self._context.db.read(
+        found: dict[str, Any] | None = await self._db.read(
             lambda connection: connection.scalar(query)
         )
         return found or {}
@@ -60,12 +54,12 @@ class Workflows:
                     version=version,
                     config=config,
                     actor=actor,
-                    created_at=self._context.clock(),
+                    created_at=self._clock(),
                 )
             )
             return self._change(connection, workflow_id, default_version=version)
 
-        return await self._context.db.write(work, lock=f"defaults:{workflow_id}")
+        return await self._db.write(work, lock=_lock(workflow_id))
 
     async def set_flags(self, workflow_id: str, flags: dict[str, Any]) -> WorkflowRecord:
         """Set feature flags; a flag set to None is removed, others stay."""
@@ -75,19 +69,22 @@ class Workflows:
             kept = {name: value for name, value in merged.items() if value is not None}
             return self._change(connection, workflow_id, feature_flags=kept)
 
-        return await self._context.db.write(work, lock=f"defaults:{workflow_id}")
+        return await self._db.write(work, lock=_lock(workflow_id))
 
     async def set_owner(self, workflow_id: str, owner: str | None) -> WorkflowRecord:
-        """Say who owns a workflow."""
+        """Set the owner of a workflow; None shares it."""
 
         def work(connection: Connection) -> WorkflowRecord:
             self._ensure(connection, workflow_id)
             return self._change(connection, workflow_id, owner=owner)
 
-        return await self._context.db.write(work, lock=f"defaults:{workflow_id}")
+        return await self._db.write(work, lock=_lock(workflow_id))
 
     async def claim(self, workflow_id: str, owner: str) -> WorkflowRecord | None:
-        """Make `owner` the owner of a workflow that nothing is known of; else what is kept."""
+        """Make `owner` the owner of a workflow without record, runs and versions.
+
+        Returns the record of the workflow, new or not; None where it has only runs or versions.
+        """
 
         def work(connection: Connection) -> WorkflowRecord | None:
             there = _get(connection, workflow_id)
@@ -100,13 +97,12 @@ class Workflows:
             self._ensure(connection, workflow_id)
             return self._change(connection, workflow_id, owner=owner)
 
-        return await self._context.db.write(work, lock=f"defaults:{workflow_id}")
+        return await self._db.write(work, lock=_lock(workflow_id))
 
     def _ensure(self, connection: Connection, workflow_id: str) -> WorkflowRecord:
-        there = _get(connection, workflow_id)
-        if there is not None:
+        if there := _get(connection, workflow_id):
             return there
-        now = self._context.clock()
+        now = self._clock()
         connection.execute(
             insert(workflows).values(
                 workflow_id=workflow_id,
@@ -122,11 +118,16 @@ class Workflows:
         connection.execute(
             update(workflows)
             .where(workflows.c.workflow_id == workflow_id)
-            .values(updated_at=self._context.clock(), **values)
+            .values(updated_at=self._clock(), **values)
         )
         changed = _get(connection, workflow_id)
         assert changed is not None
         return changed
+
+
+def _lock(workflow_id: str) -> str:
+    """The lock that writers of a workflow's record share."""
+    return f"defaults:{workflow_id}"
 
 
 def _query() -> Select[Any]:
@@ -139,12 +140,4 @@ def _query() -> Select[Any]:
 
 def _get(connection: Connection, workflow_id: str) -> WorkflowRecord | None:
     query = _query().where(workflows.c.workflow_id == workflow_id)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else _record(row)
-
-
-def _record(row: Any) -> WorkflowRecord:
-    values = dict(row)
-    return WorkflowRecord.model_validate(
-        {**values, "default_config": values["default_config"] or {}}
-    )
+    return first(connection, WorkflowRecord, query)

@@ -45,7 +45,7 @@ from orcheo_agentensor.evaluation.runner import PaidCalls
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.runs.driver import drive
 from orcheo_agentensor.storage import RunRecord
-from orcheo_agentensor.storage.training_state import TrainingState
+from orcheo_agentensor.storage.optimizer_states import OptimizerStates
 from orcheo_agentensor.training.budget import BudgetMeter
 
 OWNER = ("plan", "write")
@@ -543,7 +543,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         "stop": [MaxSteps(1)],
         "run_id": "r",
     }
-    saving = TrainingState.save_change
+    saving = OptimizerStates.save_change
 
     async def killed(self: Any, run_id: str, step: int, *rest: Any, **more: Any) -> None:
         if step == 1:
@@ -551,7 +551,7 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         await saving(self, run_id, step, *rest, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingState, "save_change", killed)
+        patched.setattr(OptimizerStates, "save_change", killed)
         async with Store.from_url(url) as store:
             with pytest.raises(RuntimeError):
                 await atrain(workflow(), store=store, **job)

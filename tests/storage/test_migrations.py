@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from store_conformance import leased_run, new_version, rollout, score
 
 from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew
-from orcheo_agentensor.storage import Store, migrate
-from orcheo_agentensor.storage.engine import Database
+from orcheo_agentensor.storage import Store
+from orcheo_agentensor.storage.engine import HEAD, Database
 from orcheo_agentensor.storage.tables import VERSION_TABLE, metadata
 from orcheo_agentensor.storage.urls import parse_store_url
 from orcheo_agentensor.usage import Usage
@@ -84,7 +84,7 @@ async def fill(store: Store) -> None:
 
 async def test_a_fresh_database_is_brought_to_the_head(fresh_store_url: str) -> None:
     async with Store.from_url(fresh_store_url) as store:
-        assert await store.schema_revision() == migrate.HEAD
+        assert await store.schema_revision() == HEAD
 
 
 async def test_asking_for_the_revision_creates_nothing(fresh_store_url: str) -> None:
@@ -159,7 +159,7 @@ def test_the_head_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", "orcheo_agentensor.storage:migrations")
     script = ScriptDirectory.from_config(config)
-    assert script.get_heads() == [migrate.HEAD]
+    assert script.get_heads() == [HEAD]
     revisions = [revision.revision for revision in script.walk_revisions()]
     assert sorted(revisions, reverse=True) == revisions
     assert all(revision.isdigit() and len(revision) == 4 for revision in revisions)
