@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from orcheo_agentensor.errors import EntrypointNotAllowed, EntrypointNotFound
+from orcheo_agentensor.errors import BadInput, EntrypointNotAllowed, EntrypointNotFound
 from orcheo_agentensor.settings import Settings
 
 OWN_MODULES = ("orcheo_agentensor.demo",)
@@ -34,70 +34,43 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point")
     Raises `EntrypointNotAllowed`, or `EntrypointNotFound` where an allowed module cannot be
     imported or lacks the attribute.
     """
+
+    def refused(kind: type[BadInput], why: str, rule: str) -> BadInput:
+        return kind(f"{what} {spec!r} {why}", field=what, value=spec, rule=rule)
+
     if not is_entrypoint(spec):
-        raise EntrypointNotAllowed(
-            f"{what} {spec!r} is not of the form 'module:attribute' in public names",
-            field=what,
-            value=spec,
-            rule="must be 'module:attribute' in public names",
-        )
+        form = "'module:attribute' in public names"
+        raise refused(EntrypointNotAllowed, f"is not of the form {form}", f"must be {form}")
     module_name, _, attribute = spec.partition(":")
     allowed = (*settings.allowed_modules, *OWN_MODULES)
     if not _is_under(module_name, allowed):
-        raise _not_allowed(spec, what, settings)
-    module = _import(module_name, spec, what)
-    if attribute not in vars(module) and not hasattr(module, attribute):
-        raise EntrypointNotFound(
-            f"{what} {spec!r} was not found: module {module_name!r} has no {attribute!r}",
-            field=what,
-            value=spec,
-            rule="must exist",
-        )
+        shown = ", ".join(settings.allowed_modules) or "any allowed module (none is set)"
+        rule = f"is not under {shown}; add its module to AGENTENSOR_ALLOWED_MODULES"
+        raise EntrypointNotAllowed(f"{spec!r} {rule}", field=what, value=spec, rule=rule)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the user's own code
+        why = f"was not found: {module_name!r} cannot be imported ({type(error).__name__}: {error})"
+        raise refused(EntrypointNotFound, why, "must be importable") from None
+    if not hasattr(module, attribute):
+        why = f"was not found: module {module_name!r} has no {attribute!r}"
+        raise refused(EntrypointNotFound, why, "must exist")
     found: object = getattr(module, attribute)
     if isinstance(found, ModuleType):
-        raise EntrypointNotAllowed(
-            f"{what} {spec!r} is a module; name something defined in it",
-            field=what,
-            value=spec,
-            rule="must not be a module",
-        )
+        why = "is a module; name something defined in it"
+        raise refused(EntrypointNotAllowed, why, "must not be a module")
     origin = _standard_library_origin(found)
     if origin is not None and not _is_under(origin, allowed):
-        raise EntrypointNotAllowed(
-            f"{what} {spec!r} comes from the standard library ({origin}); "
-            f"define a function of your own in {module_name}",
-            field=what,
-            value=spec,
-            rule="must not come from the standard library",
+        why = (
+            f"comes from the standard library ({origin}); "
+            f"define a function of your own in {module_name}"
         )
+        raise refused(EntrypointNotAllowed, why, "must not come from the standard library")
     return found
 
 
 def _is_under(module: str, allowed: tuple[str, ...]) -> bool:
     return any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed)
-
-
-def _not_allowed(spec: str, what: str, settings: Settings) -> EntrypointNotAllowed:
-    allowed = ", ".join(settings.allowed_modules) or "any allowed module (none is set)"
-    return EntrypointNotAllowed(
-        f"{spec!r} is not under {allowed}; add its module to AGENTENSOR_ALLOWED_MODULES",
-        field=what,
-        value=spec,
-        rule=f"is not under {allowed}; add its module to AGENTENSOR_ALLOWED_MODULES",
-    )
-
-
-def _import(module_name: str, spec: str, what: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the user's own code
-        reason = f"{type(error).__name__}: {error}"
-    raise EntrypointNotFound(
-        f"{what} {spec!r} was not found: {module_name!r} cannot be imported ({reason})",
-        field=what,
-        value=spec,
-        rule="must be importable",
-    )
 
 
 def _standard_library_origin(found: object) -> str | None:

@@ -1,4 +1,8 @@
-"""Prompts: texts that can be trained, complete sets of them, and the places where they bind."""
+"""Prompts: texts that can be trained, complete sets of them, and where they bind.
+
+A prompt binds to `configurable.<path>` or `context.<path>`, a dotted path of keys that an
+unmodified graph reads already.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,6 @@ from pydantic import (
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.json_values import content_hash
 
-# A place is `configurable.<path>` or `context.<path>`, with a dotted path of keys. It knows nothing
-# of prompts but their names.
-
-
 Path: TypeAlias = tuple[str, ...]
 
 CONFIGURABLE, CONTEXT = "configurable", "context"
@@ -39,7 +39,7 @@ _FORM = (
 
 
 def bind_problem(bind: str) -> str | None:
-    """The rule that `bind` breaks as the name of a place; None for a good one."""
+    """The rule that `bind` breaks; None where it breaks none."""
     root, *path = bind.split(".")
     if root not in (CONFIGURABLE, CONTEXT) or not 1 <= len(path) <= _MOST_KEYS:
         return _FORM
@@ -52,7 +52,7 @@ def bind_problem(bind: str) -> str | None:
 
 
 def path_in(bind: object, root: str) -> Path | None:
-    """The path of a place under `root` ("configurable" or "context"); None for any other."""
+    """The path of `bind` under `root` ("configurable" or "context"); None for any other bind."""
     if not isinstance(bind, str) or not bind.startswith(f"{root}."):
         return None
     return tuple(bind.split(".")[1:])
@@ -68,17 +68,17 @@ def overlaps(binds: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
 
 
 def overlap_rule(binds: Mapping[str, str | None], outer: str, inner: str) -> str:
-    """What to say of two prompts from `overlaps`; said of `inner`."""
+    """The rule that `inner`, the second of a pair from `overlaps`, breaks."""
     if binds[outer] == binds[inner]:
         return f"is where prompt {outer!r} binds as well: two prompts cannot bind to one place"
     return f"lies inside {binds[outer]!r}, where prompt {outer!r} binds"
 
 
 def put(holder: Any, path: Path, text: str, *, field: str) -> Any:
-    """A copy of `holder` with `text` at `path`; what lies beside it stays.
+    """A copy of `holder` with `text` at `path`; all else in it stays.
 
-    `holder` is None, a mapping, a dataclass or a pydantic model, and so is everything on the way.
-    Raises `ConfigError` naming `field` where something else is in the way.
+    `holder` and each value on the path may be None, a mapping, a dataclass or a pydantic model.
+    Raises `ConfigError` naming `field` for any other value.
     """
     if not path:
         return text
@@ -98,10 +98,6 @@ def put(holder: Any, path: Path, text: str, *, field: str) -> Any:
     )
 
 
-# The name and the idea of textual gradients come from TextGrad (Yuksekgonul et al., 2024): a
-# tensor collects feedback in words in `gradients`, and an optimizer turns it into a new text.
-
-
 PromptLike: TypeAlias = "str | TextTensor | Mapping[str, Any]"
 """A prompt: its text, a `TextTensor`, or the JSON form of one."""
 
@@ -111,14 +107,14 @@ PromptsLike: TypeAlias = Mapping[str, PromptLike]
 class TextTensor(BaseModel):
     """A prompt text with what training needs to know about it.
 
-    `text` is the prompt; `requires_grad=False` freezes it: no optimizer will change a byte of it.
-    `gradients` collects feedback during a backward pass; it is working state and is not part of
-    the JSON form, of equality of configs, or of anything stored. `metadata` is free, except for
-    the constraints that the proposal guards read: `max_chars`, `max_line_words`, `must_keep`,
-    `never`.
+    `text` is the prompt; `requires_grad=False` freezes it: no optimizer changes a byte of it.
+    `gradients` collects feedback in words during a backward pass, an idea and a name of TextGrad
+    (Yuksekgonul et al., 2024); it is no part of the JSON form, of equality or of anything stored.
+    `metadata` is free, except for the constraints that the proposal guards read: `max_chars`,
+    `max_line_words`, `must_keep`, `never`.
 
-    `bind` names a place that an unmodified graph already reads, `configurable.<path>` or
-    `context.<path>`: the text is put there for each run. `ConfigError` is raised for another place.
+    `bind` is `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
+    the text is put there for each run. `ConfigError` is raised for any other.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -149,7 +145,7 @@ class TextTensor(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_bind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Prompts that bind to nothing are written as they were before there was `bind`."""
+        """Leave `bind` out where there is none: hashes of older prompts stay as they are."""
         written: dict[str, Any] = handler(self)
         if written.get("bind") is None:
             written.pop("bind", None)
@@ -159,10 +155,12 @@ class TextTensor(BaseModel):
         return self.text
 
     def with_text(self, text: str) -> TextTensor:
-        """The same tensor (flags, metadata, place) with another text and no gradients."""
-        bound = {} if self.bind is None else {"bind": self.bind}
+        """The same tensor (flags, metadata, bind) with another text and no gradients."""
         return TextTensor(
-            text=text, requires_grad=self.requires_grad, metadata=dict(self.metadata), **bound
+            text=text,
+            requires_grad=self.requires_grad,
+            metadata=dict(self.metadata),
+            bind=self.bind,
         )
 
     def backward(self, feedback: str) -> None:
@@ -177,7 +175,7 @@ class TextTensor(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`.
 
-        `bind` is in it only where the prompt binds to a place.
+        `bind` is in it only where the prompt has one.
         """
         return self.model_dump(mode="json")
 
@@ -225,7 +223,7 @@ def prompts_to_json(prompts: Mapping[str, TextTensor]) -> dict[str, dict[str, An
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete prompt set and its hash over names and texts, and places where they bind."""
+    """A complete prompt set and its hash over names, texts and binds."""
 
     prompts: Mapping[str, TextTensor]
     hash: str

@@ -1,8 +1,8 @@
-"""Secrets out of what is stored, streamed or logged.
+"""Redaction: secrets are taken out of what is stored, streamed or logged.
 
-Two rules: a value whose key looks like a secret's name is replaced whole, and what looks like a
-secret inside any text is replaced in place. The JSON form of a prompt is never replaced by the
-name it is stored under: a prompt called `password_reset` is still a prompt.
+There are two rules: a value under a key that looks like the name of a secret is replaced whole, and
+what looks like a secret inside any text is replaced in place. The name of a prompt does not count:
+a prompt called `password_reset` is still a prompt.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _KEY_OWNERS = {
 _LONGEST_NAME = 200
 _HTTP_NAMES = frozenset({"auth", "proxyauthorization", "setcookie"})
 
-# What keys of well-known services look like; each needs a length no word of prose has. All
-# patterns here take time linear in the text, whatever the text.
+# Keys of well-known services. Each pattern needs a length that no word of prose has, and takes time
+# linear in the text, whatever the text.
 _KEYS = (
     r"\bsk-(?=[\w-]{0,64}\d)[A-Za-z0-9_-]{16,}",
     r"\b(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{10,}",
@@ -94,7 +94,7 @@ def redact_url(url: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether `text` holds something with the look of a well-known service's key."""
+    """Whether `text` holds what looks like a key of a well-known service."""
     return _KEY_TEXT.search(text) is not None
 
 

@@ -36,7 +36,24 @@ class Case(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, data: Any) -> Any:
-        return _checked(data)
+        if not isinstance(data, Mapping):
+            raise DatasetError(field="case", value=data, rule="must be an object with `inputs`")
+        for name in data:
+            if name not in FIELDS:
+                raise _unknown(name, data[name])
+        if "inputs" not in data:
+            raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
+        case = {name: data[name] for name in FIELDS if name in data}
+        for name in ("inputs", "expected_output", "metadata"):
+            require_json(case.get(name), field=name)
+        if case.get("metadata") is None:
+            case["metadata"] = {}
+        if not isinstance(case["metadata"], dict):
+            raise DatasetError(field="metadata", value=case["metadata"], rule="must be an object")
+        if case.get("split") is not None:
+            check_name("split", case["split"], MAX_SPLIT)
+        case["id"] = _case_id(case)
+        return case
 
     @cached_property
     def content_hash(self) -> str:
@@ -55,7 +72,7 @@ class Case(BaseModel):
 
 
 def parse_case(data: Any, *, where: str) -> Case:
-    """`Case.model_validate(data)` whose errors begin with `where` ("tickets.jsonl:17")."""
+    """`Case.model_validate(data)`; its errors begin with `where` ("tickets.jsonl:17")."""
     if isinstance(data, Case):
         return data
     try:
@@ -66,28 +83,12 @@ def parse_case(data: Any, *, where: str) -> Case:
         ) from None
 
 
-def _checked(data: Any) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise DatasetError(field="case", value=data, rule="must be an object with `inputs`")
-    for name in data:
-        if name not in FIELDS:
-            raise _unknown(name, data[name])
-    if "inputs" not in data:
-        raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
-    case = {name: data[name] for name in FIELDS if name in data}
-    for name in ("inputs", "expected_output", "metadata"):
-        try:
-            check_json(case.get(name), field=name)
-        except BadInput as error:
-            raise DatasetError(field=error.field, value=error.value, rule=error.rule) from None
-    if case.get("metadata") is None:
-        case["metadata"] = {}
-    if not isinstance(case["metadata"], dict):
-        raise DatasetError(field="metadata", value=case["metadata"], rule="must be an object")
-    if case.get("split") is not None:
-        check_name("split", case["split"], MAX_SPLIT)
-    case["id"] = _case_id(case)
-    return case
+def require_json(value: Any, *, field: str) -> None:
+    """Raise `DatasetError` unless `value` is JSON; see `check_json`."""
+    try:
+        check_json(value, field=field)
+    except BadInput as error:
+        raise DatasetError(field=error.field, value=error.value, rule=error.rule) from None
 
 
 def _case_id(case: dict[str, Any]) -> str:

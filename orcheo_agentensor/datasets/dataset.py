@@ -1,4 +1,4 @@
-"""Seeded, stratified splits that change little when cases are added."""
+"""`Dataset`: versioned cases with splits, and the form in which jobs name one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orcheo_agentensor.datasets.case import MAX_SPLIT, Case, check_name, parse_case
-from orcheo_agentensor.errors import BadInput, DatasetError, shorten
-from orcheo_agentensor.json_values import canonical_json, check_json
+from orcheo_agentensor.datasets.case import MAX_SPLIT, Case, check_name, parse_case, require_json
+from orcheo_agentensor.errors import DatasetError, shorten
+from orcheo_agentensor.json_values import canonical_json
 
 
 def assign_splits(
@@ -26,7 +26,7 @@ def assign_splits(
     seed: int = 0,
     stratify: str | None = None,
 ) -> list[str]:
-    """The split name of each case, in the order of `cases`.
+    """The split name of each case, in the order of `cases`; few change when cases are added.
 
     Depends on neither the order of the cases nor that of `proportions`. In every stratum a split
     gets its exact share rounded down or up; the odd seats go to the splits furthest behind so far,
@@ -109,8 +109,8 @@ def _draw(seed: int, case_id: str) -> bytes:
 class Dataset:
     """Cases in order. Make one with `Dataset.load`, `Dataset.from_cases` or `as_dataset`.
 
-    `metadata` says what the whole is about (domains, languages, rubric, anything else) and takes no
-    part in `version`.
+    `metadata` describes the whole (domains, languages, rubric, anything else) and takes no part in
+    `version`.
     """
 
     id: str
@@ -126,10 +126,7 @@ class Dataset:
             )
         if not isinstance(self.metadata, dict):
             raise DatasetError(field="metadata", value=self.metadata, rule="must be an object")
-        try:
-            check_json(self.metadata, field="metadata")
-        except BadInput as error:
-            raise DatasetError(field=error.field, value=error.value, rule=error.rule) from None
+        require_json(self.metadata, field="metadata")
         refuse_duplicates(self.cases, [f"{self.id}[{n}]" for n in range(len(self.cases))])
 
     @classmethod
@@ -206,18 +203,17 @@ class Dataset:
     def with_splits(
         self, proportions: Mapping[str, float], *, seed: int = 0, stratify: str | None = None
     ) -> Dataset:
-        """A copy whose every case has a split, drawn by `seed`; splits given before are replaced.
+        """A copy in which each case has a split, drawn by `seed`; earlier splits are replaced.
 
         `proportions` sum to 1. Within each stratum (cases alike at the dotted path `stratify`, such
         as "expected_output.queue") every split gets its share to the nearest case. A case's place
         follows from the seed and its id, so adding cases moves few others.
         """
         names = assign_splits(self.cases, proportions, seed=seed, stratify=stratify)
-        cases = (
-            case.model_copy(update={"split": name})
-            for case, name in zip(self.cases, names, strict=True)
+        pairs = zip(self.cases, names, strict=True)
+        return replace(
+            self, cases=tuple(case.model_copy(update={"split": name}) for case, name in pairs)
         )
-        return replace(self, cases=tuple(cases))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON, as kept in the side store; `from_json` reads it back."""

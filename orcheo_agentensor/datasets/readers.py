@@ -1,4 +1,9 @@
-"""Where each case of a JSON or YAML dataset file begins, and YAML read as plain JSON values."""
+"""Dataset files, read case by case with the line on which each stands.
+
+JSONL holds one case per line. JSON and YAML hold a list of cases, or `{id, metadata, cases}`. CSV
+has the columns `id`, `split`, `inputs` (or `input`), `expected_output`, `metadata`, and dotted ones
+such as `inputs.question` or `metadata.language`.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +25,11 @@ from orcheo_agentensor.json_values import MAX_DEPTH
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
-_NULL = re.compile(r"~|null|Null|NULL|")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
+_CONSTANTS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -131,12 +138,8 @@ class _YamlReader:
         text: str = event.value
         if event.style or event.tag:
             return text
-        if _NULL.fullmatch(text):
-            return None
-        if _TRUE.fullmatch(text):
-            return True
-        if _FALSE.fullmatch(text):
-            return False
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
         if _INT.fullmatch(text):
             if len(text) > 20:
                 raise self.error(event, f"{text[:20]}… is an integer beyond 64 bits")
@@ -158,11 +161,6 @@ def _line(event: Any) -> int:
 def _skip(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
-
-
-# JSONL: one case per line. JSON and YAML: a list of cases, or `{id, metadata, cases}`. CSV: columns
-# `id`, `split`, `inputs` (or `input`), `expected_output`, `metadata`, and dotted ones such as
-# `inputs.question` or `metadata.language`.
 
 
 FILE_FIELDS = ("id", "metadata", "cases")
@@ -227,13 +225,11 @@ def _read_json(text: str, name: str) -> FileContent:
         raise _not_readable(f"{name}:{error.lineno}", "JSON", error) from None
     except (ValueError, RecursionError) as error:
         raise _not_readable(name, "JSON", error) from None
-
     head, cases = split_document(document, name)
     return _content(zip(json_case_lines(text), cases, strict=False), name, head)
 
 
 def _read_yaml(text: str, name: str) -> FileContent:
-
     document, lines = read_yaml(text, name)
     head, cases = split_document(document, name)
     return _content(zip(lines, cases, strict=False), name, head)
