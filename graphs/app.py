@@ -1,7 +1,7 @@
 """Our routes and the check of run requests, for the LangGraph server."""
 
 from orcheo_agentensor.server.app import create_app
-from orcheo_agentensor.server.warm_up import warm_up
+from orcheo_agentensor.server.startup import warm_up
 
 warm_up()
 app = create_app()

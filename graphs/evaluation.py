@@ -1,7 +1,7 @@
 """The evaluation graph, for the LangGraph server."""
 
 from orcheo_agentensor import Settings, create_evaluation_graph
-from orcheo_agentensor.server.warm_up import warm_up
+from orcheo_agentensor.server.startup import warm_up
 
 warm_up()
 settings = Settings()

@@ -1,4 +1,4 @@
-"""The bundled host workflow: evaluate what arrives, train where it is due, ask, promote."""
+"""The example of a host workflow: evaluate what arrives, train where it is due, ask, promote."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_workflow import create_host_workflow
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
 from orcheo_agentensor import Store
-from orcheo_agentensor.demo.host import create_host_workflow
 from orcheo_agentensor.demo.run import WORKFLOW
 from orcheo_agentensor.errors import ConfigError
 

@@ -44,7 +44,8 @@ def lay_out(folder: Path, *, graphs: Mapping[str, str] | None = None, **changes:
     config = json.loads((ROOT / "langgraph.json").read_text()) | changes
     config["graphs"] |= graphs or {}
     (folder / "langgraph.json").write_text(json.dumps(config))
-    shutil.copytree(ROOT / "graphs", folder / "graphs", dirs_exist_ok=True)
+    for part in ("graphs", "examples"):
+        shutil.copytree(ROOT / part, folder / part, dirs_exist_ok=True)
     shutil.copy(HERE / "served_graphs.py", folder)
     return folder
 

@@ -1,9 +1,9 @@
-"""A host workflow around the bundled one: new tickets arrive, and training follows where it is due.
+"""A workflow with evaluation and training as nodes: new tickets arrive, training follows if due.
 
     arrive -> evaluate -> (train ->) report
 
-The two subgraphs are nodes of a graph whose state has another shape; `map_input` and `map_output`
-are all that connects them.
+The state of this workflow has another shape than that of the two subgraphs; `map_input` and
+`map_output` connect them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.datasets import Case, Dataset
+from orcheo_agentensor import (
+    Case,
+    Dataset,
+    MaxSteps,
+    Settings,
+    Store,
+    create_evaluation_graph,
+    create_training_graph,
+    evaluation_node,
+    training_node,
+)
 from orcheo_agentensor.demo.run import DATA, TARGET, WORKFLOW, set_up
 from orcheo_agentensor.demo.workflow import QUEUES, seed_prompts
-from orcheo_agentensor.evaluation import create_evaluation_graph, evaluation_node
 from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.nodes import StrictGraph
-from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.storage import Store
-from orcheo_agentensor.training import MaxSteps, create_training_graph, training_node
-from orcheo_agentensor.training.decision import PRODUCTION
 
+PRODUCTION = "production"
 KNOWN, NEW = slice(0, None, 3), slice(1, None, 35)
-"""The bundled tickets that the host has from the start, and those that arrive if none are given."""
+"""The bundled tickets that are known from the start, and those that arrive if none are given."""
 
 
 class NewTicket(BaseModel):
-    """A customer's message, and where a person sent it."""
+    """A customer's message and the queue it belongs to."""
 
     model_config = ConfigDict(extra="forbid", title="New ticket")
 
@@ -43,7 +49,7 @@ class NewTicket(BaseModel):
 
 
 class HostInput(BaseModel):
-    """Tickets that arrived, and when training is due; all of it may be left out."""
+    """New tickets and the threshold for training; all of it may be left out."""
 
     model_config = ConfigDict(extra="forbid", title="New tickets")
 
@@ -65,7 +71,7 @@ class HostInput(BaseModel):
 
 
 class HostOutput(TypedDict, total=False):
-    """What came of the new tickets."""
+    """The accuracy on the new tickets, and the outcome of a training."""
 
     accuracy: Annotated[
         float | None,
@@ -86,7 +92,7 @@ class HostOutput(TypedDict, total=False):
 
 
 class HostState(HostOutput, total=False):
-    """The host's own state: the input until it is stored, then ids and numbers."""
+    """The state: the input until it is stored, then ids and numbers."""
 
     tickets: Annotated[list[Any] | None, Field(title="Tickets", description="As they arrived.")]
     threshold: Annotated[float, Field(title="Threshold", description="Below it, train.")]
@@ -98,13 +104,11 @@ class HostState(HostOutput, total=False):
 def create_host_workflow(
     *, store: Store | None = None, settings: Settings | None = None
 ) -> StateGraph[HostState, None, HostInput, HostOutput]:
-    """The host as an uncompiled graph.
+    """The uncompiled graph.
 
-    It evaluates what is in production on the tickets that arrive, trains where that is below the
-    threshold, and pauses by `interrupt()` before it promotes.
-
-    `store` is where versions and runs are kept; the settings' database when left out. Reads the
-    bundled tickets from their file.
+    It evaluates the version in production on the new tickets, trains below the threshold, and
+    pauses by `interrupt()` before it promotes. `store` keeps versions and runs, by default in the
+    database of `settings`. Reads the bundled tickets from their file.
     """
     settings = settings or Settings()
     opened = store or Store.from_url(settings.database_url)
@@ -152,7 +156,7 @@ def create_host_workflow(
         return "train" if accuracy is not None and accuracy < state["threshold"] else "report"
 
     async def report(state: HostState) -> dict[str, Any]:
-        """Say what is in production now, and why."""
+        """Report the version in production, and the reasons."""
         now = await opened.aliases.resolve(WORKFLOW, PRODUCTION)
         if state["decision"] is not None:
             return {"production": now}
@@ -201,7 +205,7 @@ def create_host_workflow(
 
 
 def _job(state: HostState, limits: dict[str, Any]) -> dict[str, Any]:
-    """What both jobs share: the version in production, or the seed prompts where there is none."""
+    """The common part of both jobs: the version in production, or else the seed prompts."""
     version = state["production"]
     prompts: dict[str, Any] = (
         {"prompts": prompts_to_json(seed_prompts())}
@@ -212,14 +216,14 @@ def _job(state: HostState, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _case(ticket: NewTicket) -> Case:
-    """The search may learn from it; validation and holdout stay as they are."""
+    """A training case; the validation and holdout cases stay as they are."""
     return Case(
         inputs={"ticket": ticket.ticket}, expected_output={"queue": ticket.queue}, split="train"
     )
 
 
 async def _stored(store: Store, name: str, cases: Sequence[Case]) -> dict[str, str]:
-    """The cases, each once, as a stored dataset; state keeps only what this returns."""
+    """Store the cases, each once, as a dataset; the state keeps its id and version."""
     dataset = Dataset(id=name, cases=tuple({case.id: case for case in cases}.values()))
     await store.datasets.save(
         dataset.id,
