@@ -1,4 +1,4 @@
-"""Turning whatever a target returns into plain JSON.
+"""The JSON form of what a target returns.
 
 Evaluators, the ledger and a replay after a resume all see this one form, so a live rollout and a
 stored one cannot be scored differently.
@@ -9,31 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.json_values import check_json
 
 _ROLES = {"human": "user", "ai": "assistant"}
+_OTHERS = ("name", "tool_calls", "tool_call_id")
 
 
-def message_to_json(message: BaseMessage) -> dict[str, Any]:
-    """A LangChain message in the role/content form that evaluators are written for."""
-    data: dict[str, Any] = {
-        "role": _ROLES.get(message.type, message.type),
-        "content": message.content,
-    }
-    if message.name:
-        data["name"] = message.name
-    if isinstance(message, AIMessage) and message.tool_calls:
-        data["tool_calls"] = [
-            {"id": call["id"], "name": call["name"], "args": call["args"]}
-            for call in message.tool_calls
+def _message(
+    kind: str, content: Any, *, name: Any, tool_calls: Any, tool_call_id: Any
+) -> dict[str, Any]:
+    """A message in the role/content form that evaluators are written for."""
+    message: dict[str, Any] = {"role": _ROLES.get(kind, kind), "content": content}
+    if name:
+        message["name"] = name
+    if tool_calls:
+        message["tool_calls"] = [
+            {key: call.get(key) for key in ("id", "name", "args")} for call in tool_calls
         ]
-    if isinstance(message, ToolMessage):
-        data["tool_call_id"] = message.tool_call_id
-    return data
+    if tool_call_id:
+        message["tool_call_id"] = tool_call_id
+    return message
 
 
 def with_plain_messages(value: Any) -> Any:
@@ -43,17 +42,8 @@ def with_plain_messages(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if {"type", "content", "additional_kwargs"} <= value.keys():
-        message = {"role": _ROLES.get(value["type"], value["type"]), "content": value["content"]}
-        if value.get("name"):
-            message["name"] = value["name"]
-        if value.get("tool_calls"):
-            message["tool_calls"] = [
-                {key: call.get(key) for key in ("id", "name", "args")}
-                for call in value["tool_calls"]
-            ]
-        if value.get("tool_call_id"):
-            message["tool_call_id"] = value["tool_call_id"]
-        return message
+        others = {key: value.get(key) for key in _OTHERS}
+        return _message(value["type"], value["content"], **others)
     return {key: with_plain_messages(entry) for key, entry in value.items()}
 
 
@@ -61,7 +51,8 @@ def _convert(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, BaseMessage):
-        return message_to_json(value)
+        others = {key: getattr(value, key, None) for key in _OTHERS}
+        return _message(value.type, value.content, **others)
     if isinstance(value, Mapping):
         return {
             key if isinstance(key, str) else str(key): _convert(entry)

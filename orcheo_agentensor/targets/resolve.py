@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,25 +29,14 @@ class PickedTarget:
 
     inner: Target
     output: str
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.inner.fingerprint}#{self.output}"
-
-    @property
-    def edges(self) -> tuple[tuple[str, str], ...]:
-        return self.inner.edges
+    name: str
+    fingerprint: str
+    edges: tuple[tuple[str, str], ...]
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-        """As the inner target's."""
         check_target(self.inner, configurable, prompts)
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
-        """Run the inner target and pick."""
         result = await self.inner.run(inputs, config, rollout_id=rollout_id)
         return pick(to_json_output(result), self.output)
 
@@ -74,15 +64,16 @@ def resolve_target(spec: Any, *, settings: Settings) -> Target:
         if unknown or not isinstance(spec.get("entrypoint"), str):
             raise BadInput(field="target", value=dict(spec), rule=f"must be {_FORMS}")
         inner = resolve_target(spec["entrypoint"], settings=settings)
-        output = spec.get("output")
-        return PickedTarget(inner=inner, output=str(output)) if output else inner
+        if not spec.get("output"):
+            return inner
+        output = str(spec["output"])
+        known_as = f"{inner.fingerprint}#{output}"
+        return PickedTarget(inner, output, inner.name, known_as, inner.edges)
     return _from_object(spec, None)
 
 
 def _called(found: Any, spec: str) -> Any:
-    """A graph factory is called; a plain target function is left alone."""
-    import inspect
-
+    """What a graph factory returns; anything else as it is."""
     if not inspect.isfunction(found) or inspect.signature(found).parameters:
         return found
     try:

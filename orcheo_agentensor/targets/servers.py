@@ -46,7 +46,6 @@ ATTEMPT = "rollout_attempt"
 JOBS_TROUBLE = (400, 401, 403, 404, 422)
 """Statuses of answers that every case would get."""
 
-LOCAL = "local"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 _KEY_FIELDS = frozenset({"key", "token", "headers"})
 _OURS = ("thread_id", "run_id", "agentensor")
@@ -77,7 +76,7 @@ class AssistantAddress(BaseModel):
     @field_validator("url")
     @classmethod
     def _plain_urls(cls, url: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if url is None or url == LOCAL:
+        if url is None or url == "local":
             return None
         urls = (url,) if isinstance(url, str) else url
         for one in urls:
@@ -158,12 +157,11 @@ class AssistantAddress(BaseModel):
                     rule="must be given outside of a LangGraph server",
                 )
             return get_client(url=None, api_key=None, timeout=timeout)
-        key = self._api_key()
         return LangGraphClient(
             httpx.AsyncClient(
                 base_url=url,
                 timeout=httpx.Timeout(timeout),
-                headers=_key_header(key),
+                headers=self._key_header(),
                 follow_redirects=False,
                 event_hooks={"response": [_refuse_redirect]},
                 trust_env=False,
@@ -172,9 +170,10 @@ class AssistantAddress(BaseModel):
             )
         )
 
-    def _api_key(self) -> str | None:
+    def _key_header(self) -> dict[str, str]:
+        """A LangGraph server's own kind of key, or what its custom `auth` reads: `Bearer …`."""
         if self.api_key_env is None:
-            return None
+            return {}
         key = os.environ.get(self.api_key_env, "").strip()
         if not key or not key.isascii() or not key.isprintable():
             raise BadInput(
@@ -184,14 +183,7 @@ class AssistantAddress(BaseModel):
                 value=redact(self.api_key_env),
                 rule="must be an environment variable that holds a key",
             )
-        return key
-
-
-def _key_header(key: str | None) -> dict[str, str]:
-    """A LangGraph server's own kind of key, or what its custom `auth` reads: `Bearer …`."""
-    if key is None:
-        return {}
-    return {"authorization" if key.lower().startswith("bearer ") else "x-api-key": key}
+        return {"authorization" if key.lower().startswith("bearer ") else "x-api-key": key}
 
 
 async def _refuse_redirect(response: httpx.Response) -> None:
@@ -251,12 +243,6 @@ class Placement:
     fields: Mapping[str, Any]
     prompts_in: PromptsIn = "auto"
 
-    @classmethod
-    def of(cls, schemas: Mapping[str, Any], prompts_in: PromptsIn) -> Placement:
-        """From the schemas that a server gives for an assistant."""
-        schema = schemas.get("context_schema") or {}
-        return cls(fields=schema.get("properties") or {}, prompts_in=prompts_in)
-
     def path(self, name: str, prompt: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys that lead to a prompt, below `configurable` or the context."""
         bind = prompt.get("bind")
@@ -286,7 +272,11 @@ class Placement:
 
         Gives what to send: `{"configurable": ...}` or `{"context": ...}`, or nothing for nothing.
         """
-        placed = {key: value for key, value in values.items() if not _is_ours(key)}
+        placed = {
+            key: value
+            for key, value in values.items()
+            if key not in _OURS and not key.startswith(_OURS_BEGIN)
+        }
         for name, prompt in prompts.items():
             path = self.path(name, prompt)
             here = placed
@@ -316,10 +306,6 @@ class Placement:
         return bool(self.fields) and set(placed) <= set(self.fields)
 
 
-def _is_ours(key: str) -> bool:
-    return key in _OURS or key.startswith(_OURS_BEGIN)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Assistant:
     """An assistant as its server has it. `values` is its `configurable`, which its context mirrors;
@@ -337,7 +323,8 @@ class Assistant:
 
     def placement(self, prompts_in: PromptsIn) -> Placement:
         """How its graph reads prompts."""
-        return Placement.of(self.schemas, prompts_in)
+        schema = self.schemas.get("context_schema") or {}
+        return Placement(fields=schema.get("properties") or {}, prompts_in=prompts_in)
 
 
 async def find_assistant(client: LangGraphClient, name: str, *, own: bool) -> Assistant:
