@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.config.model import RunConfig, register_callback
+    from orcheo_agentensor.config.model import RunConfig
+    from orcheo_agentensor.config.rules import register_callback
     from orcheo_agentensor.datasets import Case, Dataset
     from orcheo_agentensor.errors import AgentensorError, BadInput
     from orcheo_agentensor.evaluation import (
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
-    from orcheo_agentensor.targets.served import configure
+    from orcheo_agentensor.targets.served import configure, serve
     from orcheo_agentensor.training import (
         Budget,
         Deadline,
@@ -138,12 +139,14 @@ __all__ = [
     "evaluation_node",
     "get_prompt",
     "register_callback",
+    "serve",
     "train",
     "training_node",
 ]
 
 _WHERE = {
-    "config.model": ("RunConfig", "register_callback"),
+    "config.model": ("RunConfig",),
+    "config.rules": ("register_callback",),
     "datasets": ("Case", "Dataset"),
     "errors": ("AgentensorError", "BadInput"),
     "evaluation": (
@@ -185,7 +188,7 @@ _WHERE = {
     "settings": ("Settings",),
     "storage": ("ConfigCheckpoint", "Store"),
     "tape": ("get_prompt",),
-    "targets.served": ("configure",),
+    "targets.served": ("configure", "serve"),
     "publishing": ("apublish", "arollback_publication"),
     "prompts": ("PromptLike", "TextTensor"),
     "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),

@@ -177,6 +177,9 @@ def require_extra(extra: str, *packages: str) -> None:
 class NotFound(AgentensorError):
     """Nothing has that id."""
 
+    value: Any = None
+    """What was asked for, where the message may say more than a caller should know."""
+
 
 class Forbidden(AgentensorError):
     """The caller may not do this."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from orcheo_agentensor.errors import AgentensorError, BudgetExhausted
+from orcheo_agentensor.upstream import close_waiting_callbacks, silence_refusals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,32 +276,12 @@ _ENDED = "what made this model call has ended, and was paid for"
 
 
 def _refusing(error: AgentensorError) -> AgentensorError:
-    """`error`, about to be raised from a callback.
-
-    LangChain makes a coroutine for each handler before it awaits the first; where one raises, the
-    others are left as they are, and Python complains of each. They are closed here.
-    """
-    frame = sys._getframe(1)
-    while (above := frame.f_back) is not None:
-        frame = above
-        pending = frame.f_locals.get("non_inline_tasks")
-        if frame.f_code.co_name in ("on_chat_model_start", "on_llm_start") and pending is not None:
-            for task in (*frame.f_locals.get("inline_tasks", ()), *pending):
-                if inspect.iscoroutine(task) and inspect.getcoroutinestate(task) == "CORO_CREATED":
-                    task.close()
-            break
+    """`error`, about to be raised from a callback."""
+    close_waiting_callbacks()
     return error
 
 
-class _NoRefusals(logging.Filter):
-    """Keeps LangChain from warning of a refused call: the run says why it ends."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log `record`."""
-        return not (isinstance(record.args, tuple) and UsageRecorder.__name__ in record.args)
-
-
-logging.getLogger("langchain_core.callbacks.manager").addFilter(_NoRefusals())
+silence_refusals(UsageRecorder)
 _recorder: ContextVar[UsageRecorder | None] = ContextVar("agentensor_usage", default=None)
 register_configure_hook(_recorder, inheritable=True)
 

@@ -1,14 +1,12 @@
 """The per-run config: one strict model that every `RunnableConfig` is parsed with.
 
 `RunConfig.parse` is for what comes from outside the process, `RunConfig.trusted` for callers in
-it, who may pass live callbacks. `resolve_config` merges what a workflow, a stored version and a
-request say, in that order.
+it, who may pass live callbacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from itertools import islice
 from typing import Annotated, Any, TypeAlias, cast
 from uuid import UUID
@@ -30,9 +28,7 @@ from orcheo_agentensor.config.rules import (
     join_callbacks,
     named_callbacks,
     read_prompts,
-    register_callback,
     registered_callbacks,
-    runtime_configurable,
     split_trusted,
 )
 from orcheo_agentensor.json_values import TOO_LARGE
@@ -134,10 +130,6 @@ class RunConfig(BaseModel):
         found: str | int | None = self.configurable.get("agentensor", {}).get("use")
         return int(found) if isinstance(found, str) and VERSION.fullmatch(found) else found
 
-    def merged_over(self, *lower: RunConfig) -> RunConfig:
-        """This config over `lower` ones, lowest first; the rules of `merge_configs`."""
-        return merge_configs(*lower, self)
-
     def clamp(self, settings: Settings) -> RunConfig:
         """This config with its limits capped by the operator's; a limit not set stays so."""
         capped = {
@@ -202,37 +194,6 @@ def with_prompts(
     return {**placed, "prompts": prompts_to_json(prompts)}
 
 
-def merge_configs(*configs: RunConfig) -> RunConfig:
-    """Merge configs, lowest first.
-
-    Tags and callback names are united in order; `metadata` and `configurable` are merged object by
-    object, with anything but an object replaced as a whole; limits, `run_name` and `run_id` are
-    overridden where the higher config sets them. Prompts are merged by name and field by field: a
-    plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`, a
-    JSON form replaces each field that it spells out.
-    """
-    return reduce(_merge_two, configs, RunConfig())
-
-
-def resolve_config(
-    request: RunConfig,
-    *,
-    checkpoint: RunConfig | None = None,
-    workflow: RunConfig | None = None,
-    settings: Settings | None = None,
-) -> RunConfig:
-    """The config a run gets: workflow defaults < aliased checkpoint < request, then the caps.
-
-    The package itself sets nothing, so that without any of them a workflow runs as if bare.
-    Raises `ConfigError` where prompts from different configs bind to one place.
-    """
-    merged = merge_configs(workflow or RunConfig(), checkpoint or RunConfig(), request)
-    wrong = bind_problems(merged.prompts, "prompts")
-    if wrong:
-        raise config_error(wrong, "prompts")
-    return merged if settings is None else merged.clamp(settings)
-
-
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a config as `RunConfig.parse` takes it."""
     schema = RunConfig.model_json_schema()
@@ -243,7 +204,7 @@ def config_schema() -> dict[str, Any]:
         "additionalProperties": prompt,
     }
     texts = [{"type": "string", "pattern": f"^{one.pattern}$"} for one in (ALIAS, VERSION)]
-    use = {"anyOf": [*texts, _positive()]}
+    use = {"anyOf": [*texts, {"type": "integer", "minimum": 1}]}
     reserved = {"type": "object", "properties": {"use": use}, "additionalProperties": False}
     del schema["$defs"]["TextTensor"]["properties"]["gradients"]
     properties = schema["properties"]
@@ -257,48 +218,6 @@ def config_schema() -> dict[str, Any]:
     names = registered_callbacks()
     properties["callbacks"] |= {"items": {"enum": names}} if names else {"maxItems": 0}
     return schema
-
-
-def _positive() -> dict[str, Any]:
-    return {"type": "integer", "minimum": 1}
-
-
-def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
-    prompts = dict(low.prompts)
-    for name, tensor in high.prompts.items():
-        prompts[name] = _merge_prompt(low.prompts.get(name), tensor)
-    return RunConfig.model_construct(
-        tags=_united((*low.tags, *high.tags)),
-        metadata=_merge_deep(low.metadata, high.metadata),
-        configurable=_merge_deep(low.configurable, high.configurable),
-        run_name=_first(high.run_name, low.run_name),
-        run_id=_first(high.run_id, low.run_id),
-        recursion_limit=_first(high.recursion_limit, low.recursion_limit),
-        max_concurrency=_first(high.max_concurrency, low.max_concurrency),
-        callbacks=_united((*low.callbacks, *high.callbacks)),
-        prompts=prompts,
-    )
-
-
-def _merge_prompt(low: TextTensor | None, high: TextTensor) -> TextTensor:
-    if low is None:
-        return high
-    fields = {name: getattr(low, name) for name in low.model_fields_set - {"gradients"}}
-    fields |= {name: getattr(high, name) for name in high.model_fields_set - {"gradients"}}
-    return TextTensor(**fields)
-
-
-def _merge_deep(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(low)
-    for key, value in high.items():
-        below = merged.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _merge_deep(below, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def _first(high: Any, low: Any) -> Any:
-    return low if high is None else high
 
 
 def _smaller(value: int | None, cap: int) -> int | None:
@@ -316,17 +235,3 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list):
         return [_copy(item) for item in value]
     return value
-
-
-__all__ = [
-    "LiveCallbacks",
-    "RunConfig",
-    "config_schema",
-    "join_callbacks",
-    "merge_configs",
-    "register_callback",
-    "registered_callbacks",
-    "resolve_config",
-    "runtime_configurable",
-    "with_prompts",
-]

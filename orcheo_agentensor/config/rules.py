@@ -313,11 +313,11 @@ def split_trusted(obj: Mapping[str, Any]) -> tuple[dict[str, Any], LiveCallbacks
     configurable = plain.get("configurable")
     if isinstance(configurable, Mapping):
         plain["configurable"] = {
-            key: value for key, value in configurable.items() if not _is_runtime_key(key)
+            key: value for key, value in configurable.items() if not is_runtime_key(key)
         }
     for key in ("tags", "run_id", "prompts", "configurable", "metadata"):
         if key in plain:
-            plain[key] = _as_json(plain[key])
+            plain[key] = as_json(plain[key])
     return plain, live
 
 
@@ -329,14 +329,15 @@ def runtime_configurable(obj: Mapping[str, Any] | None) -> dict[str, Any]:
     configurable = (obj or {}).get("configurable")
     if not isinstance(configurable, Mapping):
         return {}
-    return {key: value for key, value in configurable.items() if _is_runtime_key(key)}
+    return {key: value for key, value in configurable.items() if is_runtime_key(key)}
 
 
-def _is_runtime_key(key: object) -> bool:
+def is_runtime_key(key: object) -> bool:
+    """Whether a key of `configurable` is LangGraph's own."""
     return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
 
 
-def _as_json(value: Any, depth: int = 0) -> Any:
+def as_json(value: Any, depth: int = 0) -> Any:
     """What in-process callers write naturally, as JSON values; the rest is left to `parse`."""
     if isinstance(value, UUID):
         return str(value)
@@ -346,7 +347,7 @@ def _as_json(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         return value
     if isinstance(value, Mapping):
-        return {key: _as_json(item, depth + 1) for key, item in value.items()}
+        return {key: as_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_as_json(item, depth + 1) for item in value]
+        return [as_json(item, depth + 1) for item in value]
     return value

@@ -16,13 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orcheo_agentensor.config.model import (
-    LiveCallbacks,
-    RunConfig,
-    merge_configs,
-    resolve_config,
-    with_prompts,
-)
+from orcheo_agentensor.config.model import RunConfig, with_prompts
+from orcheo_agentensor.config.resolve import merge_configs, resolve
+from orcheo_agentensor.config.rules import LiveCallbacks
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -56,7 +52,7 @@ from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store, WorkflowRecord
+    from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store
     from orcheo_agentensor.storage.records import RunMode
 
 
@@ -360,15 +356,18 @@ class RunManager(Generic[JobT]):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
-        workflow, stored, base_version = await self._stored_configs(known, workflow_id, job_config)
-        if base_version is not None:  # an alias may move before the run is resumed
-            job_config = merge_configs(job_config, RunConfig.parse(_pin({}, base_version)))
         named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
         prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
-        request = merge_configs(job_config, prompts_over)
-        config = resolve_config(
-            request, checkpoint=stored, workflow=workflow, settings=self._settings
+        resolved = await resolve(
+            merge_configs(job_config, prompts_over),
+            workflow_id=workflow_id,
+            store=self.store,
+            settings=self._settings,
         )
+        config, base_version = resolved.config, resolved.base_version
+        if base_version is not None:  # an alias may move before the run is resumed
+            pinned = RunConfig.parse(_pin({}, base_version))
+            config, job_config = merge_configs(config, pinned), merge_configs(job_config, pinned)
         prompts = dict(config.prompts)
         check_target(target, with_prompts(config.configurable, prompts), prompts)
         if isinstance(target, ConnectedTarget):
@@ -415,7 +414,7 @@ class RunManager(Generic[JobT]):
             dataset=dataset,
             evaluators=tuple(evaluators),
             config=config,
-            job_config=merge_configs(stored or RunConfig(), job_config),
+            job_config=merge_configs(resolved.version, job_config),
             callbacks=callbacks,
             prompts=prompts,
             base_version=base_version,
@@ -519,17 +518,6 @@ class RunManager(Generic[JobT]):
         return await asyncio.to_thread(
             Dataset.from_cases, cases, id=str(dataset_id), metadata=metadata
         )
-
-    async def _stored_configs(
-        self, workflow: WorkflowRecord | None, workflow_id: str, request: RunConfig
-    ) -> tuple[RunConfig | None, RunConfig | None, int | None]:
-        """Workflow defaults, and the stored version that the request asks for by `use`."""
-        defaults = RunConfig.parse(workflow.default_config) if workflow else None
-        use = request.use if request.use is not None else (defaults.use if defaults else None)
-        if use is None:
-            return defaults, None, None
-        checkpoint = await self.store.checkpoints.get(workflow_id, use)
-        return defaults, RunConfig.parse(checkpoint.runnable_config), checkpoint.config_version
 
     def _live_parts(self, job: Job) -> list[str]:
         """The job's parts that only this process has."""

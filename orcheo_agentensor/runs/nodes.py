@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.events import listening
 from orcheo_agentensor.targets.context import compiled
+from orcheo_agentensor.upstream import is_streamed_by_host
 
 if TYPE_CHECKING:
     from typing import Self
@@ -126,10 +127,6 @@ MapOutput = Callable[[dict[str, Any]], Any]
 HostNode: TypeAlias = Runnable[Any, Any]
 """A node, as `StateGraph.add_node` takes it."""
 
-INSIDE_A_GRAPH, STREAMED_SUBGRAPHS = "__pregel_runtime", "__pregel_stream"
-"""The keys under which LangGraph hands its runtime to nodes, and the host's stream to subgraphs
-that are streamed with it."""
-
 WITH_STEPS: RunnableConfig = {"recursion_limit": 10_000_000}
 """The recursion limit of our subgraphs: a host's is for its own loops, and budgets end ours."""
 
@@ -194,7 +191,7 @@ def _heard_by_host(configurable: Mapping[str, Any]) -> Iterator[None]:
     """
     from langgraph.config import get_stream_writer
 
-    if INSIDE_A_GRAPH not in configurable or STREAMED_SUBGRAPHS in configurable:
+    if not configurable.get("checkpoint_ns") or is_streamed_by_host(configurable):
         yield
         return
     with listening(get_stream_writer()):

@@ -12,6 +12,7 @@ from langgraph_sdk import Auth
 
 from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_user, is_by_schedule
 from orcheo_agentensor.settings import SCOPES, Settings
+from orcheo_agentensor.upstream import server_user
 
 
 def identity_of_request(scope: Mapping[str, Any]) -> Identity:
@@ -23,12 +24,8 @@ def identity_of_request(scope: Mapping[str, Any]) -> Identity:
     user, auth = scope.get("user"), scope.get("auth")
     if user is not None:
         return identity_of_user(user, getattr(auth, "scopes", ()))
-    from langgraph_api.utils import get_auth_ctx
-
-    context = get_auth_ctx()
-    if context is None:
-        return LOCAL_IDENTITY
-    return identity_of_user(context.user, context.permissions)
+    known = server_user()
+    return LOCAL_IDENTITY if known is None else identity_of_user(*known)
 
 
 # A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the

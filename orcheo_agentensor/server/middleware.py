@@ -28,8 +28,8 @@ from orcheo_agentensor.server.review import (
     Request,
     RequestReviewer,
     RunEndpoint,
-    assistant_id_of,
 )
+from orcheo_agentensor.upstream import assistant_id_of
 
 _ID = r"[^/]+"
 _ENDPOINTS: tuple[tuple[str, str, Kind], ...] = (

@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from langgraph.graph import StateGraph
 from pydantic import BaseModel
 
-from orcheo_agentensor.config.model import RunConfig, merge_configs, resolve_config, with_prompts
+from orcheo_agentensor.config.model import RunConfig, with_prompts
 from orcheo_agentensor.config.overrides import model_trouble
-from orcheo_agentensor.config.rules import MAX_PROBLEMS, config_error, config_problems
+from orcheo_agentensor.config.resolve import (
+    ResolvedConfig,
+    flag_in,
+    merge_configs,
+    resolve,
+    version_refused,
+)
+from orcheo_agentensor.config.rules import (
+    MAX_PROBLEMS,
+    config_error,
+    config_problems,
+    is_runtime_key,
+)
 from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound, StoreError
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
@@ -25,60 +37,11 @@ from orcheo_agentensor.runs.nodes import StrictGraph
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
+from orcheo_agentensor.targets.served import RESOLVED_BY, ServedGraph
+from orcheo_agentensor.upstream import served_graphs
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
-
-
-Flag: TypeAlias = Literal["runnable_config_enabled", "agent_trainer_enabled"]
-USE = "config.configurable.agentensor.use"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """A resolved config, the stored version it was merged over, and that of the defaults."""
-
-    config: RunConfig
-    base: int | None = None
-    defaults_version: int | None = None
-
-
-async def resolve(
-    request: RunConfig, workflow_id: str, store: Store, settings: Settings
-) -> Resolved:
-    """Workflow defaults < the stored version that is asked for < `request`, then the caps.
-
-    Raises `ConfigError` where no such version is stored.
-    """
-    record = await store.workflows.get(workflow_id)
-    defaults = RunConfig.parse(record.default_config if record else None, field="defaults")
-    use = merge_configs(defaults, request).use
-    checkpoint, base = None, None
-    if use is not None:
-        try:
-            version = await store.checkpoints.get(workflow_id, use)
-        except NotFound:
-            raise ConfigError(
-                field=USE, value=use, rule=f"is no stored version or alias of {workflow_id!r}"
-            ) from None
-        checkpoint = RunConfig.parse(version.runnable_config, field="checkpoint")
-        base = version.config_version
-    return Resolved(
-        config=resolve_config(request, checkpoint=checkpoint, workflow=defaults, settings=settings),
-        base=base,
-        defaults_version=record.default_version or None if record else None,
-    )
-
-
-async def flag_of(name: Flag, workflow_id: str, store: Store, settings: Settings) -> bool:
-    """A feature flag for a workflow: its own where it is set, else the operator's."""
-    return flag_in(await store.workflows.get(workflow_id), name, settings)
-
-
-def flag_in(record: WorkflowRecord | None, name: Flag, settings: Settings) -> bool:
-    """As `flag_of`, with what is kept about the workflow at hand."""
-    own = record.feature_flags.get(name) if record else None
-    return own if isinstance(own, bool) else settings.flag(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +60,13 @@ class Served:
 
 def served(graph_id: str) -> Served | None:
     """The graph of this name; None where the server has no such graph."""
-    from langgraph_api.graph import GRAPHS
-
-    return describe(GRAPHS[graph_id]) if graph_id in GRAPHS else None
+    graphs = served_graphs()
+    return describe(graphs[graph_id]) if graph_id in graphs else None
 
 
 def describe(value: Any) -> Served:
     """`value`, a graph or a factory of one, as requests see it."""
     from orcheo_agentensor.runs.nodes import JobGraph
-    from orcheo_agentensor.server.served import ServedGraph
 
     builder = value if isinstance(value, StateGraph) else getattr(value, "builder", None)
     if isinstance(builder, JobGraph):
@@ -131,17 +92,7 @@ def _is_training(builder: Any) -> bool:
     return getattr(builder, "input_schema", None) is TrainingJob
 
 
-def assistant_id_of(name: str) -> str:
-    """The assistant that `name` means: the default one of a graph of that name, else itself."""
-    from langgraph_api.graph import get_assistant_id
-
-    return str(get_assistant_id(name))
-
-
 OWN_METADATA = "agentensor_"
-RESOLVED_BY = "agentensor_resolved"
-"""The key of a run's metadata that says that its config was resolved when it was submitted."""
-
 Kind: TypeAlias = Literal["run", "cron", "cron_update", "assistant", "assistant_update", "command"]
 
 _Problem = dict[str, Any]
@@ -215,9 +166,7 @@ async def check_request(
     _check_against_graph(request, graph, workflow_id, problems)
     await _check_models(request, graph, problems)
     try:
-        under = _assistant_config(assistant)
-        merged = merge_configs(under, request)
-        resolved = await resolve(merged, workflow_id, store, settings)
+        resolved = await _resolved(request, assistant, workflow_id, graph, store, settings)
         plain = _as_sent(resolved.config)
         _check_context(item, plain, graph, problems, whole=endpoint.starts_run)
     except ConfigError as error:
@@ -227,12 +176,35 @@ async def check_request(
         return dict(item), problems
     if endpoint.is_cron and graph.wrapped:
         return dict(item), problems  # resolved when it runs: an alias may have moved by then
-    metadata = _run_metadata(resolved, merged, workflow_id)
+    metadata = _run_metadata(resolved, workflow_id)
     changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
     if resolved.config != request:
         changed["config"] = _kept(item, endpoint, plain)
         changed.pop("context", None)  # the server gives `configurable` to graphs that read it
     return changed, problems
+
+
+async def _resolved(
+    request: RunConfig,
+    assistant: Mapping[str, Any] | None,
+    workflow_id: str,
+    graph: Served,
+    store: Store,
+    settings: Settings,
+) -> ResolvedConfig:
+    """The config of a run; raises `ConfigError` where the version it asks for is not stored."""
+    workflow = graph.graph.workflow if isinstance(graph.graph, ServedGraph) else None
+    try:
+        return await resolve(
+            request,
+            workflow_id=workflow_id,
+            store=store,
+            settings=settings,
+            defaults=workflow.defaults if workflow else None,
+            assistant=_assistant_config(assistant),
+        )
+    except NotFound as error:
+        raise version_refused(error, workflow_id) from None
 
 
 def _request_config(
@@ -245,7 +217,7 @@ def _request_config(
         if endpoint.kind == "command":
             own = {key: value for key, value in own.items() if key != "checkpoint_id"}
         if trusted:
-            own = {key: value for key, value in own.items() if not _is_langgraphs(key)}
+            own = {key: value for key, value in own.items() if not is_runtime_key(key)}
         config = {**config, "configurable": own}
         if own and context:
             problems.add(
@@ -353,7 +325,7 @@ def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:
     context = (assistant or {}).get("context") or {}
     configurable = {**context, **(known.get("configurable") or {})}
     known["configurable"] = {
-        key: value for key, value in configurable.items() if not _is_langgraphs(key)
+        key: value for key, value in configurable.items() if not is_runtime_key(key)
     }
     return RunConfig.parse(known, field="assistant.config")
 
@@ -373,7 +345,7 @@ def _as_sent(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def _run_metadata(resolved: Resolved, request: RunConfig, workflow_id: str) -> dict[str, Any]:
+def _run_metadata(resolved: ResolvedConfig, workflow_id: str) -> dict[str, Any]:
     """What LangGraph keeps with the run; prompts by their hashes, because every checkpoint of the
     run holds a copy."""
     shown = resolved.config.to_json()
@@ -385,8 +357,8 @@ def _run_metadata(resolved: Resolved, request: RunConfig, workflow_id: str) -> d
         RESOLVED_BY: workflow_id,
         "agentensor_workflow": workflow_id,
         "agentensor_config": shown,
-        "agentensor_use": request.use,
-        "agentensor_version": resolved.base,
+        "agentensor_use": resolved.use,
+        "agentensor_version": resolved.base_version,
         "agentensor_defaults_version": resolved.defaults_version,
     }
     return {key: value for key, value in found.items() if value is not None}
@@ -428,10 +400,6 @@ def _without_own_metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_own(key: Any) -> bool:
     return isinstance(key, str) and key.startswith(OWN_METADATA)
-
-
-def _is_langgraphs(key: Any) -> bool:
-    return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
 
 
 async def check_job(

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, update_wrapper
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
@@ -40,21 +40,19 @@ from orcheo_agentensor.targets.context import (
     refuse_context,
 )
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
-from orcheo_agentensor.targets.served import Configured
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.targets.served import Workflow
 
 
 def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
-    """A copy of a graph whose function nodes, nested ones too, get a watched `configurable`.
+    """A copy of a graph whose nodes, nested ones too, get a watched `configurable`.
 
-    Nodes that are other runnables, and graphs that a node calls, stay as they are: the tape sees
-    what they read in their model calls.
+    The graph itself stays as it is, and so do graphs that a node calls: the tape sees what they
+    read in their model calls.
     """
     from langgraph.pregel import Pregel
 
-    if isinstance(runnable, Configured):
-        outer = copy.copy(runnable)
-        outer.graph = watched_graph(runnable.graph, tree)
-        return outer
     if not isinstance(runnable, Pregel):
         return runnable
     clone = copy.copy(runnable)
@@ -63,47 +61,35 @@ def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any
 
 
 def _watched_node(node: Any, tree: Tree) -> Any:
-    from langgraph._internal._runnable import RunnableCallable
-
-    if isinstance(node.bound, RunnableCallable):
-        bound = copy.copy(node.bound)
-        bound.func = bound.func and _watching(bound.func, tree)
-        bound.afunc = bound.afunc and _watching_async(bound.afunc, tree)
-        return node.copy({"bound": bound})
     nested = watched_graph(node.bound, tree)
     if nested is node.bound:
-        return node
+        return node.copy({"bound": _WatchedNode(node.bound, tree)})
     return node.copy({"bound": nested, "subgraphs": [nested] if node.subgraphs else []})
 
 
-def _watching(call: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
-    def node(*args: Any, **kwargs: Any) -> Any:
-        with _watched(kwargs, tree):
-            return call(*args, **kwargs)
+class _WatchedNode(Runnable[Any, Any]):
+    """A node's runnable that is given a watched config."""
 
-    return update_wrapper(node, call, updated=())
+    def __init__(self, bound: Runnable[Any, Any], tree: Tree) -> None:
+        self.bound = bound
+        self._tree = tree
 
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        with _watched(config, self._tree) as seen:
+            return self.bound.invoke(input, seen, **kwargs)
 
-def _watching_async(call: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
-    async def node(*args: Any, **kwargs: Any) -> Any:
-        with _watched(kwargs, tree):
-            return await call(*args, **kwargs)
-
-    return update_wrapper(node, call, updated=())
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        with _watched(config, self._tree) as seen:
+            return await self.bound.ainvoke(input, seen, **kwargs)
 
 
 @contextmanager
-def _watched(kwargs: dict[str, Any], tree: Tree) -> Iterator[None]:
+def _watched(config: RunnableConfig | None, tree: Tree) -> Iterator[RunnableConfig | None]:
     """Watch the config that a node is given, and the one that it may ask the context for."""
-    if kwargs.get("config") is not None:
-        kwargs["config"] = watched_config(kwargs["config"], tree)
-    ambient = var_child_runnable_config.get()
-    if ambient is None:
-        yield
-        return
-    token = var_child_runnable_config.set(watched_config(ambient, tree))
+    around = var_child_runnable_config.get()
+    token = var_child_runnable_config.set(around and watched_config(around, tree))
     try:
-        yield
+        yield config and watched_config(config, tree)
     finally:
         var_child_runnable_config.reset(token)
 
@@ -230,8 +216,8 @@ class RunnableTarget:
     edges: tuple[tuple[str, str], ...] = ()
     context_schema: Any = None
     is_remote: bool = False
-    is_configured: bool = False
     has_saver: bool = False
+    workflow: Workflow | None = None
     _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -239,22 +225,19 @@ class RunnableTarget:
         """Wrap `runnable`, reading the graph's edges and context schema where it is a graph."""
         from langgraph.pregel import Pregel
 
-        from orcheo_agentensor.targets.served import Configured
-
         shown = name or runnable.get_name()
-        graph = runnable.graph if isinstance(runnable, Configured) else runnable
-        if not isinstance(graph, Pregel):
+        if not isinstance(runnable, Pregel):
             # By name, because its module takes long to import.
-            remote = any(base.__name__ == "RemoteGraph" for base in type(graph).__mro__)
+            remote = any(base.__name__ == "RemoteGraph" for base in type(runnable).__mro__)
             return cls(runnable=runnable, name=shown, fingerprint=shown, is_remote=remote)
         return cls(
             runnable=runnable,
             name=shown,
             fingerprint=shown,
-            edges=_edges(graph),
-            context_schema=getattr(graph, "context_schema", None),
-            has_saver=bool(graph.checkpointer),
-            is_configured=graph is not runnable,
+            edges=_edges(runnable),
+            context_schema=runnable.context_schema,
+            has_saver=bool(runnable.checkpointer),
+            workflow=getattr(runnable, "workflow", None),
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
@@ -262,12 +245,10 @@ class RunnableTarget:
         who = repr(self.name)
         if self.is_remote:
             return
-        if overrides_in({"configurable": configurable}):
-            graph = getattr(self.runnable, "graph", self.runnable)
-            if hasattr(graph, "nodes"):
-                config = RunConfig.model_construct(configurable=dict(configurable))
-                require_followed(graph, config, field="job.config")
-        if self.is_configured:  # its own defaults may bring what is missing
+        if overrides_in({"configurable": configurable}) and hasattr(self.runnable, "nodes"):
+            config = RunConfig.model_construct(configurable=dict(configurable))
+            require_followed(self.runnable, config, field="job.config")
+        if self.workflow and not self.workflow.by_flag:  # its defaults may bring what is missing
             check_context_binds(self.context_schema, prompts, who=who)
             return
         given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
@@ -284,15 +265,17 @@ class RunnableTarget:
         """Invoke as a root run: nothing of the graph we run in leaks into the target.
 
         A graph with a checkpointer gets a thread of its own each time. Prompts that bind to the
-        context are put there; a remote graph takes its context from `configurable`.
+        context are put there; a remote graph takes its context from `configurable`, and a graph of
+        `configure` or `serve` puts its prompts and overrides in place itself.
         """
+        by_itself = self.workflow is not None and await self.workflow.is_on()
         configurable = dict(config.get("configurable") or {})
         runnable = self.runnable
         kwargs: dict[str, Any] = {}
         prompts = configurable.get("prompts") or {}
         if self.context_schema is not None:
             context = {k: configurable[k] for k in self._context_fields if k in configurable}
-            bound = [] if self.is_configured else context_binds(prompts)
+            bound = [] if by_itself else context_binds(prompts)
             kwargs["context"] = (
                 bound_context(self.context_schema, context, bound) if bound else context
             )
@@ -304,8 +287,8 @@ class RunnableTarget:
             configurable["thread_id"] = f"{rollout_id}-{uuid.uuid4().hex[:12]}"
             config = {**config, "configurable": configurable}
         if prompts and is_taping():
-            runnable = self._watching(prompts, kwargs)
-        if configurable.get(NODE_OVERRIDES) and self.edges and not self.is_configured:
+            runnable = self._watching(prompts, kwargs, context_too=not by_itself)
+        if configurable.get(NODE_OVERRIDES) and self.edges and not by_itself:
             runnable = with_node_overrides(runnable)
         token = var_child_runnable_config.set(None)
         try:
@@ -322,9 +305,11 @@ class RunnableTarget:
     def _context_fields(self) -> tuple[str, ...]:
         return field_names(self.context_schema)
 
-    def _watching(self, prompts: Mapping[str, Any], kwargs: dict[str, Any]) -> Runnable[Any, Any]:
+    def _watching(
+        self, prompts: Mapping[str, Any], kwargs: dict[str, Any], *, context_too: bool
+    ) -> Runnable[Any, Any]:
         """The graph to run for a tape, which sees reads of bound prompts; the context too."""
-        if "context" in kwargs and not self.is_configured:
+        if "context" in kwargs and context_too:
             kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
         tree = bound_tree(prompts, CONFIGURABLE)
         if not tree:

@@ -17,6 +17,7 @@ from orcheo_agentensor.config.overrides import (
     overrides_in,
 )
 from orcheo_agentensor.config.rules import Problem, config_error
+from orcheo_agentensor.upstream import node_function, takes_config
 
 _HIDDEN = "__"
 CHAT_MODEL = "chat_model"
@@ -132,10 +133,9 @@ def _nodes(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, A
 
 def _task_node(bound: Any) -> Any:
     """The object behind a node's runnable that follows overrides itself (a `TaskNode`), or None."""
-    for candidate in (getattr(bound, "afunc", None), getattr(bound, "func", None)):
-        if isinstance(candidate, BaseModel) and hasattr(candidate, "decode_variables"):
-            return candidate
-    return None
+    made_of = node_function(bound)
+    is_task = isinstance(made_of, BaseModel) and hasattr(made_of, "decode_variables")
+    return made_of if is_task else None
 
 
 def _followed(node: Any, *, reachable: bool) -> set[str]:
@@ -146,7 +146,7 @@ def _followed(node: Any, *, reachable: bool) -> set[str]:
     declared = (node.metadata or {}).get("overrides")
     if not reachable:
         return set(declared or ()) & set(MODEL_FIELDS)
-    if declared is None and "config" in getattr(node.bound, "func_accepts", ()):
+    if declared is None and takes_config(node.bound):
         declared = MODEL_FIELDS  # it may look there, as it may for any other key of `configurable`
     specs = {spec.id for spec in getattr(node.bound, "config_specs", ()) or ()}
     looked_for = set(MODEL_FIELDS) & {*(declared or ()), *specs}

@@ -1,190 +1,575 @@
-"""`WrappedGraph`: a `Runnable` around a graph, which is in all else what the graph is."""
+"""`configure` and `serve`: a graph whose runs get a resolved config and leave a record."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_executor_for_config
+from langchain_core.runnables.config import get_executor_for_config, var_child_runnable_config
+from langchain_core.runnables.config import merge_configs as merge_runnable_configs
 from langchain_core.runnables.utils import gather_with_concurrency
+from langgraph.channels import EphemeralValue
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import NodeBuilder, Pregel
+from langgraph.runtime import get_runtime
 
-from orcheo_agentensor.config.model import (
-    RunConfig,
-    join_callbacks,
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.overrides import node_path, with_overrides
+from orcheo_agentensor.config.resolve import (
+    ResolvedConfig,
+    flag_of,
     merge_configs,
-    resolve_config,
+    merge_objects,
+    resolve,
+    settle,
+    version_refused,
+)
+from orcheo_agentensor.config.rules import (
+    as_json,
+    is_runtime_key,
+    join_callbacks,
     runtime_configurable,
 )
-from orcheo_agentensor.config.overrides import overrides_in
-from orcheo_agentensor.errors import AgentensorError, ConfigError
-from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
+from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.prompts import CONTEXT
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.tape import is_taping
+from orcheo_agentensor.tape import bound_tree, is_taping, watched
 from orcheo_agentensor.targets.context import (
     bound_context,
     check_context_binds,
-    compiled,
     context_binds,
+    field_names,
 )
 from orcheo_agentensor.targets.overriding import (
     has_overrides,
     require_followed,
     with_node_overrides,
 )
+from orcheo_agentensor.upstream import private_attributes
 
 if TYPE_CHECKING:
-    from langchain_core.runnables.graph import Graph
-    from langgraph.graph import StateGraph
-
     from orcheo_agentensor.storage import Store
 
-
-class WrappedGraph(Runnable[Any, Any]):
-    """A base for what runs `graph` in a way of its own.
-
-    Anything that is not about running is the graph's own: its name, drawing and schemas, and what a
-    `Runnable` does not have (`get_state`, `update_state`, `checkpointer`, …).
-    """
-
-    def __init__(self, graph: Runnable[Any, Any]) -> None:
-        self.graph = graph
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "graph":  # an object that is being copied has none yet
-            raise AttributeError(name)
-        return getattr(self.graph, name)
-
-    def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
-        """The graph's name."""
-        return self.graph.get_name(suffix, name=name)
-
-    def get_graph(self, config: RunnableConfig | None = None, **kwargs: Any) -> Graph:
-        """The graph's drawing."""
-        return self.graph.get_graph(config, **kwargs)
-
-    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
-        """The graph's input schema."""
-        return self.graph.get_input_schema(config)
-
-    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The graph's input schema as JSON Schema."""
-        return self.graph.get_input_jsonschema(config)
-
-    def get_output_schema(self, config: RunnableConfig | None = None) -> Any:
-        """The graph's output schema."""
-        return self.graph.get_output_schema(config)
-
-    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
-        """The graph's output schema as JSON Schema."""
-        return self.graph.get_output_jsonschema(config)
-
-
 T = TypeVar("T")
+AnyGraph: TypeAlias = "StateGraph[Any, Any, Any, Any] | Runnable[Any, Any]"
 _Ending = Literal["finished", "failed", "interrupted", "paused"]
 
-_logger = logging.getLogger(__name__)
+RESOLVED_BY = "agentensor_resolved"
+"""The key of a run's metadata that names the workflow its config was resolved for on submission."""
+
+_THREAD_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 _MOST_ERROR_TEXT = 2_000
+_logger = logging.getLogger(__name__)
+
+
+def configure(
+    graph: AnyGraph,
+    *,
+    workflow_id: str,
+    defaults: Mapping[str, Any] | RunConfig | None = None,
+    store: Store | str | None = None,
+    settings: Settings | None = None,
+) -> ServedGraph:
+    """`graph`, with a config that is checked, merged and recorded before each run.
+
+    The config of a call goes over the version it asks for (`configurable.agentensor.use`, an alias
+    or a number in `store`), which goes over the defaults kept in the store, which go over
+    `defaults`; then limits are capped by `settings`. With a `store` (or the URL of one) every run
+    leaves a record of mode "run". Other than that a call does what the graph does, and without any
+    config exactly what the bare graph does.
+
+    `graph` may be uncompiled; it is then compiled, without a checkpointer. A `Runnable` that is no
+    graph becomes a graph of one node. Callers are in this process and trusted: they may pass live
+    callbacks, which reach every node and are never stored. Raises `ConfigError` for bad `defaults`
+    here, and for a bad config at the call.
+    """
+    from orcheo_agentensor.storage import Store
+
+    parsed, live = RunConfig.trusted(defaults, field="defaults")
+    return _served(
+        graph,
+        Workflow(
+            workflow_id=workflow_id,
+            store=Store.from_url(store) if isinstance(store, str) else store,
+            settings=settings or Settings(),
+            defaults=parsed,
+            callbacks=list(live if isinstance(live, Sequence) else live.handlers),
+        ),
+    )
+
+
+def serve(
+    graph: AnyGraph,
+    *,
+    workflow_id: str,
+    store: Store | str | None = None,
+    settings: Settings | None = None,
+) -> ServedGraph:
+    """`graph` for a LangGraph server: name what this returns in `langgraph.json`.
+
+    While the flag `runnable_config_enabled` is on for `workflow_id`, a run's config goes over the
+    stored version that it asks for (`configurable.agentensor.use`) and over the workflow's stored
+    defaults, its nodes follow `configurable.node_overrides`, and it leaves a record of mode "run".
+    With the flag off it runs as the bare graph does. Give the graph its workflow's id as its name
+    in `langgraph.json`.
+    """
+    from orcheo_agentensor.storage import Store
+
+    settings = settings or Settings()
+    opened = store if isinstance(store, Store) else Store.from_url(store or settings.database_url)
+    workflow = Workflow(workflow_id=workflow_id, store=opened, settings=settings, by_flag=True)
+    return _served(graph, workflow, name=workflow_id)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """What a run gets: `runnable` is handed to the graph, `config` is what is recorded.
 
-    `base` is the stored version that the config was merged over, if any; `refs` is recorded too.
+    `host_node` is the path of the node that the run is called in, if there is a graph around it.
     """
 
     runnable: RunnableConfig | None
     config: RunConfig
-    base: int | None = None
-    refs: Mapping[str, Any] = field(default_factory=dict)
+    refs: Mapping[str, Any]
+    host_node: str
 
 
-class RunLog:
-    """Writes the records of one workflow's runs; the graph is asked whether a run has paused."""
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """How the runs of a served graph get their config; shared by copies of the graph.
 
-    def __init__(self, store: Store, workflow_id: str, graph: Runnable[Any, Any]) -> None:
-        self.store = store
-        self._workflow_id = workflow_id
-        self._graph: Any = graph
+    `by_flag` says that runs are left alone unless the workflow's flag `runnable_config_enabled` is
+    on.
+    """
+
+    workflow_id: str
+    store: Store | None
+    settings: Settings
+    defaults: RunConfig = field(default_factory=RunConfig)
+    callbacks: Sequence[BaseCallbackHandler] = ()
+    by_flag: bool = False
+
+    async def is_on(self) -> bool:
+        """Whether configs are resolved and runs recorded."""
+        if not self.by_flag or self.store is None:
+            return True
+        return await flag_of(
+            "runnable_config_enabled", self.workflow_id, store=self.store, settings=self.settings
+        )
+
+    async def plan(self, config: RunnableConfig | None) -> RunPlan | None:
+        """What a run called with `config` gets; None where it is to run as the bare graph does."""
+        given: Mapping[str, Any] = config or {}
+        reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
+        if not reviewed and not await self.is_on():
+            return None
+        around = _config_around(given)
+        limit = given.get("recursion_limit")
+        if not reviewed and _is_from_server(given):  # the limit may be the server's own
+            given = {key: value for key, value in given.items() if key != "recursion_limit"}
+        request, live = RunConfig.trusted(given)
+        host_node = ""
+        if around is not None:
+            request = merge_configs(_inherited(around), request)
+            host_node = node_path((around.get("configurable") or {}).get("checkpoint_ns"))
+        if host_node:  # a host's overrides name nodes from its own; here they are named from ours
+            inner = with_overrides(request.configurable, partial(_below, f"{host_node}|"))
+            request = request.model_copy(update={"configurable": inner})
+        if reviewed:
+            merged = settle(self.defaults, request, settings=self.settings)
+            number = given["metadata"].get("agentensor_version")
+            found = ResolvedConfig(config=merged, base_version=number)
+        else:
+            try:
+                found = await self.resolved(request)
+            except NotFound as error:
+                if not _is_from_server(given):
+                    raise
+                raise version_refused(error, self.workflow_id) from None
+        runnable = found.config.to_runnable(join_callbacks(self.callbacks, live))
+        if limit is not None:
+            runnable.setdefault("recursion_limit", limit)
+        if host_node:
+            whole = with_overrides(runnable.get("configurable", {}), f"{host_node}|{{}}".format)
+            runnable["configurable"] = whole
+        runtime = {**runtime_configurable(around), **runtime_configurable(given)}
+        if runtime:
+            runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
+        refs = {
+            "base_version": found.base_version,
+            "trace_id": None if found.config.run_id is None else str(found.config.run_id),
+            "identity": runtime.get("langgraph_auth_user_id") or None,
+        }
+        return RunPlan(
+            # Nothing to say: the graph then gets the very config it was called with, or none.
+            runnable=runnable or config,
+            config=found.config,
+            refs={key: value for key, value in refs.items() if value is not None},
+            host_node=host_node,
+        )
+
+    async def resolved(self, request: RunConfig) -> ResolvedConfig:
+        """The config of a run with this request."""
+        return await resolve(
+            request,
+            workflow_id=self.workflow_id,
+            store=self.store,
+            settings=self.settings,
+            defaults=self.defaults,
+        )
+
+    def waited(self, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of `work`, which waits for nothing but the store, for a sync caller."""
+        return run_sync(work) if self.store is not None else _run_at_once(work)
+
+
+class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """What `configure` and `serve` return: a graph in all but how its runs get their config.
+
+    It is made of the attributes of the compiled graph it serves, and runs as that graph does: with
+    the config resolved, prompts put where they bind, node overrides followed, and a run record
+    written. A LangGraph server, a host graph and a job take it for the graph. `bound_config` is
+    what `with_config` has set; it is part of the request.
+    """
+
+    def __init__(
+        self,
+        *,
+        workflow: Workflow,
+        bound_config: RunnableConfig | None = None,
+        builder: Any = None,
+        schema_to_mapper: Any = None,
+        **attributes: Any,
+    ) -> None:
+        public = {name: value for name, value in attributes.items() if not name.startswith("_")}
+        super().__init__(builder=builder, schema_to_mapper=schema_to_mapper or {}, **public)
+        vars(self).update({name: attributes[name] for name in attributes.keys() - public.keys()})
+        self.workflow = workflow
+        self.bound_config = bound_config
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedGraph:
+        """A copy whose calls have this config beneath their own."""
+        bound = merge_runnable_configs(self.bound_config, config, cast("RunnableConfig", kwargs))
+        return self.copy({"bound_config": bound})
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The graph's input schema as JSON Schema."""
+        if self.builder is None:  # a graph that no `StateGraph` was compiled to
+            return Pregel.get_input_jsonschema(self, config)
+        return super().get_input_jsonschema(config)
+
+    def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The graph's output schema as JSON Schema."""
+        if self.builder is None:
+            return Pregel.get_output_jsonschema(self, config)
+        return super().get_output_jsonschema(config)
+
+    def stream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """As the graph's `stream`; `invoke` and `batch` run through here as well."""
+        config = self._called_with(config)
+        plan = self.workflow.waited(self.workflow.plan(config))
+        if plan is None:
+            yield from super().stream(input, config, **kwargs)
+            return
+        runs, kwargs = self._as_planned(plan, kwargs)
+        with self._recorded(plan), closing(runs.stream(input, plan.runnable, **kwargs)) as parts:
+            yield from parts
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
+        config = self._called_with(config)
+        plan = await self.workflow.plan(config)
+        if plan is None:
+            async with aclosing(cast("Any", super().astream(input, config, **kwargs))) as parts:
+                async for part in parts:
+                    yield part
+            return
+        runs, kwargs = self._as_planned(plan, kwargs)
+        async with (
+            self._arecorded(plan),
+            aclosing(runs.astream(input, plan.runnable, **kwargs)) as parts,
+        ):
+            async for part in parts:
+                yield part
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As the graph's `batch`; every config is checked before anything runs."""
+        configs, most = self._each(config, len(inputs))
+
+        def call(input: Any, config: RunnableConfig | None) -> Any:
+            try:
+                return self.invoke(input, config, **kwargs)
+            except Exception as error:
+                if return_exceptions:
+                    return error
+                raise
+
+        with get_executor_for_config({"max_concurrency": most}) as executor:
+            return list(executor.map(call, inputs, configs))
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As the graph's `abatch`; every config is checked before anything runs."""
+        configs, most = self._each(config, len(inputs))
+
+        async def call(input: Any, config: RunnableConfig | None) -> Any:
+            try:
+                return await self.ainvoke(input, config, **kwargs)
+            except Exception as error:
+                if return_exceptions:
+                    return error
+                raise
+
+        return await gather_with_concurrency(most, *map(call, inputs, configs))
+
+    def _called_with(self, config: RunnableConfig | None) -> RunnableConfig | None:
+        if self.bound_config is None:
+            return config
+        return merge_runnable_configs(self.bound_config, config)
+
+    def _each(
+        self, config: RunnableConfig | Sequence[RunnableConfig] | None, count: int
+    ) -> tuple[list[RunnableConfig | None], int | None]:
+        """A config for each input, and how many run at once; a run id is for the first run alone.
+
+        Raises `ConfigError` for a bad config.
+        """
+        if isinstance(config, Sequence):
+            if len(config) != count:
+                raise ConfigError(
+                    f"config: there are {len(config)} configs for {count} inputs",
+                    field="config",
+                    value=len(config),
+                    rule="must be one config, or one for each input",
+                )
+            configs: list[RunnableConfig | None] = list(config)
+        else:
+            later = {key: value for key, value in (config or {}).items() if key != "run_id"}
+            configs = [config, *[cast("Any", later) or None] * (count - 1)][:count]
+        requests = [RunConfig.trusted(self._called_with(one))[0] for one in configs]
+        settled = [
+            settle(self.workflow.defaults, one, settings=self.workflow.settings) for one in requests
+        ]
+        if self.workflow.store is None:
+            for request in requests:
+                _run_at_once(self.workflow.resolved(request))
+        return configs, settled[0].max_concurrency if settled else None
+
+    def _as_planned(self, plan: RunPlan, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The bare graph to run, with nodes that follow overrides where there are any, and the
+        arguments of the call with the prompts that bind to the context."""
+        runs: Any = self
+        if has_overrides(plan.runnable):
+            require_followed(self, plan.config)
+            runs = with_node_overrides(self)
+        context = self._context(plan, kwargs.get("context"))
+        return super(ServedGraph, runs), {**kwargs, "context": context}
+
+    def _context(self, plan: RunPlan, given: Any) -> Any:
+        """The context of a run: `given`, with the prompts that bind to it.
+
+        One that is given as an object of keys and values, as a server does, has beneath it what
+        the config says of its fields.
+        """
+        prompts, schema = plan.config.prompts, self.context_schema
+        bound = context_binds(prompts)
+        if given is None and bound and plan.host_node:
+            given = getattr(get_runtime(), "context", None)
+        if isinstance(given, dict) and schema is not None:
+            known = plan.config.configurable
+            held = {name: known[name] for name in field_names(schema) if name in known}
+            given = merge_objects(held, given)
+        if not bound:
+            return given
+        check_context_binds(schema, prompts, who=repr(self.workflow.workflow_id))
+        context = bound_context(schema, given, bound)
+        return watched(context, bound_tree(prompts, CONTEXT)) if is_taping() else context
+
+    # -- Records -------------------------------------------------------------------------------
 
     @contextmanager
-    def recorded(self, plan: Plan) -> Iterator[RunnableConfig | None]:
-        """Record the run inside the block; gives the config to run with."""
-        run_id = wait_for(self._begin(plan))
+    def _recorded(self, plan: RunPlan) -> Iterator[None]:
+        """Record the run inside the block."""
+        if self.workflow.store is None:
+            yield
+            return
+        run_id = run_sync(self._begin(plan))
         try:
-            yield plan.runnable
+            yield
         except BaseException as error:
-            wait_for(self._end(run_id, *_ending(error)))
+            run_sync(self._end(run_id, *_ending(error)))
             raise
         thread = self._thread(plan)
-        paused = thread is not None and bool(self._graph.get_state(thread).next)
-        wait_for(self._end(run_id, "paused" if paused else "finished"))
+        paused = thread is not None and bool(self.get_state(thread).next)
+        run_sync(self._end(run_id, "paused" if paused else "finished"))
 
     @asynccontextmanager
-    async def arecorded(self, plan: Plan) -> AsyncIterator[RunnableConfig | None]:
-        """The async twin of `recorded`."""
+    async def _arecorded(self, plan: RunPlan) -> AsyncIterator[None]:
+        """The async twin of `_recorded`."""
+        if self.workflow.store is None:
+            yield
+            return
         run_id = await self._begin(plan)
         try:
-            yield plan.runnable
+            yield
         except BaseException as error:
             await self._end(run_id, *_ending(error))
             raise
         thread = self._thread(plan)
-        paused = thread is not None and bool((await self._graph.aget_state(thread)).next)
+        paused = thread is not None and bool((await self.aget_state(thread)).next)
         await self._end(run_id, "paused" if paused else "finished")
 
-    async def _begin(self, plan: Plan) -> str:
+    async def _begin(self, plan: RunPlan) -> str:
         from orcheo_agentensor.storage import RunRecord
 
+        store = cast("Store", self.workflow.store)
         stored = plan.config.to_json()
         thread_id = plan.config.configurable.get("thread_id")
-        refs = {"base_version": plan.base, "trace_id": stored.get("run_id"), **plan.refs}
         record = RunRecord(
-            run_id=self.store.new_id(),
-            workflow_id=self._workflow_id,
+            run_id=store.new_id(),
+            workflow_id=self.workflow.workflow_id,
             mode="run",
             job_hash=content_hash({"mode": "run", "config": stored}),
             config=stored,
             thread_id=None if thread_id is None else str(thread_id),
-            refs={key: value for key, value in refs.items() if value is not None},
-            started_at=self.store.clock(),
+            refs=dict(plan.refs),
+            started_at=store.clock(),
         )
-        await self.store.runs.create(record)
+        await store.runs.create(record)
         return record.run_id
 
     async def _end(self, run_id: str, status: _Ending, error: str | None = None) -> None:
+        store = cast("Store", self.workflow.store)
         try:
-            await self.store.runs.update(
-                run_id, status=status, error=error, ended_at=self.store.clock()
-            )
+            await store.runs.update(run_id, status=status, error=error, ended_at=store.clock())
         except AgentensorError as trouble:  # the run itself is over, and its outcome stands
             _logger.warning("run %s is %s, which could not be stored: %s", run_id, status, trouble)
 
-    def _thread(self, plan: Plan) -> RunnableConfig | None:
+    def _thread(self, plan: RunPlan) -> RunnableConfig | None:
         """The config of the thread to look at, where the graph keeps one of its own."""
         thread_id = plan.config.configurable.get("thread_id")
-        if thread_id is None or not getattr(self._graph, "checkpointer", None):
+        if thread_id is None or not self.checkpointer:
             return None
         return {"configurable": {"thread_id": thread_id}}
 
 
-def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end from synchronous code, inside a running event loop too."""
+def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
+    compiled: Any = graph.compile() if isinstance(graph, StateGraph) else graph
+    if type(compiled) not in (CompiledStateGraph, Pregel):
+        compiled = _one_node_graph(compiled)
+    check_context_binds(
+        compiled.context_schema, workflow.defaults.prompts, who=repr(workflow.workflow_id)
+    )
+    attributes = {name: v for name, v in vars(compiled).items() if not name.startswith("_")}
+    attributes |= private_attributes(compiled)
+    if workflow.store is None:
+        _run_at_once(workflow.resolved(RunConfig()))
+    return ServedGraph(workflow=workflow, **{**attributes, **changes})
+
+
+def _one_node_graph(runnable: Runnable[Any, Any]) -> Pregel[Any, Any, Any, Any]:
+    """A graph that gives its input to `runnable`, and its output is that of `runnable`."""
+    name = runnable.get_name()
+    return Pregel(
+        nodes={name: NodeBuilder().subscribe_only("input").do(runnable).write_to("output")},
+        channels={"input": EphemeralValue(Any), "output": EphemeralValue(Any)},
+        input_channels="input",
+        output_channels="output",
+        context_schema=getattr(runnable, "context_schema", None),
+        checkpointer=getattr(runnable, "checkpointer", None),
+        name=name,
+    )
+
+
+def _is_from_server(config: Mapping[str, Any]) -> bool:
+    """Whether a LangGraph server made this config."""
+    configurable = config.get("configurable")
+    return isinstance(configurable, Mapping) and {"assistant_id", "graph_id"} <= set(configurable)
+
+
+def _config_around(config: Mapping[str, Any]) -> RunnableConfig | None:
+    """The config of the node, or other runnable, that makes the call; None for a run of its own.
+
+    As in LangGraph, a call that names a thread or checkpoint of its own inherits nothing.
+    """
+    around = var_child_runnable_config.get()
+    own = config.get("configurable")
+    if around is None or not isinstance(own, Mapping) or not any(map(own.get, _THREAD_KEYS)):
+        return around
+    namespace = own.get("checkpoint_ns")
+    same = (around.get("configurable") or {}).get("checkpoint_ns") == namespace
+    return around if namespace and same else None
+
+
+def _below(path: str, name: str) -> str | None:
+    """The name of a node seen from the graph at `path`; None for a node of another graph."""
+    return name.removeprefix(path) if name.startswith(path) else None
+
+
+def _inherited(around: RunnableConfig) -> RunConfig:
+    """What a call inherits from the config around it, as far as it can be recorded."""
+    parts = {
+        key: value
+        for key, value in around.items()
+        if key in RunConfig.model_fields and key not in ("callbacks", "run_id", "run_name")
+    }
+    for key in ("metadata", "configurable"):
+        held = cast("Mapping[str, Any]", parts.get(key) or {})
+        parts[key] = {
+            name: value
+            for name, value in held.items()
+            if is_runtime_key(name) or not any(json_problems(as_json(value), field=name))
+        }
+    return RunConfig.trusted(parts)[0]
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end from sync code; inside a running event loop, in a thread of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        return thread.submit(copy_context().run, asyncio.run, work).result()
+
+
+def _run_at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of a coroutine that waits for nothing; an event loop would cost more than it."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast("T", done.value)
+    work.close()
+    raise RuntimeError("a coroutine that was to wait for nothing waits")
 
 
 def _ending(error: BaseException) -> tuple[_Ending, str | None]:
@@ -198,320 +583,3 @@ def _ending(error: BaseException) -> tuple[_Ending, str | None]:
         return "interrupted", None
     text = error.message if isinstance(error, AgentensorError) else repr(error)
     return "failed", redact(text)[:_MOST_ERROR_TEXT]
-
-
-def configure(
-    graph: StateGraph[Any, Any, Any, Any] | Runnable[Any, Any],
-    *,
-    workflow_id: str,
-    defaults: Mapping[str, Any] | RunConfig | None = None,
-    store: Store | str | None = None,
-    settings: Settings | None = None,
-) -> Configured:
-    """`graph`, with a config that is checked, merged and recorded before each run.
-
-    The config of a call goes over the version it asks for (`configurable.agentensor.use`, an alias
-    or a number in `store`), which goes over the defaults kept in the store, which go over
-    `defaults`; then limits are capped by `settings`. With a `store` (or the URL of one) every run
-    leaves a record of mode "run". Other than that a call does what the graph does, and without any
-    config exactly what the bare graph does.
-
-    `graph` may be uncompiled; it is then compiled once, without a checkpointer. Callers are in this
-    process and trusted: they may pass live callbacks, which reach every node and are never stored.
-    Raises `ConfigError` for bad `defaults` here, and for a bad config at the call.
-    """
-    return Configured(
-        compiled(graph),
-        workflow_id=workflow_id,
-        defaults=defaults,
-        store=store,
-        settings=settings or Settings(),
-    )
-
-
-class Configured(WrappedGraph):
-    """What `configure` returns: a `Runnable` that runs `graph`; see there."""
-
-    def __init__(
-        self,
-        graph: Runnable[Any, Any],
-        *,
-        workflow_id: str,
-        defaults: Mapping[str, Any] | RunConfig | None,
-        store: Store | str | None,
-        settings: Settings,
-    ) -> None:
-        super().__init__(graph)
-        self.workflow_id = workflow_id
-        self._defaults, live = RunConfig.trusted(defaults, field="defaults")
-        self._callbacks = list(live if isinstance(live, Sequence) else live.handlers)
-        self._settings = settings
-        self.check(self._defaults.prompts)
-        self._log = None if store is None else RunLog(_opened(store), workflow_id, graph)
-        if self._log is None:
-            self._refuse_use(self._defaults, "defaults")
-
-    # -- Running -------------------------------------------------------------------------------
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As the graph's `invoke`."""
-        if self._log is None:
-            plan = self._plan(config)
-            return self._graph_for(plan).invoke(input, plan.runnable, **self._placed(plan, kwargs))
-        plan = wait_for(self._stored_plan(config, self._log))
-        with self._log.recorded(plan) as runnable:
-            return self._graph_for(plan).invoke(input, runnable, **self._placed(plan, kwargs))
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As the graph's `ainvoke`."""
-        if self._log is None:
-            plan = self._plan(config)
-            return await self._graph_for(plan).ainvoke(
-                input, plan.runnable, **self._placed(plan, kwargs)
-            )
-        plan = await self._stored_plan(config, self._log)
-        async with self._log.arecorded(plan) as runnable:
-            return await self._graph_for(plan).ainvoke(
-                input, runnable, **self._placed(plan, kwargs)
-            )
-
-    def stream(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        """As the graph's `stream`."""
-        if self._log is None:
-            plan = self._plan(config)
-            yield from self._graph_for(plan).stream(
-                input, plan.runnable, **self._placed(plan, kwargs)
-            )
-            return
-        plan = wait_for(self._stored_plan(config, self._log))
-        with self._log.recorded(plan) as runnable:
-            placed = self._placed(plan, kwargs)
-            chunks = cast("Any", self._graph_for(plan).stream(input, runnable, **placed))
-            with closing(chunks):
-                yield from chunks
-
-    async def astream(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """As the graph's `astream`."""
-        async with aclosing(self._astream("astream", input, config, kwargs)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def astream_events(  # type: ignore[override]
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """As the graph's `astream_events` (versions "v1" and "v2")."""
-        events = self._astream("astream_events", input, config, kwargs)
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """As the graph's `batch`."""
-        configs = _one_each(config, len(inputs))
-        plans = [self._plan(one, recorded=self._log is not None) for one in configs]
-        if not inputs or self._all_at_once(plans):
-            return self.graph.batch(
-                inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
-            )
-
-        def call(input: Any, config: RunnableConfig | None) -> Any:
-            try:
-                return self.invoke(input, config, **kwargs)
-            except Exception as error:
-                if return_exceptions:
-                    return error
-                raise
-
-        with get_executor_for_config(plans[0].runnable) as executor:
-            return list(executor.map(call, inputs, configs))
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """As the graph's `abatch`."""
-        configs = _one_each(config, len(inputs))
-        plans = [self._plan(one, recorded=self._log is not None) for one in configs]
-        if not inputs or self._all_at_once(plans):
-            return await self.graph.abatch(
-                inputs, _runnables(plans), return_exceptions=return_exceptions, **kwargs
-            )
-
-        async def call(input: Any, config: RunnableConfig | None) -> Any:
-            try:
-                return await self.ainvoke(input, config, **kwargs)
-            except Exception as error:
-                if return_exceptions:
-                    return error
-                raise
-
-        most = plans[0].config.max_concurrency
-        return await gather_with_concurrency(most, *map(call, inputs, configs))
-
-    async def _astream(
-        self,
-        method: str,
-        input: Any,
-        config: RunnableConfig | None,
-        kwargs: dict[str, Any],
-    ) -> AsyncGenerator[Any]:
-        if self._log is None:
-            plan = self._plan(config)
-            placed = self._placed(plan, kwargs)
-            stream = getattr(self._graph_for(plan), method)
-            async with aclosing(stream(input, plan.runnable, **placed)) as parts:
-                async for part in parts:
-                    yield part
-            return
-        plan = await self._stored_plan(config, self._log)
-        stream = getattr(self._graph_for(plan), method)
-        async with (
-            self._log.arecorded(plan) as runnable,
-            aclosing(stream(input, runnable, **self._placed(plan, kwargs))) as parts,
-        ):
-            async for part in parts:
-                yield part
-
-    def _placed(self, plan: Plan, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call with the prompts in place that bind to the context."""
-        bound = context_binds(plan.config.prompts)
-        if not bound:
-            return kwargs
-        self.check(plan.config.prompts)
-        context = kwargs.get("context")
-        if context is None:  # in a node of another graph: the context around it
-            runtime = (plan.runnable or {}).get("configurable", {}).get("__pregel_runtime")
-            context = getattr(runtime, "context", None)
-        schema = getattr(self.graph, "context_schema", None)
-        context = bound_context(schema, context, bound)
-        if is_taping():
-            from orcheo_agentensor.tape import bound_tree, watched
-
-            context = watched(context, bound_tree(plan.config.prompts, CONTEXT))
-        return {**kwargs, "context": context}
-
-    def _all_at_once(self, plans: Sequence[Plan]) -> bool:
-        """Whether the graph's own batching will do: no records, one context, the nodes as is."""
-        return self._log is None and not any(
-            context_binds(plan.config.prompts) or has_overrides(plan.runnable) for plan in plans
-        )
-
-    def check(self, prompts: Mapping[str, Any]) -> None:
-        """Raise `ConfigError` where the graph has no context for a prompt that binds to it."""
-        schema = getattr(self.graph, "context_schema", None)
-        check_context_binds(schema, prompts, who=repr(self.workflow_id))
-
-    def _graph_for(self, plan: Plan) -> Any:
-        """The graph; with nodes that follow overrides only where a run has some."""
-        if not has_overrides(plan.runnable):
-            return self.graph
-        if not hasattr(self.graph, "nodes"):
-            raise ConfigError(
-                field="config.configurable.node_overrides",
-                value=[*overrides_in(plan.runnable)],
-                rule="names nodes, but the workflow is not a graph",
-            )
-        require_followed(self.graph, plan.config)
-        return self._overridable
-
-    @cached_property
-    def _overridable(self) -> Any:
-        return with_node_overrides(self.graph)
-
-    # -- The config ----------------------------------------------------------------------------
-
-    async def _stored_plan(self, config: RunnableConfig | None, log: RunLog) -> Plan:
-        """The plan of a run over what the store has: defaults, and the version asked for."""
-        request, _ = RunConfig.trusted(config)
-        record = await log.store.workflows.get(self.workflow_id)
-        stored = RunConfig.parse(record.default_config if record else None, field="defaults")
-        use = merge_configs(self._defaults, stored, request).use
-        if use is None:
-            return self._plan(config, recorded=True, stored=stored)
-        version = await log.store.checkpoints.get(self.workflow_id, use)
-        return self._plan(
-            config,
-            recorded=True,
-            stored=stored,
-            checkpoint=RunConfig.parse(version.runnable_config, field="checkpoint"),
-            base=version.config_version,
-        )
-
-    def _plan(
-        self,
-        config: RunnableConfig | None,
-        *,
-        recorded: bool = False,
-        stored: RunConfig | None = None,
-        checkpoint: RunConfig | None = None,
-        base: int | None = None,
-    ) -> Plan:
-        request, live = RunConfig.trusted(config)
-        if not recorded:
-            self._refuse_use(request, "config")
-        workflow = merge_configs(self._defaults, stored or RunConfig())
-        merged = resolve_config(
-            request, checkpoint=checkpoint, workflow=workflow, settings=self._settings
-        )
-        runnable = merged.to_runnable(join_callbacks(self._callbacks, live))
-        runtime = runtime_configurable(config)
-        if runtime:
-            runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
-        # Nothing to say: the graph then gets the very config it was called with, or none.
-        return Plan(runnable=runnable or config, config=merged, base=base)
-
-    @staticmethod
-    def _refuse_use(config: RunConfig, field: str) -> None:
-        if config.use is not None:
-            raise ConfigError(
-                field=f"{field}.configurable.agentensor.use",
-                value=config.use,
-                rule="names a stored version, but the workflow was configured without a store",
-            )
-
-
-def _opened(store: Store | str) -> Store:
-    from orcheo_agentensor.storage import Store
-
-    return Store.from_url(store) if isinstance(store, str) else store
-
-
-def _one_each(
-    config: RunnableConfig | Sequence[RunnableConfig] | None, count: int
-) -> list[RunnableConfig | None]:
-    """A config for each input; a run id belongs to the first run alone."""
-    if isinstance(config, Sequence):
-        if len(config) != count:
-            raise ConfigError(
-                f"config: there are {len(config)} configs for {count} inputs",
-                field="config",
-                value=len(config),
-                rule="must be one config, or one for each input",
-            )
-        return list(config)
-    later = config
-    if isinstance(config, Mapping) and "run_id" in config:
-        later = cast("RunnableConfig", {k: v for k, v in config.items() if k != "run_id"})
-    return [config if index == 0 else later for index in range(count)]
-
-
-def _runnables(plans: Sequence[Plan]) -> list[RunnableConfig] | None:
-    runnables = [plan.runnable for plan in plans]
-    if all(runnable is None for runnable in runnables):
-        return None
-    return [runnable or RunnableConfig() for runnable in runnables]

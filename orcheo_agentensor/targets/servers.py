@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from orcheo_agentensor.errors import (
 )
 from orcheo_agentensor.redaction import is_secret_name, redact
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
+from orcheo_agentensor.upstream import in_langgraph_server
 
 if TYPE_CHECKING:
     import ssl
@@ -148,7 +148,7 @@ class AssistantAddress(BaseModel):
         seconds = settings.http_timeout
         timeout = (seconds, None if streams else seconds, seconds, seconds)
         if url is None:
-            if "langgraph_api.server" not in sys.modules:
+            if not in_langgraph_server():
                 raise BadInput(
                     "url: is left out, which means a graph of the LangGraph server that "
                     "runs this job, and no such server does; give the server's URL",

@@ -11,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.server.served import serve
+from orcheo_agentensor import serve
 
 # No target takes any time, so that how busy the machine is does not decide what the latency
 # guardrail says.

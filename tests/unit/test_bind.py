@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import RunConfig, TextTensor
-from orcheo_agentensor.config.model import config_schema, resolve_config
+from orcheo_agentensor import RunConfig, Settings, TextTensor
+from orcheo_agentensor.config.model import config_schema
+from orcheo_agentensor.config.resolve import settle
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.prompts import Candidate, as_tensor, put
 from orcheo_agentensor.targets.context import bound_context
@@ -82,7 +83,7 @@ def test_two_prompts_cannot_bind_to_one_place_or_inside_each_other(other: str) -
     low = RunConfig.parse({"prompts": {"one": prompts["one"]}})
     high = RunConfig.parse({"prompts": {"two": prompts["two"]}})
     with pytest.raises(ConfigError, match=r"prompts.two.bind.*prompt 'one'"):
-        resolve_config(high, workflow=low)
+        settle(low, high, settings=Settings())
     assert len(RunConfig.parse({"prompts": {k: prompts[k] for k in ("one", "three")}}).prompts) == 2
 
 
@@ -102,7 +103,7 @@ def test_the_text_is_put_in_place_beside_what_the_config_holds() -> None:
 
 def test_a_plain_text_in_a_request_keeps_the_place() -> None:
     low = RunConfig.parse({"prompts": {"p": {"text": "low", "bind": "configurable.x"}}})
-    merged = resolve_config(RunConfig.parse({"prompts": {"p": "high"}}), workflow=low)
+    merged = settle(low, RunConfig.parse({"prompts": {"p": "high"}}), settings=Settings())
     assert merged.to_runnable()["configurable"]["x"] == "high"
 
 

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 
 from orcheo_agentensor.config import rules
-from orcheo_agentensor.config.model import (
-    RunConfig,
-    config_schema,
-    merge_configs,
+from orcheo_agentensor.config.model import RunConfig, config_schema
+from orcheo_agentensor.config.resolve import merge_configs, settle
+from orcheo_agentensor.config.rules import (
     register_callback,
     registered_callbacks,
-    resolve_config,
     runtime_configurable,
 )
 from orcheo_agentensor.errors import ConfigError
@@ -377,7 +375,6 @@ def test_merging_is_associative(low: RunConfig, mid: RunConfig, high: RunConfig)
     at_once = merge_configs(low, mid, high)
     assert merge_configs(merge_configs(low, mid), high) == at_once
     assert merge_configs(low, merge_configs(mid, high)) == at_once
-    assert high.merged_over(low, mid) == at_once
 
 
 @settings(max_examples=30)  # building the schema is slow
@@ -428,10 +425,10 @@ def test_the_order_is_workflow_then_checkpoint_then_request_then_caps() -> None:
             "prompts": {"b": "request"},
         }
     )
-    merged = resolve_config(
+    merged = settle(
+        workflow,
+        checkpoint,
         request,
-        checkpoint=checkpoint,
-        workflow=workflow,
         settings=Settings(max_recursion_limit=100, max_target_concurrency=1),
     )
     assert merged.tags == ("w", "x", "c", "r")
@@ -453,7 +450,7 @@ def test_a_plain_prompt_text_keeps_the_flags_below_and_a_json_form_sets_what_it_
     )
 
     def over(prompt: Any) -> TextTensor:
-        return RunConfig.parse({"prompts": {"a": prompt}}).merged_over(low).prompts["a"]
+        return merge_configs(low, RunConfig.parse({"prompts": {"a": prompt}})).prompts["a"]
 
     assert over("high") == TextTensor(text="high", requires_grad=False, metadata={"max_chars": 9})
     assert over({"text": "high", "requires_grad": True}) == TextTensor(
@@ -472,7 +469,7 @@ def test_limits_are_capped_and_limits_not_set_stay_so() -> None:
 def test_merging_leaves_its_inputs_as_they_were() -> None:
     low = RunConfig.parse({"configurable": {"a": {"b": 1}}, "prompts": {"p": "low"}})
     high = RunConfig.parse({"configurable": {"a": {"c": 2}}, "prompts": {"p": "high"}})
-    high.merged_over(low)
+    merge_configs(low, high)
     assert low.configurable == {"a": {"b": 1}}
     assert low.prompts["p"].text == "low"
 

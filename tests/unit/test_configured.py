@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Send, interrupt
 from typing_extensions import TypedDict
 
@@ -20,7 +21,7 @@ from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.tape import get_prompt
-from orcheo_agentensor.targets.served import Configured, configure
+from orcheo_agentensor.targets.served import ServedGraph, configure
 
 SETTINGS = Settings(max_recursion_limit=100, max_target_concurrency=8)
 
@@ -114,7 +115,7 @@ def asking(**compile_options: Any) -> Any:
     return graph.compile(**compile_options)
 
 
-def configured(graph: Any, **options: Any) -> Configured:
+def configured(graph: Any, **options: Any) -> ServedGraph:
     return configure(graph, workflow_id="w", settings=SETTINGS, **options)
 
 
@@ -493,8 +494,10 @@ def test_it_composes_as_any_runnable() -> None:
 
 
 def test_an_uncompiled_graph_is_compiled_once() -> None:
-    ours = configured(Spy().graph())
-    assert type(ours.graph).__name__ == "CompiledStateGraph"
+    graph = Spy().graph()
+    ours = configured(graph)
+    assert isinstance(ours, CompiledStateGraph)
+    assert ours.builder is graph
 
 
 # -- Records ---------------------------------------------------------------------------------------

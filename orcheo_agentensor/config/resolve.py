@@ -1,0 +1,206 @@
+"""The config a run gets: several configs merged into one, the same way for everything that runs.
+
+From the lowest to the highest: defaults in code < the workflow's stored defaults < the stored
+version that is asked for < the assistant's config < the request; then the operator's caps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Literal, Protocol, TypeAlias
+
+from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.rules import bind_problems, config_error
+from orcheo_agentensor.errors import ConfigError, NotFound
+from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.settings import Settings
+
+Flag: TypeAlias = Literal["runnable_config_enabled", "agent_trainer_enabled"]
+"""A feature that is switched on by workflow, or by the operator for all of them."""
+
+
+class StoredWorkflow(Protocol):
+    """What a store keeps about a workflow."""
+
+    @property
+    def default_config(self) -> dict[str, Any]: ...
+    @property
+    def default_version(self) -> int: ...
+    @property
+    def feature_flags(self) -> dict[str, Any]: ...
+
+
+class StoredVersion(Protocol):
+    """A version of a workflow's config."""
+
+    @property
+    def config_version(self) -> int: ...
+    @property
+    def runnable_config(self) -> dict[str, Any]: ...
+
+
+class WorkflowReader(Protocol):
+    """Reads what is kept about a workflow."""
+
+    async def get(self, workflow_id: str) -> StoredWorkflow | None: ...
+
+
+class VersionReader(Protocol):
+    """Reads a stored version, by number or alias."""
+
+    async def get(self, workflow_id: str, version: int | str) -> StoredVersion: ...
+
+
+class ConfigStore(Protocol):
+    """As much of a store as resolving a config needs."""
+
+    @property
+    def workflows(self) -> WorkflowReader: ...
+    @property
+    def checkpoints(self) -> VersionReader: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig:
+    """The config of a run and where it comes from.
+
+    `version` is the stored config that was asked for (`use`), `base_version` its number, and
+    `defaults_version` the number of the workflow's stored defaults.
+    """
+
+    config: RunConfig
+    use: int | str | None = None
+    version: RunConfig = field(default_factory=RunConfig)
+    base_version: int | None = None
+    defaults_version: int | None = None
+
+
+async def resolve(
+    request: RunConfig,
+    *,
+    workflow_id: str,
+    settings: Settings,
+    store: ConfigStore | None,
+    defaults: RunConfig | None = None,
+    assistant: RunConfig | None = None,
+) -> ResolvedConfig:
+    """The config of a run: `defaults` < stored defaults < stored version < `assistant` < `request`.
+
+    The package itself sets nothing, so that without any of these a workflow runs as if bare. Raises
+    `NotFound` where the version that is asked for is not stored, and `ConfigError` where there is
+    no store to look for it in, or where prompts of different configs bind to the same key.
+    """
+    defaults, assistant = defaults or RunConfig(), assistant or RunConfig()
+    if store is None:
+        for name, config in (("defaults", defaults), ("config", request)):
+            if config.use is not None:
+                raise ConfigError(
+                    field=f"{name}.configurable.agentensor.use",
+                    value=config.use,
+                    rule="names a stored version, but the workflow was configured without a store",
+                )
+        return ResolvedConfig(config=settle(defaults, assistant, request, settings=settings))
+    record = await store.workflows.get(workflow_id)
+    stored = RunConfig.parse(record.default_config if record else None, field="defaults")
+    use = merge_configs(defaults, stored, assistant, request).use
+    version, base_version = RunConfig(), None
+    if use is not None:
+        try:
+            found = await store.checkpoints.get(workflow_id, use)
+        except NotFound as error:
+            error.value = use
+            raise
+        version = RunConfig.parse(found.runnable_config, field="checkpoint")
+        base_version = found.config_version
+    return ResolvedConfig(
+        config=settle(defaults, stored, version, assistant, request, settings=settings),
+        use=use,
+        version=version,
+        base_version=base_version,
+        defaults_version=record.default_version or None if record else None,
+    )
+
+
+def version_refused(error: NotFound, workflow_id: str) -> ConfigError:
+    """What a client of a server is told: unlike `error`, nothing of what else is stored."""
+    return ConfigError(
+        field="config.configurable.agentensor.use",
+        value=error.value,
+        rule=f"is no stored version or alias of {workflow_id!r}",
+    )
+
+
+def settle(*configs: RunConfig, settings: Settings) -> RunConfig:
+    """`configs` merged, lowest first, checked as a whole, and with the operator's caps.
+
+    Raises `ConfigError` where prompts from different configs bind to the same key.
+    """
+    merged = merge_configs(*configs)
+    wrong = bind_problems(merged.prompts, "prompts")
+    if wrong:
+        raise config_error(wrong, "prompts")
+    return merged.clamp(settings)
+
+
+def merge_configs(*configs: RunConfig) -> RunConfig:
+    """Merge configs, lowest first.
+
+    Tags and callback names are united in order; `metadata` and `configurable` are merged object by
+    object, with anything but an object replaced as a whole; limits, `run_name` and `run_id` are
+    overridden where the higher config sets them. Prompts are merged by name and field by field: a
+    plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`, a
+    JSON form replaces each field that it spells out.
+    """
+    return reduce(_merge_two, configs, RunConfig())
+
+
+def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
+    prompts = dict(low.prompts)
+    for name, tensor in high.prompts.items():
+        prompts[name] = _merge_prompt(low.prompts.get(name), tensor)
+    return RunConfig.model_construct(
+        tags=tuple(dict.fromkeys((*low.tags, *high.tags))),
+        metadata=merge_objects(low.metadata, high.metadata),
+        configurable=merge_objects(low.configurable, high.configurable),
+        run_name=_first(high.run_name, low.run_name),
+        run_id=_first(high.run_id, low.run_id),
+        recursion_limit=_first(high.recursion_limit, low.recursion_limit),
+        max_concurrency=_first(high.max_concurrency, low.max_concurrency),
+        callbacks=tuple(dict.fromkeys((*low.callbacks, *high.callbacks))),
+        prompts=prompts,
+    )
+
+
+def _merge_prompt(low: TextTensor | None, high: TextTensor) -> TextTensor:
+    if low is None:
+        return high
+    fields = {name: getattr(low, name) for name in low.model_fields_set - {"gradients"}}
+    fields |= {name: getattr(high, name) for name in high.model_fields_set - {"gradients"}}
+    return TextTensor(**fields)
+
+
+def merge_objects(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Two JSON objects merged object by object; any other value of `high` replaces the lower."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = merge_objects(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _first(high: Any, low: Any) -> Any:
+    return low if high is None else high
+
+
+async def flag_of(name: Flag, workflow_id: str, *, store: ConfigStore, settings: Settings) -> bool:
+    """A feature flag for a workflow: its own where it is set, else the operator's."""
+    return flag_in(await store.workflows.get(workflow_id), name, settings)
+
+
+def flag_in(record: StoredWorkflow | None, name: Flag, settings: Settings) -> bool:
+    """As `flag_of`, with what is kept about the workflow at hand."""
+    own = record.feature_flags.get(name) if record else None
+    return own if isinstance(own, bool) else settings.flag(name)

@@ -1,0 +1,134 @@
+"""What this package takes from LangGraph and LangChain beyond their public API, in one place.
+
+Each entry says which public way was tried and why it does not do. `tests/unit/test_upstream.py`
+tests every entry and fails, naming it, where an upgrade breaks it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+STREAM_KEY = "__pregel_stream"
+"""The key of `configurable` under which LangGraph hands the host's stream to a subgraph that is
+streamed with it.
+
+Tried: `get_stream_writer()` and `Runtime.stream_writer` write into the stream of the graph they are
+called in, whether or not somebody streams that graph; nothing public tells which it is.
+"""
+
+
+def is_streamed_by_host(configurable: Mapping[str, Any]) -> bool:
+    """Whether the graph around a node streams what the node's own subgraphs write, too."""
+    return STREAM_KEY in configurable
+
+
+def node_function(bound: Any) -> Any:
+    """What a node was made of where that is a function or another callable; else None.
+
+    Tried: `StateGraph.nodes[…].runnable` and `CompiledStateGraph.nodes[…].bound` are public, but
+    give LangGraph's own `RunnableCallable`, whose `func` and `afunc` are the only way back.
+    """
+    return getattr(bound, "afunc", None) or getattr(bound, "func", None)
+
+
+def takes_config(bound: Any) -> bool:
+    """Whether a node's function has a parameter for the config.
+
+    Tried: `inspect.signature(node_function(bound))` does not know by which names and annotations
+    LangGraph finds the parameter; `RunnableCallable.func_accepts` is what it found.
+    """
+    return "config" in getattr(bound, "func_accepts", ())
+
+
+def private_attributes(graph: Any) -> dict[str, Any]:
+    """What a compiled graph keeps beside the arguments of its constructor.
+
+    Tried: `Pregel.copy()` is the public way to an equal graph, and drops these: outputs of
+    `version="v2"` are then no longer the models of the state (`_output_mapper`, `_state_mapper`),
+    and a saver no longer knows the state's types (`_serde_allowlist`).
+    """
+    own = vars(graph).items()
+    return {name: value for name, value in own if name.startswith("_") and name[1] != "_"}
+
+
+def close_waiting_callbacks() -> None:
+    """Close the coroutines that LangChain has made for the handlers after the one that raises.
+
+    To be called from a callback that is about to raise. LangChain makes a coroutine for each
+    handler before it awaits the first; where one raises, the others are left as they are, and
+    Python complains of each: "coroutine 'ahandle_event' was never awaited".
+
+    Tried: a handler that does not run inline is awaited together with the others, but LangChain
+    leaves it out of `on_llm_start` where any other handler runs inline.
+    """
+    frame = sys._getframe(1)
+    while (above := frame.f_back) is not None:
+        frame = above
+        pending = frame.f_locals.get("non_inline_tasks")
+        if frame.f_code.co_name in ("on_chat_model_start", "on_llm_start") and pending is not None:
+            for task in (*frame.f_locals.get("inline_tasks", ()), *pending):
+                if inspect.iscoroutine(task) and inspect.getcoroutinestate(task) == "CORO_CREATED":
+                    task.close()
+            return
+
+
+def silence_refusals(handler: type) -> None:
+    """Keep LangChain from warning of what `handler` raises: the run itself says why it ends.
+
+    Tried: `raise_error` makes LangChain raise what a handler raises, but it logs a warning of it
+    first; a handler has no say in that.
+    """
+    name = handler.__name__
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not (isinstance(record.args, tuple) and name in record.args)
+
+    logging.getLogger("langchain_core.callbacks.manager").addFilter(is_other)
+
+
+def in_langgraph_server() -> bool:
+    """Whether this process is a LangGraph server.
+
+    Tried: `langgraph_sdk.get_client(url=None)` is the public way to the server of this process.
+    Where there is none it does not say so: it imports one, or gives a client that never answers.
+    """
+    return "langgraph_api.server" in sys.modules
+
+
+def served_graphs() -> Mapping[str, Any]:
+    """The graphs of the LangGraph server that this process is, and factories of graphs, by id.
+
+    Tried: the SDK's assistants give the names of graphs and their schemas, not the graphs, whose
+    nodes a request's `node_overrides` are checked against.
+    """
+    from langgraph_api.graph import GRAPHS
+
+    graphs: Mapping[str, Any] = GRAPHS
+    return graphs
+
+
+def assistant_id_of(name: str) -> str:
+    """The id of the assistant that a request means: a graph's id means its default assistant.
+
+    Tried: `client.assistants.search(graph_id=…, metadata={"created_by": "system"})` finds it too,
+    with a request of the server to itself for each request that it reviews.
+    """
+    from langgraph_api.graph import get_assistant_id
+
+    return str(get_assistant_id(name))
+
+
+def server_user() -> tuple[Any, list[str]] | None:
+    """The user, with permissions, for whom the server asks itself; None where nobody is known.
+
+    Tried: `request.user` of Starlette holds the user of a request over the network; a request of
+    the server to itself (a cron, a `RemoteGraph`) has none, and nothing in it says whose it is.
+    """
+    from langgraph_api.utils import get_auth_ctx
+
+    context = get_auth_ctx()
+    return None if context is None else (context.user, list(context.permissions))
