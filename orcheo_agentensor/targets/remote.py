@@ -76,7 +76,7 @@ class RunEvents:
     output: Any = None
     thread_id: str | None = None
     _calls: dict[str, _ModelCall] = field(default_factory=dict)
-    _open: dict[str, str] = field(default_factory=dict)
+    _open: set[str] = field(default_factory=set)
     _steps: dict[tuple[str, ...], tuple[int, bool]] = field(default_factory=dict)
     _seen: dict[str, set[str]] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ class RunEvents:
         place = "|".join([*path, f"{data.get('name')}:{data.get('id')}"])
         step, ended = self._steps.get(path, (0, True))
         if "input" in data:
-            self._open[place] = ""
+            self._open.add(place)
             # The server reports the runs of a step together, before any of them ends.
             self._steps[path] = (step + 1 if ended else step, False)
             if self.tape is not None:
@@ -165,11 +165,10 @@ class RunEvents:
                 run = self.tape.run(place, node=name, step=self._steps[path][0], path=path)
                 run.inputs = run.inputs or brief(data["input"])
             return
-        self._open.pop(place, None)
+        self._open.discard(place)
         self._steps[path] = (step, True)
-        ended_run = None if self.tape is None else self.tape.runs.get(place)
-        if ended_run is not None:
-            ended_run.output = brief(data.get("error") or data.get("result"))
+        if self.tape is not None and place in self.tape.runs:
+            self.tape.runs[place].output = brief(data.get("error") or data.get("result"))
 
     def _event(self, data: Mapping[str, Any]) -> None:
         """Note the prompts that a model call holds as it begins."""
@@ -190,18 +189,14 @@ def _texts(value: Any) -> list[str]:
         return [text for entry in value for text in _texts(entry)]
     if not isinstance(value, Mapping) or value.get("type") in ("ai", "AIMessageChunk"):
         return []
-    for key in ("messages", "prompts", "content"):
+    for key in ("messages", "prompts"):
         if key in value:
-            inner = value[key]
-            if key == "content" and isinstance(inner, list):
-                return ["\n".join(text for block in inner for text in _block(block))]
-            return _texts(inner)
-    return []
-
-
-def _block(block: Any) -> list[str]:
-    text = block.get("text") if isinstance(block, Mapping) else block
-    return [text] if isinstance(text, str) else []
+            return _texts(value[key])
+    content = value.get("content")
+    if not isinstance(content, list):
+        return _texts(content)
+    blocks = [block.get("text") if isinstance(block, Mapping) else block for block in content]
+    return ["\n".join(text for text in blocks if isinstance(text, str))]
 
 
 def _error_text(data: Any) -> str:
@@ -302,7 +297,6 @@ class RemoteTarget:
         return output if self.output is None else pick(output, self.output)
 
     async def came_back(self, *, lost: bool) -> bool:
-        """See `ConnectedTarget`."""
         loop = asyncio.get_running_loop()
         ends, pause, waited = loop.time() + self.settings.http_patience, _FIRST_PROBE, False
         while not any(await asyncio.gather(*(self._probe(server) for server in self.servers))):
@@ -317,7 +311,6 @@ class RemoteTarget:
         return lost or waited
 
     async def disconnect(self) -> None:
-        """See `ConnectedTarget`."""
         for server in self.servers:
             await server.disconnect()
 
