@@ -1,4 +1,4 @@
-"""What every `AgentensorNode` is, whatever its base: a job's fields, and how it is run."""
+"""`AgentensorNode`: evaluation and training as a template node, with the fields of a job."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any, Literal, Self
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from orcheo_agentensor.nodes.task import TaskNode, register_node, template_scope
-from orcheo_agentensor.nodes.templates import interpolate
-from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.nodes.task import TaskNode, register_node
+from orcheo_agentensor.prompts import as_prompts, prompts_to_json
 from orcheo_agentensor.runs.job import EvaluationJob
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.tape import record_prompt_read
 from orcheo_agentensor.training.job import TrainingJob
 
 _LIVE = ("target", "dataset", "evaluators", "config", "optimizer")
@@ -30,9 +28,9 @@ def _field(name: str) -> Any:
 class JobFields(BaseModel):
     """The fields of `EvaluationJob` and `TrainingJob` on a node, with `mode` to tell which.
 
-    What is left out has the job's default. Live objects (a graph, functions, a `Dataset`) are taken
-    as well as what a job file may hold. `store` is a `Store` or a database URL; without one the
-    node keeps a store in memory for as long as it lives itself.
+    A field that is left out has the job's default. Live objects (a graph, functions, a `Dataset`)
+    are accepted beside what a job file may hold. `store` is a `Store` or a database URL; without
+    one the node has a store in memory of its own.
     """
 
     mode: Literal["evaluate", "train"] = Field(
@@ -120,18 +118,8 @@ class AgentensorNode(JobFields, TaskNode):
     through the workflow around it.
     """
 
-    def decode_variables(
-        self, state: Mapping[str, Any], config: RunnableConfig | None = None
-    ) -> Self:
-        """A copy of this node with its text fields resolved."""
-
-        def on_read(name: str, _tensor: TextTensor) -> None:
-            record_prompt_read(name, config)
-
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        texts = {name: value for name, value in fields.items() if isinstance(value, str)}
-        decoded = interpolate(texts, template_scope(state, config), on_read=on_read)
-        return self.model_copy(update=decoded)
+    def _templates(self) -> dict[str, Any]:
+        return {name: text for name, text in super()._templates().items() if isinstance(text, str)}
 
     async def run(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
         """Run the subgraph on the job that the fields make; returns its output."""

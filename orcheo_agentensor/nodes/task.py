@@ -28,16 +28,16 @@ def merge_results(
 
 
 def keep_latest(_left: Any, right: Any) -> Any:
-    """The reducer of a value that nodes running side by side may each write: the last one stays."""
+    """The reducer of a value that several nodes of one superstep may write: the last one stays."""
     return right
 
 
 class State(TypedDict, total=False):
     """A workflow state for template nodes.
 
-    `inputs` is what the run was asked, `results` what each node gave (by node name), `messages` the
-    conversation, `structured_response` the last structured output (as JSON), and `config` the run's
-    config as JSON, with the prompts under `config["prompts"]`.
+    `inputs` holds the inputs of the run, `results` the output of each node by its name, `messages`
+    the conversation, `structured_response` the last structured output (as JSON), and `config` the
+    run's config as JSON, with the prompts under `config["prompts"]`.
     """
 
     messages: Annotated[list[AnyMessage], add_messages]
@@ -53,8 +53,8 @@ class TaskNode(BaseModel, ABC):
     Subclasses declare fields and implement `run`. Any field may hold templates such as
     `{{config.prompts.tone}}`, `{{inputs.question}}` or `{{results.other_node.title}}`; they are
     resolved anew for each call, on a copy, so one node may run many times at once. Declare a field
-    with the types that a reference in it may bring (`int | str` for a number, `str | TextTensor`
-    for a prompt); what a reference brings is not validated again.
+    with the types that a reference in it may resolve to (`int | str` for a number, `str |
+    TextTensor` for a prompt); resolved values are not validated again.
 
     The output goes to `results` under the node's name. The name may be a template too: where a
     fan-out runs one node several times, `name="grade_{{inputs.id}}"` keeps every output.
@@ -77,8 +77,13 @@ class TaskNode(BaseModel, ABC):
         def on_read(name: str, _tensor: TextTensor) -> None:
             record_prompt_read(name, config)
 
-        decoded = interpolate(self, template_scope(state, config), on_read=on_read)
-        return self.model_copy() if decoded is self else decoded  # type: ignore[no-any-return]
+        fields = self._templates()
+        decoded = interpolate(fields, _scope(state, config), on_read=on_read)
+        return self.model_copy(update={k: v for k, v in decoded.items() if v is not fields[k]})
+
+    def _templates(self) -> dict[str, Any]:
+        """The fields that may hold templates."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     async def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
         """Run once, as a LangGraph node; returns the state update.
@@ -113,15 +118,12 @@ class TaskNode(BaseModel, ABC):
         """Do the node's work and return its output; the fields hold resolved values."""
 
 
-def template_scope(
-    state: Mapping[str, Any] | BaseModel, config: RunnableConfig | None
-) -> dict[str, Any]:
-    """What the templates of a node see: the state, with the run's prompts in `config.prompts`."""
-    scope = dict(state)
-    own = dict(scope.get("config") or {})
-    own["prompts"] = {**prompts_in(config), **(own.get("prompts") or {})}
-    scope["config"] = own
-    return scope
+def _scope(state: Mapping[str, Any] | BaseModel, config: RunnableConfig | None) -> dict[str, Any]:
+    """The state, with the run's prompts in `config.prompts`."""
+    given = dict(state)
+    own = given.get("config") or {}
+    prompts = {**prompts_in(config), **(own.get("prompts") or {})}
+    return {**given, "config": {**own, "prompts": prompts}}
 
 
 NodeType = TypeVar("NodeType", bound=type[TaskNode])
@@ -129,7 +131,7 @@ NodeType = TypeVar("NodeType", bound=type[TaskNode])
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeMetadata:
-    """What a registered node is: its name, what it does, and the kind of node it is."""
+    """The name, the description and the category of a registered node."""
 
     name: str
     description: str = ""

@@ -82,12 +82,12 @@ def _resolve(path: str, scope: Mapping[str, Any], on_read: OnRead | None) -> Any
     left = path.split(".")
     prompt: TextTensor | None = None
     while left:
-        current, count = _step(current, left)
-        if current is _MISSING:
-            raise _missing(path, taken, left[0], scope)
+        found, count = _step(current, left)
+        if found is _MISSING:
+            raise _missing(path, taken, left[0], current)
         taken.append(".".join(left[:count]))
         left = left[count:]
-        current = _tensor_or_same(current, taken)
+        current = _tensor_or_same(found, taken)
         if len(taken) == 3 and taken[:2] == _PROMPTS and isinstance(current, TextTensor):
             prompt = current
     if on_read is not None:
@@ -162,10 +162,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _missing(path: str, taken: Sequence[str], part: str, scope: Mapping[str, Any]) -> TemplateError:
-    at: Any = scope
-    for key in taken:
-        at = _tensor_or_same(_step(at, [key])[0], taken)
+def _missing(path: str, taken: Sequence[str], part: str, at: Any) -> TemplateError:
     where = ".".join(taken) or "the scope"
     exists = _listed(at)
     return TemplateError(
