@@ -139,10 +139,8 @@ def _found_in(value: Any) -> Iterator[str]:
         yield from _PROMPT.findall(value)
     elif isinstance(value, BaseModel):
         yield from _found_in(value.__dict__)
-    elif isinstance(value, Mapping):
-        yield from _found_in(list(value.values()))
-    elif isinstance(value, list | tuple | set | frozenset):
-        for part in value:
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from _found_in(part)
 
 
@@ -176,15 +174,16 @@ def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any
     return target
 
 
-NODE_NAME = "orcheo_agentensor.AgentensorNode"
-"""The name in Orcheo's registry, whose own nodes may hold the plain one."""
+PLAIN_NAME = "AgentensorNode"
+NODE_NAME = f"orcheo_agentensor.{PLAIN_NAME}"
+"""The name in Orcheo's registry; a node of Orcheo's own may have the plain one."""
 
 _WITH_BRACES = ("target", "dataset", "evaluators", "prompts", "optimizer", "store", "settings")
 _REFERENCE = re.compile(r"\s*\{\{[^{}]+\}\}\s*")
 _PLACEHOLDER = re.compile(r"\{\{|\[\[")
 
 
-class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
+class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
     """Evaluates a workflow (`mode="evaluate"`) or trains its prompts (`"train"`) inside Orcheo.
 
     The fields are those of `JobFields`; a target may be made of Orcheo's nodes, see
@@ -245,12 +244,16 @@ class AgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         return await job.run_job()
 
 
+AgentensorNode = OrcheoAgentensorNode
+"""As scripts import it."""
+
+
 def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
 def _prompts(given: Any) -> dict[str, Any]:
-    """Prompts as Orcheo has them (`TrainablePrompt`, its `TextTensor`, either's JSON) as ours."""
+    """Orcheo's prompts (`TrainablePrompt`, its `TextTensor`, either's JSON) as ours."""
     if not isinstance(given, Mapping):
         raise ConfigError(field="prompts", value=given, rule="must map names to prompts")
     return {str(name): _prompt(value) for name, value in given.items()}
@@ -263,16 +266,16 @@ def _prompt(value: Any) -> Any:
         )
     if isinstance(value, BaseModel):
         value = value.model_dump()
-    if isinstance(value, Mapping):  # the model is the optimizer's, here
+    if isinstance(value, Mapping):  # the optimizer has a model of its own
         return {key: part for key, part in value.items() if key != "model_kwargs"}
     return value
 
 
 def register(api: PluginAPI) -> None:
     """Orcheo's hook: add the node to its registry, as `AgentensorNode` too where that is free."""
-    api.register_node(_metadata(NODE_NAME), AgentensorNode)
-    with suppress(ValueError):  # Orcheo keeps a name for who has it: 0.46 has such a node itself
-        api.register_node(_metadata(AgentensorNode.__name__), AgentensorNode)
+    api.register_node(_metadata(NODE_NAME), OrcheoAgentensorNode)
+    with suppress(ValueError):  # Orcheo 0.46 has such a node itself, and keeps the name for it
+        api.register_node(_metadata(PLAIN_NAME), OrcheoAgentensorNode)
 
 
 def _metadata(name: str) -> NodeMetadata:
