@@ -6,12 +6,12 @@ the package costs little.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from orcheo_agentensor.lazy import lazily
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.config.model import RunConfig
-    from orcheo_agentensor.config.rules import register_callback
+    from orcheo_agentensor.config import RunConfig, register_callback
     from orcheo_agentensor.datasets import Case, Dataset
     from orcheo_agentensor.errors import AgentensorError, BadInput
     from orcheo_agentensor.evaluation import (
@@ -144,79 +144,72 @@ __all__ = [
     "training_node",
 ]
 
-_WHERE = {
-    "config.model": ("RunConfig",),
-    "config.rules": ("register_callback",),
-    "datasets": ("Case", "Dataset"),
-    "errors": ("AgentensorError", "BadInput"),
-    "evaluation": (
-        "CaseResult",
-        "EvaluationJob",
-        "EvaluationReport",
-        "Limits",
-        "aevaluate",
-        "create_evaluation_graph",
-        "evaluate",
-        "evaluation_node",
-    ),
-    "evaluators": (
-        "Contains",
-        "ExactMatch",
-        "HTTPEvaluator",
-        "JsonFieldMatch",
-        "JsonSchema",
-        "JsonValid",
-        "LLMJudge",
-        "Latency",
-        "Length",
-        "NumericTolerance",
-        "Regex",
-        "StringSimilarity",
-        "ToolCallMatch",
-        "TrajectoryMatch",
-        "bind_evaluator",
-    ),
-    "evaluators.context": (
-        "EvaluationResult",
-        "EvaluatorContext",
-        "EvaluatorFailure",
-        "TargetFailure",
-    ),
-    "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
-    "nodes.agent": ("TrainablePrompt",),
-    "optimizers": ("RandomSearch", "Reflective", "TextGrad"),
-    "settings": ("Settings",),
-    "storage": ("ConfigCheckpoint", "Store"),
-    "tape": ("get_prompt",),
-    "targets.served": ("configure", "serve"),
-    "publishing": ("apublish", "arollback_publication"),
-    "prompts": ("PromptLike", "TextTensor"),
-    "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
-    "training": (
-        "Budget",
-        "Deadline",
-        "Decision",
-        "MaxEpochs",
-        "MaxSteps",
-        "Patience",
-        "TargetScore",
-        "TrainingJob",
-        "TrainingResult",
-        "atrain",
-        "create_training_graph",
-        "train",
-        "training_node",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(
+    __name__,
+    {
+        "config": ("RunConfig", "register_callback"),
+        "datasets": ("Case", "Dataset"),
+        "errors": ("AgentensorError", "BadInput"),
+        "evaluation": (
+            "CaseResult",
+            "EvaluationJob",
+            "EvaluationReport",
+            "Limits",
+            "aevaluate",
+            "create_evaluation_graph",
+            "evaluate",
+            "evaluation_node",
+        ),
+        "evaluators": (
+            "Contains",
+            "ExactMatch",
+            "HTTPEvaluator",
+            "JsonFieldMatch",
+            "JsonSchema",
+            "JsonValid",
+            "LLMJudge",
+            "Latency",
+            "Length",
+            "NumericTolerance",
+            "Regex",
+            "StringSimilarity",
+            "ToolCallMatch",
+            "TrajectoryMatch",
+            "bind_evaluator",
+        ),
+        "evaluators.context": (
+            "EvaluationResult",
+            "EvaluatorContext",
+            "EvaluatorFailure",
+            "TargetFailure",
+        ),
+        "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
+        "nodes.agent": ("TrainablePrompt",),
+        "optimizers": ("RandomSearch", "Reflective", "TextGrad"),
+        "settings": ("Settings",),
+        "storage": ("ConfigCheckpoint", "Store"),
+        "tape": ("get_prompt",),
+        "targets.served": ("configure", "serve"),
+        "publishing": ("apublish", "arollback_publication"),
+        "prompts": ("PromptLike", "TextTensor"),
+        "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
+        "training": (
+            "Budget",
+            "Deadline",
+            "Decision",
+            "MaxEpochs",
+            "MaxSteps",
+            "Patience",
+            "TargetScore",
+            "TrainingJob",
+            "TrainingResult",
+            "atrain",
+            "create_training_graph",
+            "train",
+            "training_node",
+        ),
+    },
+)
 
 
 def __dir__() -> list[str]:

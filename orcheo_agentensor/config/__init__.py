@@ -1,1 +1,39 @@
 """Configs of runs: one strict model, the rules it keeps, and how several become one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orcheo_agentensor.lazy import lazily
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.config.model import RunConfig, config_schema, with_prompts
+    from orcheo_agentensor.config.overrides import overridden_model
+    from orcheo_agentensor.config.resolve import merge_configs, settle
+    from orcheo_agentensor.config.rules import (
+        register_callback,
+        registered_callbacks,
+        runtime_configurable,
+    )
+
+__all__ = [
+    "RunConfig",
+    "config_schema",
+    "merge_configs",
+    "overridden_model",
+    "register_callback",
+    "registered_callbacks",
+    "runtime_configurable",
+    "settle",
+    "with_prompts",
+]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "model": ("RunConfig", "config_schema", "with_prompts"),
+        "overrides": ("overridden_model",),
+        "resolve": ("merge_configs", "settle"),
+        "rules": ("register_callback", "registered_callbacks", "runtime_configurable"),
+    },
+)

@@ -1,5 +1,6 @@
 """Optimizers: strategies that decide what to try next."""
 
+from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     Edit,
@@ -19,6 +20,7 @@ from orcheo_agentensor.optimizers.registry import resolve_model, resolve_optimiz
 from orcheo_agentensor.optimizers.textgrad import TextGrad
 
 __all__ = [
+    "CaseTexts",
     "ComponentRequest",
     "Edit",
     "FeedbackRecord",
@@ -33,6 +35,7 @@ __all__ = [
     "Trial",
     "TrialOutcome",
     "derive_seed",
+    "refusals",
     "resolve_model",
     "resolve_optimizer",
     "resolve_proposer",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orcheo_agentensor.lazy import lazily
 from orcheo_agentensor.storage.records import (
     ANY,
     AliasMove,
@@ -49,14 +50,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`Ledger` and `process_owner` on demand: what is behind them is slow to import."""
-    if name == "Ledger":
-        from orcheo_agentensor.storage.ledger import Ledger
-
-        return Ledger
-    if name == "process_owner":
-        from orcheo_agentensor.storage.lease import process_owner
-
-        return process_owner
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, {"ledger": ("Ledger",), "lease": ("process_owner",)})

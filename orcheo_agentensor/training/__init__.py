@@ -1,7 +1,8 @@
 """Training: better prompts, proved on held-out cases; as a subgraph and as a function."""
 
 from orcheo_agentensor.training.api import atrain, train, training_node
-from orcheo_agentensor.training.budget import Budget
+from orcheo_agentensor.training.budget import Budget, BudgetMeter
+from orcheo_agentensor.training.feedback import blame
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import (
     Deadline,
@@ -15,6 +16,7 @@ from orcheo_agentensor.training.report import Decision, TrainingResult
 
 __all__ = [
     "Budget",
+    "BudgetMeter",
     "Deadline",
     "Decision",
     "MaxEpochs",
@@ -24,6 +26,7 @@ __all__ = [
     "TrainingJob",
     "TrainingResult",
     "atrain",
+    "blame",
     "create_training_graph",
     "train",
     "training_node",

@@ -14,8 +14,8 @@ import typer
 import yaml
 from cli_support import SCRIPT
 
+from orcheo_agentensor.cli import ExitCode
 from orcheo_agentensor.cli.app import app
-from orcheo_agentensor.cli.errors import ExitCode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 SHARED = {"--help", "--store", "--json"}
@@ -79,7 +79,7 @@ def test_every_command_has_help_and_names_the_exit_codes() -> None:
 
 def test_the_job_files_of_the_page_are_valid() -> None:
     from orcheo_agentensor import EvaluationJob, RunConfig, TrainingJob
-    from orcheo_agentensor.cli.execution import RunJob
+    from orcheo_agentensor.cli import RunJob
 
     evaluation, training, run = (
         yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

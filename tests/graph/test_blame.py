@@ -37,8 +37,8 @@ from orcheo_agentensor import (
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.optimizers import FeedbackRecord, ProposalRequest
 from orcheo_agentensor.tape import MAX_NODE_RUNS, MAX_SHARED, MAX_TAPE_TEXT, Tape, record_tape
-from orcheo_agentensor.targets.local import RunnableTarget
-from orcheo_agentensor.testing.models import RuleChatModel
+from orcheo_agentensor.targets import RunnableTarget
+from orcheo_agentensor.testing import RuleChatModel
 
 CASES = [
     {"id": f"{split}-{i}", "split": split, "inputs": {"n": i}}
@@ -363,7 +363,7 @@ async def test_each_edge_is_paid_once_and_each_prompt_gets_the_feedback_of_its_n
 
 
 async def taped(graph: Any, inputs: Any, prompts: dict[str, TextTensor]) -> Tape:
-    from orcheo_agentensor.config.model import with_prompts
+    from orcheo_agentensor.config import with_prompts
 
     target = RunnableTarget.of(graph)
     config: Any = {"configurable": with_prompts({}, prompts), "recursion_limit": 5_000}
@@ -452,7 +452,7 @@ async def test_hundreds_of_branches_fit_on_a_tape_and_later_nodes_are_still_blam
     assert len(tape.runs) <= MAX_NODE_RUNS + MAX_SHARED + 1
     written = sum(len(run.inputs) + len(run.output) for run in tape.runs.values())
     assert written <= MAX_TAPE_TEXT
-    from orcheo_agentensor.training.feedback import blame
+    from orcheo_agentensor.training import blame
 
     found = await blame(tape, "wrong")
     assert {name: entry.feedback for name, entry in found.items()} == {
@@ -473,7 +473,7 @@ async def test_nodes_of_a_graph_called_twice_in_a_node_get_the_feedback_of_that_
     tape = await taped(
         graph_of(outer), {"n": 1, "text": []}, {"a": TextTensor(ONE, bind="configurable.first")}
     )
-    from orcheo_agentensor.training.feedback import blame
+    from orcheo_agentensor.training import blame
 
     assert readers(tape, "a") == ["inner", "inner"]
     found = await blame(tape, "wrong")
@@ -529,7 +529,7 @@ async def test_a_failed_rollout_still_tells_which_prompts_it_read() -> None:
         raise ValueError("no such tool")
 
     graph = graph_of(one)
-    from orcheo_agentensor.config.model import with_prompts
+    from orcheo_agentensor.config import with_prompts
 
     prompts = {"a": TextTensor(ONE, bind="configurable.first")}
     config: Any = {"configurable": with_prompts({}, prompts)}

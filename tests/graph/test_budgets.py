@@ -24,7 +24,7 @@ from orcheo_agentensor import (
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.testing.models import RuleChatModel, SimulatedChatModel, count_tokens
+from orcheo_agentensor.testing import RuleChatModel, SimulatedChatModel, count_tokens
 
 CASES = [
     {"id": f"{split}{i}", "split": split, "inputs": {"i": i}}

@@ -26,7 +26,7 @@ from orcheo_agentensor import (
     get_prompt,
 )
 from orcheo_agentensor.errors import NotFound, PromptNotFound, RunMismatch
-from orcheo_agentensor.runs.driver import drive
+from orcheo_agentensor.runs import drive
 
 CASES = [
     {"id": f"c{i}", "inputs": {"n": i}, "expected_output": {"double": 2 * i}} for i in range(12)

@@ -10,9 +10,9 @@ from rule_task import Target, dataset, trained
 
 from orcheo_agentensor import MaxSteps
 from orcheo_agentensor.optimizers import ProposalRequest
-from orcheo_agentensor.optimizers.reflective import MAX_RECALLED
 
 SIZE = 16
+RECALLED = 100  # at most so many cases of earlier minibatches are shown again
 
 
 class Hopeless:
@@ -55,4 +55,4 @@ async def test_a_proposer_is_shown_a_bounded_number_of_cases(tmp_path: Path) -> 
     proposer, _sizes = await searched(tmp_path / "run.db", train=400, steps=15)
     shown = [len(request.components[0].feedback) for request in proposer.requests]
     assert shown[1] == 2 * shown[0] == 2 * SIZE
-    assert max(shown) == shown[-1] == SIZE + MAX_RECALLED
+    assert max(shown) == shown[-1] == SIZE + RECALLED

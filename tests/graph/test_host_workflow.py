@@ -11,7 +11,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
 from orcheo_agentensor import Store
-from orcheo_agentensor.demo.run import WORKFLOW
+from orcheo_agentensor.demo import WORKFLOW
 from orcheo_agentensor.errors import ConfigError
 
 TICKETS = [

@@ -20,12 +20,8 @@ from orcheo_agentensor import (
     get_prompt,
 )
 from orcheo_agentensor.errors import BudgetTooSmall
-from orcheo_agentensor.evaluation import CaseResult
-from orcheo_agentensor.evaluation.results import merged
-from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorFailure, TargetFailure
+from orcheo_agentensor.evaluators import EvaluationResult
 from orcheo_agentensor.optimizers import ProposalRequest
-from orcheo_agentensor.training.decision import deltas
-from orcheo_agentensor.usage import Usage
 
 CASES = [{"id": f"c{i}", "inputs": {"i": i}} for i in range(5)]
 
@@ -98,51 +94,6 @@ async def test_replicates_of_a_run_submitted_again_are_replayed(tmp_path: Path) 
 async def test_no_number_of_replicates_but_one_to_a_hundred_is_taken(replicates: int) -> None:
     with pytest.raises(BadInput, match="replicates"):
         await aevaluate(Noisy().target, dataset=CASES, evaluators=[FAST], replicates=replicates)
-
-
-def result(**outcome: Any) -> CaseResult:
-    return CaseResult(
-        case_id="c",
-        output=outcome.get("reason"),
-        outcomes=(EvaluationResult(name="e", **outcome),),
-        latency_ms=10.0 * (outcome.get("score") or 0.0),
-        usage=Usage(rollouts=1),
-    )
-
-
-def test_replicates_merge_to_mean_majority_and_the_worst_reason() -> None:
-    good = result(score=1.0, passed=True, reason="well", label="a")
-    bad = result(score=0.25, passed=False, reason="ill", label="b")
-    one = merged([good, bad, good], {})
-    (outcome,) = one.outcomes
-    assert outcome == EvaluationResult(name="e", score=0.75, passed=True, reason="ill", label="a")
-    assert (one.output, one.latency_ms, one.usage.rollouts) == ("ill", 7.5, 3)
-    (tie,) = merged([good, bad], {}).outcomes
-    assert isinstance(tie, EvaluationResult)
-    assert tie.passed is False
-    (label,) = merged([result(label="a"), result(label="b"), result(label="b")], {}).outcomes
-    assert label == EvaluationResult(name="e", label="b")
-    assert merged([good], {}) is good
-
-
-def test_one_failed_replicate_makes_the_case_failed() -> None:
-    good = result(score=1.0)
-    crashed = CaseResult(case_id="c", target_failure=TargetFailure(kind="timeout", reason="late"))
-    one = merged([good, crashed, good], {})
-    assert (one.ok, one.outcomes) == (False, ())
-    assert one.target_failure == crashed.target_failure
-    broke = EvaluatorFailure(name="e", kind="exception", reason="lost")
-    unjudged = CaseResult(case_id="c", outcomes=(broke,))
-    split = CaseResult(
-        case_id="c",
-        outcomes=(
-            EvaluationResult(name="e.x", score=1.0),
-            EvaluationResult(name="other", score=0.5),
-        ),
-    )
-    both = merged([split, unjudged], {})
-    assert both.outcomes == (EvaluationResult(name="other", score=0.5), broke)
-    assert not both.ok
 
 
 class Writer:
@@ -218,25 +169,3 @@ async def test_trouble_of_an_evaluator_that_passes_is_tried_again() -> None:
     assert tried == {"flaky": 2, "wrong": 1, "lost": 2}
     assert report.cases[0].scores == {"flaky": 1.0}
     assert [failure.name for failure in report.cases[0].failures] == ["wrong", "lost"]
-
-
-def test_deltas_are_paired_and_say_what_is_not_known() -> None:
-    def case(i: int, latency: float, cost: float | None, tokens: int) -> CaseResult:
-        usage = Usage(calls=1, input_tokens=tokens, cost=cost)
-        return CaseResult(case_id=str(i), latency_ms=latency, usage=usage)
-
-    before = [case(i, 100.0 + i, 0.01, 10) for i in range(20)]
-    after = [case(i, 150.0 + i + i % 3, 0.03, 30) for i in range(20)]
-    after[0] = CaseResult(case_id="0", target_failure=TargetFailure(kind="timeout", reason="late"))
-    found = deltas(before, after)
-    latency, cost = found["latency_ms"], found["cost"]
-    assert found["n"] == 19
-    assert 50 <= latency["ci95"][0] <= latency["difference"] <= latency["ci95"][1] <= 52
-    assert latency["best_p95"] - latency["baseline_p95"] == pytest.approx(51, abs=1)
-    assert found["tokens"]["difference"] == 20
-    assert cost["difference"] == pytest.approx(0.02)
-    assert cost["ci95"] == pytest.approx([0.02, 0.02])
-    unknown = deltas(before, [case(i, 1.0, None, 1) for i in range(20)])
-    assert unknown["cost"] == {"baseline": None, "best": None, "difference": None, "ci95": None}
-    nothing = deltas([], [])
-    assert (nothing["n"], nothing["latency_ms"]["difference"]) == (0, None)

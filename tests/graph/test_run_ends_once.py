@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import pytest
@@ -11,10 +10,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from rule_task import PROMPTS, Target, Teacher, dataset, done
 
 from orcheo_agentensor import Reflective, Store, create_training_graph
-from orcheo_agentensor.errors import RunAlreadyActive
-from orcheo_agentensor.runs.access import take_lease
-from orcheo_agentensor.storage import RunRecord
-from orcheo_agentensor.storage.lease import DEFAULT_TTL
 
 JOB: dict[str, Any] = {
     "prompts": PROMPTS,
@@ -85,40 +80,3 @@ async def test_a_decided_run_that_is_replayed_moves_no_alias() -> None:
             assert {key: again[key] for key in RESULT} == {key: found[key] for key in RESULT}
     assert await store.aliases.resolve("w", "production") == 1
     assert target.repeated() == 0
-
-
-@contextlib.asynccontextmanager
-async def held_elsewhere(ttl: float) -> Any:
-    """A store whose one run is held by a process of another machine."""
-    async with Store.from_url(None) as store:
-        await store.runs.create(RunRecord(run_id="r", workflow_id="w", mode="train", job_hash="x"))
-        yield store, await store.runs.acquire("r", owner="elsewhere:1:x", ttl=ttl)
-
-
-async def test_the_lease_of_a_dead_process_elsewhere_is_waited_for() -> None:
-    assert DEFAULT_TTL <= 15
-    async with held_elsewhere(ttl=0.3) as (store, dead):
-        taken = await take_lease(store, "r")
-        assert taken.token == dead.token + 1
-
-
-async def test_a_process_elsewhere_that_renews_its_lease_is_alive() -> None:
-    async with held_elsewhere(ttl=30) as (store, alive):
-        waiting = asyncio.ensure_future(take_lease(store, "r"))
-        async with store.ledger("r", lease=alive) as ledger:
-            while not waiting.done():
-                await ledger.flush()
-                await asyncio.wait([waiting], timeout=0.05)
-        with pytest.raises(RunAlreadyActive, match="elsewhere"):
-            waiting.result()
-
-
-async def test_giving_up_on_a_lease_leaves_it_free() -> None:
-    async with held_elsewhere(ttl=30) as (store, holder):
-        waiting = asyncio.ensure_future(take_lease(store, "r"))
-        await asyncio.wait([waiting], timeout=0.05)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert waiting.cancelled()
-        await store.runs.release(holder)
-        await take_lease(store, "r")

@@ -12,7 +12,7 @@ from rule_task import PROMPTS, Target, Teacher, dataset, done
 
 from orcheo_agentensor import Budget, MaxSteps, TextGrad, atrain, get_prompt
 from orcheo_agentensor.optimizers import ProposalRequest
-from orcheo_agentensor.testing.models import SimulatedChatModel
+from orcheo_agentensor.testing import SimulatedChatModel
 
 
 class Clumsy(Teacher):

@@ -41,12 +41,9 @@ from orcheo_agentensor import (
     training_node,
 )
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall, RunFailed
-from orcheo_agentensor.evaluation.runner import PaidCalls
 from orcheo_agentensor.optimizers import ProposalRequest
-from orcheo_agentensor.runs.driver import drive
+from orcheo_agentensor.runs import drive
 from orcheo_agentensor.storage import RunRecord
-from orcheo_agentensor.storage.optimizer_states import OptimizerStates
-from orcheo_agentensor.training.budget import BudgetMeter
 
 OWNER = ("plan", "write")
 SPLITS = ("train", "validation", "holdout")
@@ -543,18 +540,18 @@ async def test_a_proposal_is_found_again_whatever_the_evaluator_returned(
         "stop": [MaxSteps(1)],
         "run_id": "r",
     }
-    saving = OptimizerStates.save_change
 
-    async def killed(self: Any, run_id: str, step: int, *rest: Any, **more: Any) -> None:
-        if step == 1:
-            raise RuntimeError("killed")
-        await saving(self, run_id, step, *rest, **more)
+    async with Store.from_url(url) as store:
+        saving = store.training.save_change
 
-    with monkeypatch.context() as patched:
-        patched.setattr(OptimizerStates, "save_change", killed)
-        async with Store.from_url(url) as store:
-            with pytest.raises(RuntimeError):
-                await atrain(workflow(), store=store, **job)
+        async def killed(run_id: str, step: int, *rest: Any, **more: Any) -> None:
+            if step == 1:
+                raise RuntimeError("killed")
+            await saving(run_id, step, *rest, **more)
+
+        monkeypatch.setattr(store.training, "save_change", killed)
+        with pytest.raises(RuntimeError):
+            await atrain(workflow(), store=store, **job)
     assert len(teacher.requests) == 1
     async with Store.from_url(url) as store:
         await atrain(workflow(), store=store, **job)
@@ -589,29 +586,6 @@ async def test_a_graph_goes_on_with_a_run_that_another_worked_on_meanwhile() -> 
         await work(first, {"stop": [MaxSteps(6).model_dump()]}, until=1)
         await work(second, None, until=4)
         assert (await work(first, None, until=0))["status"] == "finished"
-
-
-async def test_the_same_call_made_twice_at_once_is_paid_once() -> None:
-    asked: list[int] = []
-
-    async def ask() -> dict[str, Any]:
-        asked.append(1)
-        await asyncio.sleep(0.01)
-        return {"text": str(len(asked))}
-
-    async with Store.from_url(None) as store:
-        run = RunRecord(run_id="r", workflow_id="w", mode="train", job_hash="x")
-        await store.runs.create(run)
-        async with store.ledger("r", lease=await store.runs.acquire("r")) as ledger:
-            meter = BudgetMeter(Budget())
-            calls = PaidCalls(ledger, Limits(case_timeout=60))
-            answers = await asyncio.gather(
-                *(
-                    calls.answer("key", "criticism", ask, meter=meter, who="critic")
-                    for _ in range(3)
-                )
-            )
-    assert answers == [{"text": "1"}] * 3
 
 
 async def test_a_proposal_that_cannot_be_stored_is_refused() -> None:

@@ -20,7 +20,7 @@ from orcheo_agentensor import (
 )
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
 from orcheo_agentensor.optimizers import ProposalRequest, SearchSpace, Trial, TrialOutcome
-from orcheo_agentensor.testing.models import SimulatedChatModel
+from orcheo_agentensor.testing import SimulatedChatModel
 
 CASES = [
     {"id": f"{split}-{n}", "split": split, "inputs": {"rule": f"R{n % 4}"}}

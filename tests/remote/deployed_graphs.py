@@ -14,7 +14,7 @@ from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import get_prompt
-from orcheo_agentensor.testing.models import RuleChatModel
+from orcheo_agentensor.testing import RuleChatModel
 
 
 class Ticket(TypedDict, total=False):

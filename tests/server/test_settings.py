@@ -18,10 +18,7 @@ from langgraph_sdk import Auth
 from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Settings
-from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity
-from orcheo_agentensor.runs.access import require_readable
-from orcheo_agentensor.server.auth import create_auth
+from orcheo_agentensor.server import create_auth
 
 GRAPHS = {"bare": "./served_graphs.py:bare", "echo": "./served_graphs.py:echo"}
 
@@ -80,17 +77,6 @@ async def test_without_tokens_only_the_development_set_up_is_open(
         with pytest.raises(Auth.exceptions.HTTPException) as caught:
             await keep_out(headers=given)
         assert caught.value.status_code == 401
-
-
-def test_callers_with_tokens_read_no_files_until_a_folder_is_named(tmp_path: Path) -> None:
-    ana = Identity(name="ana")
-    require_readable("cases.csv", Settings(), LOCAL_IDENTITY)
-    require_readable("cases.csv", Settings(dataset_dir=tmp_path), ana)
-    require_readable("cases.csv", Settings(dev_server=True), ana)
-    require_readable([{"inputs": {}}], Settings(), ana)
-    for dataset in ("cases.csv", {"path": "cases.csv"}):
-        with pytest.raises(ConfigError, match="AGENTENSOR_DATASET_DIR"):
-            require_readable(dataset, Settings(), ana)
 
 
 async def test_a_cron_may_run_while_a_token_of_its_owner_may() -> None:

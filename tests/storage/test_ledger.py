@@ -11,8 +11,7 @@ import pytest
 from store_conformance import leased_run, rollout, score
 
 from orcheo_agentensor.errors import LeaseLost, RunAlreadyActive, StoreError
-from orcheo_agentensor.storage import Lease, RolloutRow, Store, utc_now
-from orcheo_agentensor.storage.ledger import Ledger
+from orcheo_agentensor.storage import Lease, Ledger, RolloutRow, Store, utc_now
 from orcheo_agentensor.usage import Usage
 
 

@@ -7,8 +7,7 @@ from datetime import timedelta
 import pytest
 
 from orcheo_agentensor import Store
-from orcheo_agentensor.storage import RunRecord, utc_now
-from orcheo_agentensor.storage.records import RunMode
+from orcheo_agentensor.storage import RunMode, RunRecord, utc_now
 
 
 def record(mode: RunMode = "train") -> RunRecord:

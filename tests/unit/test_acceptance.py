@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluators.context import EvaluationResult, TargetFailure
+from orcheo_agentensor.evaluation import CaseResult
+from orcheo_agentensor.evaluators import EvaluationResult, TargetFailure
 from orcheo_agentensor.training.comparison import foreseen, reasons_against
-from orcheo_agentensor.training.decision import guardrail_breaches, target_gain, verdict
 
 WEIGHTS = {"e": 1.0}
 
@@ -56,78 +52,6 @@ def test_nothing_is_strictly_better_than_itself(
 ) -> None:
     same = [case(a) for a, _ in scores]
     assert reasons_against(same, same, weights=WEIGHTS, strictly=True)
-
-
-def summary(mean: float | None, *, p95: float = 10.0, failed: int = 0) -> dict[str, Any]:
-    return {
-        "evaluators": {"e": {"mean": mean}},
-        "latency_ms": {"p50": 5.0, "p95": p95},
-        "n_target_failed": failed,
-        "n_evaluator_failed": 0,
-        "coverage": 1.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "broken"),
-    [
-        (0.50, 0.49, False),
-        (0.50, 0.48, True),
-        (0.0, -0.01, False),
-        (0.0, -0.03, True),
-        (-0.5, -0.51, False),
-        (0.5, None, True),
-        (None, None, False),
-    ],
-)
-def test_guardrail_is_two_percent_or_two_hundredths(
-    before: float | None, after: float | None, broken: bool
-) -> None:
-    assert bool(guardrail_breaches(summary(before), summary(after))) == broken
-
-
-def test_guardrail_knows_latency_and_failures() -> None:
-    assert guardrail_breaches(summary(0.5), summary(0.9, p95=62.5)) == []
-    assert "latency" in guardrail_breaches(summary(0.5), summary(0.9, p95=62.6))[0]
-    assert "failures" in guardrail_breaches(summary(0.5), summary(0.9, failed=1))[0]
-
-
-def test_verdict_names_what_decided() -> None:
-    held = {
-        "baseline": summary(0.5),
-        "best": summary(0.9),
-        "gain": 0.4,
-        "p_value": 0.001,
-        "n": 40,
-        "ci95": [0.3, 0.5],
-    }
-    assert verdict(changed=False, holdout=held, min_coverage=1.0)[0] == "kept"
-    assert "unproved" in verdict(changed=True, holdout=None, min_coverage=1.0)[1][0]
-    assert verdict(changed=True, holdout=held, min_coverage=1.0)[0] == "eligible"
-    noise = {**held, "p_value": 0.05}
-    status, reasons = verdict(changed=True, holdout=noise, min_coverage=1.0)
-    assert status == "kept"
-    assert "not significant" in reasons[0]
-    worse = {**held, "best": summary(0.1)}
-    assert verdict(changed=True, holdout=worse, min_coverage=1.0)[0] == "rejected"
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "met"),
-    [
-        (0.5, 0.55, True),
-        (0.5, 0.54, False),
-        (0.0, 0.0, False),
-        (0.0, 0.01, True),
-        (-1.0, -1.05, False),
-        (-1.0, -0.9, True),
-        (None, 0.5, None),
-    ],
-)
-def test_the_goal_is_a_tenth_more_and_never_met_without_a_gain(
-    before: float | None, after: float, met: bool | None
-) -> None:
-    assert target_gain(before, after)["met"] is met
 
 
 grid = st.one_of(st.none(), st.integers(0, 8).map(lambda eighths: eighths / 8))

@@ -8,7 +8,7 @@ from langgraph.types import Command, Send
 
 from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.tape import MAX_TEXT, NodeRun, Tape, get_prompt, record_tape
-from orcheo_agentensor.targets.local import CallableTarget, RunnableTarget
+from orcheo_agentensor.targets import CallableTarget, RunnableTarget
 from orcheo_agentensor.training.feedback import blame
 
 CONFIG: Any = {

@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import RunConfig, Settings, TextTensor
-from orcheo_agentensor.config.model import config_schema
-from orcheo_agentensor.config.resolve import settle
+from orcheo_agentensor.config import config_schema, settle
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.prompts import Candidate, as_tensor, put
 from orcheo_agentensor.targets.context import bound_context

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 
-from orcheo_agentensor.config import rules
-from orcheo_agentensor.config.model import RunConfig, config_schema
-from orcheo_agentensor.config.resolve import merge_configs, settle
-from orcheo_agentensor.config.rules import (
+from orcheo_agentensor.config import (
+    RunConfig,
+    config_schema,
+    merge_configs,
     register_callback,
     registered_callbacks,
+    rules,
     runtime_configurable,
+    settle,
 )
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.prompts import TextTensor

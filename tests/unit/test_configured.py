@@ -15,13 +15,14 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Send, interrupt
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor import configure
+from orcheo_agentensor.config import RunConfig
 from orcheo_agentensor.errors import ConfigError, NotFound, StoreError
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.tape import get_prompt
-from orcheo_agentensor.targets.served import ServedGraph, configure
+from orcheo_agentensor.targets.served import ServedGraph
 
 SETTINGS = Settings(max_recursion_limit=100, max_target_concurrency=8)
 

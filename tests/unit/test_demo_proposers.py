@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 
-import orcheo_agentensor.demo as demo
+from orcheo_agentensor import demo
 from orcheo_agentensor.datasets import Dataset
-from orcheo_agentensor.demo.evaluators import reply_policy
-from orcheo_agentensor.demo.model import Router, answer, parse_definitions, parse_rules, words
+from orcheo_agentensor.demo import (
+    MAX_LINE_WORDS,
+    QUEUES,
+    REPLY,
+    Router,
+    answer,
+    parse_definitions,
+    parse_rules,
+    reply_policy,
+    set_up,
+    triage_text,
+    words,
+)
 from orcheo_agentensor.demo.proposer import (
     RULES_AT_ONCE,
     LexicalProposer,
@@ -19,19 +30,18 @@ from orcheo_agentensor.demo.proposer import (
     ParaphraseProposer,
     one_shot_fill,
 )
-from orcheo_agentensor.demo.run import set_up
-from orcheo_agentensor.demo.workflow import MAX_LINE_WORDS, QUEUES, REPLY, triage_text
 from orcheo_agentensor.optimizers import (
+    CaseTexts,
     ComponentRequest,
     Edit,
     FeedbackRecord,
     ProposalRequest,
     Proposer,
     derive_seed,
+    refusals,
     resolve_optimizer,
     resolve_proposer,
 )
-from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
 from orcheo_agentensor.settings import Settings
 
 DATASET = Dataset.load(Path(demo.__file__).parent / "data" / "banking_tickets.jsonl")

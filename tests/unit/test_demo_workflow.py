@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import orcheo_agentensor.demo as demo
+from orcheo_agentensor import EvaluationJob
 from orcheo_agentensor.datasets import Dataset
-from orcheo_agentensor.demo.evaluators import RULES, queue_accuracy, reply_policy
-from orcheo_agentensor.demo.model import LexicalChatModel
+from orcheo_agentensor.demo import RULES, LexicalChatModel, queue_accuracy, reply_policy
 from orcheo_agentensor.demo.workflow import (
     POLICY,
     QUEUES,
@@ -24,7 +24,6 @@ from orcheo_agentensor.demo.workflow import (
 )
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.prompts import as_prompts
-from orcheo_agentensor.runs.job import EvaluationJob
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import record_tape
 from orcheo_agentensor.training import TrainingJob

@@ -26,7 +26,7 @@ from orcheo_agentensor.evaluators import (
 )
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.testing.models import RuleChatModel
+from orcheo_agentensor.testing import RuleChatModel
 from orcheo_agentensor.usage import Usage
 
 CTX = EvaluatorContext(

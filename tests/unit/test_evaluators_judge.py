@@ -22,7 +22,7 @@ from orcheo_agentensor.evaluators import (
     bind_evaluators,
 )
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.testing.models import RuleChatModel, ScriptedChatModel
+from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
 from orcheo_agentensor.usage import Usage
 
 CTX = EvaluatorContext(

@@ -6,8 +6,7 @@ import pytest
 
 from orcheo_agentensor import EvaluatorContext, bind_evaluator
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators import ExactMatch
-from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorFailure
+from orcheo_agentensor.evaluators import EvaluationResult, EvaluatorFailure, ExactMatch
 
 
 def grade(ctx: EvaluatorContext) -> Any:

@@ -13,8 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import configure
-from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.config.overrides import overridden_model
+from orcheo_agentensor.config import RunConfig, overridden_model
 from orcheo_agentensor.errors import ConfigError, RunFailed
 from orcheo_agentensor.nodes import AgentNode, State
 

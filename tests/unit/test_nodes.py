@@ -12,8 +12,14 @@ from langgraph.types import Send
 from pydantic import BaseModel, Field, ValidationError
 
 from orcheo_agentensor.errors import BadInput, NotFound, TemplateError
-from orcheo_agentensor.nodes import NodeMetadata, NodeRegistry, State, TaskNode, registry
-from orcheo_agentensor.nodes.task import register_node
+from orcheo_agentensor.nodes import (
+    NodeMetadata,
+    NodeRegistry,
+    State,
+    TaskNode,
+    register_node,
+    registry,
+)
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.tape import record_tape
 

@@ -11,12 +11,19 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 from pydantic import Field, ValidationError
 
-from orcheo_agentensor import Budget, Limits, Store, TargetScore, TextGrad, get_prompt
+from orcheo_agentensor import (
+    Budget,
+    Limits,
+    Store,
+    TargetScore,
+    TextGrad,
+    TrainablePrompt,
+    TrainingJob,
+    get_prompt,
+)
 from orcheo_agentensor.errors import ConfigError, PromptNotFound
 from orcheo_agentensor.nodes import AgentensorNode, State, registry
-from orcheo_agentensor.nodes.agent import TrainablePrompt
 from orcheo_agentensor.tape import record_tape
-from orcheo_agentensor.training.job import TrainingJob
 
 # Case `n` is solved by a prompt that holds the word `w{n % 2}`.
 CASES = [

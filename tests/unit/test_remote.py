@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
-from email.utils import formatdate
 from typing import Any
 
 import httpx
 import pytest
 import respx
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orcheo_agentensor import Settings, aevaluate
 from orcheo_agentensor.errors import (
     BadInput,
     ConfigError,
-    RunFailed,
     TargetRefused,
     TargetUnavailable,
 )
-from orcheo_agentensor.evaluation.runner import MOST_RETRY_AFTER, retry_after
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import is_allowed
-from orcheo_agentensor.tape import Tape
-from orcheo_agentensor.targets.remote import RunEvents
-from orcheo_agentensor.targets.resolve import resolve_target
+from orcheo_agentensor.targets import resolve_target
 from orcheo_agentensor.targets.servers import Assistant, Placement, Server, queued_events
 
 URL = "http://agents.example"
@@ -256,44 +248,6 @@ async def test_a_wait_for_job_slots_that_the_job_itself_holds_has_an_end() -> No
     assert server.running == 1
 
 
-@pytest.mark.parametrize(
-    ("asked", "seconds"),
-    [
-        ("7", 7.0),
-        ("0.5", 0.5),
-        ("86400", MOST_RETRY_AFTER),
-        ("-3", 0.0),
-        ("soon", 0.0),
-        ("nan", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_retry_after_in_seconds(asked: str, seconds: float) -> None:
-    assert retry_after(error(asked)) == seconds
-
-
-def test_retry_after_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1_800_000_000.0
-    monkeypatch.setattr(time, "time", lambda: now)
-    assert retry_after(error(formatdate(now + 10, usegmt=True))) == 10.0
-    assert retry_after(error(formatdate(now - 10, usegmt=True))) == 0.0
-    assert retry_after(ValueError("no response")) == 0.0
-
-
-@given(st.text())
-def test_any_retry_after_is_a_wait_within_the_cap(asked: str) -> None:
-    class Answer(Exception):
-        response = type("R", (), {"headers": {"retry-after": asked}})
-
-    assert 0.0 <= retry_after(Answer()) <= MOST_RETRY_AFTER
-
-
-def error(asked: str) -> httpx.HTTPStatusError:
-    request = httpx.Request("POST", URL)
-    response = httpx.Response(429, headers={"retry-after": asked}, request=request)
-    return httpx.HTTPStatusError("busy", request=request, response=response)
-
-
 # -- Prompts in requests ---------------------------------------------------------------------------
 
 TEXT = {"type": "TextTensor", "text": "Be brief.", "requires_grad": True, "metadata": {}}
@@ -342,94 +296,6 @@ def test_a_prompt_with_no_place_is_refused() -> None:
         Placement(fields={"q": {}}, prompts_in="context").put({"p": TEXT}, {})
     with pytest.raises(BadInput, match=r"prompts\.p\.bind: 'context\.p' is not in the deployed"):
         Placement(fields={"q": {}}).put({"p": {**TEXT, "bind": "context.p"}}, {})
-
-
-# -- Events ----------------------------------------------------------------------------------------
-
-
-def run_of(name: str, *, ended: bool = True, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
-    event = "|".join(["tasks", *path])
-    started = (event, {"id": "1", "name": name, "input": {"x": name}})
-    done = (event, {"id": "1", "name": name, "result": {"y": name}, "error": None})
-    return [started, done] if ended else [started]
-
-
-def call_in(place: str, text: str) -> tuple[str, Any]:
-    messages = [[{"type": "system", "content": [{"type": "text", "text": text}]}]]
-    return (
-        "events",
-        {
-            "event": "on_chat_model_start",
-            "metadata": {"langgraph_checkpoint_ns": place},
-            "data": {"input": {"messages": messages}},
-        },
-    )
-
-
-def taped(*events: tuple[str, Any], **prompts: str) -> Tape:
-    run = RunEvents(prompts=prompts, tape=Tape())
-    for event, data in events:
-        run.take(event, data)
-    run.finish()
-    assert run.tape is not None
-    return run.tape
-
-
-def test_a_tape_has_the_nodes_their_steps_and_what_they_read() -> None:
-    inside = run_of("think", path=("desk:1",))
-    tape = taped(
-        *run_of("draft"),
-        call_in("draft:1", "Draft for Ana, kindly."),
-        run_of("desk")[0],
-        *inside,
-        call_in("desk:1|think:1", "Think it over."),
-        run_of("desk")[1],
-        draft="Draft for {name}, kindly.",
-        think="Think it over.",
-        unread="Never read by anybody.",
-    )
-    shown = [(run.id, run.step, run.path, run.prompts) for run in tape.runs.values()]
-    assert shown == [
-        ("draft:1", 1, (), ["draft"]),
-        ("desk:1", 2, (), []),
-        ("desk:1|think:1", 1, ("desk:1",), ["think"]),
-    ]
-    assert tape.runs["draft:1"].output == '{"y": "draft"}'
-
-
-def test_where_calls_show_nothing_nodes_without_visible_calls_may_have_read_every_prompt() -> None:
-    events = [*run_of("model"), call_in("model:1", "fixed"), *run_of("code")]
-    tape = taped(*events, one="First this.", two="Second that.")
-    assert tape.runs["code:1"].prompts == ["one", "two"]
-    assert tape.runs["model:1"].prompts == []
-
-
-def test_usage_is_added_up_over_the_chunks_of_an_answer() -> None:
-    run = RunEvents()
-    metadata = {"ls_model_type": "chat", "ls_model_name": "gpt-4o"}
-    for tokens in (None, {"input_tokens": 10, "output_tokens": 2}, {"output_tokens": 3}):
-        chunk = {"id": "m1", "type": "AIMessageChunk", "content": "", "usage_metadata": tokens}
-        run.take("messages|desk:1", [chunk, metadata])
-    run.take("messages", [{"id": "m2", "type": "ai", "content": "static"}, {}])
-    assert (run.usage.calls, run.usage.input_tokens, run.usage.output_tokens) == (1, 10, 5)
-    assert run.usage.cost is not None
-    assert run.usage.cost > 0
-
-
-def test_a_stream_that_ends_within_a_node_was_cut() -> None:
-    run = RunEvents()
-    run.take("values", {"x": 1})
-    run.take(*run_of("desk", ended=False)[0])
-    assert run.is_cut
-    run.take(*run_of("desk")[1])
-    assert not run.is_cut
-
-
-def test_a_run_that_its_server_has_given_up_is_no_failure_of_the_case() -> None:
-    with pytest.raises(ConnectionError, match="given the run up"):
-        RunEvents().take("error", {"error": "CancelledError", "message": "shutting down"})
-    with pytest.raises(RunFailed, match="ValueError: no"):
-        RunEvents().take("error", {"error": "ValueError", "message": "no"})
 
 
 def test_problems_of_a_target_are_all_told() -> None:

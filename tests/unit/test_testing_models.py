@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from orcheo_agentensor.testing.models import RuleChatModel, ScriptedChatModel
+from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
 from orcheo_agentensor.usage import record_usage
 
 
