@@ -32,7 +32,7 @@ def node_function(bound: Any) -> Any:
     Tried: `StateGraph.nodes[…].runnable` and `CompiledStateGraph.nodes[…].bound` are public, but
     give LangGraph's own `RunnableCallable`, whose `func` and `afunc` are the only way back.
     """
-    return getattr(bound, "afunc", None) or getattr(bound, "func", None)
+    return getattr(bound, "func", None) or getattr(bound, "afunc", None)
 
 
 def takes_config(bound: Any) -> bool:

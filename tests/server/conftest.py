@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from dev_server import Served, lay_out, running
 from langgraph_sdk import get_client
+from prompt_readers import KINDS
 
 from orcheo_agentensor import Store
 
-GRAPHS = {name: f"./served_graphs.py:{name}" for name in ("echo", "bare", "context")}
+READERS = [f"{door}_{kind}" for door in ("serve", "configure") for kind in KINDS]
+GRAPHS = {name: f"./served_graphs.py:{name}" for name in ("echo", "bare", "context", *READERS)}
 TOKENS = {
     "ana-token": ("ana", ["run", "train", "promote"]),
     "ana-reader": ("ana", ["run"]),

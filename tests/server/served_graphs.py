@@ -9,9 +9,10 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from prompt_readers import UNTRAINED, create_reader, prompts_of
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import serve
+from orcheo_agentensor import Settings, configure, serve
 
 # No target takes any time, so that how busy the machine is does not decide what the latency
 # guardrail says.
@@ -77,3 +78,20 @@ def _context_graph() -> StateGraph[Seen, Tone]:
 echo = serve(_echo(), workflow_id="echo")
 bare = _echo().compile(name="bare")
 context = serve(_context_graph(), workflow_id="context")
+serve_configurable = serve(create_reader("configurable"), workflow_id="serve_configurable")
+serve_context = serve(create_reader("context").compile(), workflow_id="serve_context")
+serve_template = serve(create_reader("template"), workflow_id="serve_template")
+
+
+def _configured(kind: str) -> Any:
+    return configure(
+        create_reader(kind).compile(),
+        workflow_id=f"configure_{kind}",
+        defaults={"prompts": prompts_of(kind, UNTRAINED)},
+        store=Settings().database_url,
+    )
+
+
+configure_configurable = _configured("configurable")
+configure_context = _configured("context")
+configure_template = _configured("template")

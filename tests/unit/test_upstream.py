@@ -1,0 +1,238 @@
+"""Each thing that is used of LangGraph and LangChain beyond their public API still works.
+
+A failure here names what an upgrade has broken; `orcheo_agentensor/upstream.py` says what for.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.graph import START, StateGraph
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from orcheo_agentensor import upstream
+
+PACKAGE = Path(upstream.__file__).parent
+PRIVATE = re.compile(
+    r"_internal\b|__pregel|_getframe|langgraph_api|langgraph_runtime|langgraph\._|langchain_core\._"
+)
+
+
+class Number(TypedDict, total=False):
+    """A state of one number."""
+
+    n: int
+
+
+def node(state: Number, config: RunnableConfig) -> Number:
+    """A node that takes the config."""
+    return {"n": 1}
+
+
+async def simple(state: Number) -> Number:
+    """A node that takes the state alone."""
+    return {"n": 2}
+
+
+def one_node(function: Any, schema: Any = Number) -> StateGraph[Any, Any, Any, Any]:
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(schema)
+    graph.add_node("node", function)
+    graph.add_edge(START, "node")
+    return graph
+
+
+def test_no_other_file_reaches_into_langgraph_or_langchain() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "upstream.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {
+            id(found.body[0].value)
+            for found in ast.walk(tree)
+            if isinstance(found, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and found.body
+            and isinstance(found.body[0], ast.Expr)
+        }
+        for found in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(found, ast.Import):
+                names = [alias.name for alias in found.names]
+            elif isinstance(found, ast.ImportFrom):
+                names = [f"{found.module}.{alias.name}" for alias in found.names]
+            elif isinstance(found, ast.Attribute):
+                names = [found.attr]
+            elif isinstance(found, ast.Constant) and isinstance(found.value, str):
+                names = [] if id(found) in docstrings else [found.value]
+            for name in names:
+                assert not PRIVATE.search(name), (
+                    f"{path.relative_to(PACKAGE)}: {name}: move this to upstream.py, with a test"
+                )
+
+
+@pytest.mark.parametrize("subgraphs", [False, True])
+async def test_a_node_knows_whether_the_host_streams_its_subgraphs(subgraphs: bool) -> None:
+    seen: list[bool] = []
+
+    async def asks(state: Number) -> Number:
+        config = var_child_runnable_config.get() or {}
+        seen.append(upstream.is_streamed_by_host(config["configurable"]))
+        return {}
+
+    graph = one_node(asks).compile()
+    async for _ in graph.astream({"n": 0}, subgraphs=subgraphs):
+        pass
+    assert seen == [subgraphs], f"STREAM_KEY: LangGraph has no {upstream.STREAM_KEY!r} any more"
+
+
+def test_a_nodes_function_is_found() -> None:
+    class Callable(BaseModel):
+        async def __call__(self, state: Number) -> Number:
+            return {}
+
+    made_of = Callable()
+    for function in (node, simple, made_of):
+        bound = one_node(function).compile().nodes["node"].bound
+        assert upstream.node_function(bound) is function, "node_function: RunnableCallable.func"
+    assert upstream.node_function(object()) is None
+
+
+def test_it_is_known_whether_a_nodes_function_takes_the_config() -> None:
+    for function, takes in ((node, True), (simple, False)):
+        bound = one_node(function).compile().nodes["node"].bound
+        assert upstream.takes_config(bound) is takes, "takes_config: RunnableCallable.func_accepts"
+
+
+def test_a_copy_of_a_graph_keeps_what_its_constructor_does_not_take() -> None:
+    class Model(BaseModel):
+        n: int = 0
+
+    graph = one_node(lambda state: {"n": 1}, Model).compile()
+    kept = upstream.private_attributes(graph)
+    assert {"_output_mapper", "_state_mapper"} <= kept.keys(), "private_attributes: none are there"
+    assert not any(name.startswith("__") for name in kept)
+    copied = graph.copy()
+    outputs: list[Any] = [copied.invoke({}, version="v2").value]
+    vars(copied).update(kept)
+    outputs.append(copied.invoke({}, version="v2").value)
+    assert outputs == [{"n": 1}, Model(n=1)], (
+        "private_attributes: where Pregel.copy() keeps them, this is no longer needed"
+    )
+
+
+class Refuses(BaseCallbackHandler):
+    """Raises before a model is called."""
+
+    raise_error = run_inline = True
+
+    def __init__(self, *, closes: bool) -> None:
+        self.closes = closes
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse a chat model."""
+        self._refuse()
+
+    def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse a model that completes text."""
+        self._refuse()
+
+    def _refuse(self) -> None:
+        if self.closes:
+            upstream.close_waiting_callbacks()
+        raise PermissionError("refused")
+
+
+class Other(AsyncCallbackHandler):
+    """Another handler of the same call."""
+
+
+async def complaints(event: str, *, closes: bool) -> list[str]:
+    """What Python complains of after a handler has refused a model call."""
+    manager = AsyncCallbackManager([Refuses(closes=closes), Other(), Other()])
+    messages: Any = [["one"], ["two"]] if event == "on_chat_model_start" else ["one", "two"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(PermissionError):
+            await getattr(manager, event)({}, messages)
+        gc.collect()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("event", ["on_chat_model_start", "on_llm_start"])
+async def test_a_handler_that_refuses_a_call_leaves_no_coroutine_behind(event: str) -> None:
+    assert await complaints(event, closes=True) == [], (
+        f"close_waiting_callbacks: finds no waiting coroutines in AsyncCallbackManager.{event}"
+    )
+    assert any("never awaited" in text for text in await complaints(event, closes=False)), (
+        "close_waiting_callbacks: LangChain closes them itself now; this is no longer needed"
+    )
+
+
+async def test_langchain_warns_of_no_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    class Silent(Refuses):
+        """Refuses as well."""
+
+    upstream.silence_refusals(Silent)
+    caplog.set_level(logging.WARNING)
+    for handler, warns in ((Silent(closes=True), False), (Refuses(closes=True), True)):
+        caplog.clear()
+        with pytest.raises(PermissionError):
+            await AsyncCallbackManager([handler]).on_chat_model_start({}, [["hello"]])
+        told = any("refused" in record.getMessage() for record in caplog.records)
+        assert told is warns, "silence_refusals: LangChain words or names its warning otherwise"
+
+
+SERVER = """
+import asyncio, json, os
+os.environ |= {"LANGGRAPH_RUNTIME_EDITION": "inmem", "DATABASE_URI": ":memory:",
+               "REDIS_URI": "fake", "MIGRATIONS_PATH": "__inmem",
+               "LANGSERVE_GRAPHS": json.dumps({})}
+from orcheo_agentensor import upstream
+assert not upstream.in_langgraph_server(), "in_langgraph_server: says yes too early"
+graphs = upstream.served_graphs()
+assert dict(graphs) == {}, "served_graphs: is no mapping of ids to graphs"
+graphs["mine"] = object()
+known = upstream.assistant_id_of("mine")
+assert known != "mine" and len(known) == 36, "assistant_id_of: gives no id for a graph's name"
+assert upstream.assistant_id_of("other") == "other", "assistant_id_of: changes other ids"
+assert upstream.server_user() is None, "server_user: somebody where nobody is"
+from langgraph_api.utils import with_user
+from langgraph_sdk import Auth
+class User:
+    identity, display_name, is_authenticated, permissions = "ana", "Ana", True, ["run"]
+async def asks():
+    async with with_user(User(), ["run"]):
+        user, scopes = upstream.server_user()
+        assert (user.identity, scopes) == ("ana", ["run"]), "server_user: not ana"
+asyncio.run(asks())
+import langgraph_api.server
+assert upstream.in_langgraph_server(), "in_langgraph_server: does not know one"
+"""
+
+
+def test_what_is_asked_of_a_langgraph_server_is_there() -> None:
+    done = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
+
+
+def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    tree = ast.parse(Path(upstream.__file__).read_text(encoding="utf-8"))
+    functions = [found for found in tree.body if isinstance(found, ast.FunctionDef)]
+    assert len(functions) > 5
+    for function in functions:
+        assert f"{function.name}(" in tests, f"{function.name} is not tested"
+        told = ast.get_docstring(function) or ""
+        assert "Tried:" in told or function.name == "is_streamed_by_host", function.name
