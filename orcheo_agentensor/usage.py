@@ -7,13 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
@@ -23,9 +22,12 @@ from orcheo_agentensor.upstream import close_waiting_callbacks, silence_refusals
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Counts of model calls and their tokens; `cost` in US dollars, None where no price is known.
+    """Counts of model calls and their tokens; `cost` in US dollars.
 
-    `rollouts` counts executions of the target (every attempt of a retried one).
+    `rollouts` counts executions of the target (every attempt of a retried one). `input_tokens` and
+    `output_tokens` are what models reported; `unreported_calls` are those that reported nothing,
+    and where there are any, `tokens` is None. `cost` is None where that of any call is unknown.
+    `cached_calls` are answers of LangChain's cache, which are no calls and cost nothing.
     """
 
     rollouts: int = 0
@@ -33,10 +35,17 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
+    unreported_calls: int = 0
+    cached_calls: int = 0
 
     @property
-    def tokens(self) -> int:
-        """Input and output tokens together."""
+    def tokens(self) -> int | None:
+        """Input and output tokens together; None where a call did not report its own."""
+        return None if self.unreported_calls else self.reported_tokens
+
+    @property
+    def reported_tokens(self) -> int:
+        """Input and output tokens of the calls that reported them."""
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -51,34 +60,48 @@ class Usage:
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=(self.cost or 0.0) + (other.cost or 0.0) if known else None,
+            unreported_calls=self.unreported_calls + other.unreported_calls,
+            cached_calls=self.cached_calls + other.cached_calls,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in the ledger and printed in results."""
-        return {
+        """As stored in the ledger and printed in results; what is unknown is None."""
+        known = not self.unreported_calls
+        data: dict[str, Any] = {
             "rollouts": self.rollouts,
             "calls": self.calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            "input_tokens": self.input_tokens if known else None,
+            "output_tokens": self.output_tokens if known else None,
             "tokens": self.tokens,
             "cost": self.cost,
         }
+        if not known:
+            data["reported"] = {"input_tokens": self.input_tokens}
+            data["reported"]["output_tokens"] = self.output_tokens
+            data["unreported_calls"] = self.unreported_calls
+        if self.cached_calls:
+            data["cached_calls"] = self.cached_calls
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
         """The inverse of `to_json`; unknown and derived keys are ignored."""
+        tokens = data.get("reported") or data
         return cls(
             rollouts=int(data.get("rollouts", 0)),
             calls=int(data.get("calls", 0)),
-            input_tokens=int(data.get("input_tokens", 0)),
-            output_tokens=int(data.get("output_tokens", 0)),
+            input_tokens=int(tokens.get("input_tokens", 0)),
+            output_tokens=int(tokens.get("output_tokens", 0)),
             cost=data.get("cost", 0.0),
+            unreported_calls=int(data.get("unreported_calls", 0)),
+            cached_calls=int(data.get("cached_calls", 0)),
         )
 
 
 NOTHING = Usage()
 ONE_ROLLOUT = Usage(rollouts=1)
 ONE_CALL = Usage(calls=1)
+UNREPORTED_CALL = Usage(calls=1, unreported_calls=1, cost=None)
 
 
 # `record_usage()` sees every LangChain chat-model call made inside it, in any task or thread
@@ -102,27 +125,132 @@ class CallGate(Protocol):
         """Put what a call really used in place of what was reserved for it."""
 
 
+class TokenCounts(NamedTuple):
+    """The tokens of a call by class; `input` and `output` include all others of their side."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+
+
 @lru_cache(maxsize=4096)
-def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
+def price(model: str, tokens: TokenCounts, provider: str | None = None) -> float | None:
     """Price of one call in US dollars by genai-prices; None for a model it does not know."""
-    from genai_prices import Usage as Tokens
+    from genai_prices import Usage as Priced
     from genai_prices import calc_price
 
-    try:
-        found = calc_price(
-            Tokens(input_tokens=input_tokens, output_tokens=output_tokens), model_ref=model
-        )
-    except LookupError:
+    counted = Priced(
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        cache_read_tokens=tokens.cache_read,
+        cache_write_tokens=tokens.cache_write,
+        input_audio_tokens=tokens.input_audio,
+        output_audio_tokens=tokens.output_audio,
+    )
+    for provider_id in dict.fromkeys((provider, None)):
+        try:
+            return float(calc_price(counted, model_ref=model, provider_id=provider_id).total_price)
+        except (LookupError, ValueError):  # an unknown model; counts that contradict each other
+            continue
+    return None
+
+
+_INPUT = (
+    "input_tokens",
+    "prompt_tokens",
+    "inputTokens",
+    "inputTokenCount",
+    "input_token_count",
+    "prompt_token_count",
+    "prompt_eval_count",
+)
+_OUTPUT = (
+    "output_tokens",
+    "completion_tokens",
+    "outputTokens",
+    "outputTokenCount",
+    "generated_token_count",
+    "output_token_count",
+    "candidates_token_count",
+    "eval_count",
+)
+_CACHE_READ = ("cache_read_input_tokens", "cacheReadInputTokens")
+_CACHE_WRITE = ("cache_creation_input_tokens", "cacheWriteInputTokens")
+_PLACES = ("token_usage", "usage", "usage_metadata", "amazon-bedrock-invocationMetrics")
+
+
+def token_counts(response: LLMResult) -> TokenCounts | None:
+    """The tokens that a reply reports, wherever its integration puts them; None where it does not.
+
+    LangChain's own place is `usage_metadata`; older integrations report in `response_metadata`,
+    models that complete text in `llm_output`, each in the words of its provider. A report of no
+    tokens beside a reply with text is none.
+    """
+    first = response.generations[0][0] if response.generations and response.generations[0] else None
+    message = first.message if isinstance(first, ChatGeneration) else None
+    reported: Mapping[str, Any] = getattr(message, "usage_metadata", None) or {}
+    found = _own_counts(reported) if reported else None
+    for place in (getattr(message, "response_metadata", None), response.llm_output):
+        if found is None and isinstance(place, Mapping):
+            found = _provider_counts(place)
+    has_text = bool(first is not None and (first.text or getattr(message, "tool_calls", None)))
+    if found is None or (found.input == found.output == 0 and has_text):
         return None
-    return float(found.total_price)
+    return found
+
+
+def _own_counts(reported: Mapping[str, Any]) -> TokenCounts:
+    """LangChain's `UsageMetadata`."""
+    into = reported.get("input_token_details") or {}
+    out = reported.get("output_token_details") or {}
+    written = into.get("cache_creation") or 0
+    if not written:  # by how long they are kept
+        written = sum(value or 0 for key, value in into.items() if key.startswith("ephemeral_"))
+    return TokenCounts(
+        input=reported.get("input_tokens") or 0,
+        output=reported.get("output_tokens") or 0,
+        cache_read=into.get("cache_read") or 0,
+        cache_write=written,
+        input_audio=into.get("audio") or 0,
+        output_audio=out.get("audio") or 0,
+    )
+
+
+def _provider_counts(place: Mapping[str, Any]) -> TokenCounts | None:
+    """A provider's own words, in `place` itself or under one of the names they use for it."""
+    for report in (place, *(place.get(name) for name in _PLACES)):
+        if not isinstance(report, Mapping):
+            continue
+        into, out = _first_count(report, _INPUT), _first_count(report, _OUTPUT)
+        if into is None and out is None:
+            continue
+        read = _first_count(report, _CACHE_READ) or 0
+        written = _first_count(report, _CACHE_WRITE) or 0
+        details = report.get("prompt_tokens_details")
+        within = _first_count(details, ("cached_tokens",)) if isinstance(details, Mapping) else 0
+        return TokenCounts(
+            input=(into or 0) + read + written,  # where these are told, the input is without them
+            output=out or 0,
+            cache_read=read or within or 0,
+            cache_write=written,
+        )
+    return None
+
+
+def _first_count(report: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    values = (report.get(name) for name in names)
+    return next((int(v) for v in values if isinstance(v, int | float) and v == v), None)
 
 
 class UsageRecorder(BaseCallbackHandler):
     """Adds up the model calls made in its `with` block. Thread-safe; ask for `total` after it.
 
-    A call that the block left behind unfinished counts as a call, and as having used what was
-    reserved for it. With a `gate` each call is reserved first; once one was `refused`, so is every
-    further one, and so are calls that come after the block.
+    A call that the block left behind unfinished counts as one whose tokens are unknown, or, with a
+    `gate`, as having used what was reserved for it. With a `gate` each call is reserved first; once
+    one was `refused`, so is every further one, and so are calls that come after the block.
     """
 
     # Runs in the caller's own thread of control: a count must be complete when the call returns.
@@ -149,7 +277,7 @@ class UsageRecorder(BaseCallbackHandler):
             self._closed = True
             left, self._calls = self._calls, {}
         for reserved in left.values():
-            self._settle(reserved, reserved)
+            self._settle(reserved, reserved if self._gate is not None else UNREPORTED_CALL)
 
     def on_chat_model_start(
         self,
@@ -177,19 +305,11 @@ class UsageRecorder(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Count one finished call."""
-        first = response.generations[0][0] if response.generations else None
-        message = first.message if isinstance(first, ChatGeneration) else None
-        tokens = message.usage_metadata if isinstance(message, AIMessage) else None
-        into = tokens["input_tokens"] if tokens else 0
-        out = tokens["output_tokens"] if tokens else 0
-        self._end(
-            run_id,
-            Usage(calls=1, input_tokens=into, output_tokens=out, cost=_cost(message, into, out)),
-        )
+        self._end(run_id, usage_of(response))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A call that failed was a call all the same."""
-        self._end(run_id, ONE_CALL)
+        """Count a call that failed; some clients raise with a reply that was paid for."""
+        self._end(run_id, usage_of_error(error))
 
     def add(self, usage: Usage) -> None:
         """Count calls that nobody asked for before they were made."""
@@ -236,12 +356,42 @@ class UsageRecorder(BaseCallbackHandler):
             self._gate.call_ended(reserved, used)
 
 
-def _cost(message: Any, into: int, out: int) -> float | None:
-    metadata = getattr(message, "response_metadata", None) or {}
-    if metadata.get("simulated"):
-        return 0.0
-    model = metadata.get("model_name") or metadata.get("model")
-    return price(str(model), into, out) if model else None
+def usage_of(response: LLMResult) -> Usage:
+    """What one answered call took; a hit of LangChain's cache is no call."""
+    first = response.generations[0][0] if response.generations and response.generations[0] else None
+    message = first.message if isinstance(first, ChatGeneration) else None
+    if (getattr(message, "usage_metadata", None) or {}).get("total_cost") == 0:
+        return Usage(cached_calls=1)
+    own = getattr(message, "response_metadata", None) or {}
+    return _one_call(token_counts(response), {**(response.llm_output or {}), **own})
+
+
+def usage_of_error(error: BaseException) -> Usage:
+    """What a failed call took: that of the reply the client raised with, or nothing but the call.
+
+    OpenAI's client raises `LengthFinishReasonError`, which holds the `completion`, where a reply
+    with a structured output was cut by its length.
+    """
+    completion = getattr(error, "completion", None)
+    reported = getattr(completion, "usage", None)
+    if reported is None:
+        return ONE_CALL
+    counts = _provider_counts(reported if isinstance(reported, Mapping) else vars(reported))
+    return _one_call(counts, {"model": getattr(completion, "model", None)})
+
+
+def _one_call(counts: TokenCounts | None, metadata: Mapping[str, Any]) -> Usage:
+    simulated = bool(metadata.get("simulated"))
+    if counts is None:
+        return replace(UNREPORTED_CALL, cost=0.0 if simulated else None)
+    model = metadata.get("model_name") or metadata.get("model") or metadata.get("model_id")
+    cost = price(str(model), counts, metadata.get("model_provider")) if model else None
+    return Usage(
+        calls=1,
+        input_tokens=counts.input,
+        output_tokens=counts.output,
+        cost=0.0 if simulated else cost,
+    )
 
 
 def bound(messages: Sequence[Any], params: Mapping[str, Any], metadata: Mapping[str, Any]) -> Usage:
@@ -259,8 +409,12 @@ def bound(messages: Sequence[Any], params: Mapping[str, Any], metadata: Mapping[
     caps = [params.get(cap) for cap in LENGTH_CAPS] + [metadata.get("ls_max_tokens")]
     out = next((cap for cap in caps if isinstance(cap, int) and cap > 0), 0)
     model = params.get("model") or params.get("model_name") or metadata.get("ls_model_name")
-    cost = price(str(model), into, out) if model else None
-    return Usage(calls=1, input_tokens=into, output_tokens=out, cost=cost or 0.0)
+    costs = [
+        price(str(model), TokenCounts(input=into, output=out, cache_write=written)) or 0.0
+        for written in (0, into)  # writing a cache can cost more than reading the input
+        if model
+    ]
+    return Usage(calls=1, input_tokens=into, output_tokens=out, cost=max(costs, default=0.0))
 
 
 def _text(message: Any) -> str:

@@ -14,17 +14,8 @@ import typer
 from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import ThresholdMissed, command
 from orcheo_agentensor.cli.options import read_from, write_to
-from orcheo_agentensor.cli.output import (
-    compared,
-    number,
-    percent,
-    print_json,
-    say,
-    show,
-    show_diff,
-    show_table,
-    when,
-)
+from orcheo_agentensor.cli.output import print_json, say, show, show_diff, show_table
+from orcheo_agentensor.display import compared, number, percent, when
 from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:

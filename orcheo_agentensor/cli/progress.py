@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orcheo_agentensor.cli.output import clean, console, number, say
+from orcheo_agentensor.cli.output import console, say
+from orcheo_agentensor.display import clean, number
 
 if TYPE_CHECKING:
     from rich.progress import Progress

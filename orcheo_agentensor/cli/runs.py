@@ -8,7 +8,8 @@ import typer
 
 from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import command
-from orcheo_agentensor.cli.output import number, print_json, show, show_table, when
+from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.display import number, spent, when
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, RunRecord, Store
@@ -111,7 +112,7 @@ def _show(run: RunRecord, usage: dict[str, Any]) -> None:
         show(f"dataset    {run.dataset_id} {(run.dataset_version or '')[:12]}")
     if run.mode == "train":
         show(f"seed       {run.seed}")
-    show(f"spent      {output.spent(usage)}")
+    show(f"spent      {spent(usage)}")
     result = run.result or {}
     if summary := result.get("summary"):
         output.show_evaluators(summary)

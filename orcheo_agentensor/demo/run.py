@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.cli.options import store_option
-from orcheo_agentensor.cli.output import interval, number, show_diff, show_next, show_table
+from orcheo_agentensor.cli.output import show_diff, show_next, show_table
 from orcheo_agentensor.cli.progress import progress
 from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.demo.proposer import one_shot_fill
 from orcheo_agentensor.demo.workflow import POLICY, seed_prompts
+from orcheo_agentensor.display import interval, number
 from orcheo_agentensor.evaluation import Limits, aevaluate
 from orcheo_agentensor.evaluation.results import summarize
 from orcheo_agentensor.prompts import TextTensor

@@ -6,22 +6,27 @@ The functions that word numbers and lay out tables serve the command line and no
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
+from orcheo_agentensor.display import (
+    Row,
+    html_table,
+    interval,
+    milliseconds,
+    number,
+    percent,
+    rich_table,
+    spent,
+)
 from orcheo_agentensor.errors import MissingExtra
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.usage import Usage
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 EvaluationStatus: TypeAlias = Literal["finished", "missed_threshold"]
 """`missed_threshold`: fewer cases than `min_coverage` asks for could be scored."""
-
-Row: TypeAlias = Sequence[object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,78 +210,12 @@ def measures(
 ) -> tuple[str, str, str]:
     """Sentences on coverage and failures, on latency, and on what was spent."""
     times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
-    latency, spent = summary["latency_ms"], usage or summary["usage"]
+    latency = summary["latency_ms"]
     late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
     return (
         f"coverage {percent(summary['coverage'])} of {summary['cases']} cases{times}; "
         f"target failures {summary['n_target_failed']}, "
         f"evaluator failures {summary['n_evaluator_failed']}",
         f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
-        f"spent: {spent['rollouts']} rollouts, {spent['calls']} model calls, "
-        f"{spent['tokens']} tokens, {money(spent['cost'])}",
+        f"spent: {spent(usage or summary['usage'])}",
     )
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; `-` for none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def interval(value: Sequence[float] | None) -> str:
-    """A 95 % interval for people."""
-    return "-" if not value else f"[{value[0]:.3f}, {value[1]:.3f}]"
-
-
-def percent(value: float | None) -> str:
-    """A share for people."""
-    return "-" if value is None else f"{value:.1%}"
-
-
-def money(value: float | None) -> str:
-    """A cost in US dollars; unknown where a model's price is."""
-    return "price unknown" if value is None else f"${value:.4f}"
-
-
-def milliseconds(value: float | None) -> str:
-    """A duration for people."""
-    return "-" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
-
-
-def printable(text: object) -> str:
-    """`text` without the control characters that steer a terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text)
-    )
-
-
-def rich_table(columns: Sequence[str], rows: Iterable[Row], *, title: str = "") -> Table:
-    """A table for a terminal; cells are text, never markup."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=box.SIMPLE_HEAD, title=Text(printable(title)) if title else None)
-    made.title_justify = "left"
-    for column in columns:
-        right = column.startswith(">")
-        made.add_column(
-            column.removeprefix(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=right,
-        )
-    for row in rows:
-        made.add_row(*(Text(printable("-" if cell is None else cell)) for cell in row))
-    return made
-
-
-def html_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """A table for a notebook; cells are escaped."""
-    heads = "".join(f"<th>{html.escape(column.removeprefix('>'))}</th>" for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{html.escape('-' if cell is None else str(cell))}</td>" for cell in row)
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"

@@ -51,7 +51,7 @@ from orcheo_agentensor.storage.urls import StoreUrl
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest schema revision; revisions are numbered in order."""
 
 BUSY_TIMEOUT_MS = 60_000

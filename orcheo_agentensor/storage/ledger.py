@@ -209,20 +209,24 @@ def total_usage(connection: Connection, run_id: str, kinds: Sequence[str] = ()) 
             _totals(calls).where(of_run, calls.c.kind != CANCELLED),
         )
     total = NOTHING
-    for *counts, cost, unknown in connection.execute(parts):
-        total = total + _usage([*(int(n or 0) for n in counts), None if unknown else cost or 0.0])
+    for unpriced, cost, *counts in connection.execute(parts):
+        rollout_count, call_count, into, out, unreported, cached = (int(n or 0) for n in counts)
+        price = None if unpriced else cost or 0.0
+        total = total + _usage((rollout_count, call_count, into, out, price, unreported, cached))
     return total
 
 
 def _totals(table: Table) -> Any:
     c = table.c
     return select(
+        func.count() - func.count(c.cost),
+        func.sum(c.cost),
         func.sum(c.rollouts),
         func.sum(c.calls),
         func.sum(c.input_tokens),
         func.sum(c.output_tokens),
-        func.sum(c.cost),
-        func.count() - func.count(c.cost),
+        func.sum(c.unreported_calls),
+        func.sum(c.cached_calls),
     ).select_from(table)
 
 
@@ -244,19 +248,33 @@ def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
     ]
 
 
-_FREE = (0, 0, 0, 0, 0.0)
+_FREE = (0, 0, 0, 0, 0.0, 0, 0)
 
 
 def _counts(usage: Usage) -> tuple[Any, ...]:
-    return (usage.rollouts, usage.calls, usage.input_tokens, usage.output_tokens, usage.cost)
+    return (
+        usage.rollouts,
+        usage.calls,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cost,
+        usage.unreported_calls,
+        usage.cached_calls,
+    )
 
 
 def _usage(counts: Sequence[Any]) -> Usage:
-    rollout_count, call_count, into, out, cost = counts
-    if not (rollout_count or call_count or into or out) and cost == 0.0:
+    rollout_count, call_count, into, out, cost, unreported, cached = counts
+    if not (rollout_count or call_count or cached) and cost == 0.0:
         return NOTHING
     return Usage(
-        rollouts=rollout_count, calls=call_count, input_tokens=into, output_tokens=out, cost=cost
+        rollouts=rollout_count,
+        calls=call_count,
+        input_tokens=into,
+        output_tokens=out,
+        cost=cost,
+        unreported_calls=unreported,
+        cached_calls=cached,
     )
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
@@ -167,6 +168,8 @@ def _usage_columns() -> list[Column[Any]]:
         Column("input_tokens", BigInteger, nullable=False),
         Column("output_tokens", BigInteger, nullable=False),
         Column("cost", Double),
+        Column("unreported_calls", Integer, nullable=False, server_default=text("0")),
+        Column("cached_calls", Integer, nullable=False, server_default=text("0")),
     ]
 
 

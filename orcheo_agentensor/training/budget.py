@@ -90,7 +90,7 @@ class _Sum:
 
     def add(self, usage: Usage, sign: int = 1) -> None:
         self.calls += sign * usage.calls
-        self.tokens += sign * usage.tokens
+        self.tokens += sign * usage.reported_tokens
         self.cost += sign * (usage.cost or 0.0)
 
     def take(self, usage: Usage) -> None:
@@ -131,6 +131,7 @@ class BudgetMeter:
         self.budget = budget
         self.usage = spent
         self._unpriced = spent.cost is None
+        self._uncounted = spent.tokens is None
         self._done = _Sum()  # of what is over
         self._done.add(spent)
         self._asked = _Sum()
@@ -211,8 +212,9 @@ class BudgetMeter:
             self._held.take(reserved)
             self._open.add(used)
             self._unpriced = self._unpriced or used.cost is None
+            self._uncounted = self._uncounted or used.tokens is None
             excess = self._excess
-            excess.tokens = max(excess.tokens, reserved.tokens - used.tokens)
+            excess.tokens = max(excess.tokens, reserved.reported_tokens - used.reported_tokens)
             excess.cost = max(excess.cost, (reserved.cost or 0.0) - (used.cost or 0.0))
 
     def spent(self, usage: Usage, *, asked: bool = False, refused: bool = False) -> None:
@@ -267,7 +269,7 @@ class BudgetMeter:
         asked.add(most)
         for kind, limit in self._limits():
             self._check_room(kind, limit, self._taken(kind) + getattr(asked, kind), aside=aside)
-        self._check_price()
+        self._check_known()
 
     def _check_average(self, *, rollouts: int, aside: bool) -> None:
         """Whether there is room for so many more rollouts of the average kind."""
@@ -276,7 +278,7 @@ class BudgetMeter:
             planned = getattr(self._done, kind) + self._rollouts * each
             taken = max(self._taken(kind), planned) + rollouts * each
             self._check_room(kind, limit, taken, aside=aside)
-        self._check_price()
+        self._check_known()
 
     def _check_room(self, kind: str, limit: float, taken: float, *, aside: bool) -> None:
         most = limit * (1 + 1e-9)  # sums of floats leave crumbs
@@ -309,11 +311,16 @@ class BudgetMeter:
                     f"take about {shown}, at {each:.3g} per rollout so far"
                 )
 
-    def _check_price(self) -> None:
+    def _check_known(self) -> None:
+        if self.budget.tokens is not None and self._uncounted:
+            raise BudgetExhausted(
+                f"{self._words('tokens')} cannot be kept: a model that was called does not report "
+                "its tokens (a streaming model may need stream_usage=True); give a budget of calls"
+            )
         if self.budget.cost is not None and self._unpriced:
             raise BudgetExhausted(
                 f"{self._words('cost')} cannot be kept: the price of a model that was called is "
-                "not known; give a budget of tokens or calls"
+                "not known, or it does not report its tokens; give a budget of tokens or calls"
             )
 
     def _limits(self) -> list[tuple[str, float]]:

@@ -34,8 +34,9 @@ def deltas(
     `latency_ms` (with both `p95`), `tokens` and `cost` (in US dollars) each have the means of both
     and the mean difference per case, latency and cost also its 95 % bootstrap interval. They are
     taken over the cases on which neither target failed; `n` counts them. Tokens and cost include
-    the evaluators'. What is not known is None: everything without such a case, the cost where any
-    model's price is unknown. May import scipy, so call it off the loop.
+    the evaluators'. What is not known is None: everything without such a case, tokens and cost
+    where a model did not report them or has no known price. May import scipy, so call it off the
+    loop.
     """
     pairs = [
         (one, other)
@@ -65,7 +66,7 @@ def deltas(
     return {
         "n": len(pairs),
         "latency_ms": latency,
-        "tokens": compared(lambda result: float(result.usage.tokens), interval=False),
+        "tokens": compared(lambda result: result.usage.tokens, interval=False),
         "cost": compared(lambda result: result.usage.cost),
     }
 

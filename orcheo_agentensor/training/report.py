@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
-from orcheo_agentensor.evaluation.report import (
+from orcheo_agentensor.display import (
     Row,
+    clean,
+    compared,
     html_table,
     interval,
-    measures,
     milliseconds,
-    number,
-    printable,
     rich_table,
 )
+from orcheo_agentensor.evaluation.report import measures
 from orcheo_agentensor.training.decision import prompt_diff
 from orcheo_agentensor.usage import Usage
 
@@ -96,7 +96,7 @@ class TrainingResult:
         console = Console(file=file)
         console.print(rich_table(COMPARISON_COLUMNS, self._rows()))
         for line in self._lines():
-            console.print(printable(line), markup=False, highlight=False)
+            console.print(clean(line), markup=False, highlight=False)
 
     def _repr_html_(self) -> str:
         """The result in a notebook."""
@@ -140,20 +140,21 @@ def comparison_table(
     names = sorted({*baseline["scores"], *best["scores"]})
     rows: list[Row] = [
         ("version", baseline["config_version"], best["config_version"], "", ""),
-        ("validation", *_pair(baseline["objective"], best["objective"]), ""),
+        ("validation", *compared(baseline["objective"], best["objective"]), ""),
     ]
     if len(names) > 1:
         rows += [
-            (f"  {name}", *_pair(baseline["scores"].get(name), best["scores"].get(name)), "")
+            (f"  {name}", *compared(baseline["scores"].get(name), best["scores"].get(name)), "")
             for name in names
         ]
     if holdout is not None:
         before, after = holdout["baseline"], holdout["best"]
-        change = _pair(before["objective"], after["objective"])
+        change = compared(before["objective"], after["objective"])
         rows.append(("holdout", *change, interval(holdout["ci95"])))
         if len(names) > 1:
             rows += [
-                (f"  {name}", *_pair(_mean(before, name), _mean(after, name)), "") for name in names
+                (f"  {name}", *compared(_mean(before, name), _mean(after, name)), "")
+                for name in names
             ]
         p95 = (milliseconds(side["latency_ms"]["p95"]) for side in (before, after))
         rows.append(("holdout p95", *p95, "", ""))
@@ -191,11 +192,6 @@ def gain_sentence(holdout: Mapping[str, Any] | None) -> str:
         f"holdout gain {holdout['gain']:+.4f} {interval(holdout['ci95'])} "
         f"on {holdout['n']} cases, p = {holdout['p_value']:.4f}"
     )
-
-
-def _pair(before: float | None, after: float | None) -> tuple[str, str, str]:
-    change = "-" if before is None or after is None else f"{after - before:+.3f}"
-    return number(before), number(after), change
 
 
 def _mean(summary: Mapping[str, Any], name: str) -> float | None:
