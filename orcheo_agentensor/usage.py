@@ -192,17 +192,17 @@ def token_counts(response: LLMResult) -> TokenCounts | None:
     first = response.generations[0][0] if response.generations and response.generations[0] else None
     message = first.message if isinstance(first, ChatGeneration) else None
     reported: Mapping[str, Any] = getattr(message, "usage_metadata", None) or {}
-    found = _own_counts(reported) if reported else None
+    found = reported_counts(reported) if reported else None
     for place in (getattr(message, "response_metadata", None), response.llm_output):
         if found is None and isinstance(place, Mapping):
-            found = _provider_counts(place)
+            found = provider_counts(place)
     has_text = bool(first is not None and (first.text or getattr(message, "tool_calls", None)))
     if found is None or (found.input == found.output == 0 and has_text):
         return None
     return found
 
 
-def _own_counts(reported: Mapping[str, Any]) -> TokenCounts:
+def reported_counts(reported: Mapping[str, Any]) -> TokenCounts:
     """LangChain's `UsageMetadata`."""
     into = reported.get("input_token_details") or {}
     out = reported.get("output_token_details") or {}
@@ -219,7 +219,7 @@ def _own_counts(reported: Mapping[str, Any]) -> TokenCounts:
     )
 
 
-def _provider_counts(place: Mapping[str, Any]) -> TokenCounts | None:
+def provider_counts(place: Mapping[str, Any]) -> TokenCounts | None:
     """A provider's own words, in `place` itself or under one of the names they use for it."""
     for report in (place, *(place.get(name) for name in _PLACES)):
         if not isinstance(report, Mapping):
@@ -363,7 +363,7 @@ def usage_of(response: LLMResult) -> Usage:
     if (getattr(message, "usage_metadata", None) or {}).get("total_cost") == 0:
         return Usage(cached_calls=1)
     own = getattr(message, "response_metadata", None) or {}
-    return _one_call(token_counts(response), {**(response.llm_output or {}), **own})
+    return one_call(token_counts(response), {**(response.llm_output or {}), **own})
 
 
 def usage_of_error(error: BaseException) -> Usage:
@@ -376,11 +376,15 @@ def usage_of_error(error: BaseException) -> Usage:
     reported = getattr(completion, "usage", None)
     if reported is None:
         return ONE_CALL
-    counts = _provider_counts(reported if isinstance(reported, Mapping) else vars(reported))
-    return _one_call(counts, {"model": getattr(completion, "model", None)})
+    counts = provider_counts(reported if isinstance(reported, Mapping) else vars(reported))
+    return one_call(counts, {"model": getattr(completion, "model", None)})
 
 
-def _one_call(counts: TokenCounts | None, metadata: Mapping[str, Any]) -> Usage:
+def one_call(counts: TokenCounts | None, metadata: Mapping[str, Any]) -> Usage:
+    """The usage of a call with these tokens; None for a reply that reported none.
+
+    `metadata` is that of the reply: `model_name` or the like, `model_provider`, `simulated`.
+    """
     simulated = bool(metadata.get("simulated"))
     if counts is None:
         return replace(UNREPORTED_CALL, cost=0.0 if simulated else None)

@@ -30,7 +30,15 @@ from orcheo_agentensor.targets.servers import (
     queued_events,
     refusals,
 )
-from orcheo_agentensor.usage import NOTHING, Usage, add_usage, price
+from orcheo_agentensor.usage import (
+    NOTHING,
+    TokenCounts,
+    Usage,
+    add_usage,
+    one_call,
+    provider_counts,
+    reported_counts,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +55,16 @@ _LAST_PROBE = 2.0
 class _ModelCall:
     """A model call, added up from the chunks of its answer."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    model: str | None = None
-    simulated: bool = False
+    counts: TokenCounts | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, counts: TokenCounts | None) -> None:
+        if counts is not None:
+            before = self.counts or TokenCounts()
+            self.counts = TokenCounts(*map(sum, zip(before, counts, strict=True)))
 
     def usage(self) -> Usage:
-        cost: float | None = 0.0
-        if not self.simulated:
-            tokens = self.input_tokens, self.output_tokens
-            cost = price(self.model, *tokens) if self.model else None
-        return Usage(
-            calls=1, input_tokens=self.input_tokens, output_tokens=self.output_tokens, cost=cost
-        )
+        return one_call(self.counts or provider_counts(self.metadata), self.metadata)
 
 
 @dataclass
@@ -144,13 +149,10 @@ class RunEvents:
         if "ls_model_type" not in metadata:  # put into the state by hand
             return
         call = self._calls.setdefault(str(message.get("id")), _ModelCall())
-        used = message.get("usage_metadata") or {}
-        call.input_tokens += int(used.get("input_tokens") or 0)
-        call.output_tokens += int(used.get("output_tokens") or 0)
-        answer = message.get("response_metadata") or {}
-        call.simulated = call.simulated or bool(answer.get("simulated"))
-        name = answer.get("model_name") or answer.get("model") or metadata.get("ls_model_name")
-        call.model = str(name) if name else call.model
+        used = message.get("usage_metadata")
+        call.add(reported_counts(used) if used else None)
+        call.metadata.setdefault("model", metadata.get("ls_model_name"))
+        call.metadata |= message.get("response_metadata") or {}
 
     def _task(self, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
         """Note that a node run began or ended."""
