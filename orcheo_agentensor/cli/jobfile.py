@@ -46,7 +46,7 @@ def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
 
 def read_document(path: Path) -> Any:
     """A YAML or JSON file as JSON values: no tags, no aliases, no key twice, finite numbers."""
-    from orcheo_agentensor.datasets.readers import read_yaml
+    from orcheo_agentensor.datasets.cases import read_yaml
 
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -69,7 +69,7 @@ def read_document(path: Path) -> Any:
 
 
 def _read_json(text: str, name: str) -> Any:
-    from orcheo_agentensor.datasets.readers import decode_json
+    from orcheo_agentensor.datasets.cases import decode_json
 
     try:
         return decode_json(text)

@@ -14,7 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orcheo_agentensor.datasets.case import MAX_SPLIT, Case, check_name, parse_case, require_json
+from orcheo_agentensor.datasets.cases import (
+    MAX_SPLIT,
+    Case,
+    check_name,
+    parse_case,
+    read_file,
+    require_json,
+)
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import canonical_json
 
@@ -126,7 +133,7 @@ class Dataset:
             )
         if not isinstance(self.metadata, dict):
             raise DatasetError(field="metadata", value=self.metadata, rule="must be an object")
-        require_json(self.metadata, field="metadata")
+        require_json(metadata=self.metadata)
         refuse_duplicates(self.cases, [f"{self.id}[{n}]" for n in range(len(self.cases))])
 
     @classmethod
@@ -148,8 +155,6 @@ class Dataset:
         Without `id` the name in the file is taken, else the file's own. Raises `DatasetError`
         naming the line: `tickets.jsonl:17: inputs.x: nan is not a finite number`.
         """
-        from orcheo_agentensor.datasets.readers import read_file
-
         content = read_file(Path(path))
         refuse_duplicates(content.cases, content.places)
         name = id or content.id or Path(path).stem

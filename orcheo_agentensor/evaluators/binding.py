@@ -22,7 +22,7 @@ from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
 from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.detection import detect
-from orcheo_agentensor.evaluators.dialects import Adapter, Subject, is_async
+from orcheo_agentensor.evaluators.dialects import Adapter, Subject
 from orcheo_agentensor.evaluators.judge import LLMJudge
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
@@ -182,7 +182,7 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
         read=read_result,
         call=evaluate,
         threaded=False,
-        inline=None if is_async(evaluate) else evaluate,
+        inline=None if inspect.iscoroutinefunction(evaluate) else evaluate,
     )
 
 

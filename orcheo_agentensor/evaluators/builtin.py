@@ -187,17 +187,19 @@ class ExactMatch(Comparing):
         if expected is MISSING:
             return self.no_expected(ctx)
         found = self.part(ctx)
+        equal = self._equal_folded if self.ignore_case else same
         if expected and isinstance(expected, dict) and isinstance(found, dict):
             for key, value in expected.items():
-                if key not in found or not self._equal(value, found[key]):
+                if key not in found or not equal(value, found[key]):
                     return self.falls_short(f"{key}: {differs(value, pick(found, (key,)))}")
             return self.full_score
-        if found is not MISSING and self._equal(expected, found):
+        if found is not MISSING and equal(expected, found):
             return self.full_score
         return self.falls_short(differs(expected, found))
 
-    def _equal(self, expected: Any, found: Any) -> bool:
-        if self.ignore_case and isinstance(expected, str) and isinstance(found, str):
+    @staticmethod
+    def _equal_folded(expected: Any, found: Any) -> bool:
+        if isinstance(expected, str) and isinstance(found, str):
             return expected.casefold() == found.casefold()
         return same(expected, found)
 

@@ -1,4 +1,4 @@
-"""Dataset files, read case by case with the line on which each stands.
+"""`Case`, and the files that hold cases, read with the line on which each case stands.
 
 JSONL holds one case per line. JSON and YAML hold a list of cases, or `{id, metadata, cases}`. CSV
 has the columns `id`, `split`, `inputs` (or `input`), `expected_output`, `metadata`, and dotted ones
@@ -11,16 +11,22 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from orcheo_agentensor.datasets.case import Case, parse_case
-from orcheo_agentensor.errors import DatasetError
-from orcheo_agentensor.json_values import MAX_DEPTH
+from orcheo_agentensor.errors import BadInput, DatasetError
+from orcheo_agentensor.json_values import MAX_DEPTH, check_json, content_hash
+
+FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
+MAX_ID = 200
+MAX_SPLIT = 64
+FILE_FIELDS = ("id", "metadata", "cases")
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -33,6 +39,127 @@ _CONSTANTS = {
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class Case(BaseModel):
+    """One example: what goes in, what should come out, and what is known about it.
+
+    All fields hold JSON. An `id` left out is derived from the content (`case-` and ten hex
+    digits), so it stays the same wherever the case stands. A whole number is taken as an id too.
+    Breaking a rule raises `DatasetError`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(default="", description="Unique in the dataset; derived when left out")
+    inputs: Any = Field(description="What the target is given")
+    expected_output: Any = Field(default=None, description="What evaluators compare with")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Language, domain, …")
+    split: str | None = Field(default=None, description="train, validation, holdout or another")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise DatasetError(field="case", value=data, rule="must be an object with `inputs`")
+        for name in data:
+            if name not in FIELDS:
+                raise _unknown(name, data[name])
+        if "inputs" not in data:
+            raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
+        case = dict(data)
+        require_json(
+            inputs=case["inputs"],
+            expected_output=case.get("expected_output"),
+            metadata=case.get("metadata"),
+        )
+        if case.get("metadata") is None:
+            case["metadata"] = {}
+        if not isinstance(case["metadata"], dict):
+            raise DatasetError(field="metadata", value=case["metadata"], rule="must be an object")
+        if case.get("split") is not None:
+            check_name("split", case["split"], MAX_SPLIT)
+        case["id"] = _case_id(case)
+        return case
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over every field."""
+        return content_hash(self.to_json())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, changed by `update`; it does not keep the hash of the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("content_hash", None)
+        return copied
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON; `Case.model_validate` reads it back."""
+        return {
+            "id": self.id,
+            "inputs": self.inputs,
+            "expected_output": self.expected_output,
+            "metadata": self.metadata,
+            "split": self.split,
+        }
+
+
+def parse_case(data: Any, *, where: str) -> Case:
+    """`Case.model_validate(data)`; its errors begin with `where` ("tickets.jsonl:17")."""
+    if isinstance(data, Case):
+        return data
+    try:
+        return Case.model_validate(data)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{where}: {error.message}", field=error.field, value=error.value, rule=error.rule
+        ) from None
+
+
+def require_json(**fields: Any) -> None:
+    """Raise `DatasetError` for the first of `fields` that is not JSON; see `check_json`."""
+    try:
+        check_json(fields, field="case")  # one walk for all, which is the common case
+    except BadInput:
+        try:
+            for name, value in fields.items():
+                check_json(value, field=name)
+        except BadInput as error:
+            raise DatasetError(field=error.field, value=error.value, rule=error.rule) from None
+
+
+def _case_id(case: dict[str, Any]) -> str:
+    given = case.get("id")
+    if given is None or given == "":
+        content = [case["inputs"], case.get("expected_output"), case["metadata"]]
+        return f"case-{content_hash(content)[:10]}"
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    check_name("id", given, MAX_ID)
+    return str(given)
+
+
+def check_name(field: str, value: Any, longest: int) -> None:
+    """Raise `DatasetError` unless `value` can be the name of a case or of a split."""
+    if not isinstance(value, str):
+        raise DatasetError(field=field, value=value, rule="must be text")
+    if not value.isprintable() or value != value.strip() or not 1 <= len(value) <= longest:
+        raise DatasetError(
+            field=field,
+            value=value,
+            rule=f"must be 1 to {longest} printable characters without spaces around them",
+        )
+
+
+def _unknown(name: Any, value: Any) -> DatasetError:
+    near = get_close_matches(str(name), FIELDS, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else f"a case has: {', '.join(FIELDS)}"
+    return DatasetError(
+        f"{name}: is not a field of a case; {hint}",
+        field=str(name),
+        value=value,
+        rule="is not a field of a case",
+    )
 
 
 def json_case_lines(text: str) -> Iterator[int]:
@@ -65,6 +192,8 @@ def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
     Plain scalars are read by the rules of JSON: `no`, `007`, `12:30` and `2024-01-31` are text.
     Tags and aliases are refused, so a small file cannot unfold into a huge one.
     """
+    import yaml
+
     reader = _YamlReader(text, name)
     try:
         return reader.document(), reader.case_lines
@@ -83,41 +212,44 @@ class _YamlReader:
     """Builds JSON values from parser events, to a bounded depth."""
 
     def __init__(self, text: str, name: str) -> None:
+        import yaml
+
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         self.events = iter(yaml.parse(text, Loader=loader))
+        self.yaml: Any = yaml
         self.name = name
         self.case_lines: list[int] = []
 
     def document(self) -> Any:
         next(self.events)  # the stream begins
         event = next(self.events)
-        if isinstance(event, yaml.StreamEndEvent):
+        if isinstance(event, self.yaml.StreamEndEvent):
             return []
         first = next(self.events)
         value = self.value(first, 0, is_cases=True)
         next(self.events)  # the document ends
         event = next(self.events)
-        if not isinstance(event, yaml.StreamEndEvent):
+        if not isinstance(event, self.yaml.StreamEndEvent):
             raise self.error(event, "a second document is not supported")
         return value
 
     def value(self, event: Any, depth: int, *, is_cases: bool = False) -> Any:
         """The value that begins at `event`; `is_cases` for what may be the list of cases."""
-        if isinstance(event, yaml.AliasEvent):
+        if isinstance(event, self.yaml.AliasEvent):
             raise self.error(event, "an alias (*) is not supported")
         if event.tag not in (None, "!"):
             raise self.error(event, f"the tag {event.tag} is not supported")
-        if isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, self.yaml.ScalarEvent):
             return self.scalar(event)
         if depth > MAX_DEPTH + 3:  # the file's own levels: document, cases, case
             raise self.error(event, "nested too deeply")
-        if isinstance(event, yaml.SequenceStartEvent):
+        if isinstance(event, self.yaml.SequenceStartEvent):
             return self.sequence(depth, is_cases=is_cases)
         return self.mapping(depth)
 
     def sequence(self, depth: int, *, is_cases: bool) -> list[Any]:
         found = []
-        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+        while not isinstance(event := next(self.events), self.yaml.SequenceEndEvent):
             if is_cases:
                 self.case_lines.append(_line(event))
             found.append(self.value(event, depth + 1))
@@ -125,8 +257,8 @@ class _YamlReader:
 
     def mapping(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
+        while not isinstance(event := next(self.events), self.yaml.MappingEndEvent):
+            if not isinstance(event, self.yaml.ScalarEvent):
                 raise self.error(event, "a key must be text")
             if event.value in found:
                 raise self.error(event, f"the key {event.value!r} is given twice")
@@ -161,9 +293,6 @@ def _line(event: Any) -> int:
 def _skip(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
-
-
-FILE_FIELDS = ("id", "metadata", "cases")
 
 
 @dataclass(frozen=True)
