@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -134,7 +134,7 @@ class Dataset:
         if not isinstance(self.metadata, dict):
             raise DatasetError(field="metadata", value=self.metadata, rule="must be an object")
         require_json(metadata=self.metadata)
-        refuse_duplicates(self.cases, [f"{self.id}[{n}]" for n in range(len(self.cases))])
+        refuse_duplicates(self.cases, lambda n: f"{self.id}[{n}]")
 
     @classmethod
     def from_cases(
@@ -156,7 +156,7 @@ class Dataset:
         naming the line: `tickets.jsonl:17: inputs.x: nan is not a finite number`.
         """
         content = read_file(Path(path))
-        refuse_duplicates(content.cases, content.places)
+        refuse_duplicates(content.cases, content.places.__getitem__)
         name = id or content.id or Path(path).stem
         return cls(id=name, cases=content.cases, metadata=content.metadata)
 
@@ -252,14 +252,14 @@ class Dataset:
         return {case.id: case for case in self.cases}
 
 
-def refuse_duplicates(cases: Sequence[Case], places: Sequence[str]) -> None:
+def refuse_duplicates(cases: Sequence[Case], place: Callable[[int], str]) -> None:
     """Raise `DatasetError` naming both places of the first id used twice."""
     first: dict[str, int] = {}
     for n, case in enumerate(cases):
         before = first.setdefault(case.id, n)
         if before != n:
             raise DatasetError(
-                f"{places[n]}: id: {case.id!r} is already the id of {places[before]}",
+                f"{place(n)}: id: {case.id!r} is already the id of {place(before)}",
                 field="id",
                 value=case.id,
                 rule="must be unique in the dataset",

@@ -81,9 +81,7 @@ class CaseResult:
     @property
     def ok(self) -> bool:
         """Whether the target and every evaluator did their part."""
-        return self.target_failure is None and all(
-            isinstance(outcome, EvaluationResult) for outcome in self.outcomes
-        )
+        return self.target_failure is None and not self.failures
 
     def objective(self, weights: Mapping[str, float]) -> float | None:
         """The weighted mean of this case's scores; None unless it was scored completely."""
@@ -91,19 +89,23 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         """As printed by `runs show` and sent in `case_finished`, without the output."""
-        ok = self.ok
+        scores: dict[str, float] = {}
+        failures: dict[str, Any] = {}
+        for outcome in self.outcomes:
+            if isinstance(outcome, EvaluatorFailure):
+                failures[outcome.name] = failure_to_json(outcome)
+            elif outcome.score is not None:
+                scores[outcome.name] = outcome.score
         data: dict[str, Any] = {
             "case_id": self.case_id,
-            "ok": ok,
-            "scores": self.scores,
+            "ok": self.target_failure is None and not failures,
+            "scores": scores,
             "latency_ms": round(self.latency_ms, 3),
         }
-        if ok:
-            return data
         if self.target_failure is not None:
             data["target_failure"] = failure_to_json(self.target_failure)
-        if self.failures:
-            data["evaluator_failures"] = {f.name: failure_to_json(f) for f in self.failures}
+        if failures:
+            data["evaluator_failures"] = failures
         return data
 
 
@@ -116,7 +118,9 @@ def weight_of(name: str, weights: Mapping[str, float]) -> float:
 
 def weighted_mean(scores: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
     """The objective: the mean of the scores by weight. None when nothing has weight."""
-    shares = [weight_of(name, weights) for name in scores]
+    shares = []
+    for name in scores:
+        shares.append(weights[name] if name in weights else weight_of(name, weights))
     total = math.fsum(shares)
     if total <= 0:
         return None
@@ -136,23 +140,64 @@ def summarize(
     every evaluator, and `complete` tells whether that is all of them. `objective` is the weighted
     mean of the evaluators' means. `replicates` is there when each case was run more than once.
     """
-    names = sorted({outcome.name for result in results for outcome in result.outcomes})
-    evaluators = {name: _one_evaluator(name, results) for name in names}
+    tallies: dict[str, _Tally] = {}
+    latencies: list[float] = []
+    costs: list[float] = []
+    spent = [0, 0, 0, 0]
+    n_target_failed = n_evaluator_failed = 0
+    for result in results:
+        failed = False
+        for outcome in result.outcomes:
+            tally = tallies.get(outcome.name)
+            if tally is None:
+                tally = tallies[outcome.name] = _Tally()
+            if isinstance(outcome, EvaluatorFailure):
+                tally.failures += 1
+                failed = True
+                continue
+            tally.n += 1
+            if outcome.score is not None:
+                tally.scores.append(outcome.score)
+            if outcome.label is not None:
+                tally.labels[outcome.label] += 1
+            passed = outcome.passed
+            if passed is None and outcome.score is not None:
+                passed = outcome.score >= 1.0
+            if passed is not None:
+                tally.verdicts.append(passed)
+        if result.target_failure is None:
+            latencies.append(result.latency_ms)
+            n_evaluator_failed += failed
+        else:
+            n_target_failed += 1
+        usage = result.usage
+        spent[0] += usage.rollouts
+        spent[1] += usage.calls
+        spent[2] += usage.input_tokens
+        spent[3] += usage.output_tokens
+        if usage.cost is not None:
+            costs.append(usage.cost)
+    evaluators = {name: tallies[name].to_json() for name in sorted(tallies)}
     means = {name: entry["mean"] for name, entry in evaluators.items() if entry["mean"] is not None}
-    n_ok = sum(result.ok for result in results)
-    n_target_failed = sum(result.target_failure is not None for result in results)
-    latencies = [r.latency_ms for r in results if r.target_failure is None]
+    n_ok = len(results) - n_target_failed - n_evaluator_failed
+    rollouts, calls, input_tokens, output_tokens = spent
     summary: dict[str, Any] = {
         "cases": len(results),
         "n_ok": n_ok,
         "n_target_failed": n_target_failed,
-        "n_evaluator_failed": len(results) - n_ok - n_target_failed,
+        "n_evaluator_failed": n_evaluator_failed,
         "coverage": n_ok / len(results) if results else 0.0,
         "complete": bool(results) and n_ok == len(results),
         "objective": weighted_mean(means, weights),
         "evaluators": evaluators,
         "latency_ms": {"p50": percentile(latencies, 0.5), "p95": percentile(latencies, 0.95)},
-        "usage": sum((r.usage for r in results), NOTHING).to_json(),
+        "usage": Usage(
+            rollouts=rollouts,
+            calls=calls,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost=math.fsum(costs) if len(costs) == len(results) else None,
+        ).to_json(),
     }
     if replicates > 1:
         summary["replicates"] = replicates
@@ -161,37 +206,28 @@ def summarize(
     return summary
 
 
-def _one_evaluator(name: str, results: Sequence[CaseResult]) -> dict[str, Any]:
-    given: list[EvaluationResult] = []
-    failed = 0
-    for result in results:
-        for outcome in result.outcomes:
-            if outcome.name != name:
-                continue
-            if isinstance(outcome, EvaluationResult):
-                given.append(outcome)
-            else:
-                failed += 1
-    scores = [outcome.score for outcome in given if outcome.score is not None]
-    verdicts = [
-        outcome.passed if outcome.passed is not None else (outcome.score or 0.0) >= 1.0
-        for outcome in given
-        if outcome.passed is not None or outcome.score is not None
-    ]
-    entry: dict[str, Any] = {"mean": None, "se": None, "ci95": None, "n": len(given)}
-    if scores:
-        found = describe(scores)
-        entry |= {
-            "mean": found.mean,
-            "se": found.se,
-            "ci95": list(found.ci95) if found.ci95 else None,
-        }
-    entry["pass_rate"] = sum(verdicts) / len(verdicts) if verdicts else None
-    entry["failures"] = failed
-    labels = Counter(outcome.label for outcome in given if outcome.label is not None)
-    if labels:
-        entry["labels"] = dict(sorted(labels.items()))
-    return entry
+class _Tally:
+    """What one evaluator said over all cases."""
+
+    def __init__(self) -> None:
+        self.n = self.failures = 0
+        self.scores: list[float] = []
+        self.verdicts: list[bool] = []
+        self.labels: Counter[str] = Counter()
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in the summary."""
+        entry: dict[str, Any] = {"mean": None, "se": None, "ci95": None, "n": self.n}
+        if self.scores:
+            found = describe(self.scores)
+            ci95 = list(found.ci95) if found.ci95 else None
+            entry |= {"mean": found.mean, "se": found.se, "ci95": ci95}
+        passed, asked = sum(self.verdicts), len(self.verdicts)
+        entry["pass_rate"] = passed / asked if asked else None
+        entry["failures"] = self.failures
+        if self.labels:
+            entry["labels"] = dict(sorted(self.labels.items()))
+        return entry
 
 
 def score_rows(
@@ -250,7 +286,7 @@ def case_result(
         case_id=row.case_id,
         output=row.output,
         outcomes=tuple(outcomes),
-        target_failure=failure_of(row),
+        target_failure=None if row.failure is None else failure_of(row, row.failure),
         latency_ms=row.latency_ms,
         usage=usage,
         tape=row.tape,
@@ -272,13 +308,9 @@ def context_of(case: Case, row: RolloutRow) -> EvaluatorContext:
     )
 
 
-def failure_of(row: RolloutRow) -> TargetFailure | None:
-    """Why the target broke, if it did."""
-    if row.failure is None:
-        return None
-    return TargetFailure(
-        kind=row.failure["kind"], reason=row.failure["reason"], attempts=row.attempts
-    )
+def failure_of(row: RolloutRow, failure: Mapping[str, Any]) -> TargetFailure:
+    """Why the target broke."""
+    return TargetFailure(kind=failure["kind"], reason=failure["reason"], attempts=row.attempts)
 
 
 CaseListener = Callable[[CaseResult], None]

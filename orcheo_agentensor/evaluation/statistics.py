@@ -35,7 +35,7 @@ def describe(values: Sequence[float]) -> Mean:
         return Mean(mean=mean, se=None, ci95=None)
     se = statistics.stdev(values) / math.sqrt(n)
     upper = (1 + CONFIDENCE) / 2
-    if all(value in (0.0, 1.0) for value in values):
+    if set(values) <= {0.0, 1.0}:
         return Mean(mean=mean, se=se, ci95=_wilson(mean, n, float(ndtri(upper))))
     half = float(stdtrit(n - 1, upper)) * se
     return Mean(mean=mean, se=se, ci95=(mean - half, mean + half))

@@ -50,7 +50,7 @@ async def drive(
     A run that pauses has the status `awaiting_approval` and its `request`; one stopped through
     `control` has the status `interrupted`.
     """
-    heard = _shielded(on_event)
+    heard = None if on_event is discard else _shielded(on_event)
     async with store.checkpointer() as saver:
         compiled = graph.compile(checkpointer=saver)
         config: Any = {"configurable": {"thread_id": run_id}}
@@ -62,7 +62,7 @@ async def drive(
         elif not (await compiled.aget_state(config)).next:
             given = await stored_job(store, run_id)
         try:
-            with listening(heard):
+            with listening(heard) if heard is not None else contextlib.nullcontext():
                 await compiled.ainvoke(given, config, durability="async", control=control)
         except (Draining, GraphDrained):
             with contextlib.suppress(NotFound):  # stopped before it had a record

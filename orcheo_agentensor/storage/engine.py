@@ -63,7 +63,7 @@ _WORKERS = 8
 
 
 class HeldConnection:
-    """A driver's connection that is never used by two threads at once.
+    """A driver's connection; `with` gives it to one thread at a time, for one transaction.
 
     The task that waits for a transaction may be cancelled while the thread still works on it;
     closing the connection under that thread would crash the process.
@@ -73,13 +73,15 @@ class HeldConnection:
         self._connection = connection
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def use(self) -> Iterator[Any]:
-        """The connection, for one transaction."""
-        with self._lock:
-            if self._connection is None:
-                raise StoreError("the store was closed")
-            yield self._connection
+    def __enter__(self) -> Any:
+        self._lock.acquire()
+        if self._connection is None:
+            self._lock.release()
+            raise StoreError("the store was closed")
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     def close(self) -> None:
         """Give the connection back to its pool."""
@@ -124,25 +126,27 @@ class Database:
         """Whether this is PostgreSQL."""
         return self.target.dialect == "postgresql"
 
-    async def call(self, work: Callable[..., T], *args: Any) -> T:
+    def call(self, work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Run `work(*args)` in a worker thread."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         # By hand, because `run_in_executor` costs three times as much.
         self._executor().submit(_run, loop, outcome, work, args)
-        return await outcome
+        return outcome
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    def read(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
         """Run `work` in a transaction that only reads."""
-        return await self.call(self._transaction, work, False, None)
+        return self.call(self._transaction, work, False, None)
 
-    async def write(self, work: Callable[[Connection], T], *, lock: str | None = None) -> T:
+    def write(
+        self, work: Callable[[Connection], T], *, lock: str | None = None
+    ) -> asyncio.Future[T]:
         """Run `work` in one write transaction; writers of the same `lock` go one after the other.
 
         On SQLite the transaction starts as a writer, so every writer waits for its turn; on
         PostgreSQL `lock` names an advisory lock held until the commit.
         """
-        return await self.call(self._transaction, work, True, lock)
+        return self.call(self._transaction, work, True, lock)
 
     async def revision(self) -> str | None:
         """The revision of the schema; None for a fresh database."""

@@ -96,7 +96,8 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
         row.latency_ms,
         row.attempts,
         None if row.failure is None else encode(row.failure),
-        *(_FREE if row.reused else (row.attempts, *_counts(row.usage)[1:])),
+        0 if row.reused else row.attempts,
+        *_counts(NOTHING if row.reused else row.usage)[1:],
     )
 
 
@@ -524,7 +525,7 @@ class Ledger:
         if self._connection is None:
             self._connection = self._db.hold_connection()
         postgres = self._db.postgres
-        with self._connection.use() as connection:
+        with self._connection as connection:
             cursor = connection.cursor()
             try:
                 if not postgres:

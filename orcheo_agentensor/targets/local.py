@@ -186,7 +186,9 @@ class CallableTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
-        if is_taping():
+        prompts = (config.get("configurable") or {}).get("prompts")
+        taped = bool(prompts) and is_taping()
+        if taped:
             config = watched_config(config, bound_tree(prompts_in(config), CONFIGURABLE))
         token = var_child_runnable_config.set(config)
         try:
@@ -196,7 +198,8 @@ class CallableTarget:
             else:
                 result = await run_in_thread(self.function, *arguments)
                 result = await result if inspect.isawaitable(result) else result
-            record_target_run(inputs, result)
+            if taped:
+                record_target_run(inputs, result)
             return result
         finally:
             var_child_runnable_config.reset(token)

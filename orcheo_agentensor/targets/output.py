@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.json_values import check_json
+from orcheo_agentensor.json_values import all_json, check_json
 
 _ROLES = {"human": "user", "ai": "assistant"}
 _OTHERS = ("name", "tool_calls", "tool_call_id")
@@ -75,7 +75,8 @@ def to_json_output(value: Any) -> Any:
         raise BadInput(
             f"output: {error}; return JSON values, or name the part to keep with target.output"
         ) from None
-    check_json(converted, field="output")
+    if not all_json(converted):
+        check_json(converted, field="output")
     return converted
 
 
