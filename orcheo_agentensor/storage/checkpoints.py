@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -16,6 +17,7 @@ from orcheo_agentensor.storage.lease import fence
 from orcheo_agentensor.storage.records import (
     ANY,
     AliasMove,
+    AliasMoveKind,
     ConfigCheckpoint,
     Expected,
     Lease,
@@ -185,19 +187,17 @@ def _follow(
     """Let an automatic alias follow a version that was just stored."""
     current = _target_of(connection, newest.workflow_id, alias)
     if current != to:
-        _point(
-            connection,
-            AliasMove(
-                workflow_id=newest.workflow_id,
-                alias=alias,
-                from_version=current,
-                to_version=to,
-                actor=_ACTOR,
-                reason=reason,
-                kind="auto",
-                created_at=newest.created_at,
-            ),
+        move = AliasMove(
+            workflow_id=newest.workflow_id,
+            alias=alias,
+            from_version=current,
+            to_version=to,
+            actor=_ACTOR,
+            reason=reason,
+            kind="auto",
+            created_at=newest.created_at,
         )
+        _store_move(connection, move)
 
 
 def _objective(metrics: dict[str, Any]) -> float | None:
@@ -232,10 +232,8 @@ class Aliases(Repository):
 
         Raises `AliasConflict` where it points elsewhere, `NotFound` where there is no such version.
         """
-        _check_movable(alias)
 
-        def work(connection: Connection) -> AliasMove:
-            current = _target_of(connection, workflow_id, alias)
+        def target(connection: Connection, current: int | None) -> int:
             exists = connection.scalar(
                 select(_VERSION.config_version).where(
                     _VERSION.workflow_id == workflow_id, _VERSION.config_version == to
@@ -245,21 +243,9 @@ class Aliases(Repository):
                 raise _not_found(connection, workflow_id, to)
             if expect is not ANY and current != expect:
                 raise _conflict(workflow_id, alias, current, expect)
-            return _point(
-                connection,
-                AliasMove(
-                    workflow_id=workflow_id,
-                    alias=alias,
-                    from_version=current,
-                    to_version=to,
-                    actor=clean_text(actor) or "",
-                    reason=clean_text(reason) or "",
-                    kind="move",
-                    created_at=self._clock(),
-                ),
-            )
+            return to
 
-        return await self._db.write(work, lock=_lock(workflow_id))
+        return await self._point(workflow_id, alias, target, actor, reason, "move")
 
     async def previous(self, workflow_id: str, alias: str) -> int | None:
         """The version that `rollback` would point `alias` to; None where there is none."""
@@ -280,15 +266,11 @@ class Aliases(Repository):
 
         Raises `AliasConflict` where it does not point to version `expect`, if that is given.
         """
-        _check_movable(alias)
 
-        def work(connection: Connection) -> AliasMove:
-            there = _aliases(connection, workflow_id)
-            current = there.get(alias)
+        def target(connection: Connection, current: int | None) -> int:
             if current is None:
-                raise NotFound(
-                    f"workflow {workflow_id!r} has no alias {alias!r}; aliases: {listed([*there])}"
-                )
+                names = listed([*_aliases(connection, workflow_id)])
+                raise NotFound(f"workflow {workflow_id!r} has no alias {alias!r}; aliases: {names}")
             if expect is not None and current != expect:
                 raise _conflict(workflow_id, alias, current, expect)
             before = _before_last_move(connection, workflow_id, alias)
@@ -297,19 +279,35 @@ class Aliases(Repository):
                     f"alias {alias!r} of workflow {workflow_id!r} was first set to version "
                     f"{current}: there is nothing before it to roll back to"
                 )
-            return _point(
-                connection,
-                AliasMove(
-                    workflow_id=workflow_id,
-                    alias=alias,
-                    from_version=current,
-                    to_version=before,
-                    actor=clean_text(actor) or "",
-                    reason=clean_text(reason) or "",
-                    kind="rollback",
-                    created_at=self._clock(),
-                ),
+            return before
+
+        return await self._point(workflow_id, alias, target, actor, reason, "rollback")
+
+    async def _point(
+        self,
+        workflow_id: str,
+        alias: str,
+        target: Callable[[Connection, int | None], int],
+        actor: str,
+        reason: str,
+        kind: AliasMoveKind,
+    ) -> AliasMove:
+        """Point an alias to the version that `target` gives for where it points now."""
+        _check_movable(alias)
+
+        def work(connection: Connection) -> AliasMove:
+            current = _target_of(connection, workflow_id, alias)
+            move = AliasMove(
+                workflow_id=workflow_id,
+                alias=alias,
+                from_version=current,
+                to_version=target(connection, current),
+                actor=clean_text(actor),
+                reason=clean_text(reason),
+                kind=kind,
+                created_at=self._clock(),
             )
+            return _store_move(connection, move)
 
         return await self._db.write(work, lock=_lock(workflow_id))
 
@@ -377,7 +375,7 @@ def _target_of(connection: Connection, workflow_id: str, alias: str) -> int | No
     )
 
 
-def _point(connection: Connection, move: AliasMove) -> AliasMove:
+def _store_move(connection: Connection, move: AliasMove) -> AliasMove:
     """Write the alias and a row of its log."""
     if move.from_version is None:
         connection.execute(

@@ -1,4 +1,7 @@
-"""JSON in and out of columns, and texts that every database accepts."""
+"""The tables of the side store, and the JSON and texts that fit into every database.
+
+`migrations/` builds the same schema step by step; a test compares the two.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator
 
 from orcheo_agentensor.errors import BadInput, shorten
 
@@ -89,23 +92,14 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-# `migrations/` builds the same schema step by step; a test compares the two.
-
-
 VERSION_TABLE = "agentensor_schema"
 
 
 class Json(TypeDecorator[Any]):
     """JSON: TEXT on SQLite, JSONB on PostgreSQL; None is NULL."""
 
-    impl = Text
+    impl = Text().with_variant(JSONB(none_as_null=True), "postgresql")
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The column type on `dialect`."""
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(JSONB(none_as_null=True))
-        return dialect.type_descriptor(Text())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode on SQLite; PostgreSQL's JSONB encodes by the engine's serializer."""
@@ -139,14 +133,8 @@ def _text_in(element: text_in, compiler: Any, **kwargs: Any) -> str:
 class Instant(TypeDecorator[datetime]):
     """A moment in UTC: ISO text that sorts on SQLite, TIMESTAMPTZ on PostgreSQL."""
 
-    impl = Text
+    impl = Text().with_variant(DateTime(timezone=True), "postgresql")
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The column type on `dialect`."""
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(DateTime(timezone=True))
-        return dialect.type_descriptor(Text())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """A fixed-width text on SQLite."""
@@ -161,12 +149,18 @@ class Instant(TypeDecorator[datetime]):
         return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
+def _required(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind) for name in names]
+
+
 def _usage_columns() -> list[Column[Any]]:
     return [
-        Column("rollouts", Integer, nullable=False),
-        Column("calls", Integer, nullable=False),
-        Column("input_tokens", BigInteger, nullable=False),
-        Column("output_tokens", BigInteger, nullable=False),
+        *_required(Integer, "rollouts", "calls"),
+        *_required(BigInteger, "input_tokens", "output_tokens"),
         Column("cost", Double),
         Column("unreported_calls", Integer, nullable=False, server_default=text("0")),
         Column("cached_calls", Integer, nullable=False, server_default=text("0")),
@@ -178,18 +172,12 @@ metadata = MetaData()
 checkpoints = Table(
     "agentensor_checkpoints",
     metadata,
-    Column("id", Text, nullable=False),
-    Column("workflow_id", Text, nullable=False),
+    *_required(Text, "id", "workflow_id"),
     Column("config_version", Integer, nullable=False),
-    Column("runnable_config", Json, nullable=False),
-    Column("metrics", Json, nullable=False),
-    Column("metadata", Json, nullable=False),
+    *_required(Json, "runnable_config", "metrics", "metadata"),
     Column("content_hash", Text, nullable=False),
     Column("parent_version", Integer),
-    Column("run_id", Text),
-    Column("dataset_version", Text),
-    Column("evaluator_set", Text),
-    Column("artifact_url", Text),
+    *_optional(Text, "run_id", "dataset_version", "evaluator_set", "artifact_url"),
     Column("objective", Double),
     Column("complete", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
@@ -208,8 +196,7 @@ Index(
 aliases = Table(
     "agentensor_aliases",
     metadata,
-    Column("workflow_id", Text, nullable=False),
-    Column("alias", Text, nullable=False),
+    *_required(Text, "workflow_id", "alias"),
     Column("version", Integer, nullable=False),
     Column("updated_at", Instant, nullable=False),
     PrimaryKeyConstraint("workflow_id", "alias", name="pk_agentensor_aliases"),
@@ -224,13 +211,10 @@ alias_log = Table(
     "agentensor_alias_log",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), autoincrement=True),
-    Column("workflow_id", Text, nullable=False),
-    Column("alias", Text, nullable=False),
+    *_required(Text, "workflow_id", "alias"),
     Column("from_version", Integer),
     Column("to_version", Integer, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("kind", Text, nullable=False),
+    *_required(Text, "actor", "reason", "kind"),
     Column("created_at", Instant, nullable=False),
     PrimaryKeyConstraint("id", name="pk_agentensor_alias_log"),
 )
@@ -243,8 +227,7 @@ workflows = Table(
     Column("owner", Text),
     Column("default_version", Integer, nullable=False),
     Column("feature_flags", Json, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("updated_at", Instant, nullable=False),
+    *_required(Instant, "created_at", "updated_at"),
     PrimaryKeyConstraint("workflow_id", name="pk_agentensor_workflows"),
 )
 
@@ -267,17 +250,12 @@ workflow_defaults = Table(
 runs = Table(
     "agentensor_runs",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("workflow_id", Text, nullable=False),
-    Column("mode", Text, nullable=False),
-    Column("status", Text, nullable=False),
+    *_required(Text, "run_id", "workflow_id", "mode", "status"),
     Column("job", Json, nullable=False),
     Column("job_hash", Text, nullable=False),
     Column("config", Json, nullable=False),
     Column("seed", BigInteger, nullable=False),
-    Column("dataset_id", Text),
-    Column("dataset_version", Text),
-    Column("evaluator_set", Text),
+    *_optional(Text, "dataset_id", "dataset_version", "evaluator_set"),
     Column("usage", Json, nullable=False),
     Column("result", Json),
     Column("error", Text),
@@ -297,11 +275,9 @@ Index("ix_agentensor_runs_started", runs.c.started_at)
 candidates = Table(
     "agentensor_candidates",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("candidate_hash", Text, nullable=False),
+    *_required(Text, "run_id", "candidate_hash"),
     Column("position", Integer, nullable=False),
-    Column("prompts", Json, nullable=False),
-    Column("parents", Json, nullable=False),
+    *_required(Json, "prompts", "parents"),
     Column("status", Text, nullable=False),
     Column("info", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
@@ -322,14 +298,10 @@ optimizer_state = Table(
 rollouts = Table(
     "agentensor_rollouts",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("case_id", Text, nullable=False),
-    Column("candidate_hash", Text, nullable=False),
+    *_required(Text, "run_id", "key", "case_id", "candidate_hash"),
     Column("replicate", Integer, nullable=False),
     Column("phase", Text, nullable=False),
-    Column("output", Json),
-    Column("tape", Json),
+    *_optional(Json, "output", "tape"),
     Column("latency_ms", Double, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("failure", Json),
@@ -341,14 +313,10 @@ Index("ix_agentensor_rollouts_candidate", rollouts.c.run_id, rollouts.c.candidat
 scores = Table(
     "agentensor_scores",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("rollout_key", Text, nullable=False),
-    Column("evaluator_fingerprint", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    *_required(Text, "run_id", "rollout_key", "evaluator_fingerprint", "name"),
     Column("score", Double),
     Column("passed", Boolean),
-    Column("reason", Text),
-    Column("label", Text),
+    *_optional(Text, "reason", "label"),
     Column("failure", Json),
     *_usage_columns(),
     PrimaryKeyConstraint(
@@ -360,9 +328,7 @@ scores = Table(
 calls = Table(
     "agentensor_calls",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("kind", Text, nullable=False),
+    *_required(Text, "run_id", "key", "kind"),
     Column("response", Json, nullable=False),
     *_usage_columns(),
     PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_calls"),
@@ -371,10 +337,8 @@ calls = Table(
 datasets = Table(
     "agentensor_datasets",
     metadata,
-    Column("dataset_id", Text, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("metadata", Json, nullable=False),
-    Column("counts", Json, nullable=False),
+    *_required(Text, "dataset_id", "version"),
+    *_required(Json, "metadata", "counts"),
     Column("created_at", Instant, nullable=False),
     PrimaryKeyConstraint("dataset_id", "version", name="pk_agentensor_datasets"),
 )
@@ -382,8 +346,7 @@ datasets = Table(
 cases = Table(
     "agentensor_cases",
     metadata,
-    Column("dataset_id", Text, nullable=False),
-    Column("version", Text, nullable=False),
+    *_required(Text, "dataset_id", "version"),
     Column("position", Integer, nullable=False),
     Column("case_id", Text, nullable=False),
     Column("split", Text),

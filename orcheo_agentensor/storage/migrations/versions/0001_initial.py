@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
@@ -16,12 +18,18 @@ _INSTANT = sa.Text().with_variant(sa.DateTime(timezone=True), "postgresql")
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def _usage() -> list[sa.Column[int] | sa.Column[float]]:
+def _required(kind: Any, *names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: Any, *names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, kind) for name in names]
+
+
+def _usage() -> list[sa.Column[Any]]:
     return [
-        sa.Column("rollouts", sa.Integer, nullable=False),
-        sa.Column("calls", sa.Integer, nullable=False),
-        sa.Column("input_tokens", sa.BigInteger, nullable=False),
-        sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        *_required(sa.Integer, "rollouts", "calls"),
+        *_required(sa.BigInteger, "input_tokens", "output_tokens"),
         sa.Column("cost", sa.Double),
     ]
 
@@ -31,13 +39,10 @@ def upgrade() -> None:
     op.create_table(
         "agentensor_alias_log",
         sa.Column("id", _ID, autoincrement=True),
-        sa.Column("workflow_id", sa.Text, nullable=False),
-        sa.Column("alias", sa.Text, nullable=False),
+        *_required(sa.Text, "workflow_id", "alias"),
         sa.Column("from_version", sa.Integer),
         sa.Column("to_version", sa.Integer, nullable=False),
-        sa.Column("actor", sa.Text, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False),
+        *_required(sa.Text, "actor", "reason", "kind"),
         sa.Column("created_at", _INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_agentensor_alias_log"),
     )
@@ -46,20 +51,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_calls",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False),
+        *_required(sa.Text, "run_id", "key", "kind"),
         sa.Column("response", _JSON, nullable=False),
         *_usage(),
         sa.PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_calls"),
     )
     op.create_table(
         "agentensor_candidates",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("candidate_hash", sa.Text, nullable=False),
+        *_required(sa.Text, "run_id", "candidate_hash"),
         sa.Column("position", sa.Integer, nullable=False),
-        sa.Column("prompts", _JSON, nullable=False),
-        sa.Column("parents", _JSON, nullable=False),
+        *_required(_JSON, "prompts", "parents"),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("info", _JSON, nullable=False),
         sa.Column("created_at", _INSTANT, nullable=False),
@@ -68,18 +69,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_checkpoints",
-        sa.Column("id", sa.Text, nullable=False),
-        sa.Column("workflow_id", sa.Text, nullable=False),
+        *_required(sa.Text, "id", "workflow_id"),
         sa.Column("config_version", sa.Integer, nullable=False),
-        sa.Column("runnable_config", _JSON, nullable=False),
-        sa.Column("metrics", _JSON, nullable=False),
-        sa.Column("metadata", _JSON, nullable=False),
+        *_required(_JSON, "runnable_config", "metrics", "metadata"),
         sa.Column("content_hash", sa.Text, nullable=False),
         sa.Column("parent_version", sa.Integer),
-        sa.Column("run_id", sa.Text),
-        sa.Column("dataset_version", sa.Text),
-        sa.Column("evaluator_set", sa.Text),
-        sa.Column("artifact_url", sa.Text),
+        *_optional(sa.Text, "run_id", "dataset_version", "evaluator_set", "artifact_url"),
         sa.Column("objective", sa.Double),
         sa.Column("complete", sa.Boolean, nullable=False),
         sa.Column("created_at", _INSTANT, nullable=False),
@@ -98,10 +93,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_datasets",
-        sa.Column("dataset_id", sa.Text, nullable=False),
-        sa.Column("version", sa.Text, nullable=False),
-        sa.Column("metadata", _JSON, nullable=False),
-        sa.Column("counts", _JSON, nullable=False),
+        *_required(sa.Text, "dataset_id", "version"),
+        *_required(_JSON, "metadata", "counts"),
         sa.Column("created_at", _INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("dataset_id", "version", name="pk_agentensor_datasets"),
     )
@@ -115,14 +108,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_rollouts",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("case_id", sa.Text, nullable=False),
-        sa.Column("candidate_hash", sa.Text, nullable=False),
+        *_required(sa.Text, "run_id", "key", "case_id", "candidate_hash"),
         sa.Column("replicate", sa.Integer, nullable=False),
         sa.Column("phase", sa.Text, nullable=False),
-        sa.Column("output", _JSON),
-        sa.Column("tape", _JSON),
+        *_optional(_JSON, "output", "tape"),
         sa.Column("latency_ms", sa.Double, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("failure", _JSON),
@@ -134,17 +123,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_runs",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("workflow_id", sa.Text, nullable=False),
-        sa.Column("mode", sa.Text, nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
+        *_required(sa.Text, "run_id", "workflow_id", "mode", "status"),
         sa.Column("job", _JSON, nullable=False),
         sa.Column("job_hash", sa.Text, nullable=False),
         sa.Column("config", _JSON, nullable=False),
         sa.Column("seed", sa.BigInteger, nullable=False),
-        sa.Column("dataset_id", sa.Text),
-        sa.Column("dataset_version", sa.Text),
-        sa.Column("evaluator_set", sa.Text),
+        *_optional(sa.Text, "dataset_id", "dataset_version", "evaluator_set"),
         sa.Column("usage", _JSON, nullable=False),
         sa.Column("result", _JSON),
         sa.Column("error", sa.Text),
@@ -162,14 +146,10 @@ def upgrade() -> None:
     op.create_index("ix_agentensor_runs_workflow", "agentensor_runs", ["workflow_id", "started_at"])
     op.create_table(
         "agentensor_scores",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("rollout_key", sa.Text, nullable=False),
-        sa.Column("evaluator_fingerprint", sa.Text, nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
+        *_required(sa.Text, "run_id", "rollout_key", "evaluator_fingerprint", "name"),
         sa.Column("score", sa.Double),
         sa.Column("passed", sa.Boolean),
-        sa.Column("reason", sa.Text),
-        sa.Column("label", sa.Text),
+        *_optional(sa.Text, "reason", "label"),
         sa.Column("failure", _JSON),
         *_usage(),
         sa.PrimaryKeyConstraint(
@@ -183,14 +163,12 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text),
         sa.Column("default_version", sa.Integer, nullable=False),
         sa.Column("feature_flags", _JSON, nullable=False),
-        sa.Column("created_at", _INSTANT, nullable=False),
-        sa.Column("updated_at", _INSTANT, nullable=False),
+        *_required(_INSTANT, "created_at", "updated_at"),
         sa.PrimaryKeyConstraint("workflow_id", name="pk_agentensor_workflows"),
     )
     op.create_table(
         "agentensor_aliases",
-        sa.Column("workflow_id", sa.Text, nullable=False),
-        sa.Column("alias", sa.Text, nullable=False),
+        *_required(sa.Text, "workflow_id", "alias"),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("updated_at", _INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("workflow_id", "alias", name="pk_agentensor_aliases"),
@@ -202,8 +180,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "agentensor_cases",
-        sa.Column("dataset_id", sa.Text, nullable=False),
-        sa.Column("version", sa.Text, nullable=False),
+        *_required(sa.Text, "dataset_id", "version"),
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("case_id", sa.Text, nullable=False),
         sa.Column("split", sa.Text),
