@@ -355,26 +355,8 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
 
 _OBJECTIVE = "objective"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """The least mean of one evaluator, or of the objective."""
-
-    name: str
-    minimum: float
-
-    def check(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """The value in a summary, and whether it is enough; where nothing was scored it is not."""
-        if self.name == _OBJECTIVE:
-            value = summary["objective"]
-        else:
-            value = summary["evaluators"].get(self.name, {}).get("mean")
-        return {
-            "name": self.name,
-            "minimum": self.minimum,
-            "value": value,
-            "met": value is not None and value >= self.minimum - 1e-12,
-        }
+Gate: TypeAlias = tuple[str, float]
+"""The name of an evaluator, or `objective`, and its least mean."""
 
 
 def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
@@ -389,21 +371,33 @@ def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
         if not math.isfinite(least):
             rule = "must be a number, or EVALUATOR=NUMBER"
             raise BadInput(field="--min-score", value=text, rule=rule)
-        gates.append(Gate(name=name.strip() or _OBJECTIVE, minimum=least))
+        gates.append((name.strip() or _OBJECTIVE, least))
     return gates
 
 
-def require_known(gates: Sequence[Gate], evaluators: Iterable[str]) -> None:
+def require_known(gates: Iterable[Gate], evaluators: Iterable[str]) -> None:
     """Refuse a gate on an evaluator that the job does not have."""
     known = sorted({name.split(".", 1)[0] for name in evaluators})
-    for gate in gates:
-        if gate.name != _OBJECTIVE and gate.name.split(".", 1)[0] not in known:
+    for name, _ in gates:
+        if name != _OBJECTIVE and name.split(".", 1)[0] not in known:
             raise BadInput(
-                f"--min-score: the job has no evaluator {gate.name!r}; it has: {', '.join(known)}",
+                f"--min-score: the job has no evaluator {name!r}; it has: {', '.join(known)}",
                 field="--min-score",
-                value=gate.name,
+                value=name,
                 rule="must name an evaluator of the job",
             )
+
+
+def check_gates(gates: Iterable[Gate], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The value that each gate finds, and whether it is enough; without a score it is not."""
+    found = []
+    for name, minimum in gates:
+        value = summary["evaluators"].get(name, {}).get("mean")
+        if name == _OBJECTIVE:
+            value = summary["objective"]
+        met = value is not None and value >= minimum - 1e-12
+        found.append({"name": name, "minimum": minimum, "value": value, "met": met})
+    return found
 
 
 _PARTS = {
@@ -438,7 +432,7 @@ class Ending:
                 output.show_request(found["request"], store=store)
             document |= {"status": status, "request": found["request"]}
             return self._finish(document, ExitCode.OK)
-        gates = [gate.check(found["summary"]) for gate in self.gates]
+        gates = check_gates(self.gates, found["summary"])
         document |= {key: found.get(key) for key in _PARTS[self.mode]}
         if self.mode == "train":
             document["diff"] = _diff(found)
@@ -512,10 +506,24 @@ def run_once(
                 await there.checkpoints.get(workflow_id, request.use)
         if dry_run:
             plan = {"target": target.name, "workflow_id": workflow_id, "config": request.to_json()}
-            _show_plan(plan, request.prompts, as_json=as_json)
+            if as_json:
+                print_json({"dry_run": True, "mode": "run", **plan, "exit_code": 0})
+                return
+            show(f"target     {target.name} (workflow {workflow_id!r})")
+            show(f"prompts    {', '.join(request.prompts) or 'none'}")
+            show("dry run: nothing was written")
             return
         async with opened:
-            result = await _run(job, request, workflow_id, opened, settings)
+            graph = _runnable(job, settings)
+            configured = configure(graph, workflow_id=workflow_id, store=opened, settings=settings)
+            try:
+                result = to_json_output(await configured.ainvoke(job.inputs, request.to_runnable()))
+            except AgentensorError:
+                raise
+            except Exception as error:
+                raise RunFailed(f"the workflow failed: {type(error).__name__}: {error}") from error
+        path = job.target.get("output") if isinstance(job.target, dict) else None
+        result = pick(result, path) if path else result
         if as_json:
             print_json({"run_id": run_id, "workflow_id": workflow_id, "output": result})
         else:
@@ -536,37 +544,12 @@ def _config(job: RunJob, settings: Settings) -> RunConfig:
     return RunConfig.parse(config, settings=settings, field="job.config")
 
 
-async def _run(
-    job: RunJob, request: RunConfig, workflow_id: str, store: Store, settings: Settings
-) -> Any:
-    spec, path = job.target, None
-    if isinstance(spec, dict):
-        spec, path = spec["entrypoint"], spec.get("output")
-    graph = _runnable(spec, settings)
-    configured = configure(graph, workflow_id=workflow_id, store=store, settings=settings)
-    try:
-        result = to_json_output(await configured.ainvoke(job.inputs, request.to_runnable()))
-    except AgentensorError:
-        raise
-    except Exception as error:
-        raise RunFailed(f"the workflow failed: {type(error).__name__}: {error}") from error
-    return pick(result, path) if path else result
-
-
-def _runnable(spec: str, settings: Settings) -> Runnable[Any, Any]:
-    """The graph or function an entry point names, as something to configure."""
+def _runnable(job: RunJob, settings: Settings) -> Runnable[Any, Any]:
+    """The graph or function that a job names, as something to configure."""
+    spec = job.target if isinstance(job.target, str) else job.target["entrypoint"]
     found: Any = load_entrypoint(spec, settings=settings, what="target")
     if inspect.isfunction(found) and not inspect.signature(found).parameters:
         found = found()
     if isinstance(found, Runnable) or not callable(found):
         return found  # type: ignore[no-any-return]
     return RunnableLambda(found)
-
-
-def _show_plan(plan: Mapping[str, Any], prompts: Iterable[str], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"dry_run": True, "mode": "run", **plan, "exit_code": 0})
-        return
-    show(f"target     {plan['target']} (workflow {plan['workflow_id']!r})")
-    show(f"prompts    {', '.join(prompts) or 'none'}")
-    show("dry run: nothing was written")
