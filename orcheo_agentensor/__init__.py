@@ -1,7 +1,7 @@
 """Evaluation and prompt optimisation for LangGraph workflows, as LangGraph subgraphs.
 
-Everything public comes from here; each name is imported when it is first used, so that importing
-the package costs little.
+Every public name is here and is imported when it is first used, so that importing the package is
+quick.
 """
 
 from __future__ import annotations

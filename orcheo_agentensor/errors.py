@@ -1,7 +1,7 @@
 """Every error this package raises, drawn as one tree.
 
     AgentensorError
-    |- BadInput                  the caller can mend it: CLI exit 2, HTTP 422
+    |- BadInput                  the caller can correct it: CLI exit 2, HTTP 422
     |  |- ConfigError            a run config or a job field breaks a rule
     |  |- TemplateError          a `{{reference}}` leads nowhere
     |  |- PromptNotFound         a name that no prompt has
@@ -22,7 +22,7 @@
     |- TargetUnavailable         a remote target's server has gone: exit 130, resumable
     |- RunAlreadyActive          another process holds the run's lease: exit 3, HTTP 409
     |- LeaseLost                 this process lost the lease while working
-    |- BudgetExhausted           no reservation left; ends a search in good order
+    |- BudgetExhausted           nothing left to reserve; ends a search in good order
     `- AliasConflict             a compare-and-swap on an alias failed: HTTP 409
 
 The docstring of a class is its message where none is given.
@@ -35,7 +35,6 @@ from reprlib import Repr
 from typing import Any
 
 _SHOWN = 120
-
 
 _brief = Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 2 * _SHOWN
@@ -104,18 +103,13 @@ class ConfigError(BadInput):
 
 
 def problems_of(error: BadInput) -> list[dict[str, Any]]:
-    """Everything that an error says is wrong: `{"field", "value", "rule"}` each."""
+    """The problems that an error tells of, each as `{"field", "value", "rule"}`."""
     if isinstance(error, ConfigError):
         return error.problems
     if error.field is None:
         return []
-    return [
-        {
-            "field": error.field,
-            "value": shorten(error.value),
-            "rule": error.rule or error.message,
-        }
-    ]
+    rule = error.rule or error.message
+    return [{"field": error.field, "value": shorten(error.value), "rule": rule}]
 
 
 class TemplateError(BadInput):
@@ -228,13 +222,13 @@ class BudgetExhausted(AgentensorError):
 
 
 class AliasConflict(AgentensorError):
-    """The alias was moved by someone else meanwhile; look again and retry."""
+    """The alias points to another version than expected; look again and retry."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Worth another attempt: a lost connection, or a service that is busy or broken for now.
+    """Whether another attempt may succeed: a lost connection, or a service that is busy or down.
 
-    Other exceptions say something about the work and the case, and would come again.
+    Other exceptions are about the work and the case, and would be raised again.
     """
     status = status_of(error)
     if status is not None:

@@ -1,4 +1,4 @@
-"""What counts as a JSON value here, its canonical text and its hash.
+"""The rules for JSON values, their canonical text and their hash.
 
 Configs from outside, target outputs and everything stored pass the same rules, so that a value
 that was accepted once can be stored in any database, sent to any client and read back unchanged.
@@ -20,7 +20,7 @@ MAX_DEPTH = 32
 """Most containers inside each other."""
 
 MAX_VALUES = 1_000_000
-"""Most values in one JSON value: stops what a few shared references can blow up to."""
+"""Most values in one JSON value: a few shared references can stand for very many."""
 
 Trail: TypeAlias = tuple["Trail", str | int] | None
 """The keys that led to a place, the last one first; cheap to carry, written out on demand."""
@@ -31,7 +31,7 @@ MIN_INT = -(2**63)
 _MANY = f"holds more than {MAX_VALUES:,} values"
 _DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 TOO_LARGE = frozenset({_MANY, _DEEP})
-"""The rules whose breach means that a value should not be walked any further."""
+"""The rules whose breach means that a value must not be walked any further."""
 
 _INT = "is an integer beyond 64 bits"
 _FINITE = "is not a finite number"

@@ -1,4 +1,4 @@
-"""What the operator of a process decides, read from `AGENTENSOR_*` environment variables."""
+"""The operator's settings, read from `AGENTENSOR_*` environment variables."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-DEFAULT_DATABASE_URL = "sqlite:///.agentensor/agentensor.db"
-
-
 SCOPES = ("run", "train", "promote")
-"""What a bearer token may be good for."""
+"""The scopes that a bearer token may have."""
 
 
 class AuthToken(BaseModel):
-    """A bearer token that a server lets in; only its hash is kept."""
+    """A bearer token that a server accepts; only its hash is stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,28 +33,28 @@ class AuthToken(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Operator settings; pass one explicitly, or let the doors read the environment once.
+    """Operator settings; a function that is given none reads the environment once.
 
     Every field is the environment variable `AGENTENSOR_` + its name in capitals.
     """
 
     model_config = SettingsConfigDict(env_prefix="AGENTENSOR_", extra="ignore", frozen=True)
 
-    database_url: str = DEFAULT_DATABASE_URL
-    """Where the side store lives: `sqlite:///PATH` or `postgresql://…`."""
+    database_url: str = "sqlite:///.agentensor/agentensor.db"
+    """The database of the side store: `sqlite:///PATH` or `postgresql://…`."""
 
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
-    """Modules, with what is under them, that "module:attribute" may name; comma-separated."""
+    """Modules, with their submodules, that "module:attribute" may name; comma-separated."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts (or host:port) that jobs may make us talk to, as the URL of an HTTP evaluator or of a
-    remote target; comma-separated. None are allowed that are not listed."""
+    """Hosts (or host:port) that a job may name, as the URL of an HTTP evaluator or of a remote
+    target; comma-separated. No other host is allowed."""
 
     http_timeout: float = Field(default=30.0, gt=0)
-    """Seconds that a server of a remote target has to take a connection or answer a request."""
+    """Seconds in which a remote target's server must take a connection or answer a request."""
 
     http_patience: float = Field(default=15.0, ge=0)
-    """Seconds to wait for a remote target's server that has gone, before the run is interrupted."""
+    """Seconds to wait for a remote target's server that is gone, before the run is interrupted."""
 
     model: str | None = None
     """A chat model the LangChain way ("openai:gpt-5-mini"); only simulated models run without."""
@@ -72,22 +69,22 @@ class Settings(BaseSettings):
     """The cap put on a request's `max_concurrency`."""
 
     dev_server: bool = False
-    """Whether this is the bundled development set-up, where feature flags are on unless set."""
+    """Whether this is the bundled development set-up, in which feature flags are on by default."""
 
     runnable_config_enabled: bool | None = None
-    """Whether a server checks, merges and records run configs; a workflow's own flag goes over."""
+    """Whether a server checks, merges and records run configs; a workflow's flag overrides it."""
 
     agent_trainer_enabled: bool | None = None
-    """Whether a server trains; the flag of the workflow to be trained goes over."""
+    """Whether a server trains; the flag of the trained workflow overrides it."""
 
     dataset_dir: Path | None = None
-    """The folder that dataset paths in jobs of a server must be in; none: any path is opened."""
+    """The folder that a server reads the datasets of jobs from; None: any path may be read."""
 
     max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
-    """The largest body of a run request that a server takes."""
+    """Most bytes in the body of a run request to a server."""
 
     auth_tokens: tuple[AuthToken, ...] = ()
-    """Who may use a server: `[{"sha256": "…", "identity": "ana", "scopes": ["run"]}]`."""
+    """The tokens of a server: `[{"sha256": "…", "identity": "ana", "scopes": ["run"]}]`."""
 
     @field_validator("allowed_modules", "allowed_hosts", mode="before")
     @classmethod
@@ -104,7 +101,7 @@ class Settings(BaseSettings):
         return self
 
     def flag(self, name: str) -> bool:
-        """A feature flag as the operator has set it: off unless said, on in the dev set-up."""
+        """A feature flag of the operator; by default on in the development set-up, else off."""
         value: bool | None = getattr(self, name)
         return self.dev_server if value is None else value
 
@@ -131,8 +128,8 @@ def host_of(url: str) -> str:
 def is_allowed(url: str, allowed: Iterable[str]) -> bool:
     """Whether an entry of `allowed` (a host, or host:port) is the host of `url`.
 
-    An entry is the operator's word for that host, wherever its name leads; nothing is allowed that
-    is not listed, so neither is loopback nor a private address.
+    The operator answers for an entry, whatever address its name leads to. Nothing else is allowed,
+    neither loopback nor a private address.
     """
     parts = urlsplit(url)
     host = host_of(url)
