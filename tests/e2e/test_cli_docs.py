@@ -139,7 +139,7 @@ def imported(code: str) -> tuple[set[str], set[str]]:
 
 def test_importing_the_package_imports_nothing_else() -> None:
     packages, ours = imported("import orcheo_agentensor")
-    assert ours == {"orcheo_agentensor"}
+    assert ours == {"orcheo_agentensor", "orcheo_agentensor.lazy"}
     assert not packages & (HEAVY | {"typer", "rich"})
 
 
@@ -147,6 +147,6 @@ def test_help_imports_nothing_heavy() -> None:
     packages, ours = imported(HELP)
     assert "typer" in packages
     assert not packages & HEAVY
-    light = ("cli", "display", "errors", "redaction")
+    light = ("cli", "display", "errors", "lazy", "redaction")
     allowed = tuple(f"orcheo_agentensor.{name}" for name in light)
     assert not {name for name in ours - {"orcheo_agentensor"} if not name.startswith(allowed)}
