@@ -1,4 +1,9 @@
-"""Two candidates measured against each other on the same cases, block by block until decided."""
+"""Measure two candidates against each other, block by block until the outcome is certain.
+
+A comparison on all cases would come to the same; most of it would be spent after the outcome is
+certain. The order and size of the blocks follow from the cases and the seed alone, so that a
+resumed run measures the same ones.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult, weight_of
@@ -15,23 +21,22 @@ from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.training.active import Training
 
 EPSILON = 1e-12
+GATE_BLOCK = 5
+GUARDS = 3
+VALIDATION_BLOCK = 8
 
 
-def paired_sums(
+def paired_objectives(
     parent: Sequence[CaseResult], child: Sequence[CaseResult], weights: Mapping[str, float]
-) -> tuple[float, float, int]:
-    """Sums of the objectives of parent and child over the cases that both have, and their count."""
-    pairs = [
-        (before, after)
-        for one, other in zip(parent, child, strict=True)
-        if (before := one.objective(weights)) is not None
-        and (after := other.objective(weights)) is not None
-    ]
-    return (
-        math.fsum(before for before, _ in pairs),
-        math.fsum(after for _, after in pairs),
-        len(pairs),
-    )
+) -> tuple[list[float], list[float]]:
+    """The objectives of parent and child on the cases that were scored under both."""
+    before, after = [], []
+    for one, other in zip(parent, child, strict=True):
+        left, right = one.objective(weights), other.objective(weights)
+        if left is not None and right is not None:
+            before.append(left)
+            after.append(right)
+    return before, after
 
 
 def reasons_against(
@@ -51,9 +56,10 @@ def reasons_against(
     failed_after = sum(not result.ok for result in child)
     if failed_after > failed_before:
         reasons.append(f"fails on {failed_after} cases, its parent on {failed_before}")
-    before, after, pairs = paired_sums(parent, child, weights)
+    scores = paired_objectives(parent, child, weights)
+    pairs, before, after = len(scores[0]), math.fsum(scores[0]), math.fsum(scores[1])
     if pairs == 0:
-        # The parent may have crashed on every case that the child now scores.
+        # The parent may have failed on every case that the child now scores.
         if failed_after >= failed_before:
             reasons.append("no case was scored under both")
         return reasons
@@ -85,11 +91,12 @@ def foreseen(
 ) -> bool | None:
     """Whether the child will replace the parent, as far as the missing results cannot change it.
 
-    `child` has None for cases that were not measured yet. True and False are certain as long as
-    scores lie within [0, 1] (and, for True, as long as the child breaks on no missing case); None
-    means that more has to be measured, always so once a score outside was seen, here or before
-    (`full` is infinite).
+    `child` has None for a case that was not measured yet, and may end before its parent's results.
+    True and False are certain as long as scores lie within [0, 1] (and, for True, as long as the
+    child fails on no missing case). None means that more has to be measured; it is always given
+    once a score outside [0, 1] was seen, here or before (`full` is infinite).
     """
+    child = [*child, *[None] * (len(parent) - len(child))]
     measured = [result for result in child if result is not None]
     failed_before = sum(not result.ok for result in parent)
     failed_after = sum(result is not None and not result.ok for result in child)
@@ -118,28 +125,18 @@ def foreseen(
     return None
 
 
-# A test on all cases would say the same; most of it is spent after the outcome is certain. The
-# order and size of the blocks follow from the cases and the seed alone, so that a resumed run
-# measures the same ones.
-
-
-GATE_BLOCK = 5
-GUARDS = 3
-VALIDATION_BLOCK = 8
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How a contest ended: `reasons` against the child (none: it has won), and what was measured.
+    """How a comparison ended: the `reasons` against the child, none when it has won.
 
     `before` and `after` are the results on the cases measured under both; `reached` are all of the
-    child's, and `complete` tells that these are on every case.
+    child's, and `complete` tells whether these are on every case.
     """
 
-    reasons: tuple[str, ...]
-    before: tuple[CaseResult, ...]
-    after: tuple[CaseResult, ...]
-    reached: tuple[CaseResult, ...]
+    reasons: Sequence[str]
+    before: Sequence[CaseResult]
+    after: Sequence[CaseResult]
+    reached: Sequence[CaseResult]
     complete: bool
 
     @property
@@ -147,10 +144,10 @@ class Comparison:
         """Whether nothing speaks against the child."""
         return not self.reasons
 
-    def means(self, weights: dict[str, float]) -> tuple[float | None, float | None]:
+    def means(self, weights: Mapping[str, float]) -> tuple[float | None, float | None]:
         """The mean objectives of parent and child over the cases scored under both."""
-        before, after, n = paired_sums(self.before, self.after, weights)
-        return (before / n, after / n) if n else (None, None)
+        before, after = paired_objectives(self.before, self.after, weights)
+        return (fmean(before), fmean(after)) if before else (None, None)
 
 
 async def gate(
@@ -160,33 +157,33 @@ async def gate(
     child: Candidate,
     *,
     full: float,
-    phase: str = "train",
 ) -> Comparison:
-    """Test a child on the cases its parent was measured on; worst ones of the parent first.
+    """Compare a child with its parent on the parent's minibatch, the parent's worst cases first.
 
-    It ends when it is decided, or when the child has gained on the cases that its parent failed
-    and lost nothing on as many others (`GUARDS` at least): an accepted child is validated later.
-    `full` is the score that nothing can beat.
+    The comparison ends when it is decided, or when the child has gained on the cases that its
+    parent failed and lost nothing on as many others (`GUARDS` at least): an accepted child is
+    validated later. `full` is the score that nothing can beat.
     """
-    order = _worst_first(training, before)
+    weights = training.weights
+    order = _worst_first(before, weights)
     held = [before[index] for index in order]
     after: list[CaseResult] = []
-    weights = training.weights
     failing = sum(
         (score := one.objective(weights)) is None or score < full - EPSILON for one in held
     )
     enough = failing + max(GUARDS, failing)
     for start in range(0, len(order), GATE_BLOCK):
         block = [cases[index] for index in order[start : start + GATE_BLOCK]]
-        after += await training.measure(block, child, phase=phase)
-        if _outlook(held, after, weights=weights, strictly=True, full=full) is not None:
+        after += await training.measure(block, child, phase="train")
+        if foreseen(held, after, weights=weights, strictly=True, full=full) is not None:
             break
         tested = held[: len(after)]
         if len(after) >= enough and not reasons_against(
             tested, after, weights=weights, strictly=True
         ):
-            return _verdict(training, tested, after, strictly=True, full=full)
-    return _verdict(training, held, after, strictly=True, full=full)
+            held = tested
+            break
+    return _compared(held, after, weights=weights, strictly=True, full=full)
 
 
 async def validate_against(
@@ -201,62 +198,52 @@ async def validate_against(
 ) -> Comparison:
     """Measure a candidate on the validation cases for as long as it can beat its rival.
 
-    Against a known rival, the cases that the rival does worst on come first: they are the ones a
-    candidate can gain on, and without a gain there the contest is over. A rival that was not
-    measured yet (the baseline) is measured after the candidate, and no further than is needed.
+    Against a known rival, the cases that the rival does worst on come first: only there can the
+    candidate gain, and without a gain there the comparison is over. A rival that was not measured
+    yet (the baseline) is measured after the candidate, and no further than is needed.
     """
+    weights, aside = training.weights, training.meter.aside
     cases = list(training.plan.validation)
     random.Random(derive_seed(training.run.job.seed, 0, "validation")).shuffle(cases)
-    weights = training.weights
+    held: list[CaseResult] = []
+    after: list[CaseResult] = []
     if rival_known:
-        held = await training.measure(cases, rival, phase="validation", meter=training.meter.aside)
-        order = _worst_first(training, held)
-        held = [held[index] for index in order]
-        cases = [cases[index] for index in order]
-        after: list[CaseResult] = []
-        for start in range(0, len(cases), VALIDATION_BLOCK):
-            block = cases[start : start + VALIDATION_BLOCK]
+        held = await training.measure(cases, rival, phase="validation", meter=aside)
+        order = _worst_first(held, weights)
+        held, cases = [held[index] for index in order], [cases[index] for index in order]
+        for block in _blocks(cases):
             after += await training.measure(block, candidate, phase="validation", meter=meter)
-            if _outlook(held, after, weights=weights, strictly=strictly, full=full) is False:
+            if foreseen(held, after, weights=weights, strictly=strictly, full=full) is False:
                 break
-        return _verdict(training, held, after, strictly=strictly, full=full)
-    reached = await training.measure(cases, candidate, phase="validation", meter=meter)
-    held = []
-    for start in range(0, len(cases), VALIDATION_BLOCK):
-        block = cases[start : start + VALIDATION_BLOCK]
-        held += await training.measure(block, rival, phase="validation", meter=training.meter.aside)
-        if full <= 1.0 and _rival_beaten(held, reached, weights=weights, strictly=strictly):
-            return Comparison(
-                reasons=(),
-                before=tuple(held),
-                after=tuple(reached[: len(held)]),
-                reached=tuple(reached),
-                complete=True,
-            )
-    return _verdict(training, held, reached, strictly=strictly, full=full)
+    else:
+        after = await training.measure(cases, candidate, phase="validation", meter=meter)
+        for block in _blocks(cases):
+            held += await training.measure(block, rival, phase="validation", meter=aside)
+            if full <= 1.0 and _beaten(held, after, weights=weights, strictly=strictly):
+                both = after[: len(held)]
+                return Comparison(reasons=(), before=held, after=both, reached=after, complete=True)
+    return _compared(held, after, weights=weights, strictly=strictly, full=full)
 
 
-def _outlook(
-    held: Sequence[CaseResult],
-    after: Sequence[CaseResult],
-    *,
-    weights: dict[str, float],
-    strictly: bool,
-    full: float,
-) -> bool | None:
-    """What is `foreseen` of a child that was measured on the first of its parent's cases."""
-    missing = [None] * (len(held) - len(after))
-    return foreseen(held, [*after, *missing], weights=weights, strictly=strictly, full=full)
+def _blocks(cases: Sequence[Case]) -> Iterable[Sequence[Case]]:
+    starts = range(0, len(cases), VALIDATION_BLOCK)
+    return (cases[start : start + VALIDATION_BLOCK] for start in starts)
 
 
-def _rival_beaten(
+def _worst_first(results: Sequence[CaseResult], weights: Mapping[str, float]) -> list[int]:
+    scores = [one.objective(weights) for one in results]
+    ranks = [-math.inf if score is None else score for score in scores]
+    return sorted(range(len(ranks)), key=ranks.__getitem__)
+
+
+def _beaten(
     held: Sequence[CaseResult],
     reached: Sequence[CaseResult],
     *,
-    weights: dict[str, float],
+    weights: Mapping[str, float],
     strictly: bool,
 ) -> bool:
-    """Whether the rival cannot catch up on the cases it was not measured on."""
+    """Whether a rival measured on the first cases has lost even with 1.0 on all the others."""
     if any(not result.ok for result in (*held, *reached)) or outside((*held, *reached), weights):
         return False
     gains: list[float] = []
@@ -270,34 +257,21 @@ def _rival_beaten(
     return least > EPSILON if strictly else least >= -EPSILON
 
 
-def _worst_first(training: Training, results: Sequence[CaseResult]) -> list[int]:
-    def rank(index: int) -> float:
-        score = results[index].objective(training.weights)
-        return -math.inf if score is None else score
-
-    return sorted(range(len(results)), key=rank)
-
-
-def _verdict(
-    training: Training,
+def _compared(
     held: Sequence[CaseResult],
     after: Sequence[CaseResult],
     *,
+    weights: Mapping[str, float],
     strictly: bool,
     full: float,
 ) -> Comparison:
-    before = held[: len(after)]
-    missing = len(held) - len(after)
-    weights = training.weights
+    """The comparison of a child, measured on the first of its parent's cases, as it stands."""
+    before, missing = held[: len(after)], len(held) - len(after)
     reasons: list[str] = []
-    if _outlook(held, after, weights=weights, strictly=strictly, full=full) is not True:
+    if foreseen(held, after, weights=weights, strictly=strictly, full=full) is not True:
         reasons = reasons_against(before, after, weights=weights, strictly=strictly)
         if not reasons and missing:
             reasons = [f"cannot gain on the other {missing} cases what it would need"]
     return Comparison(
-        reasons=tuple(reasons),
-        before=tuple(before),
-        after=tuple(after),
-        reached=tuple(after),
-        complete=not missing,
+        reasons=reasons, before=before, after=after, reached=after, complete=not missing
     )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from orcheo_agentensor.errors import AgentensorError, AliasConflict, BudgetExhausted, NotFound
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.statistics import (
-    PairedDifference,
     mean_interval,
     paired_difference,
     percentile,
@@ -21,9 +20,19 @@ from orcheo_agentensor.evaluation.statistics import (
 from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.active import Training
+from orcheo_agentensor.training.comparison import paired_objectives
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
+
+
+ALPHA = 0.05
+KEEP_SHARE = 0.98
+KEEP_ABSOLUTE = 0.02
+LATENCY_SHARE = 1.25
+LATENCY_MS = 50.0
+TARGET_GAIN = 1.10
+PRODUCTION = "production"
 
 
 def deltas(
@@ -47,71 +56,30 @@ def deltas(
     def compared(
         value: Callable[[CaseResult], float | None], *, interval: bool = True
     ) -> dict[str, Any]:
-        before = [value(one) for one, _ in pairs]
-        after = [value(other) for _, other in pairs]
-        known = [n for n in before if n is not None], [n for n in after if n is not None]
         found: dict[str, Any] = {"baseline": None, "best": None, "difference": None}
         found |= {"ci95": None} if interval else {}
-        if not pairs or min(map(len, known)) < len(pairs):
+        before = [known for one, _ in pairs if (known := value(one)) is not None]
+        after = [known for _, other in pairs if (known := value(other)) is not None]
+        if not pairs or not len(before) == len(after) == len(pairs):
             return found
-        each = [b - a for a, b in zip(*known, strict=True)]
-        found |= {"baseline": _mean(known[0]), "best": _mean(known[1]), "difference": _mean(each)}
+        each = [b - a for a, b in zip(before, after, strict=True)]
+        found |= {"baseline": fmean(before), "best": fmean(after), "difference": fmean(each)}
         if interval and (ends := mean_interval(each, seed=seed)) is not None:
             found["ci95"] = list(ends)
         return found
 
     p95 = [percentile([pair[side].latency_ms for pair in pairs], 0.95) for side in (0, 1)]
     latency = compared(lambda result: result.latency_ms)
-    latency |= {"baseline_p95": p95[0], "best_p95": p95[1]}
     return {
         "n": len(pairs),
-        "latency_ms": latency,
+        "latency_ms": {**latency, "baseline_p95": p95[0], "best_p95": p95[1]},
         "tokens": compared(lambda result: result.usage.tokens, interval=False),
         "cost": compared(lambda result: result.usage.cost),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-ALPHA = 0.05
-KEEP_SHARE = 0.98
-KEEP_ABSOLUTE = 0.02
-LATENCY_SHARE = 1.25
-LATENCY_MS = 50.0
-TARGET_GAIN = 1.10
-
-DecisionStatus: TypeAlias = Literal["promoted", "kept", "rejected", "awaiting_approval"]
-
-
-def paired_objectives(
-    baseline: Sequence[CaseResult], best: Sequence[CaseResult], weights: Mapping[str, float]
-) -> tuple[list[float], list[float]]:
-    """The objectives of both on the cases that both have scored completely."""
-    before, after = [], []
-    for one, other in zip(baseline, best, strict=True):
-        left, right = one.objective(weights), other.objective(weights)
-        if left is not None and right is not None:
-            before.append(left)
-            after.append(right)
-    return before, after
-
-
-def compare_holdout(
-    baseline: Sequence[CaseResult],
-    best: Sequence[CaseResult],
-    *,
-    weights: Mapping[str, float],
-    seed: int,
-) -> PairedDifference:
-    """The gain on held-out cases, paired, with its interval."""
-    before, after = paired_objectives(baseline, best, weights)
-    return paired_difference(before, after, seed=seed)
-
-
 def guardrail_breaches(baseline: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
-    """What forbids a promotion, given both holdout summaries; empty when nothing does.
+    """What forbids a promotion by the two holdout summaries; empty when nothing does.
 
     Each evaluator's mean must be at least 0.98 of the baseline's (at most 0.02 below it where the
     baseline is not positive), p95 latency at most 1.25 x the baseline's + 50 ms, and the best may
@@ -139,15 +107,12 @@ def guardrail_breaches(baseline: Mapping[str, Any], best: Mapping[str, Any]) -> 
     return breaches
 
 
-def verdict(
-    *,
-    changed: bool,
-    holdout: Mapping[str, Any] | None,
-    min_coverage: float,
+def eligibility(
+    *, changed: bool, holdout: Mapping[str, Any] | None, min_coverage: float
 ) -> tuple[Literal["eligible", "kept", "rejected"], list[str]]:
-    """Whether the best version is eligible for promotion, and why (not).
+    """Whether the best version is eligible for promotion, and the reasons.
 
-    `holdout` has `baseline` and `best` (summaries) and the paired `gain`, `ci95`, `p_value`.
+    `holdout` has `baseline` and `best` (summaries) and the paired `gain`, `n`, `p_value`.
     """
     if not changed:
         return "kept", ["no candidate was better than the baseline on validation"]
@@ -177,7 +142,7 @@ def verdict(
 
 
 def target_gain(baseline: float | None, best: float | None) -> dict[str, Any]:
-    """Whether the training mean rose by the ten percent aimed for; from zero, whether it rose."""
+    """Whether the mean rose by the ten percent aimed for; from zero, whether it rose at all."""
     if baseline is None or best is None:
         return {"met": None, "reason": "not measured"}
     wanted = baseline + (TARGET_GAIN - 1) * abs(baseline)
@@ -190,24 +155,21 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
 
     None without such cases, and where the budget ends before all of them are measured.
     """
-    plan, state, run = training.plan, training.state, training.run
+    plan, run = training.plan, training.run
     training.meter.release()
     if not plan.holdout:
         return None
-    baseline, best = training.candidates[state.baseline], training.candidates[state.best]
+    baseline = training.candidates[training.state.baseline]
+    best = training.candidates[training.state.best]
     try:
         before = await training.measure_all(plan.holdout, baseline, phase="holdout")
-        after = (
-            before
-            if best.hash == baseline.hash
-            else await training.measure_all(plan.holdout, best, phase="holdout")
-        )
+        after = before
+        if best.hash != baseline.hash:
+            after = await training.measure_all(plan.holdout, best, phase="holdout")
     except BudgetExhausted:
         return None
-    seed = run.job.seed
-    difference = await asyncio.to_thread(
-        compare_holdout, before, after, weights=training.weights, seed=seed
-    )
+    scores, seed = paired_objectives(before, after, training.weights), run.job.seed
+    difference = await asyncio.to_thread(paired_difference, *scores, seed=seed)
     holdout: dict[str, Any] = {
         **asdict(difference),
         "baseline": await summary_of(run, before),
@@ -221,7 +183,7 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
 
 
 async def rejection(store: Store, version: ConfigCheckpoint) -> str | None:
-    """Why the training run of a version has rejected it, in a sentence; None where it has not."""
+    """A sentence that says why its training run has rejected a version; None where it has not."""
     if version.run_id is None:
         return None
     try:
@@ -238,9 +200,6 @@ async def rejection(store: Store, version: ConfigCheckpoint) -> str | None:
         f"version {version.config_version} of workflow {version.workflow_id!r} was rejected by "
         f"its training run {run.run_id}: {reasons}"
     )
-
-
-PRODUCTION = "production"
 
 
 def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -261,54 +220,45 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def judge(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
+def assess(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
-    state, job = training.state, training.run.job
-    status, reasons = verdict(
-        changed=state.best != state.baseline, holdout=holdout, min_coverage=job.min_coverage
-    )
+    state, plan, least = training.state, training.plan, training.run.job.min_coverage
+    changed = state.best != state.baseline
+    status, reasons = eligibility(changed=changed, holdout=holdout, min_coverage=least)
     if state.refused is not None:
         return status, [*reasons, f"every proposal was refused, the last one: {state.refused}"]
-    if status == "kept" and holdout is None and state.best != state.baseline:
-        if training.plan.holdout:
+    if changed and holdout is None:
+        if plan.holdout:
             reasons = ["the budget ended before the holdout was measured: the gain is unproved"]
         return status, reasons
-    if state.best != state.baseline and (leaked := training.plan.leaked):
+    if changed and plan.leaked:
         reasons = [
             *reasons,
-            f"{leaked} of {len(training.plan.holdout)} holdout cases have the inputs of cases that"
+            f"{plan.leaked} of {len(plan.holdout)} holdout cases have the inputs of cases that"
             " the search saw: on these, a gain may be learnt by heart",
         ]
-    coverage = 1 - state.failures / len(training.plan.validation)
-    if status == "eligible" and coverage < job.min_coverage:
-        return "rejected", [
-            f"coverage: {coverage:.3f} of validation is below {job.min_coverage:.3f}"
-        ]
+    coverage = 1 - state.failures / len(plan.validation)
+    if status == "eligible" and coverage < least:
+        return "rejected", [f"coverage: {coverage:.3f} of validation is below {least:.3f}"]
     return status, reasons
 
 
-def gain(training: Training, baseline: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
-    """The +10 % target on the mean that the search worked on."""
-    return {"split": "validation", **target_gain(baseline["objective"], best["objective"])}
-
-
 def approval_request(
-    training: Training,
-    reasons: list[str],
-    holdout: dict[str, Any] | None,
+    training: Training, reasons: list[str], holdout: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What a person is shown before they approve: the diff and the numbers."""
-    state = training.state
+    state, run = training.state, training.run.record
+    version = state.versions[state.best]
     texts = [
         {name: tensor.text for name, tensor in training.candidates[which].prompts.items()}
         for which in (state.baseline, state.best)
     ]
     return {
         "type": "approval",
-        "question": f"Promote version {state.versions[state.best]} to {PRODUCTION!r}?",
-        "run_id": training.run.record.run_id,
-        "workflow_id": training.run.record.workflow_id,
-        "version": state.versions[state.best],
+        "question": f"Promote version {version} to {PRODUCTION!r}?",
+        "run_id": run.run_id,
+        "workflow_id": run.workflow_id,
+        "version": version,
         "alias": PRODUCTION,
         "reasons": reasons,
         "holdout": holdout,
@@ -318,21 +268,19 @@ def approval_request(
 
 
 def read_answer(answer: Any) -> tuple[bool, str, str]:
-    """Approved?, by whom, why: from `True`, "approve" or `{"approve", "actor", "reason"}`.
+    """Whether a person approves, their name and their reason.
 
-    Anything that is not plainly a yes is a no.
+    The answer is `{"approve": True, "actor": …, "reason": …}`, or True or "approve" alone; anything
+    else declines.
     """
-    if isinstance(answer, Mapping):
-        return (
-            answer.get("approve") is True,
-            str(answer.get("actor") or "unknown"),
-            str(answer.get("reason") or ""),
-        )
-    return answer is True or answer == "approve", "unknown", ""
+    if not isinstance(answer, Mapping):
+        return answer is True or answer == "approve", "unknown", ""
+    actor, reason = answer.get("actor") or "unknown", answer.get("reason") or ""
+    return answer.get("approve") is True, str(actor), str(reason)
 
 
 async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:
-    """Move `production` to the best version, if nobody has moved it meanwhile."""
+    """Move `production` to the best version, unless it was moved meanwhile; status and reasons."""
     run, state = training.run, training.state
     workflow_id = run.record.workflow_id
     version = state.versions[state.best]
@@ -358,9 +306,9 @@ async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, 
 async def publish(
     training: Training, *, actor: str, reason: str, settings: Settings
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Publish the version that was just promoted to where the job says, and tell of it.
+    """Publish the promoted version where the job says; the publications, and what to report.
 
-    Trouble with a server is told and no more: the promotion stands, and publishing can be repeated.
+    An error of the server is reported only: the promotion stands, and publishing can be repeated.
     """
     run, state, to = training.run, training.state, training.plan.publish
     if to is None:

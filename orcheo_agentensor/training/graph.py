@@ -28,7 +28,6 @@ from orcheo_agentensor.training.state import (
     SearchState,
     TrainingOutput,
     TrainingState,
-    load_search_state,
 )
 
 
@@ -87,8 +86,8 @@ def create_training_graph(
                 run_id, (-1, SearchState(), CandidateStore({}))
             )
             if run.lease.token != token + 1:  # this process has not done what came last
-                candidates = await CandidateStore(run.prompts).load(run.store, run_id)
-                search_state = await load_search_state(run.store, run_id) or SearchState()
+                candidates = await CandidateStore(run.prompts).load(run)
+                search_state = await SearchState.load(run)
             training = Training(
                 run=run,
                 runner=Runner(run, meter=meter, taped=True, draining=draining()),
@@ -159,7 +158,7 @@ def create_training_graph(
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
         async with opened(run_id, writer) as training:
             run = training.run
-            status, reasons = decision.judge(training, found)
+            status, reasons = decision.assess(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
             if (
                 run.job.promote == "ask"
@@ -186,11 +185,12 @@ def create_training_graph(
                     training, actor=actor, reason=why, settings=settings
                 )
                 reasons = [*reasons, *told]
+            gain = decision.target_gain(state["baseline"]["objective"], state["best"]["objective"])
             outcome: dict[str, Any] = {
                 "status": status,
                 "reasons": reasons,
                 "stopped": training.state.stopped,
-                "target_gain": decision.gain(training, state["baseline"], state["best"]),
+                "target_gain": {"split": "validation", **gain},
             }
             if published:
                 outcome["published"] = published

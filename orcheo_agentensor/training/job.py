@@ -197,11 +197,15 @@ class TrainingPlan:
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
     it has none. `leaked` counts holdout cases whose inputs the search sees as well. `left_out`
-    counts cases outside these splits. `broken` is what the proposer broke with since its last
-    answer.
+    counts cases outside these splits. `momentum`, `parallel` and `pipelined` are the optimizer's
+    (see its protocol). `broken` lists the proposer's exceptions since its last answer.
     """
 
     optimizer: Optimizer
+    minibatch: int
+    momentum: int
+    parallel: int | None
+    pipelined: bool
     proposer: Proposer
     critic_model: Any
     budget: Budget
@@ -241,7 +245,7 @@ def make_plan(
     )
     proposer = resolve_proposer(chosen, settings=settings)
     train, validation, holdout = split_cases(dataset)
-    batch = int(getattr(chosen, "minibatch", 10))
+    batch, parallel = int(getattr(chosen, "minibatch", 10)), getattr(chosen, "parallel", None)
     budget = job.budget or default_budget(
         train=len(train),
         validation=len(validation),
@@ -255,6 +259,10 @@ def make_plan(
     model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
     plan = TrainingPlan(
         optimizer=chosen,
+        minibatch=batch,
+        momentum=int(getattr(chosen, "momentum", 0)),
+        parallel=None if parallel is None else int(parallel),
+        pipelined=bool(getattr(chosen, "pipelined", False)),
         proposer=proposer,
         critic_model=resolve_model(model, field="optimizer.model") if model else None,
         budget=budget,

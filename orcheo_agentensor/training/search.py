@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, get_args
 
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
 from orcheo_agentensor.evaluation.graph import summary_of
-from orcheo_agentensor.optimizers import Optimizer, SearchSpace, Trial, TrialOutcome
+from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
@@ -20,84 +21,66 @@ from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
 from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
-from orcheo_agentensor.training.state import CandidateStore, SearchState
-from orcheo_agentensor.training.trial import edits_of, run_trial
+from orcheo_agentensor.training.state import SearchState
+from orcheo_agentensor.training.trial import run_trial
 
 KINDS = get_args(TrialKind)
 WITHOUT_CASES = ("merge", "validate")
-
-T = TypeVar("T")
-
-
-def start(plan: TrainingPlan, space: SearchSpace) -> State:
-    """The optimizer's first state. Raises `RunFailed` for one that cannot be kept."""
-    return _state(plan, "start", _called(plan, "start", lambda: plan.optimizer.start(space)))
+IDLE_STEPS = 10
 
 
-def tell(plan: TrainingPlan, state: State, outcomes: Sequence[TrialOutcome]) -> State:
-    """The optimizer's next state. Raises `RunFailed` for one that cannot be kept."""
-    found = _called(plan, "tell", lambda: plan.optimizer.tell(state, outcomes))
-    return _state(plan, "tell", found)
-
-
-def ask(plan: TrainingPlan, state: State, candidates: CandidateStore) -> list[Trial]:
+def ask(training: Training) -> list[Trial]:
     """The trials the optimizer wants. Raises `RunFailed` for one that cannot be made."""
-
-    def asked() -> list[Any]:
-        found: Any = plan.optimizer.ask(state)
+    plan = training.plan
+    with _calling(plan, "ask"):
+        found: Any = plan.optimizer.ask(training.state.optimizer)
         if isinstance(found, str | Mapping | Trial):
             raise _wrong(plan, "ask", f"gave {shorten(found)}, not a list of trials")
-        return list(found or ())
-
-    trials = _called(plan, "ask", asked)
+        trials = list(found or ())
     cases = {case.id for case in plan.train}
     for trial in trials:
-        if reason := _objection(
-            trial, candidates=candidates, cases=cases, components=set(plan.trainable)
-        ):
-            raise _wrong(plan, "ask", reason)
+        if problem := _problem(training, trial, cases=cases):
+            raise _wrong(plan, "ask", problem)
     return trials
 
 
-def finalists(plan: TrainingPlan, state: State, candidates: CandidateStore) -> list[str]:
+def finalists(training: Training) -> list[str]:
     """Candidates that are worth validating once the search is over. Raises `RunFailed`."""
+    plan = training.plan
     method = getattr(plan.optimizer, "finalists", None)
     if method is None:
         return []
-    found = _called(plan, "finalists", lambda: list(method(state)))
+    with _calling(plan, "finalists"):
+        found = list(method(training.state.optimizer))
     for candidate in found:
-        if candidate not in candidates:
+        if candidate not in training.candidates:
             raise _wrong(plan, "finalists", f"names no known candidate: {shorten(candidate)}")
     return found
 
 
-def _objection(
-    trial: Any, *, candidates: CandidateStore, cases: set[str], components: set[str]
-) -> str | None:
+def _problem(training: Training, trial: Any, *, cases: set[str]) -> str | None:
     if not isinstance(trial, Trial):
         return f"gave {shorten(trial)}, not a Trial"
     if trial.purpose not in KINDS:
         return f"has a trial of purpose {trial.purpose!r}; known: {', '.join(KINDS)}"
     for candidate in (trial.parent, trial.rival or trial.parent, *trial.donors.values()):
-        if candidate not in candidates:
+        if candidate not in training.candidates:
             return f"has a trial with no known candidate: {shorten(candidate)}"
     if unknown := sorted({*trial.case_ids, *trial.recalled} - cases):
         return f"has a trial on {unknown[0]!r}, which is no training case"
-    if unknown := sorted({*trial.components, *trial.donors} - components):
+    if unknown := sorted({*trial.components, *trial.donors} - {*training.plan.trainable}):
         return f"has a trial on the component {unknown[0]!r}, which is no trainable prompt"
-    if trial.purpose in WITHOUT_CASES:
-        return None
-    if not trial.case_ids or not trial.components:
+    if trial.purpose not in WITHOUT_CASES and not (trial.case_ids and trial.components):
         missing = "components" if trial.case_ids else "case_ids"
         return f"has a {trial.purpose!r} trial without {missing}"
     return None
 
 
-def _state(plan: TrainingPlan, method: str, state: Any) -> State:
+def _as_stored(plan: TrainingPlan, method: str, state: Any) -> State:
+    """An optimizer's state as a resumed run reads it. Raises `RunFailed` if it cannot be stored."""
     if not isinstance(state, dict):
         raise _wrong(plan, method, f"gave {shorten(state)}, not a dict as its state")
     try:
-        # As it will be read back: a resumed run must see the same state as one that went on.
         kept: State = json.loads(json.dumps(state, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise _wrong(plan, method, f"gave a state that is not JSON: {error}") from None
@@ -108,9 +91,10 @@ def _state(plan: TrainingPlan, method: str, state: Any) -> State:
     return kept
 
 
-def _called(plan: TrainingPlan, method: str, call: Callable[[], T]) -> T:
+@contextmanager
+def _calling(plan: TrainingPlan, method: str) -> Iterator[None]:
     try:
-        return call()
+        yield
     except RunFailed:
         raise
     except Exception as error:
@@ -121,15 +105,10 @@ def _wrong(plan: TrainingPlan, method: str, what: str) -> RunFailed:
     return RunFailed(f"optimizer {plan.optimizer.name!r}: {method}() {what}")
 
 
-def pipelined(optimizer: Optimizer) -> bool:
-    """Whether an optimizer is told of its trials one at a time."""
-    return bool(getattr(optimizer, "pipelined", False))
-
-
 class TrialQueue:
     """The open trials of a search, oldest first.
 
-    A pipelined optimizer is told of its oldest trial as soon as that has landed, and has its next
+    A pipelined optimizer is told of its oldest trial as soon as that has ended, and has its next
     one launched while the others go on; any other is told of all its trials together. What a trial
     may know is fixed by its place in the order, so that the result does not depend on which of
     them is faster, nor on where a killed run was resumed.
@@ -137,7 +116,7 @@ class TrialQueue:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._pipelined = pipelined(training.plan.optimizer)
+        self._pipelined = training.plan.pipelined
         self._open: list[tuple[Trial, asyncio.Task[TrialOutcome]]] = []
 
     @property
@@ -147,28 +126,22 @@ class TrialQueue:
 
     def launch(self, trials: Sequence[Trial]) -> None:
         """Start those of `trials` that are not in flight yet: all but the first `open` ones."""
-        told = self._training.state.told
-        width = int(getattr(self._training.plan.optimizer, "parallel", len(trials)))
-        for place, trial in enumerate(trials):
-            if place < len(self._open):
-                if self._open[place][0] != trial:
-                    name = self._training.plan.optimizer.name
-                    raise RunFailed(
-                        f"optimizer {name!r}: ask() must give the open trials first, in their order"
-                    )
-                continue
+        told, width = self._training.state.told, self._training.plan.parallel or len(trials)
+        if any(one != trial for (one, _task), trial in zip(self._open, trials, strict=False)):
+            problem = "must give the open trials first, in their order"
+            raise _wrong(self._training.plan, "ask", problem)
+        for place in range(len(self._open), len(trials)):
             known = max(0, told + place - width + 1) if self._pipelined else told
-            task = asyncio.create_task(run_trial(self._training, trial, known=known))
-            self._open.append((trial, task))
+            task = asyncio.create_task(run_trial(self._training, trials[place], known=known))
+            self._open.append((trials[place], task))
 
     async def land(self) -> list[TrialOutcome]:
-        """The outcomes to be told next.
+        """Wait for the oldest trial (all of them, when not pipelined); take it from the queue.
 
-        Raises what the first of their trials ended with that could not go on, `BudgetExhausted`
-        among others, once what the others had begun is finished: it is paid for.
+        Where a trial could not go on, raises the exception that it ended with, `BudgetExhausted`
+        among others, once the others have finished what they had begun: it is paid for.
         """
-        landing = self._open[:1] if self._pipelined else self._open
-        tasks = [task for _trial, task in landing]
+        tasks = [task for _trial, task in (self._open[:1] if self._pipelined else self._open)]
         await asyncio.wait(tasks)
         errors = [error for task in tasks if (error := task.exception()) is not None]
         if errors:
@@ -196,53 +169,39 @@ class TrialQueue:
         self._open = []
 
 
-IDLE_STEPS = 10
-
-
 async def begin(training: Training) -> SearchState:
     """Begin the search at the prompts of the job. Nothing is measured yet.
 
     The baseline is measured on the cases that the search needs, and on all validation cases before
     the first version is stored.
     """
-    run, plan, job = training.run, training.plan, training.run.job
+    run, plan = training.run, training.plan
     candidate = Candidate.of(run.prompts)
-    state = SearchState(baseline=candidate.hash, best=candidate.hash)
-    state.optimizer = start(
-        plan,
-        SearchSpace(
-            components=plan.trainable,
-            case_ids=tuple(case.id for case in plan.train),
-            baseline=candidate.hash,
-            seed=job.seed,
-        ),
+    training.state = state = SearchState(baseline=candidate.hash, best=candidate.hash)
+    space = SearchSpace(
+        components=plan.trainable,
+        case_ids=tuple(case.id for case in plan.train),
+        baseline=candidate.hash,
+        seed=run.job.seed,
     )
-    training.state = state
+    with _calling(plan, "start"):
+        state.optimizer = _as_stored(plan, "start", plan.optimizer.start(space))
     state.stopped = _stop(training)
-    await training.candidates.save(
-        run.store,
-        run.record.run_id,
-        candidate,
-        parent=None,
-        status="accepted",
-        step=0,
-        info={},
-        lease=run.lease,
-    )
-    await state.save(run.store, run.record.run_id, lease=run.lease)
+    await training.candidates.save(run, candidate, parent=None, status="accepted", step=0, info={})
+    await state.save(run)
     return state
 
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
-    """The evaluation summary of a candidate on the validation cases: what a version carries."""
+    """The evaluation summary of a candidate on the validation cases: the metrics of a version."""
     results = await training.measure_all(training.plan.validation, candidate, phase="validation")
     return await summary_of(training.run, results)
 
 
 async def take_steps(training: Training) -> None:
-    """Optimizer steps until a checkpoint is due or the search is over.
+    """Make optimizer steps until a checkpoint is due or the search is over.
 
-    The state after each step is stored before anything is said about it.
+    The state after each step is stored before its event is sent.
     """
     state = training.state
     if state.stopped is None:
@@ -259,11 +218,11 @@ async def take_steps(training: Training) -> None:
 
 async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False) -> None:
     run, plan, state = training.run, training.plan, training.state
-    run_id, events = run.record.run_id, run.events
-    trials = ask(plan, state.optimizer, training.candidates)
+    events = run.events
+    trials = ask(training)
     if not trials:
         state.stopped = f"{plan.optimizer.name} has nothing more to try"
-        await state.save(run.store, run_id, lease=run.lease)
+        await state.save(run)
         return
     if not last:
         events.emit("step_started", step=state.step, epoch=state.epoch, trials=len(trials))
@@ -272,22 +231,24 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         outcomes = await queue.land()
     except BudgetExhausted as spent:
         state.stopped = spent.message
-        await state.save(run.store, run_id, lease=run.lease)
+        await state.save(run)
         return
     for outcome in outcomes:
         await _take_in(training, outcome)
         state.told += 1
-    made = [o.child for o in outcomes if o.child]
+    made = [outcome.child for outcome in outcomes if outcome.child]
     fresh = any(training.candidates.is_new(child, step=state.step) for child in made)
     state.idle = 0 if fresh else state.idle + 1
-    state.optimizer = tell(plan, state.optimizer, outcomes)
+    with _calling(plan, "tell"):
+        told = plan.optimizer.tell(state.optimizer, outcomes)
+        state.optimizer = _as_stored(plan, "tell", told)
     state.step += 1
     state.epoch = int(state.optimizer.get("epoch", 0))
     current = state.optimizer.get("current", state.best)
     if state.step % run.job.checkpoint_every == 0 and current in state.validated:
-        _make_due(state, current, "interval")
+        state.make_due(current, "interval")
     state.stopped = _stop(training)
-    await state.save(run.store, run_id, lease=run.lease)
+    await state.save(run)
     events.emit(
         "training_progress",
         step=state.step,
@@ -301,100 +262,98 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
 
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
-    """Remember an outcome: candidate, edits, and whether it is the new best."""
-    state, events = training.state, training.run.events
+    """Learn from an outcome: its candidate, its edits, and whether it is the new best."""
+    plan, state, candidates = training.plan, training.state, training.candidates
+    accepted, child = outcome.status == "accepted", outcome.child
     seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
     if state.beyond is None and any(
         not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
     ):
         state.beyond = state.told
-    optimizer = training.plan.optimizer
-    # A trial may look back past as many outcomes as there are trials in flight.
-    shown = getattr(optimizer, "momentum", 0) + getattr(optimizer, "parallel", 1)
-    for name, edit in edits_of(outcome).items():
-        state.remember(name, edit, keep=int(shown))
+    for name, text in outcome.prompts.items():
+        if isinstance(text, str):  # a refused proposal may hold anything
+            edit = Edit(
+                text=text,
+                accepted=accepted,
+                before=outcome.parent_score,
+                after=outcome.child_score,
+                reason=outcome.reason or outcome.status,
+            )
+            # A trial may look back past as many outcomes as there are trials in flight.
+            state.remember(name, edit, keep=plan.momentum + (plan.parallel or 1))
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,
         "validation": outcome.validation,
     }
-    if outcome.child is not None:
-        await _keep(training, outcome, scores)
-        state.refused = None
-    elif outcome.status == "refused" and len(training.candidates) == 1:
-        state.refused = outcome.reason
     better = False
-    if outcome.child is not None and outcome.validation is not None:
-        better = await _compare(training, outcome.child, won=outcome.status == "accepted")
-    if outcome.status == "accepted" and outcome.child is not None:
-        events.emit(
-            "candidate_accepted",
-            step=state.step,
-            candidate=outcome.child[:12],
-            components=sorted(outcome.prompts),
-            new_best=better,
-            **scores,
+    if child is not None:
+        if child != outcome.parent:
+            await candidates.save(
+                training.run,
+                candidates.child(candidates[outcome.parent], outcome.prompts),
+                parent=outcome.parent,
+                status="accepted" if accepted else "rejected",
+                step=state.step,
+                info={**scores, "reason": outcome.reason},
+            )
+        state.refused = None
+        if outcome.validation is not None:
+            better = await _compare(training, child, won=accepted)
+    elif outcome.status == "refused" and len(candidates) == 1:
+        state.refused = outcome.reason
+    told = {"step": state.step, "components": sorted(outcome.prompts), **scores}
+    if accepted and child is not None:
+        training.run.events.emit(
+            "candidate_accepted", candidate=child[:12], new_best=better, **told
         )
     elif outcome.status != "nothing_to_learn":
-        events.emit(
-            "proposal_rejected",
-            step=state.step,
-            status=outcome.status,
-            components=sorted(outcome.prompts),
-            reason=outcome.reason,
-            **scores,
+        training.run.events.emit(
+            "proposal_rejected", status=outcome.status, reason=outcome.reason, **told
         )
-
-
-async def _keep(training: Training, outcome: TrialOutcome, scores: dict[str, Any]) -> None:
-    """Store the candidate of an outcome."""
-    assert outcome.child is not None
-    if outcome.child == outcome.parent:
-        return
-    parent = training.candidates[outcome.parent]
-    texts = {name: tensor.text for name, tensor in parent.prompts.items()}
-    await training.candidates.save(
-        training.run.store,
-        training.run.record.run_id,
-        training.candidates.with_texts({**texts, **outcome.prompts}),
-        parent=outcome.parent,
-        status="accepted" if outcome.status == "accepted" else "rejected",
-        step=training.state.step,
-        info={**scores, "reason": outcome.reason},
-        lease=training.run.lease,
-    )
 
 
 async def _compare(training: Training, candidate_hash: str, *, won: bool) -> bool:
-    """Take in a complete validation; whether it makes the candidate the new best.
+    """Whether a complete validation makes the candidate the new best; if so, it becomes it.
 
-    Best is who fails least and then scores highest. A best that was not measured on all cases
-    (the baseline) has to be beaten in a contest, which `won` tells of.
+    The best is the candidate with the fewest failures and then the highest objective. A best that
+    was not measured on all cases (the baseline) is replaced by one that has `won` against it.
     """
+    state = training.state
+    known = state.best in state.validated
+    summary, failures = await _validated(training, candidate_hash)
+    if candidate_hash == state.best:
+        return False
+    objective = summary["objective"]
+    if known:
+        won = _rank(failures, objective) < _rank(state.failures, state.objective)
+    if won:
+        state.best, state.objective, state.failures = candidate_hash, objective, failures
+        state.best_step = state.step + 1
+        state.make_due(candidate_hash, "new best")
+    return won
+
+
+async def _validated(training: Training, candidate_hash: str) -> tuple[dict[str, Any], int]:
+    """The validation summary of a candidate and how many cases it fails on; the state is told."""
     state = training.state
     state.validated.setdefault(candidate_hash, state.told)
     summary = await validate(training, training.candidates[candidate_hash])
     failures = len(training.plan.validation) - summary["n_ok"]
     if candidate_hash == state.best:
         state.objective, state.failures = summary["objective"], failures
-        return False
-    if state.best in state.validated:
-        rank = (failures, -_number(summary["objective"]))
-        better = rank < (state.failures, -_number(state.objective))
-    else:
-        better = won
-    if better:
-        state.best, state.objective = candidate_hash, summary["objective"]
-        state.failures, state.best_step = failures, state.step + 1
-        _make_due(state, candidate_hash, "new best")
-    return better
+    return summary, failures
+
+
+def _rank(failures: int, objective: float | None) -> tuple[int, float]:
+    return failures, math.inf if objective is None else -objective
 
 
 async def _settle(training: Training) -> None:
-    """The search is over: look at the candidates it would have validated next, then close it."""
-    state, plan, run = training.state, training.plan, training.run
+    """End the search: validate the optimizer's finalists, and make the baseline due."""
+    state, run = training.state, training.run
     if not _reached_target(training):
-        for candidate_hash in finalists(plan, state.optimizer, training.candidates):
+        for candidate_hash in finalists(training):
             full = state.full_marks(known=state.told)
             if state.objective is not None and state.objective >= full:
                 break
@@ -413,10 +372,9 @@ async def _settle(training: Training) -> None:
             if comparison.complete:
                 await _compare(training, candidate_hash, won=comparison.won)
             state.told += 1
-    if state.baseline not in state.versions:
-        state.due.insert(0, [state.baseline, "baseline"])
+    state.make_due(state.baseline, "baseline")
     state.settled = True
-    await state.save(run.store, run.record.run_id, lease=run.lease)
+    await state.save(run)
 
 
 def _reached_target(training: Training) -> bool:
@@ -425,16 +383,6 @@ def _reached_target(training: Training) -> bool:
         isinstance(condition, TargetScore) and best >= condition.score
         for condition in training.run.job.stop
     )
-
-
-def _number(value: float | None) -> float:
-    return -math.inf if value is None else value
-
-
-def _make_due(state: SearchState, candidate: str, reason: str) -> None:
-    known = candidate in state.versions or any(entry[0] == candidate for entry in state.due)
-    if not known:
-        state.due.append([candidate, reason])
 
 
 def _stop(training: Training) -> str | None:
@@ -451,18 +399,20 @@ def _stop(training: Training) -> str | None:
         return asked
     full = state.full_marks(known=state.told)
     if state.objective is not None and state.objective >= full and not state.failures:
-        said = f"the validation objective is {state.objective:g}: nothing can beat it"
-        doubted = state.best == state.baseline  # 1 is the worst score of many a scale
-        hint = "; an evaluator whose scores go beyond 1 has to be given its `scale`"
-        return said + hint * doubted
-    batch = int(getattr(plan.optimizer, "minibatch", 10))
-    limit = IDLE_STEPS + math.ceil(len(plan.train) / batch)
-    limit *= int(getattr(plan.optimizer, "parallel", 1)) if pipelined(plan.optimizer) else 1
+        reason = f"the validation objective is {state.objective:g}: nothing can beat it"
+        if state.best == state.baseline:  # perhaps a scale of which 1 is the worst score
+            reason += "; an evaluator whose scores go beyond 1 has to be given its `scale`"
+        return reason
+    limit = IDLE_STEPS + math.ceil(len(plan.train) / plan.minibatch)
+    limit *= (plan.parallel or 1) if plan.pipelined else 1
     return f"no new candidate in {limit} steps" if state.idle >= limit else None
 
 
 async def store_versions(training: Training) -> None:
-    """Write every candidate that is due as an immutable version with its validation metrics."""
+    """Write every candidate that is due as an immutable version with its validation metrics.
+
+    The baseline is the first version of a run.
+    """
     state, run = training.state, training.run
     if state.due and state.baseline not in state.versions:
         state.due = [
@@ -471,11 +421,7 @@ async def store_versions(training: Training) -> None:
         ]
     for candidate_hash, reason in state.due:
         candidate = training.candidates[candidate_hash]
-        summary = await validate(training, candidate)
-        state.validated.setdefault(candidate_hash, state.told)
-        if candidate_hash == state.best:
-            state.objective = summary["objective"]
-            state.failures = len(training.plan.validation) - summary["n_ok"]
+        summary, _failures = await _validated(training, candidate_hash)
         parent = training.candidates.parent(candidate_hash)
         first = state.versions.get(state.baseline, run.base_version)
         version = await run.store.checkpoints.save(
@@ -504,7 +450,7 @@ async def store_versions(training: Training) -> None:
             objective=summary["objective"],
         )
     state.due = []
-    await state.save(run.store, run.record.run_id, lease=run.lease)
+    await state.save(run)
 
 
 def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any]:
@@ -513,7 +459,7 @@ def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any
     Secrets, the request for a stored version, and what belongs to one run are left out.
     """
     plain = job_config.model_copy(update={"prompts": {}, "run_id": None}).to_json()
-    plain = _without_secrets(plain, redact(plain))
+    plain = _without_secrets(redact(plain))
     configurable = dict(plain.get("configurable") or {})
     for key in ("agentensor", "thread_id"):
         configurable.pop(key, None)
@@ -521,14 +467,14 @@ def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any
     return {**plain, "configurable": configurable}
 
 
-def _without_secrets(value: Any, redacted: Any) -> Any:
-    if isinstance(redacted, dict):
-        return {
-            key: _without_secrets(value[key], entry)
-            for key, entry in redacted.items()
-            if not (isinstance(entry, str) and REDACTED in entry)
-        }
-    return redacted
+def _without_secrets(redacted: Any) -> Any:
+    if not isinstance(redacted, dict):
+        return redacted
+    return {
+        key: _without_secrets(entry)
+        for key, entry in redacted.items()
+        if not (isinstance(entry, str) and REDACTED in entry)
+    }
 
 
 async def version_record(training: Training, candidate_hash: str) -> dict[str, Any]:

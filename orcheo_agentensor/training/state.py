@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,11 +13,9 @@ from orcheo_agentensor.evaluation.graph import JobOutput, JobState
 from orcheo_agentensor.optimizers import Edit
 from orcheo_agentensor.prompts import Candidate, TextTensor
 from orcheo_agentensor.runs.job import shown_as
+from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.storage.tables import decode, encode
 from orcheo_agentensor.training.job import TrainingJob
-
-if TYPE_CHECKING:
-    from orcheo_agentensor.storage import Lease, Store
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,20 +86,6 @@ class SearchState:
         self._before: dict[str, Any] = {}  # what was known before that step,
         self._after: dict[str, Any] = {}  # and after it
 
-    @classmethod
-    def from_changes(cls, rows: Mapping[int, Mapping[str, Any]]) -> SearchState:
-        """The state after the newest of these steps; `rows` are what each has changed."""
-        before: dict[str, Any] = {}
-        after: dict[str, Any] = {}
-        for step in sorted(rows):
-            before, after = after, apply(after, rows[step])
-        known = {entry.name for entry in _FIELDS}
-        # Parsed once more, because what is compared with at the next step must not change.
-        found = decode(encode(after))
-        state = cls(**{key: value for key, value in found.items() if key in known})
-        state._stored, state._before, state._after = max(rows), before, after
-        return state
-
     def history(self, name: str, *, newest: int, known: int) -> tuple[Edit, ...]:
         """The `newest` past edits of a prompt among the first `known` outcomes, oldest first."""
         told = sorted(number for key in self.edits.get(name, {}) if (number := int(key)) < known)
@@ -125,22 +109,37 @@ class SearchState:
         one was outside [0, 1], because nobody knows where such a scale ends."""
         return math.inf if self.beyond is not None and self.beyond < known else 1.0
 
-    async def save(self, store: Store, run_id: str, *, lease: Lease) -> None:
+    def make_due(self, candidate: str, reason: str) -> None:
+        """Let a candidate be stored as a version at the next checkpoint, unless it is one."""
+        if candidate not in self.versions and all(entry[0] != candidate for entry in self.due):
+            self.due.append([candidate, reason])
+
+    @classmethod
+    async def load(cls, run: ActiveRun[Any]) -> SearchState:
+        """The newest stored state of a run; a new one before its baseline is stored."""
+        before: dict[str, Any] = {}
+        after: dict[str, Any] = {}
+        rows = await run.store.training.changes(run.record.run_id)
+        if not rows:
+            return cls()
+        for step in sorted(rows):
+            before, after = after, apply(after, rows[step])
+        # Parsed once more, because what is compared with at the next step must not change.
+        found = decode(encode(after))
+        state = cls(
+            **{entry.name: found[entry.name] for entry in fields(cls) if entry.name in found}
+        )
+        state._stored, state._before, state._after = max(rows), before, after
+        return state
+
+    async def save(self, run: ActiveRun[Any]) -> None:
         """Store what this step has changed, in place of what was stored for it before."""
         if self.step != self._stored:
             self._stored, self._before = self.step, self._after
-        self._after = decode(encode({entry.name: getattr(self, entry.name) for entry in _FIELDS}))
+        state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        self._after = decode(encode(state))
         change = changes(self._before, self._after)
-        await store.training.save_change(run_id, self.step, change, lease=lease)
-
-
-_FIELDS = fields(SearchState)
-
-
-async def load_search_state(store: Store, run_id: str) -> SearchState | None:
-    """The newest state of a run; None before its baseline is done."""
-    rows = await store.training.changes(run_id)
-    return SearchState.from_changes(rows) if rows else None
+        await run.store.training.save_change(run.record.run_id, self.step, change, lease=run.lease)
 
 
 class CandidateStore:
@@ -152,9 +151,9 @@ class CandidateStore:
         self._parents: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}
 
-    async def load(self, store: Store, run_id: str) -> CandidateStore:
-        """Read the candidates an earlier process has saved."""
-        for record in await store.training.candidates(run_id):
+    async def load(self, run: ActiveRun[Any]) -> CandidateStore:
+        """Read the candidates that an earlier process has saved."""
+        for record in await run.store.training.candidates(run.record.run_id):
             self._texts[record.candidate_hash] = record.prompts
             self._parents[record.candidate_hash] = record.parents
             self._steps[record.candidate_hash] = int(record.info.get("step", 0))
@@ -180,6 +179,11 @@ class CandidateStore:
             }
         )
 
+    def child(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
+        """`parent` with these texts in the place of its own."""
+        held = {name: tensor.text for name, tensor in parent.prompts.items()}
+        return self.with_texts({**held, **texts})
+
     def is_new(self, candidate_hash: str, *, step: int) -> bool:
         """Whether no step before `step` has made this candidate."""
         return self._steps.get(candidate_hash, step) >= step
@@ -191,17 +195,15 @@ class CandidateStore:
 
     async def save(
         self,
-        store: Store,
-        run_id: str,
+        run: ActiveRun[Any],
         candidate: Candidate,
         *,
         parent: str | None,
         status: str,
         step: int,
         info: dict[str, Any],
-        lease: Lease,
     ) -> None:
-        """Store a candidate with what came of it; one that is known stays as it is."""
+        """Store a candidate with its status; one that an earlier step has stored stays as it is."""
         if not self.is_new(candidate.hash, step=step):
             return
         texts = {name: tensor.text for name, tensor in candidate.prompts.items()}
@@ -209,14 +211,14 @@ class CandidateStore:
         self._texts[candidate.hash] = texts
         self._parents.setdefault(candidate.hash, parents)
         self._steps[candidate.hash] = step
-        await store.training.save_candidate(
-            run_id,
+        await run.store.training.save_candidate(
+            run.record.run_id,
             candidate.hash,
             prompts=texts,
             parents=parents,
             status=status,
             info={**info, "step": step},
-            lease=lease,
+            lease=run.lease,
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
@@ -23,7 +24,7 @@ from orcheo_agentensor.optimizers import (
 )
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
-from orcheo_agentensor.prompts import Candidate, TextTensor
+from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
@@ -32,57 +33,21 @@ from orcheo_agentensor.training.feedback import case_feedback, feedback_records
 from orcheo_agentensor.training.job import TrainingPlan
 
 
-def proposal_request(
-    trial: Trial,
-    *,
-    parent: Mapping[str, TextTensor],
-    initial: Mapping[str, TextTensor],
-    records: Mapping[str, list[FeedbackRecord]],
-    names: list[str],
-    history: Mapping[str, tuple[Edit, ...]],
-    refining: bool = False,
-) -> ProposalRequest:
-    """What the proposer is shown: each component with its feedback, siblings and past edits."""
-    purpose: Purpose = "refine" if refining else "rewrite"
-    if not refining and trial.purpose in ("paraphrase", "restart"):
-        purpose = trial.purpose
-    return ProposalRequest(
-        components=tuple(
-            ComponentRequest(
-                name=name,
-                text=parent[name].text,
-                feedback=tuple(records[name]),
-                siblings={other: t.text for other, t in parent.items() if other != name},
-                history=history[name],
-                max_chars=int(
-                    initial[name].metadata.get("max_chars") or default_max_chars(initial[name].text)
-                ),
-                placeholders=placeholders(initial[name].text),
-                metadata=dict(initial[name].metadata),
-            )
-            for name in names
-        ),
-        seed=trial.seed,
-        purpose=purpose,
-    )
-
-
 async def propose(request: ProposalRequest, training: Training) -> tuple[dict[str, str], list[str]]:
     """The new texts that differ from the old, or the reasons why the proposal is refused.
 
-    The answer is recorded under the content of the request, so a resume does not ask again. A
-    passing trouble of the proposer (a lost connection, a busy service, no answer in time) is
-    retried as often as the job's limits say. Where it breaks in any other way this one proposal is
-    refused, and the search goes on. Raises `BudgetExhausted`, and `RunFailed` where the trouble
-    does not pass or the proposer has broken `BROKEN_IN_A_ROW` times in a row.
+    The answer is recorded under the content of the request, so that a resume does not ask again. A
+    transient error of the proposer (a lost connection, a busy service, a timeout) is retried as
+    often as the job's limits say. After any other exception this one proposal is refused, and the
+    search goes on. Raises `BudgetExhausted`, and `RunFailed` where the retries are used up or the
+    proposer has failed `BROKEN_IN_A_ROW` times in a row.
     """
-    plan = training.plan
-    broken = plan.broken
+    plan, broken = training.plan, training.plan.broken
 
     async def ask() -> dict[str, Any]:
         try:
             texts = await plan.proposer.propose(request)
-            # Read here, because a mapping may be anything that somebody wrote.
+            # Read inside the try: any mapping may be returned, and reading it may raise.
             texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
             return {"refused": error.message}
@@ -99,7 +64,7 @@ async def propose(request: ProposalRequest, training: Training) -> tuple[dict[st
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
         if any(isinstance(v, str) and clean_text(v) != v for v in texts.values()):
-            # Stored with other characters in their place, it would pass after a resume.
+            # The ledger would store other characters, and the text would pass after a resume.
             return {"refused": "holds characters that cannot be stored"}
         return {"texts": {str(k): v if isinstance(v, str) else None for k, v in texts.items()}}
 
@@ -109,10 +74,10 @@ async def propose(request: ProposalRequest, training: Training) -> tuple[dict[st
     )
     if "refused" in answer:
         return {}, [answer["refused"]]
-    return await asyncio.to_thread(_guarded, request, answer["texts"], plan)
+    return await asyncio.to_thread(_through_guards, request, answer["texts"], plan)
 
 
-def _guarded(
+def _through_guards(
     request: ProposalRequest, texts: Mapping[str, Any], plan: TrainingPlan
 ) -> tuple[dict[str, str], list[str]]:
     components = {component.name: component for component in request.components}
@@ -140,7 +105,7 @@ output would get better feedback; say "no change" if it had no part in the troub
 
 
 def edge_critic(training: Training) -> Callable[[NodeRun, str, str], Any] | None:
-    """The backward call along one edge by the plan's model; None where there is no model."""
+    """A critic that asks the plan's model about one edge of a tape; None without a model."""
     model = training.plan.critic_model
     if model is None:
         return None
@@ -169,14 +134,6 @@ def edge_critic(training: Training) -> Callable[[NodeRun, str, str], Any] | None
     return criticise
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """New texts for some prompts, and why they are refused, if they are."""
-
-    texts: dict[str, str]
-    reasons: tuple[str, ...] = ()
-
-
 async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOutcome:
     """Make one trial, knowing the outcomes of the first `known` trials and no others.
 
@@ -185,16 +142,17 @@ async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOut
     return await _TrialRun(training, trial, known).run()
 
 
-@dataclass
 class _TrialRun:
-    training: Training
-    trial: Trial
-    known: int
+    """A trial under way; `full` is the score that nothing can beat."""
 
-    def __post_init__(self) -> None:
-        self.full = self.training.state.full_marks(known=self.known)
+    def __init__(self, training: Training, trial: Trial, known: int) -> None:
+        self.training = training
+        self.trial = trial
+        self.known = known
+        self.full = training.state.full_marks(known=known)
 
     async def run(self) -> TrialOutcome:
+        """Roll out the parent, learn, propose, and test the child."""
         training, trial = self.training, self.trial
         parent = training.candidates[trial.parent]
         if trial.purpose == "validate":
@@ -217,7 +175,7 @@ class _TrialRun:
         outcome = TrialOutcome(
             status="accepted",
             parent=trial.parent,
-            parent_score=_mean(scores.values()),
+            parent_score=_mean(scores),
             parent_scores=scores,
             case_scores=scores,
         )
@@ -232,15 +190,13 @@ class _TrialRun:
         replayed = await training.measure(known, parent, phase="train") if known else []
         records = await self._learn([*cases, *known], [*before, *replayed])
         outcome = replace(outcome, blamed=tuple(sorted(records)))
-        names = [name for name in trial.components if self._teaches(records.get(name))]
-        if not names:
+        if not self._to_rewrite(records):
             reason = "the minibatch blames no prompt"
             return replace(outcome, status="nothing_to_learn", reason=reason)
-        proposal = await self._propose(parent, records, names)
-        if proposal.reasons:
-            reason = "; ".join(proposal.reasons)
-            return replace(outcome, status="refused", prompts=proposal.texts, reason=reason)
-        return await self._test(outcome, cases, before, parent, proposal.texts)
+        texts, reasons = await propose(self._request(parent, records), training)
+        if reasons:
+            return replace(outcome, status="refused", prompts=texts, reason="; ".join(reasons))
+        return await self._test(outcome, cases, before, parent, texts)
 
     async def _test(
         self,
@@ -251,7 +207,7 @@ class _TrialRun:
         texts: dict[str, str],
     ) -> TrialOutcome:
         training, trial = self.training, self.trial
-        child = self._child(parent, texts)
+        child = training.candidates.child(parent, texts)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
             comparison = await gate(training, cases, before, child, full=self.full)
@@ -260,9 +216,9 @@ class _TrialRun:
                 if better is not None:
                     child, texts, comparison = better
                     outcome = replace(outcome, child=child.hash, prompts=texts, refined=True)
-            means = comparison.means(training.weights)
-            if means[0] is not None:
-                outcome = replace(outcome, parent_score=means[0], child_score=means[1])
+            mean_before, mean_after = comparison.means(training.weights)
+            if mean_before is not None:
+                outcome = replace(outcome, parent_score=mean_before, child_score=mean_after)
             outcome = replace(outcome, case_scores=_scores(comparison.after, training.weights))
             if not comparison.won:
                 reason = "; ".join(comparison.reasons)
@@ -271,26 +227,25 @@ class _TrialRun:
 
     async def _validate(self, outcome: TrialOutcome, child: Candidate) -> TrialOutcome:
         training, trial = self.training, self.trial
-        state, meter = training.state, training.meter
         rival = training.candidates[trial.rival or trial.parent]
         if rival.hash == child.hash:
             held = await training.measure(
-                training.plan.validation, child, phase="validation", meter=meter.aside
+                training.plan.validation, child, phase="validation", meter=training.meter.aside
             )
             scores = _scores(held, training.weights)
-            return replace(outcome, validation=_mean(scores.values()), validation_scores=scores)
+            return replace(outcome, validation=_mean(scores), validation_scores=scores)
         comparison = await validate_against(
             training,
             child,
             rival,
-            rival_known=state.knows_validation(rival.hash, known=self.known),
+            rival_known=training.state.knows_validation(rival.hash, known=self.known),
             strictly=not trial.gated or trial.purpose == "validate",
             full=self.full,
         )
         scores = _scores(comparison.reached, training.weights)
         outcome = replace(outcome, validation_scores=scores)
         if comparison.complete:
-            outcome = replace(outcome, validation=_mean(scores.values()))
+            outcome = replace(outcome, validation=_mean(scores))
         if comparison.won:
             return outcome
         return replace(outcome, status="worse_on_validation", reason="; ".join(comparison.reasons))
@@ -304,128 +259,105 @@ class _TrialRun:
         texts: dict[str, str],
         comparison: Comparison,
     ) -> tuple[Candidate, dict[str, str], Comparison] | None:
-        """One more proposal for a rejected child, on its own new failures.
+        """One more proposal for a rejected child, from its own new failures.
 
         New failures are cases that it breaks, and cases that fail in another way than before. None
-        where there are none, and where the second proposal is refused as well.
+        where there are none, where they blame no prompt, and where this proposal is refused too.
         """
-        weights = self.training.weights
+        weights, full = self.training.weights, self.full
         by_id = {case.id: case for case in cases}
-        new = [
-            after
-            for one, after in zip(comparison.before, comparison.after, strict=True)
-            if (score := after.objective(weights)) is None
-            or (score < self.full and score < (one.objective(weights) or 0.0))
-            or (
-                score < self.full
-                and case_feedback(by_id[one.case_id], one)
-                != case_feedback(by_id[one.case_id], after)
+        new = 0
+        for one, other in zip(comparison.before, comparison.after, strict=True):
+            case, score = by_id[one.case_id], other.objective(weights)
+            new += score is None or (
+                score < full
+                and (
+                    score < (one.objective(weights) or 0.0)
+                    or case_feedback(case, one) != case_feedback(case, other)
+                )
             )
-        ]
         if not new:
             return None
         tested = [by_id[result.case_id] for result in comparison.after]
         records = await self._learn(tested, comparison.after)
-        names = [name for name in self.trial.components if self._teaches(records.get(name))]
-        if not names:
+        if not self._to_rewrite(records):
             return None
+        mean_before, mean_after = comparison.means(weights)
         tried = Edit(
             text="",
             accepted=False,
-            before=comparison.means(weights)[0],
-            after=comparison.means(weights)[1],
-            reason=f"{len(new)} new failures",
+            before=mean_before,
+            after=mean_after,
+            reason=f"{new} new failures",
         )
-        proposal = await self._propose(child, records, names, tried=tried)
-        if proposal.reasons:
+        found, reasons = await propose(self._request(child, records, tried=tried), self.training)
+        both = {**texts, **found}
+        refined = self.training.candidates.child(parent, both)
+        if reasons or refined.hash in (parent.hash, child.hash):
             return None
-        both = {**texts, **proposal.texts}
-        refined = self._child(parent, both)
-        if refined.hash in (parent.hash, child.hash):
-            return None
-        return refined, both, await gate(self.training, cases, before, refined, full=self.full)
+        return refined, both, await gate(self.training, cases, before, refined, full=full)
 
     async def _learn(
         self, cases: Sequence[Case], results: Sequence[CaseResult]
     ) -> dict[str, list[FeedbackRecord]]:
-        training = self.training
-        critic = edge_critic(training)
         return await feedback_records(
             cases,
             results,
-            weights=training.weights,
-            trainable=training.plan.trainable,
-            critic=critic,
+            weights=self.training.weights,
+            trainable=self.training.plan.trainable,
+            critic=edge_critic(self.training),
             full=self.full,
         )
 
-    async def _propose(
+    def _to_rewrite(self, records: Mapping[str, list[FeedbackRecord]]) -> list[str]:
+        """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
+        return [
+            name
+            for name in self.trial.components
+            if any(
+                self.trial.purpose == "paraphrase"
+                or record.score is None
+                or record.score < self.full
+                for record in records.get(name, ())
+            )
+        ]
+
+    def _request(
         self,
         base: Candidate,
         records: Mapping[str, list[FeedbackRecord]],
-        names: list[str],
         *,
         tried: Edit | None = None,
-    ) -> Proposal:
-        training = self.training
-        history = {
-            name: training.state.history(
-                name,
-                newest=int(getattr(training.plan.optimizer, "momentum", 0)),
-                known=self.known,
+    ) -> ProposalRequest:
+        """What the proposer is shown; `tried` is the edit that `base` comes from, to be refined."""
+        training, trial, texts = self.training, self.trial, base.prompts
+        purpose: Purpose = "rewrite" if tried is None else "refine"
+        if tried is None and trial.purpose in ("paraphrase", "restart"):
+            purpose = trial.purpose
+
+        def component(name: str) -> ComponentRequest:
+            initial = training.run.prompts[name]
+            cap = initial.metadata.get("max_chars") or default_max_chars(initial.text)
+            edits = training.state.history(name, newest=training.plan.momentum, known=self.known)
+            return ComponentRequest(
+                name=name,
+                text=texts[name].text,
+                feedback=tuple(records[name]),
+                siblings={other: t.text for other, t in texts.items() if other != name},
+                history=edits if tried is None else (*edits, replace(tried, text=texts[name].text)),
+                max_chars=int(cap),
+                placeholders=placeholders(initial.text),
+                metadata=dict(initial.metadata),
             )
-            for name in names
-        }
-        if tried is not None:
-            history = {
-                name: (*edits, replace(tried, text=base.prompts[name].text))
-                for name, edits in history.items()
-            }
-        request = proposal_request(
-            self.trial,
-            parent=base.prompts,
-            initial=training.run.prompts,
-            records=records,
-            names=names,
-            history=history,
-            refining=tried is not None,
-        )
-        texts, reasons = await propose(request, training)
-        return Proposal(texts, tuple(reasons))
 
-    def _child(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
-        held = {name: tensor.text for name, tensor in parent.prompts.items()}
-        return self.training.candidates.with_texts({**held, **texts})
-
-    def _teaches(self, records: list[FeedbackRecord] | None) -> bool:
-        """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
-        if not records:
-            return False
-        if self.trial.purpose == "paraphrase":
-            return True
-        return any(record.score is None or record.score < self.full for record in records)
+        components = tuple(component(name) for name in self._to_rewrite(records))
+        return ProposalRequest(components=components, seed=trial.seed, purpose=purpose)
 
 
-def _scores(results: Sequence[CaseResult], weights: dict[str, float]) -> dict[str, float]:
+def _scores(results: Sequence[CaseResult], weights: Mapping[str, float]) -> dict[str, float]:
     found = {result.case_id: result.objective(weights) for result in results}
     return {case_id: score for case_id, score in found.items() if score is not None}
 
 
-def _mean(values: Iterable[Any]) -> float | None:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else None
-
-
-def edits_of(outcome: TrialOutcome) -> dict[str, Edit]:
-    """The edits of an outcome by prompt, for the proposer's memory."""
-    return {
-        name: Edit(
-            text=text,
-            accepted=outcome.status == "accepted",
-            before=outcome.parent_score,
-            after=outcome.child_score,
-            reason=outcome.reason or outcome.status,
-        )
-        for name, text in outcome.prompts.items()
-        if isinstance(text, str)
-    }
+def _mean(scores: Mapping[str, float]) -> float | None:
+    return fmean(scores.values()) if scores else None

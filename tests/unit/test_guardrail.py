@@ -1,4 +1,4 @@
-"""What decides at the end of a training: the guardrail, the verdict, and what a gain costs."""
+"""What decides at the end of a training: the guardrail, the eligibility, and what a gain costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from orcheo_agentensor.evaluation import CaseResult
 from orcheo_agentensor.evaluators import TargetFailure
-from orcheo_agentensor.training.decision import deltas, guardrail_breaches, target_gain, verdict
+from orcheo_agentensor.training.decision import deltas, eligibility, guardrail_breaches, target_gain
 from orcheo_agentensor.usage import Usage
 
 
@@ -46,7 +46,7 @@ def test_guardrail_knows_latency_and_failures() -> None:
     assert "failures" in guardrail_breaches(summary(0.5), summary(0.9, failed=1))[0]
 
 
-def test_verdict_names_what_decided() -> None:
+def test_eligibility_names_what_decided() -> None:
     held = {
         "baseline": summary(0.5),
         "best": summary(0.9),
@@ -55,15 +55,15 @@ def test_verdict_names_what_decided() -> None:
         "n": 40,
         "ci95": [0.3, 0.5],
     }
-    assert verdict(changed=False, holdout=held, min_coverage=1.0)[0] == "kept"
-    assert "unproved" in verdict(changed=True, holdout=None, min_coverage=1.0)[1][0]
-    assert verdict(changed=True, holdout=held, min_coverage=1.0)[0] == "eligible"
+    assert eligibility(changed=False, holdout=held, min_coverage=1.0)[0] == "kept"
+    assert "unproved" in eligibility(changed=True, holdout=None, min_coverage=1.0)[1][0]
+    assert eligibility(changed=True, holdout=held, min_coverage=1.0)[0] == "eligible"
     noise = {**held, "p_value": 0.05}
-    status, reasons = verdict(changed=True, holdout=noise, min_coverage=1.0)
+    status, reasons = eligibility(changed=True, holdout=noise, min_coverage=1.0)
     assert status == "kept"
     assert "not significant" in reasons[0]
     worse = {**held, "best": summary(0.1)}
-    assert verdict(changed=True, holdout=worse, min_coverage=1.0)[0] == "rejected"
+    assert eligibility(changed=True, holdout=worse, min_coverage=1.0)[0] == "rejected"
 
 
 @pytest.mark.parametrize(
