@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
@@ -62,6 +63,35 @@ class Usage:
             cost=(self.cost or 0.0) + (other.cost or 0.0) if known else None,
             unreported_calls=self.unreported_calls + other.unreported_calls,
             cached_calls=self.cached_calls + other.cached_calls,
+        )
+
+    @classmethod
+    def total(cls, usages: Iterable[Usage]) -> Usage:
+        """The sum of many, whatever their order."""
+        rollouts = calls = input_tokens = output_tokens = unreported_calls = cached_calls = 0
+        costs: list[float] = []
+        known = True
+        for usage in usages:
+            if usage is NOTHING:
+                continue
+            rollouts += usage.rollouts
+            calls += usage.calls
+            input_tokens += usage.input_tokens
+            output_tokens += usage.output_tokens
+            unreported_calls += usage.unreported_calls
+            cached_calls += usage.cached_calls
+            if usage.cost is None:
+                known = False
+            else:
+                costs.append(usage.cost)
+        return cls(
+            rollouts=rollouts,
+            calls=calls,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost=math.fsum(costs) if known else None,
+            unreported_calls=unreported_calls,
+            cached_calls=cached_calls,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -154,7 +154,7 @@ async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
 
 def stored_case(row: CaseRow) -> CaseResult:
     """A stored case as the `CaseResult` it was."""
-    usage = sum((score.usage for score in row.scores), row.rollout.usage)
+    usage = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
     return case_result(row.rollout, map(outcome_of, row.scores), usage, replayed=True)
 
 

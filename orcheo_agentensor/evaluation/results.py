@@ -142,8 +142,6 @@ def summarize(
     """
     tallies: dict[str, _Tally] = {}
     latencies: list[float] = []
-    costs: list[float] = []
-    spent = [0, 0, 0, 0]
     n_target_failed = n_evaluator_failed = 0
     for result in results:
         failed = False
@@ -170,17 +168,9 @@ def summarize(
             n_evaluator_failed += failed
         else:
             n_target_failed += 1
-        usage = result.usage
-        spent[0] += usage.rollouts
-        spent[1] += usage.calls
-        spent[2] += usage.input_tokens
-        spent[3] += usage.output_tokens
-        if usage.cost is not None:
-            costs.append(usage.cost)
     evaluators = {name: tallies[name].to_json() for name in sorted(tallies)}
     means = {name: entry["mean"] for name, entry in evaluators.items() if entry["mean"] is not None}
     n_ok = len(results) - n_target_failed - n_evaluator_failed
-    rollouts, calls, input_tokens, output_tokens = spent
     summary: dict[str, Any] = {
         "cases": len(results),
         "n_ok": n_ok,
@@ -191,13 +181,7 @@ def summarize(
         "objective": weighted_mean(means, weights),
         "evaluators": evaluators,
         "latency_ms": {"p50": percentile(latencies, 0.5), "p95": percentile(latencies, 0.95)},
-        "usage": Usage(
-            rollouts=rollouts,
-            calls=calls,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost=math.fsum(costs) if len(costs) == len(results) else None,
-        ).to_json(),
+        "usage": Usage.total([result.usage for result in results]).to_json(),
     }
     if replicates > 1:
         summary["replicates"] = replicates
@@ -332,7 +316,7 @@ def merged(replicates: Sequence[CaseResult], weights: Mapping[str, float]) -> Ca
         shown,
         outcomes=() if broken else _merged_outcomes(replicates),
         latency_ms=math.fsum(one.latency_ms for one in replicates) / len(replicates),
-        usage=sum((one.usage for one in replicates), NOTHING),
+        usage=Usage.total(one.usage for one in replicates),
         replayed=all(one.replayed for one in replicates),
     )
 

@@ -537,7 +537,7 @@ class Runner:
                 if rows is None or rows[0].reused:
                     return None
                 outcomes += map(outcome_of, rows)
-                usage = sum((score.usage for score in rows), usage)
+                usage = usage + Usage.total(score.usage for score in rows)
         return case_result(row, outcomes, usage, replayed=True)
 
     async def rollout(self, key: str, case: Case, replicate: int, batch: _Batch) -> RolloutRow:
@@ -623,7 +623,7 @@ class Runner:
         if rows is not None:
             if rows[0].reused:
                 commits.append(self.ledger.put_scores(key, fingerprint, rows))
-            spent = sum((row.usage for row in rows), NOTHING)
+            spent = Usage.total(row.usage for row in rows)
             return [outcome_of(row) for row in rows], spent, False
         outcomes: Sequence[Outcome]
         if evaluator.adapter.inline is not None:

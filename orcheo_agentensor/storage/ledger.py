@@ -249,9 +249,6 @@ def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
     ]
 
 
-_FREE = (0, 0, 0, 0, 0.0, 0, 0)
-
-
 def _counts(usage: Usage) -> tuple[Any, ...]:
     return (
         usage.rollouts,
@@ -262,6 +259,9 @@ def _counts(usage: Usage) -> tuple[Any, ...]:
         usage.unreported_calls,
         usage.cached_calls,
     )
+
+
+_FREE = _counts(NOTHING)
 
 
 def _usage(counts: Sequence[Any]) -> Usage:

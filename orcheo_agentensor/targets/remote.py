@@ -31,7 +31,6 @@ from orcheo_agentensor.targets.servers import (
     refusals,
 )
 from orcheo_agentensor.usage import (
-    NOTHING,
     TokenCounts,
     Usage,
     add_usage,
@@ -114,7 +113,7 @@ class RunEvents:
     @property
     def usage(self) -> Usage:
         """What the model calls reported so far used."""
-        return sum((call.usage() for call in self._calls.values()), NOTHING)
+        return Usage.total(call.usage() for call in self._calls.values())
 
     @property
     def is_cut(self) -> bool:
