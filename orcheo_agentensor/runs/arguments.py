@@ -108,7 +108,7 @@ def _is_integer(value: Any) -> bool:
 
 def _is_target(value: Any) -> bool:
     known = isinstance(value, str | Mapping) or callable(value)
-    return known or any(hasattr(value, name) for name in ("ainvoke", "invoke", "compile"))
+    return known or any(hasattr(value, name) for name in ("ainvoke", "invoke", "compile", "run"))
 
 
 def _is_evaluator(value: Any) -> bool:

@@ -6,8 +6,8 @@ from orcheo_agentensor.targets.local import (
     RunnableTarget,
     Target,
     check_target,
+    resolve_target,
 )
-from orcheo_agentensor.targets.resolve import resolve_target
 
 __all__ = [
     "CallableTarget",

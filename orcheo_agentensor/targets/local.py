@@ -1,4 +1,7 @@
-"""Workflows under test that run in this process: functions, graphs and other runnables."""
+"""Targets: what a caller may name as one, and those that run in this process.
+
+These are functions, graphs and other runnables; assistants on servers are in `remote.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.config.rules import config_error
-from orcheo_agentensor.entrypoints import lasting_module
+from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, put
+from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
     Tree,
     bound_tree,
@@ -34,64 +38,24 @@ from orcheo_agentensor.targets.context import (
     bound_context,
     check_context,
     check_context_binds,
+    compiled,
     context_binds,
     context_problems,
     field_names,
     refuse_context,
 )
+from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
 
 if TYPE_CHECKING:
     from orcheo_agentensor.targets.served import Workflow
 
 
-def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
-    """A copy of a graph whose nodes, nested ones too, get a watched `configurable`.
-
-    The graph itself stays as it is, and so do graphs that a node calls: the tape sees what they
-    read in their model calls.
-    """
-    from langgraph.pregel import Pregel
-
-    if not isinstance(runnable, Pregel):
-        return runnable
-    clone = copy.copy(runnable)
-    clone.nodes = {name: _watched_node(node, tree) for name, node in runnable.nodes.items()}
-    return clone
-
-
-def _watched_node(node: Any, tree: Tree) -> Any:
-    nested = watched_graph(node.bound, tree)
-    if nested is node.bound:
-        return node.copy({"bound": _WatchedNode(node.bound, tree)})
-    return node.copy({"bound": nested, "subgraphs": [nested] if node.subgraphs else []})
-
-
-class _WatchedNode(Runnable[Any, Any]):
-    """A node's runnable that is given a watched config."""
-
-    def __init__(self, bound: Runnable[Any, Any], tree: Tree) -> None:
-        self.bound = bound
-        self._tree = tree
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        with _watched(config, self._tree) as seen:
-            return self.bound.invoke(input, seen, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        with _watched(config, self._tree) as seen:
-            return await self.bound.ainvoke(input, seen, **kwargs)
-
-
-@contextmanager
-def _watched(config: RunnableConfig | None, tree: Tree) -> Iterator[RunnableConfig | None]:
-    """Watch the config that a node is given, and the one that it may ask the context for."""
-    around = var_child_runnable_config.get()
-    token = var_child_runnable_config.set(around and watched_config(around, tree))
-    try:
-        yield config and watched_config(config, tree)
-    finally:
-        var_child_runnable_config.reset(token)
+_FORMS = (
+    'a LangGraph graph, a Runnable, a function (inputs, config), "module:attribute", '
+    '{"entrypoint": "module:attribute", "output": "path"}, or {"url": ..., "assistant": ...}'
+)
+_REMOTE = frozenset({"url", "assistant"})
 
 
 @runtime_checkable
@@ -161,7 +125,8 @@ class CallableTarget:
             p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         required = [p for p in positional if p.default is p.empty]
-        if len(required) > 2 or not (positional or _takes_star_args(parameters)):
+        takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if len(required) > 2 or not (positional or takes_any):
             raise BadInput(
                 f"target: {shown!r} must take (inputs) or (inputs, config)",
                 field="target",
@@ -205,10 +170,6 @@ class CallableTarget:
             var_child_runnable_config.reset(token)
 
 
-def _takes_star_args(parameters: list[inspect.Parameter]) -> bool:
-    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
-
-
 @dataclass(frozen=True)
 class RunnableTarget:
     """Any LangChain `Runnable`: a compiled graph, a `RemoteGraph`, a chain."""
@@ -237,7 +198,7 @@ class RunnableTarget:
             runnable=runnable,
             name=shown,
             fingerprint=shown,
-            edges=_edges(runnable),
+            edges=tuple((edge.source, edge.target) for edge in runnable.get_graph().edges),
             context_schema=runnable.context_schema,
             has_saver=bool(runnable.checkpointer),
             workflow=getattr(runnable, "workflow", None),
@@ -323,8 +284,53 @@ class RunnableTarget:
         return self._watched[key]
 
 
-def _edges(graph: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((edge.source, edge.target) for edge in graph.get_graph().edges)
+def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
+    """A copy of a graph whose nodes, nested ones too, get a watched `configurable`.
+
+    The graph itself stays as it is, and so do graphs that a node calls: the tape sees what they
+    read in their model calls.
+    """
+    from langgraph.pregel import Pregel
+
+    if not isinstance(runnable, Pregel):
+        return runnable
+    clone = copy.copy(runnable)
+    clone.nodes = {name: _watched_node(node, tree) for name, node in runnable.nodes.items()}
+    return clone
+
+
+def _watched_node(node: Any, tree: Tree) -> Any:
+    nested = watched_graph(node.bound, tree)
+    if nested is node.bound:
+        return node.copy({"bound": _WatchedNode(node.bound, tree)})
+    return node.copy({"bound": nested, "subgraphs": [nested] if node.subgraphs else []})
+
+
+class _WatchedNode(Runnable[Any, Any]):
+    """A node's runnable, run with a watched config."""
+
+    def __init__(self, bound: Runnable[Any, Any], tree: Tree) -> None:
+        self.bound = bound
+        self._tree = tree
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        with _watched(config, self._tree) as seen:
+            return self.bound.invoke(input, seen, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        with _watched(config, self._tree) as seen:
+            return await self.bound.ainvoke(input, seen, **kwargs)
+
+
+@contextmanager
+def _watched(config: RunnableConfig | None, tree: Tree) -> Iterator[RunnableConfig | None]:
+    """Watch the config that a node is given, and the one that it may ask the context for."""
+    around = var_child_runnable_config.get()
+    token = var_child_runnable_config.set(around and watched_config(around, tree))
+    try:
+        yield config and watched_config(config, tree)
+    finally:
+        var_child_runnable_config.reset(token)
 
 
 def check_target(
@@ -334,3 +340,78 @@ def check_target(
     check = getattr(target, "check", None)
     if check is not None:
         check(configurable, prompts)
+
+
+@dataclass(frozen=True)
+class PickedTarget:
+    """A target whose output is the part of `inner`'s at the dotted path `output`."""
+
+    inner: Target
+    output: str
+    name: str
+    fingerprint: str
+    edges: tuple[tuple[str, str], ...]
+
+    def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
+        check_target(self.inner, configurable, prompts)
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        result = await self.inner.run(inputs, config, rollout_id=rollout_id)
+        return pick(to_json_output(result), self.output)
+
+
+def resolve_target(spec: Any, *, settings: Settings) -> Target:
+    """The target that `spec` names or is.
+
+    `spec` is one of: a compiled or uncompiled LangGraph graph, any `Runnable` (a `RemoteGraph`
+    too), an async or sync function `(inputs, config) -> output`, a `"module:attribute"` string, or
+    a mapping with `entrypoint` and, to keep a part of the output, `output` (a dotted path). A
+    no-argument factory that returns a graph is called. A mapping with `url` and `assistant` is a
+    workflow on LangGraph servers; without `url` it is one of the server that we run on.
+
+    Raises `BadInput`, `EntrypointNotAllowed` or `EntrypointNotFound`.
+    """
+    if isinstance(spec, str):
+        found = load_entrypoint(spec, settings=settings, what="target")
+        return _from_object(_called(found, spec), spec)
+    if isinstance(spec, Mapping) and "entrypoint" not in spec and not _REMOTE.isdisjoint(spec):
+        from orcheo_agentensor.targets.remote import RemoteTarget
+
+        return RemoteTarget.parse(spec, settings=settings)
+    if isinstance(spec, Mapping):
+        unknown = set(spec) - {"entrypoint", "output"}
+        if unknown or not isinstance(spec.get("entrypoint"), str):
+            raise BadInput(field="target", value=dict(spec), rule=f"must be {_FORMS}")
+        inner = resolve_target(spec["entrypoint"], settings=settings)
+        if not spec.get("output"):
+            return inner
+        output = str(spec["output"])
+        known_as = f"{inner.fingerprint}#{output}"
+        return PickedTarget(inner, output, inner.name, known_as, inner.edges)
+    return _from_object(spec, None)
+
+
+def _called(found: Any, spec: str) -> Any:
+    """What a graph factory returns; anything else as it is."""
+    if not inspect.isfunction(found) or inspect.signature(found).parameters:
+        return found
+    try:
+        return found()
+    except Exception as error:  # whatever a user's factory raises
+        raise BadInput(
+            f"target: {spec!r} could not be built: {type(error).__name__}: {error}",
+            field="target",
+            value=spec,
+            rule="must build without an error",
+        ) from error
+
+
+def _from_object(value: Any, name: str | None) -> Target:
+    value = compiled(value)
+    if isinstance(value, Runnable):
+        return RunnableTarget.of(value, name=name)
+    if isinstance(value, Target):
+        return value
+    if callable(value):
+        return CallableTarget.of(value, name=name)
+    raise BadInput(field="target", value=value, rule=f"must be {_FORMS}")
