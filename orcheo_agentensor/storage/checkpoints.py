@@ -29,7 +29,6 @@ _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _ACTOR = "agentensor"
 _VERSION = checkpoints.c
 _RECORD = [column for column in _VERSION if column.name not in ("objective", "complete")]
-_MOVE = [column for column in alias_log.c if column.name != "id"]
 
 
 class Checkpoints(Repository):
@@ -185,7 +184,7 @@ def _follow(
     connection: Connection, newest: ConfigCheckpoint, alias: str, to: int, reason: str
 ) -> None:
     """Let an automatic alias follow a version that was just stored."""
-    current = _target_of(connection, newest.workflow_id, alias)
+    current = _aliases(connection, newest.workflow_id).get(alias)
     if current != to:
         move = AliasMove(
             workflow_id=newest.workflow_id,
@@ -212,7 +211,7 @@ class Aliases(Repository):
 
     async def resolve(self, workflow_id: str, alias: str) -> int | None:
         """The version that `alias` points to; None where it does not exist."""
-        return await self._db.read(lambda connection: _target_of(connection, workflow_id, alias))
+        return (await self.list(workflow_id)).get(alias)
 
     async def list(self, workflow_id: str) -> dict[str, int]:
         """Every alias of a workflow with its version."""
@@ -296,7 +295,7 @@ class Aliases(Repository):
         _check_movable(alias)
 
         def work(connection: Connection) -> AliasMove:
-            current = _target_of(connection, workflow_id, alias)
+            current = _aliases(connection, workflow_id).get(alias)
             move = AliasMove(
                 workflow_id=workflow_id,
                 alias=alias,
@@ -315,26 +314,25 @@ class Aliases(Repository):
         self, workflow_id: str, alias: str | None = None, *, limit: int | None = None
     ) -> builtins.list[AliasMove]:
         """The moves of one alias, or of all, newest first."""
+        return [move for _, move in await self.log_page(workflow_id, alias, limit=limit)]
+
+    async def log_page(
+        self,
+        workflow_id: str,
+        alias: str | None = None,
+        *,
+        before: int | None = None,
+        limit: int | None = 100,
+    ) -> builtins.list[tuple[int, AliasMove]]:
+        """A part of the log, newest first; each move with its place in the log."""
         query = (
-            select(*_MOVE)
+            select(alias_log)
             .where(alias_log.c.workflow_id == workflow_id)
             .order_by(alias_log.c.id.desc())
             .limit(limit)
         )
         if alias is not None:
             query = query.where(alias_log.c.alias == alias)
-        return await self._all(AliasMove, query)
-
-    async def log_page(
-        self, workflow_id: str, alias: str, *, before: int | None = None, limit: int = 100
-    ) -> builtins.list[tuple[int, AliasMove]]:
-        """A part of the log of an alias, newest first; each move with its place in the log."""
-        query = (
-            select(alias_log)
-            .where(alias_log.c.workflow_id == workflow_id, alias_log.c.alias == alias)
-            .order_by(alias_log.c.id.desc())
-            .limit(limit)
-        )
         if before is not None:
             query = query.where(alias_log.c.id < before)
 
@@ -364,15 +362,6 @@ def _aliases(connection: Connection, workflow_id: str) -> dict[str, int]:
         .order_by(aliases.c.alias)
     )
     return {row.alias: row.version for row in connection.execute(query)}
-
-
-def _target_of(connection: Connection, workflow_id: str, alias: str) -> int | None:
-    """The version an alias points to."""
-    return connection.scalar(
-        select(aliases.c.version).where(
-            aliases.c.workflow_id == workflow_id, aliases.c.alias == alias
-        )
-    )
 
 
 def _store_move(connection: Connection, move: AliasMove) -> AliasMove:

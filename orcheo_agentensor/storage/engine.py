@@ -179,7 +179,7 @@ class Database:
         await self.call(self.engine)
 
     async def close(self) -> None:
-        """Let go of every connection and thread. A database in memory is gone after that."""
+        """Close every connection and end every thread. A database in memory is lost."""
         if self._handles.engine is not None:
             await self.call(self._close)
 
@@ -414,7 +414,7 @@ class Context:
 
 
 class Repository:
-    """Reads and writes some of the tables; the base of what a `Store` consists of."""
+    """Reads and writes some of the tables; the base class of what a `Store` consists of."""
 
     def __init__(self, context: Context) -> None:
         self._db = context.db

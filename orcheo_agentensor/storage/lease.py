@@ -20,12 +20,12 @@ from orcheo_agentensor.storage.records import Lease
 from orcheo_agentensor.storage.tables import runs
 
 DEFAULT_TTL = 15.0
-"""Seconds that a lease outlives the last sign of life of a process on another machine."""
+"""Seconds after its last renewal at which the lease of a process on another machine ends."""
 BETWEEN_LEASES = 5.0
-"""Seconds in which a run between two leases counts as running: its graph goes from node to node."""
+"""Seconds for which a run between two leases is `running`: its graph goes from node to node."""
 
 UNCOMMITTED_EVENTS = 1_000
-"""Event numbers left out when a lease is taken over: more than are sent between two commits."""
+"""Event numbers skipped when a lease is taken over: more than are sent between two commits."""
 
 
 def process_owner() -> str:
@@ -40,7 +40,7 @@ def _owner(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    """The host, and the process-id namespace in it: a pid means something only there."""
+    """The host and its process-id namespace: a process id is valid only there."""
     name = socket.gethostname()
     try:
         namespace = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")

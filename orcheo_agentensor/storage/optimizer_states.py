@@ -26,7 +26,7 @@ class OptimizerStates(Repository):
         info: dict[str, Any] | None = None,
         lease: Lease | None = None,
     ) -> CandidateRecord:
-        """Store a candidate, or the new status and info of one that is there."""
+        """Store a candidate, or the new status and info of a stored one."""
         table = candidates.c
         same = (table.run_id == run_id) & (table.candidate_hash == candidate_hash)
 
@@ -64,7 +64,7 @@ class OptimizerStates(Repository):
     async def save_change(
         self, run_id: str, step: int, change: dict[str, Any], *, lease: Lease | None = None
     ) -> None:
-        """Store what `step` has changed in the optimizer's state, instead of what is there."""
+        """Store what `step` has changed in the optimizer's state; replaces its earlier change."""
         table = optimizer_state.c
 
         def work(connection: Connection) -> None:

@@ -48,7 +48,7 @@ class Runs(Repository):
     """The repository of `RunRecord`s and their leases."""
 
     async def create(self, run: RunRecord) -> RunRecord:
-        """Store a new run; the run that is there, where this job was started before.
+        """Store a new run, or return the stored one where this job was started before.
 
         Raises `RunMismatch` where the run id belongs to another job.
         """
@@ -71,7 +71,7 @@ class Runs(Repository):
             _require_same(there, run)
 
     async def get(self, run_id: str) -> RunRecord:
-        """The run with this id; `NotFound` lists the newest there are."""
+        """The run with this id; `NotFound` lists the newest runs."""
         return await self._db.read(lambda connection: self._get(connection, run_id))
 
     async def list(
