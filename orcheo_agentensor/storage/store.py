@@ -155,7 +155,7 @@ class Store:
         await self._context.db.open()
 
     async def close(self) -> None:
-        """Close the database. A store in memory is lost; any other opens again with its next call."""
+        """Close the database. A store in memory is lost, any other opens again when it is used."""
         await self._context.db.close()
 
     async def schema_revision(self) -> str | None:
