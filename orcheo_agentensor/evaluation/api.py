@@ -13,7 +13,7 @@ from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
-from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, checks_arguments
+from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, check_arguments
 from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, Store
 
 
-@checks_arguments
 async def aevaluate(
     target: Target,
     *,
@@ -52,6 +51,7 @@ async def aevaluate(
     Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
     raises nothing: it is counted in the summary and explained in `cases`.
     """
+    check_arguments("aevaluate", locals())
     from orcheo_agentensor.storage import Store
 
     opened = store if isinstance(store, Store) else Store.from_url(store)
@@ -87,7 +87,6 @@ async def aevaluate(
             await opened.close()
 
 
-@checks_arguments
 def evaluate(
     target: Target,
     *,
@@ -117,6 +116,7 @@ def evaluate(
         >>> report.objective
         1.0
     """
+    check_arguments("evaluate", locals())
     return run_sync(
         aevaluate(
             target,

@@ -1,16 +1,15 @@
 """What `evaluate`, `train` and their async twins take: types for checkers, checks at run time.
 
-A type checker refuses a wrong argument before anything runs. `checks_arguments` refuses it at run
+A type checker refuses a wrong argument before anything runs. `check_arguments` refuses it at run
 time, in one sentence that names the function that was called, the argument, and what it takes.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 from langchain_core.runnables import Runnable
 from langgraph.graph import StateGraph
@@ -170,45 +169,17 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
 }
 """Argument -> whether a value has a form that it takes, and that form in words."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, sync or async, which refuses arguments of a wrong form by name.
+def check_arguments(function: str, given: Mapping[str, Any]) -> None:
+    """Refuse an argument of a wrong form; `given` are the `locals()` at the top of `function`.
 
     Raises `ConfigError` such as "evaluate(): dataset=3 must be a Dataset, a list of cases, …".
     """
-    signature = inspect.signature(function)
-
-    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            function(*args, **kwargs)  # Python's own message names the function
-            raise
-        for name, value in bound.arguments.items():
-            fits, form = FORMS.get(name, (lambda _value: True, ""))
-            if not fits(value):
-                raise ConfigError(
-                    f"{function.__name__}(): {name}={shorten(value)} must be {form}",
-                    field=name,
-                    value=value,
-                    rule=f"must be {form}",
-                )
-
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def checked_later(*args: P.args, **kwargs: P.kwargs) -> Any:
-            check(args, kwargs)
-            return await function(*args, **kwargs)
-
-        return checked_later  # type: ignore[return-value]
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        check(args, kwargs)
-        return function(*args, **kwargs)
-
-    return checked
+    for name, (fits, form) in FORMS.items():
+        if name in given and not fits(value := given[name]):
+            raise ConfigError(
+                f"{function}(): {name}={shorten(value)} must be {form}",
+                field=name,
+                value=value,
+                rule=f"must be {form}",
+            )

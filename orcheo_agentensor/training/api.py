@@ -16,7 +16,7 @@ from orcheo_agentensor.runs.arguments import (
     EvaluatorLike,
     OptimizerLike,
     Target,
-    checks_arguments,
+    check_arguments,
 )
 from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
 from orcheo_agentensor.runs.nodes import HostNode, MapInput, MapOutput
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
 
 
-@checks_arguments
 async def atrain(
     target: Target,
     *,
@@ -67,6 +66,7 @@ async def atrain(
     Raises `BadInput` for a job that cannot run (a budget that is too small among others),
     `RunFailed` for one that broke and can be resumed.
     """
+    check_arguments("atrain", locals())
     from orcheo_agentensor.storage import Store
 
     opened = store if isinstance(store, Store) else Store.from_url(store)
@@ -107,7 +107,6 @@ def _plain_stops(stop: Any) -> list[Any]:
     return [as_data(condition) for condition in conditions]
 
 
-@checks_arguments
 def train(
     target: Target,
     *,
@@ -134,6 +133,7 @@ def train(
     answer: Any = None,
 ) -> TrainingResult:
     """`atrain` for sync code, with the same arguments and errors; works in notebooks, too."""
+    check_arguments("train", locals())
     return run_sync(
         atrain(
             target,
