@@ -85,6 +85,15 @@ def test_an_issue_form_asks_questions_with_labels_and_ids(name: str) -> None:
     assert any(field.get("validations", {}).get("required") for field in form["body"])
 
 
+def test_contributing_names_files_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)+(?:[\w.-]+\.\w+)?)`", text))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    called = set(re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE))
+    assert {"test", "lint", "lock"} <= called <= targets()
+
+
 def test_decisions_are_numbered_told_alike_and_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     pages = sorted(folder.glob("[0-9]*.md"))
