@@ -19,13 +19,16 @@ settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and those that share servers."""
+    """Keep on one worker the tests of a file, and those that share servers or PostgreSQL."""
     if not config.pluginmanager.hasplugin("xdist"):  # as in Orcheo's environment
         return
     for item in items:
         folder = item.path.parent.name
         group = folder if folder in ("server", "remote") else item.path.name
+        if "postgresql" in item.nodeid:
+            group = "postgresql"
         item.add_marker(pytest.mark.xdist_group(group))
 
 
