@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 from langchain_core.runnables import Runnable, RunnableLambda
-from langgraph.graph import StateGraph
 from langgraph.runtime import RunControl
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,6 +48,7 @@ from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.runs.driver import INTERRUPTED, drive
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
+from orcheo_agentensor.runs.nodes import JobGraph
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.targets import resolve_target
@@ -276,7 +276,7 @@ class JobRunner:
 
         Any error that is not of the input becomes `RunFailed`.
         """
-        create: Callable[..., StateGraph[Any, Any, Any, Any]] = (
+        create: Callable[..., JobGraph[Any, Any, Any]] = (
             create_evaluation_graph if self.mode == "evaluate" else create_training_graph
         )
         graph = create(dataset=dataset, store=self.store, settings=self.settings)

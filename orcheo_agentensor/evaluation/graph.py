@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START
 from langgraph.types import Command, StreamWriter
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -81,7 +81,7 @@ def create_evaluation_graph(
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     on_results: Callable[[str, list[CaseResult]], None] | None = None,
-) -> StateGraph[EvaluationState, None, EvaluationJob, EvaluationOutput]:
+) -> JobGraph[EvaluationState, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
     Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `store` is a

@@ -11,7 +11,6 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph.errors import GraphDrained
-from langgraph.graph import StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
 
@@ -22,6 +21,7 @@ from orcheo_agentensor.runs.manager import Draining
 if TYPE_CHECKING:
     from langgraph.runtime import RunControl
 
+    from orcheo_agentensor.runs.nodes import JobGraph
     from orcheo_agentensor.storage import Store
 
 
@@ -34,7 +34,7 @@ AWAITING_APPROVAL = "awaiting_approval"
 
 
 async def drive(
-    graph: StateGraph[Any, Any, Any, Any],
+    graph: JobGraph[Any, Any, Any],
     job: Mapping[str, Any] | None,
     *,
     store: Store,
@@ -45,13 +45,14 @@ async def drive(
 ) -> dict[str, Any]:
     """Run `job`, or go on with the run where `job` is None, and return the graph's last state.
 
-    LangGraph's checkpoints are kept beside `store` on the thread named `run_id`. A job whose run
-    id is known goes on from what the store holds. `answer` resumes a run that waits for approval.
-    A run that pauses has the status `awaiting_approval` and its `request`; one stopped through
-    `control` has the status `interrupted`.
+    A job whose run id is known goes on from what the store holds. Of a graph that `pauses`,
+    LangGraph's checkpoints are kept beside `store` on the thread named `run_id`; any other goes on
+    by its job, submitted again. `answer` resumes a run that waits for approval. A run that pauses
+    has the status `awaiting_approval` and its `request`; one stopped through `control` has the
+    status `interrupted`.
     """
     heard = None if on_event is discard else _shielded(on_event)
-    async with store.checkpointer() as saver:
+    async with store.checkpointer() if graph.pauses else contextlib.nullcontext() as saver:
         compiled = graph.compile(checkpointer=saver)
         config: Any = {"configurable": {"thread_id": run_id}}
         given: Any = None
@@ -59,16 +60,18 @@ async def drive(
             given = Command(resume=answer)
         elif job is not None:
             given = {**job, "run_id": run_id}
-        elif not (await compiled.aget_state(config)).next:
+        elif saver is None or not (await compiled.aget_state(config)).next:
             given = await stored_job(store, run_id)
         try:
             with listening(heard) if heard is not None else contextlib.nullcontext():
-                await compiled.ainvoke(given, config, durability="async", control=control)
+                found: dict[str, Any] = await compiled.ainvoke(given, config, control=control)
         except (Draining, GraphDrained):
             with contextlib.suppress(NotFound):  # stopped before it had a record
                 if (await store.runs.get(run_id)).status == "running":  # between two nodes
                     await store.runs.update(run_id, status=INTERRUPTED)
             return {"run_id": run_id, "status": INTERRUPTED}
+        if saver is None:
+            return found
         snapshot = await compiled.aget_state(config)
         found = dict(snapshot.values)
         if snapshot.interrupts:

@@ -66,9 +66,11 @@ class StrictGraph(StateGraph[StateT, None, InputT, OutputT]):
 
 class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
-    nothing."""
+    nothing. Only one that `pauses`, for an approval, needs LangGraph's checkpoints to go on: what
+    any has paid for is in the ledger."""
 
     check_job: Callable[..., Awaitable[CheckedJob[Any]]]
+    pauses: bool = False
 
     def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
         """As `StateGraph.add_node`, for an async function `(state)` or `(state, writer)`.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START
 from langgraph.types import Command, StreamWriter, interrupt
 
 from orcheo_agentensor.evaluation.graph import AT_WORK, draining
@@ -42,7 +42,7 @@ def create_training_graph(
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
-) -> StateGraph[TrainingState, None, TrainingJob, TrainingOutput]:
+) -> JobGraph[TrainingState, TrainingJob, TrainingOutput]:
     """The training subgraph, uncompiled: compile it, or add it to a host with `training_node`.
 
     Its input is a `TrainingJob`; whatever is given here, the job may leave out. `store` is a
@@ -200,7 +200,7 @@ def create_training_graph(
         return result
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
-    graph.check_job = manager.check
+    graph.check_job, graph.pauses = manager.check, True
     graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)
