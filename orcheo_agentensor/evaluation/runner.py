@@ -200,12 +200,8 @@ def process_slots(limit: int) -> Slots:
     return found
 
 
-class Meter(Protocol):
+class Meter(CallGate, Protocol):
     """What is asked before a call is made, and told what it came to; see `training.budget`."""
-
-    @property
-    def gate(self) -> CallGate | None:
-        """What is asked before each model call."""
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
@@ -358,7 +354,7 @@ class PaidCalls:
         spent, last, attempts = NOTHING, None, 0
         try:
             while last is None or await self._again(last, attempts, elsewhere):
-                recorder = UsageRecorder(None if meter is None else meter.gate)
+                recorder = UsageRecorder(meter)
                 try:
                     last = await attempt(recorder)
                 except BudgetExhausted:

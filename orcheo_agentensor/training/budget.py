@@ -1,4 +1,4 @@
-"""The budget: what a run may spend, what it takes at least, and how it is kept."""
+"""The budget of a training: what it may spend, what it takes at least, and how it is kept."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Budget(BaseModel):
 def required_rollouts(*, validation: int, holdout: int, replicates: int = 1) -> int:
     """The rollouts that a training job takes at least.
 
-    The baseline's validation and the holdout measurement of two candidates are fixed; with one
-    more the search can begin.
+    They are the baseline's validation, the holdout measurement of two candidates, and one to
+    search with.
     """
     return (validation + 2 * holdout) * replicates + 1
 
 
 def check_budget(budget: Budget, *, validation: int, holdout: int, replicates: int = 1) -> None:
-    """Raise `BudgetTooSmall` when the fixed part of the job does not fit the budget."""
+    """Raise `BudgetTooSmall` when the budget cannot pay for `required_rollouts`."""
     least = required_rollouts(validation=validation, holdout=holdout, replicates=replicates)
     if budget.rollouts is not None and budget.rollouts < least:
         times = f", each {replicates} times" if replicates > 1 else ""
@@ -65,7 +65,7 @@ def default_budget(
 ) -> Budget:
     """A budget computed from the split sizes, for jobs that give none.
 
-    Enough for the baseline, twenty tries of which about one in two reaches validation, and the
+    It pays for the baseline, twenty trials of which about one in two reaches validation, and the
     holdout measurement of two candidates.
     """
     batch = min(minibatch, train)
@@ -76,7 +76,7 @@ def default_budget(
 ASKED = ("proposal", "criticism")
 """The kinds of recorded calls that belong to no rollout."""
 
-MEASURED = 5  # rollouts after which their average is believed
+MEASURED = 5  # rollouts after which their average is used
 KINDS = ("calls", "tokens", "cost")
 
 
@@ -94,27 +94,26 @@ class _Sum:
         self.cost += sign * (usage.cost or 0.0)
 
     def take(self, usage: Usage) -> None:
-        """Take away, down to nothing: sums of floats leave crumbs."""
+        """Subtract, but not below 0: sums of floats are not exact."""
         self.add(usage, -1)
         self.calls, self.tokens = max(0, self.calls), max(0, self.tokens)
         self.cost = max(0.0, self.cost) if self.calls else 0.0
 
 
 class BudgetMeter:
-    """Keeps what is spent, what is reserved, and what is set aside.
+    """Counts what is spent, reserved and set aside, and refuses what goes over the budget.
 
-    Rollouts are reserved one by one before they run, and model calls one by one as they start:
-    what is spent, in flight and asked for never comes to more than the budget. What a call takes
-    of the tokens and the money is reserved at its most and settled when it ends.
+    Rollouts are reserved one by one before they run, and model calls one by one as they start, so
+    that what is spent, in flight and asked for never exceeds the budget. A call's tokens and cost
+    are reserved at their maximum and settled when it ends.
 
     `set_aside` rollouts are kept from the search, for the baseline's validation and the holdout;
-    `aside` draws from them. Of the other limits as much is kept for each as a rollout took on
-    average so far. A rollout begins only where that average is left, because one that is refused
-    in the middle is money lost.
+    `aside` draws from them. Of the other limits, the average of a rollout so far is kept for each
+    of these. A rollout begins only where that average is left, because one that is refused in the
+    middle has been paid for in vain.
 
-    `spent` is what the ledger says an earlier process of the same run has spent, `asked` the part
-    of it that proposers and critics took. After the `deadline` the search begins nothing more;
-    `too_late` is the reason it is given.
+    `spent` is what earlier processes of the same run have spent by the ledger, `asked` the part of
+    it that proposers and critics took.
     """
 
     def __init__(
@@ -124,64 +123,57 @@ class BudgetMeter:
         spent: Usage = NOTHING,
         asked: Usage = NOTHING,
         set_aside: int = 0,
-        deadline: datetime | None = None,
-        too_late: str = "the deadline has passed",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.budget = budget
         self.usage = spent
         self._unpriced = spent.cost is None
         self._uncounted = spent.tokens is None
-        self._done = _Sum()  # of what is over
+        self._done = _Sum()  # rollouts, scorings and proposals that have ended
         self._done.add(spent)
         self._asked = _Sum()
         self._asked.add(asked)
         self._set_aside = set_aside
-        self._wished = 0  # of these, what the search keeps only where there is room
+        self._wished = 0  # of these, those kept only where there is room
         self._fixed = set_aside  # rollouts that the job takes whatever the search does
-        self._refused = 0  # rollouts that a call was refused to
+        self._refused = 0  # rollouts in which a model call was refused
         self._refused_took = _Sum()
-        self._deadline = deadline
-        self._too_late = too_late
+        self._deadline: datetime | None = None
+        self._too_late = ""
         self._clock = clock
         self._halted: str | None = None
         self._rollouts = 0  # in flight
         self._calls = 0  # in flight
         self._held = _Sum()  # the most that the calls in flight can take
-        self._open = _Sum()  # what calls took whose rollout, scoring or proposal goes on
+        self._open = _Sum()  # ended calls whose rollout, scoring or proposal goes on
         self._most_calls = 0
         self._excess = _Sum()  # the most by which a call took less than was held for it
         self._lock = threading.Lock()  # sync targets call models from threads
         self.aside = Aside(self)
 
-    @property
-    def gate(self) -> BudgetMeter:
-        """Itself: what the search's model calls ask."""
-        return self
-
     def set_aside(self, rollouts: int, *, wished: int = 0, fixed: int = 0) -> None:
-        """Keep this many rollouts from the search from now on, and `wished` ones where there is
-        room beside the `fixed` ones that the whole job takes."""
+        """Keep so many rollouts from the search, and `wished` ones where there is room beside the
+        `fixed` ones that the whole job takes."""
         with self._lock:
             self._set_aside = rollouts + wished
             self._wished, self._fixed = wished, fixed
 
     def end_at(self, deadline: datetime, *, reason: str) -> None:
-        """From `deadline` on the search begins nothing more, for this reason."""
+        """Let the search begin nothing more from `deadline` on, for this reason."""
         self._deadline, self._too_late = deadline, reason
 
     def release(self) -> None:
-        """The search is over: what was set aside may be used, and nothing is too late."""
+        """End the search: what was set aside may be used, and no deadline holds."""
         self._halted = self._deadline = None
         self.set_aside(0)
 
     @property
     def unmeasured(self) -> bool:
-        """Whether nobody knows yet what a rollout takes of what is limited."""
+        """Whether calls, tokens or cost are limited and no rollout has shown yet what one takes."""
         return bool(self._limits()) and self.usage.rollouts == 0
 
     def halt(self, reason: str) -> None:
-        """The search is over: whatever it still has in flight begins nothing more."""
+        """Let the search begin nothing more, whatever it still has in flight."""
         self._halted = reason
 
     def reserve_rollout(self) -> None:
@@ -193,7 +185,7 @@ class BudgetMeter:
             self._rollouts += 1
 
     def require_call(self) -> None:
-        """Ask before a proposer or critic is asked; raises `BudgetExhausted`."""
+        """Raise `BudgetExhausted` where nothing is left for a call of a proposer or critic."""
         with self._lock:
             self._check_time()
             self._check_average(rollouts=0, aside=False)
@@ -218,9 +210,11 @@ class BudgetMeter:
             excess.cost = max(excess.cost, (reserved.cost or 0.0) - (used.cost or 0.0))
 
     def spent(self, usage: Usage, *, asked: bool = False, refused: bool = False) -> None:
-        """A rollout, a scoring or (`asked`) a proposer's or critic's call is over, and came to
-        this; its model calls have been settled one by one. One that a call was `refused` to says
-        nothing about what a rollout takes."""
+        """Record that a rollout, a scoring or (`asked`) a proposer's or critic's call has ended.
+
+        Its model calls were settled one by one. A rollout in which a call was `refused` does not
+        count towards the average.
+        """
         with self._lock:
             if refused and usage.rollouts:
                 self._refused += usage.rollouts
@@ -242,11 +236,14 @@ class BudgetMeter:
             self._rollouts += 1
 
     def _start_call(self, most: Callable[[], Usage], *, aside: bool) -> Usage:
-        budget = self.budget
-        bounded = budget.tokens is not None or budget.cost is not None
-        reserved = most() if bounded else Usage(calls=1)
+        bounded = self.budget.tokens is not None or self.budget.cost is not None
+        reserved, needed = most() if bounded else Usage(calls=1), _Sum()
+        needed.add(reserved)
         with self._lock:
-            self._check_call(reserved, aside=aside)
+            for kind, limit in self._limits():
+                taken = self._taken(kind) + getattr(needed, kind)
+                self._check_room(kind, limit, taken, aside=aside)
+            self._check_known()
             self._held.add(reserved)
             self._calls += 1
             self._most_calls = max(self._most_calls, self._calls)
@@ -263,16 +260,8 @@ class BudgetMeter:
         if limit is not None and self.usage.rollouts + self._rollouts + kept >= limit:
             raise BudgetExhausted(f"the budget of {limit} rollouts is spent")
 
-    def _check_call(self, most: Usage, *, aside: bool) -> None:
-        """Whether there is room for one more model call."""
-        asked = _Sum()
-        asked.add(most)
-        for kind, limit in self._limits():
-            self._check_room(kind, limit, self._taken(kind) + getattr(asked, kind), aside=aside)
-        self._check_known()
-
     def _check_average(self, *, rollouts: int, aside: bool) -> None:
-        """Whether there is room for so many more rollouts of the average kind."""
+        """Check that there is room for so many more rollouts of average usage."""
         for kind, limit in self._limits():
             each = self._each(kind)
             planned = getattr(self._done, kind) + self._rollouts * each
@@ -281,7 +270,7 @@ class BudgetMeter:
         self._check_known()
 
     def _check_room(self, kind: str, limit: float, taken: float, *, aside: bool) -> None:
-        most = limit * (1 + 1e-9)  # sums of floats leave crumbs
+        most = limit * (1 + 1e-9)  # sums of floats are not exact
         if taken > most:
             if self._fixed and self._taken(kind) == 0:
                 raise BudgetExhausted(
@@ -297,7 +286,7 @@ class BudgetMeter:
             )
 
     def _check_fixed(self, *, measured: int = MEASURED) -> None:
-        """Whether what is set aside fits, once a few rollouts have shown what one takes."""
+        """Check that what is set aside fits, once a few rollouts have shown what one takes."""
         needed = self._set_aside - self._wished
         if not measured <= self.usage.rollouts - self._refused <= needed:
             return
@@ -340,8 +329,8 @@ class BudgetMeter:
         return max(0.0, own) / max(1, self.usage.rollouts - self._refused)
 
     def _kept(self, kind: str) -> float:
-        """What the search has to leave: the average for each rollout set aside, and room for the
-        calls among them that hold more than they will take."""
+        """What the search has to leave: the average of each rollout set aside, and room for its
+        calls, which reserve more than they will take."""
         if self._set_aside <= 0:
             return 0.0
         each = self._each(kind)
@@ -352,21 +341,18 @@ class BudgetMeter:
 
     def _words(self, kind: str) -> str:
         limit = getattr(self.budget, kind)
-        shown = f"${limit:g}" if kind == "cost" else f"{limit} model calls"
-        return f"the budget of {f'{limit} tokens' if kind == 'tokens' else shown}"
+        shown = {"calls": f"{limit} model calls", "tokens": f"{limit} tokens"}
+        return f"the budget of {shown.get(kind, f'${limit:g}')}"
 
 
 class Aside:
-    """A view of a `BudgetMeter` for what the search may not touch: the baseline's validation and
-    the holdout. It draws on what is set aside, and no deadline ends it."""
+    """A `BudgetMeter` for the baseline's validation and the holdout.
+
+    It draws on what the other one sets aside, and no deadline ends it.
+    """
 
     def __init__(self, meter: BudgetMeter) -> None:
         self._meter = meter
-
-    @property
-    def gate(self) -> Aside:
-        """Itself: what these rollouts' model calls ask."""
-        return self
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
@@ -381,5 +367,5 @@ class Aside:
         self._meter.call_ended(reserved, used)
 
     def spent(self, usage: Usage, *, refused: bool = False, asked: bool = False) -> None:
-        """An attempt is over, and came to this."""
+        """Record that a rollout or a scoring has ended."""
         self._meter.spent(usage, refused=refused, asked=asked)

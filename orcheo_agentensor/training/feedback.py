@@ -1,17 +1,16 @@
-"""Backward: from what went wrong at the end of a rollout to the prompts that had a part in it.
+"""Backward: from the feedback on a rollout to feedback for the prompts that had a part in it.
 
-Walks a tape in reverse topological order, each node run once however many paths lead to it. A
+A tape is walked in reverse topological order, each node run once however many paths lead to it. A
 prompt that no node run read gets nothing. Textual gradients follow TextGrad (Yuksekgonul et al.,
-2024): with a model, one call per edge says what should change; without one, the feedback is handed
-on as it is.
+2024): with a model, one call per edge says what should change; without one, the feedback is passed
+on unchanged.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
@@ -32,28 +31,31 @@ class Blame:
 
 
 def case_feedback(case: Case, result: CaseResult) -> str:
-    """What the evaluators, or the failure, say about a rollout, in words."""
+    """What the evaluators say about a rollout, or how it failed, in words."""
     if result.target_failure is not None:
         return f"The workflow failed: {result.target_failure.reason}"
     lines = []
     for outcome in result.outcomes:
-        if not isinstance(outcome, EvaluationResult):
-            continue
-        shown = outcome.label if outcome.score is None else f"{outcome.score:g}"
-        lines.append(
-            f"{outcome.name}: {shown}" + (f" ({outcome.reason})" if outcome.reason else "")
-        )
+        if isinstance(outcome, EvaluationResult):
+            shown = outcome.label if outcome.score is None else f"{outcome.score:g}"
+            reason = f" ({outcome.reason})" if outcome.reason else ""
+            lines.append(f"{outcome.name}: {shown}{reason}")
     return "\n".join(lines)
 
 
 async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) -> dict[str, Blame]:
-    """Prompt name -> blame, for every prompt that some node run on the tape read."""
+    """Prompt name -> blame, for every prompt that a node run on the tape read."""
     blamed: dict[str, Blame] = {}
     incoming: dict[str, list[str]] = {run.id: [] for run in tape.runs.values()}
     parents = {run.id: tape.parents(run) for run in tape.runs.values()}
     followed = {parent.id for found in parents.values() for parent in found}
+
+    async def said(run: NodeRun, upstream: str) -> str:
+        known = "\n".join(dict.fromkeys(incoming[run.id]))
+        return known if critic is None else await critic(run, upstream, known)
+
     for layer in _reverse_layers(tape):
-        edges: list[tuple[NodeRun, str, Callable[[str], None]]] = []
+        edges: list[tuple[NodeRun, str, list[str]]] = []  # run, upstream, where its feedback goes
         for run in layer:
             if run.id not in followed:  # the last of its graph
                 around = tape.enclosing(run)
@@ -63,30 +65,21 @@ async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) 
             for name in run.prompts:
                 entry = blamed.setdefault(name, Blame())
                 entry.runs.append(run)
-                edges.append((run, f"prompt {name!r}", entry.feedback.append))
+                edges.append((run, f"prompt {name!r}", entry.feedback))
             for parent in parents[run.id]:
-                edges.append((run, f"node {parent.node!r}", incoming[parent.id].append))
-        said = await asyncio.gather(
-            *(
-                _along(critic, run, upstream, _unique(incoming[run.id]))
-                for run, upstream, _ in edges
-            )
-        )
-        for (_run, _upstream, hand_on), text in zip(edges, said, strict=True):
-            hand_on(text)
+                edges.append((run, f"node {parent.node!r}", incoming[parent.id]))
+        texts = await asyncio.gather(*(said(run, upstream) for run, upstream, _ in edges))
+        for (_run, _upstream, received), text in zip(edges, texts, strict=True):
+            received.append(text)
     for entry in blamed.values():
-        entry.feedback = list(_unique_items(entry.feedback))
+        entry.feedback = list(dict.fromkeys(entry.feedback))
     return blamed
-
-
-async def _along(critic: EdgeCritic | None, run: NodeRun, upstream: str, feedback: str) -> str:
-    return feedback if critic is None else await critic(run, upstream, feedback)
 
 
 def _reverse_layers(tape: Tape) -> list[list[NodeRun]]:
     """Node runs by superstep, last first; enclosing runs before the runs inside them.
 
-    LangGraph gives a run a later step than everything it depends on, so steps are a topological
+    LangGraph gives a run a later step than all that it depends on, so that steps are a topological
     order within one graph.
     """
     layers: dict[tuple[int, int], list[NodeRun]] = {}
@@ -95,39 +88,31 @@ def _reverse_layers(tape: Tape) -> list[list[NodeRun]]:
     return [layers[key] for key in sorted(layers)]
 
 
-def _unique_items(items: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(items)
-
-
-def _unique(items: Iterable[str]) -> str:
-    return "\n".join(_unique_items(items))
-
-
 async def feedback_records(
     cases: Sequence[Case],
     results: Sequence[CaseResult],
     *,
-    weights: dict[str, float],
+    weights: Mapping[str, float],
     trainable: Iterable[str],
     critic: EdgeCritic | None = None,
     full: float = 1.0,
 ) -> dict[str, list[FeedbackRecord]]:
-    """Feedback per trainable prompt over a minibatch; prompts that nobody read are absent.
+    """Feedback per trainable prompt over a minibatch; prompts that no node read are absent.
 
-    Cases whose evaluators broke teach nothing and are left out. Cases that scored `full` marks are
-    included: what must not be broken is part of the lesson, but they cost no critic calls.
+    Cases whose evaluators failed teach nothing and are left out. Cases that scored `full` marks are
+    included, because they must not be broken, but cost no critic calls.
     """
     names = set(trainable)
     records: dict[str, list[FeedbackRecord]] = {}
-    lessons = await asyncio.gather(
+    found = await asyncio.gather(
         *(
             _one_case(case, result, weights=weights, critic=critic, full=full)
             for case, result in zip(cases, results, strict=True)
             if not result.failures
         )
     )
-    for lesson in lessons:
-        for name, record in lesson.items():
+    for by_prompt in found:
+        for name, record in by_prompt.items():
             if name in names:
                 records.setdefault(name, []).append(record)
     return records
@@ -137,7 +122,7 @@ async def _one_case(
     case: Case,
     result: CaseResult,
     *,
-    weights: dict[str, float],
+    weights: Mapping[str, float],
     critic: EdgeCritic | None,
     full: float,
 ) -> dict[str, FeedbackRecord]:
@@ -155,11 +140,9 @@ async def _one_case(
             expected_output=case.expected_output,
             score=score,
             feedback="\n".join(entry.feedback),
-            trace=tuple(_trace(run) for run in entry.runs),
+            trace=tuple(
+                {"node": run.node, "inputs": run.inputs, "output": run.output} for run in entry.runs
+            ),
         )
         for name, entry in blamed.items()
     }
-
-
-def _trace(run: NodeRun) -> dict[str, Any]:
-    return {"node": run.node, "inputs": run.inputs, "output": run.output}

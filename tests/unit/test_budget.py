@@ -155,13 +155,8 @@ def test_the_calls_of_what_is_set_aside_are_left_where_rollouts_are_alike(
 
 def test_after_the_deadline_only_what_is_set_aside_goes_on() -> None:
     now = NOW
-    meter = BudgetMeter(
-        Budget(),
-        set_aside=2,
-        deadline=NOW + timedelta(seconds=5),
-        too_late="5 s have passed",
-        clock=lambda: now,
-    )
+    meter = BudgetMeter(Budget(), set_aside=2, clock=lambda: now)
+    meter.end_at(NOW + timedelta(seconds=5), reason="5 s have passed")
     meter.reserve_rollout()
     now = NOW + timedelta(seconds=5)
     for late in (meter.reserve_rollout, meter.require_call):
