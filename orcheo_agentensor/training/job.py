@@ -31,9 +31,9 @@ from orcheo_agentensor.training.budget import Budget, check_budget, default_budg
 class Progress:
     """What a stop condition may look at.
 
-    `step` counts finished optimizer steps, `epoch` finished passes over the training cases;
-    `best` is the highest complete validation objective; `steps_since_best` counts steps without a
-    new one; `elapsed` is in seconds since the run began, pauses included.
+    `step` counts finished optimizer steps, `epoch` finished passes over the training cases; `best`
+    is the highest complete validation objective, found `steps_since_best` steps ago; `elapsed` is
+    in seconds since the run began, pauses included.
     """
 
     step: int
@@ -43,6 +43,7 @@ class Progress:
     elapsed: float
 
 
+SPLITS = ("train", "validation", "holdout")
 _TYPE = "Which condition this is."
 
 
@@ -139,10 +140,8 @@ StopCondition: TypeAlias = Annotated[
 
 def stop_reason(conditions: Sequence[StopCondition], progress: Progress) -> str | None:
     """The reason of the first condition that holds, or None."""
-    for condition in conditions:
-        if reason := condition.reason(progress):
-            return reason
-    return None
+    reasons = (condition.reason(progress) for condition in conditions)
+    return next(filter(None, reasons), None)
 
 
 class TrainingJob(Job):
@@ -229,10 +228,10 @@ def make_plan(
     optimizer: Any,
     settings: Settings,
 ) -> tuple[TrainingPlan, dict[str, Any]]:
-    """The plan of a job, and the JSON description that makes it part of the run's identity.
+    """The plan of a job, and its JSON description: a job with another one is another job.
 
-    Raises `BadInput` for a job with nothing to train, nobody to propose, no train cases, or a
-    budget that cannot pay for what is fixed.
+    Raises `BadInput` for a job without a trainable prompt, a proposer or train cases, and for a
+    budget that is too small.
     """
     trainable = tuple(sorted(name for name, tensor in prompts.items() if tensor.requires_grad))
     if not trainable:
@@ -246,17 +245,15 @@ def make_plan(
     proposer = resolve_proposer(chosen, settings=settings)
     train, validation, holdout = split_cases(dataset)
     batch, parallel = int(getattr(chosen, "minibatch", 10)), getattr(chosen, "parallel", None)
-    budget = job.budget or default_budget(
-        train=len(train),
-        validation=len(validation),
-        holdout=len(holdout),
-        minibatch=batch,
-        replicates=job.replicates,
-    )
-    check_budget(
-        budget, validation=len(validation), holdout=len(holdout), replicates=job.replicates
-    )
+    sizes = {"validation": len(validation), "holdout": len(holdout), "replicates": job.replicates}
+    budget = job.budget or default_budget(train=len(train), minibatch=batch, **sizes)
+    check_budget(budget, **sizes)
     model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
+    publish = None
+    if job.publish is not None:
+        publish = PublishTo.parse(job.publish, field="job.publish")
+        publish.require_allowed(settings, field="job.publish")
+    seen = {canonical_json(case.inputs) for case in (*train, *validation)} if holdout else set()
     plan = TrainingPlan(
         optimizer=chosen,
         minibatch=batch,
@@ -270,10 +267,10 @@ def make_plan(
         train=train,
         validation=validation,
         holdout=holdout,
-        leaked=_leaked(holdout, to=(*train, *validation)),
+        leaked=sum(canonical_json(case.inputs) in seen for case in holdout),
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
         trainable=trainable,
-        publish=_publish_to(job, settings),
+        publish=publish,
         texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
     )
     described = {
@@ -285,44 +282,28 @@ def make_plan(
         "promote": job.promote,
         "seed": job.seed,
     }
-    if plan.publish is not None:
-        described["publish"] = plan.publish.model_dump(mode="json")
+    if publish is not None:
+        described["publish"] = publish.model_dump(mode="json")
     return plan, described
 
 
-def _publish_to(job: TrainingJob, settings: Settings) -> PublishTo | None:
-    if job.publish is None:
-        return None
-    to = PublishTo.parse(job.publish, field="job.publish")
-    to.require_allowed(settings, field="job.publish")
-    return to
+Cases: TypeAlias = tuple[Case, ...]
 
 
-def split_cases(
-    dataset: Dataset,
-) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[Case, ...]]:
+def split_cases(dataset: Dataset) -> tuple[Cases, Cases, Cases]:
     """Train, validation and holdout cases.
 
     Without any split all cases are train and validation at once; without a validation split the
     train cases serve as one. Raises `ConfigError` when other splits leave no train cases.
     """
-    there = dataset.splits()
+    there = sorted(dataset.splits())
     if not there:
         return dataset.cases, dataset.cases, ()
     if "train" not in there:
-        raise ConfigError(
-            field="job.dataset", value=sorted(there), rule="must have a split named 'train'"
-        )
-    train = dataset.split("train").cases
-    validation = dataset.split("validation").cases if "validation" in there else train
-    holdout = dataset.split("holdout").cases if "holdout" in there else ()
-    return train, validation, holdout
-
-
-def _leaked(holdout: Sequence[Case], *, to: Sequence[Case]) -> int:
-    """How many holdout cases have the inputs of one of the others."""
-    seen = {canonical_json(case.inputs) for case in to} if holdout else ()
-    return sum(canonical_json(case.inputs) in seen for case in holdout)
+        rule = "must have a split named 'train'"
+        raise ConfigError(field="job.dataset", value=there, rule=rule)
+    found = {name: dataset.split(name).cases for name in SPLITS if name in there}
+    return found["train"], found.get("validation", found["train"]), found.get("holdout", ())
 
 
 def describe(optimizer: Any) -> dict[str, Any]:
@@ -333,7 +314,7 @@ def describe(optimizer: Any) -> dict[str, Any]:
 
 
 def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a job model, with the schemas of its config and its dataset in it."""
+    """The JSON Schema of a job model, with the schemas of its config and its dataset in it."""
     schema = model.model_json_schema()
     _embed(schema, "config", "RunConfig", config_schema())
     if "dataset" in schema["properties"]:
@@ -342,7 +323,7 @@ def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def dataset_schema() -> dict[str, Any]:
-    """The schema of a dataset document: a list of cases, or an object that holds them."""
+    """The JSON Schema of a dataset document: a list of cases, or an object that holds them."""
     case = Case.model_json_schema()
     definitions = case.pop("$defs", {})
     cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
@@ -360,7 +341,7 @@ def dataset_schema() -> dict[str, Any]:
 
 
 def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
-    """Put a model's schema in the place of the plain object among a field's forms."""
+    """Replace the plain object among a field's forms by a model's schema."""
     definitions = schema.setdefault("$defs", {})
     definitions |= inner.pop("$defs", {})
     definitions[name] = inner
