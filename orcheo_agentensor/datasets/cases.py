@@ -12,11 +12,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -200,11 +199,10 @@ def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
         mark: Any = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error)
+        problem, rule = f"is not YAML: {reason}", "must be YAML"
         if "nesting depth" in reason:  # libyaml's own bound, looking ahead of what is read here
-            raise DatasetError(
-                f"{name}{line}: nested too deeply", rule="nested too deeply"
-            ) from None
-        raise DatasetError(f"{name}{line}: is not YAML: {reason}", rule="must be YAML") from None
+            problem = rule = "nested too deeply"
+        raise DatasetError(f"{name}{line}: {problem}", rule=rule) from None
 
 
 class _YamlReader:
@@ -294,18 +292,12 @@ def _skip(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-@dataclass(frozen=True)
-class FileContent:
-    """What a dataset file holds; `places` says where each case stands ("tickets.jsonl:17")."""
-
-    cases: tuple[Case, ...]
-    places: list[str]
-    id: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+Content: TypeAlias = tuple[dict[str, Any], Iterable[tuple[int, Any]]]
+"""The head of a dataset file (`id`, `metadata`), and each of its cases with its line."""
 
 
-def read_file(path: Path) -> FileContent:
-    """Read a dataset file by its extension; raises `DatasetError`."""
+def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
+    """The head, the cases, and the place of each ("tickets.jsonl:17"); raises `DatasetError`."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DatasetError(
@@ -323,10 +315,15 @@ def read_file(path: Path) -> FileContent:
             value=str(path),
             rule="must be a readable file",
         ) from None
-    content = reader(_text(data, path.name), path.name)
-    if not content.cases:
+    head, items = reader(_text(data, path.name), path.name)
+    cases: list[Case] = []
+    places: list[str] = []
+    for line, item in items:
+        places.append(f"{path.name}:{line}")
+        cases.append(parse_case(item, where=places[-1]))
+    if not cases:
         raise DatasetError(f"{path.name}: holds no case", field="path", rule="holds no case")
-    return content
+    return head, tuple(cases), places
 
 
 def decode_json(text: str) -> Any:
@@ -334,55 +331,49 @@ def decode_json(text: str) -> Any:
     return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
-def _read_jsonl(text: str, name: str) -> FileContent:
-    def items() -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line and not line.isspace():
-                try:
-                    yield number, decode_json(line)
-                except (ValueError, RecursionError) as error:
-                    raise _not_readable(f"{name}:{number}", "JSON", error) from None
-
-    return _content(items(), name)
+def _jsonl_cases(text: str, name: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line and not line.isspace():
+            try:
+                yield number, decode_json(line)
+            except (ValueError, RecursionError) as error:
+                raise _not_readable(f"{name}:{number}", "JSON", error) from None
 
 
-def _read_json(text: str, name: str) -> FileContent:
+def _read_json(text: str, name: str) -> Content:
     try:
         document = decode_json(text)
     except json.JSONDecodeError as error:
         raise _not_readable(f"{name}:{error.lineno}", "JSON", error) from None
     except (ValueError, RecursionError) as error:
         raise _not_readable(name, "JSON", error) from None
-    head, cases = split_document(document, name)
-    return _content(zip(json_case_lines(text), cases, strict=False), name, head)
+    head, cases = _split(document, name)
+    return head, zip(json_case_lines(text), cases, strict=False)
 
 
-def _read_yaml(text: str, name: str) -> FileContent:
+def _read_yaml(text: str, name: str) -> Content:
     document, lines = read_yaml(text, name)
-    head, cases = split_document(document, name)
-    return _content(zip(lines, cases, strict=False), name, head)
+    head, cases = _split(document, name)
+    return head, zip(lines, cases, strict=False)
 
 
-def _read_csv(text: str, name: str) -> FileContent:
-    def items() -> Iterator[tuple[int, Any]]:
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        line = 1
-        columns: list[str] | None = None
-        try:
-            for row in rows:
-                if columns is None:
-                    columns = _columns(row, name)
-                elif row:
-                    if len(row) > len(columns):
-                        raise DatasetError(
-                            f"{name}:{line}: {len(row)} cells under {len(columns)} columns"
-                        )
-                    yield line, _csv_case(columns, row, f"{name}:{line}")
-                line = rows.line_num + 1
-        except csv.Error as error:
-            raise _not_readable(f"{name}:{line}", "CSV", error) from None
-
-    return _content(items(), name)
+def _csv_cases(text: str, name: str) -> Iterator[tuple[int, Any]]:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    columns: list[str] | None = None
+    try:
+        for row in rows:
+            if columns is None:
+                columns = _columns(row, name)
+            elif row:
+                if len(row) > len(columns):
+                    raise DatasetError(
+                        f"{name}:{line}: {len(row)} cells under {len(columns)} columns"
+                    )
+                yield line, _csv_case(columns, row, f"{name}:{line}")
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise _not_readable(f"{name}:{line}", "CSV", error) from None
 
 
 def _columns(header: list[str], name: str) -> list[str]:
@@ -437,7 +428,7 @@ def _json_object_or_text(cell: str) -> Any:
     return cell
 
 
-def split_document(document: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
+def _split(document: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
     """The head (`id`, `metadata`) and the cases of a JSON or YAML dataset file."""
     if isinstance(document, list):
         return {}, document
@@ -457,20 +448,6 @@ def split_document(document: Any, name: str) -> tuple[dict[str, Any], list[Any]]
                 rule="is not a field of a dataset file",
             )
     return document, document["cases"]
-
-
-def _content(
-    items: Iterable[tuple[int, Any]], name: str, head: dict[str, Any] | None = None
-) -> FileContent:
-    cases: list[Case] = []
-    places: list[str] = []
-    for line, item in items:
-        places.append(f"{name}:{line}")
-        cases.append(parse_case(item, where=places[-1]))
-    head = head or {}
-    return FileContent(
-        cases=tuple(cases), places=places, id=head.get("id"), metadata=head.get("metadata") or {}
-    )
 
 
 def _text(data: bytes, name: str) -> str:
@@ -502,10 +479,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-READERS: dict[str, Callable[[str, str], FileContent]] = {
-    ".jsonl": _read_jsonl,
+READERS: dict[str, Callable[[str, str], Content]] = {
+    ".jsonl": lambda text, name: ({}, _jsonl_cases(text, name)),
     ".json": _read_json,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,
-    ".csv": _read_csv,
+    ".csv": lambda text, name: ({}, _csv_cases(text, name)),
 }

@@ -155,10 +155,10 @@ class Dataset:
         Without `id` the name in the file is taken, else the file's own. Raises `DatasetError`
         naming the line: `tickets.jsonl:17: inputs.x: nan is not a finite number`.
         """
-        content = read_file(Path(path))
-        refuse_duplicates(content.cases, content.places.__getitem__)
-        name = id or content.id or Path(path).stem
-        return cls(id=name, cases=content.cases, metadata=content.metadata)
+        head, cases, places = read_file(Path(path))
+        refuse_duplicates(cases, places.__getitem__)
+        name = id or head.get("id") or Path(path).stem
+        return cls(id=name, cases=cases, metadata=head.get("metadata") or {})
 
     @cached_property
     def version(self) -> str:
