@@ -21,6 +21,7 @@ from langgraph.channels import EphemeralValue
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import NodeBuilder, Pregel
+from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import get_runtime
 
 from orcheo_agentensor.config.model import RunConfig
@@ -49,6 +50,7 @@ from orcheo_agentensor.tape import bound_tree, is_taping, watched
 from orcheo_agentensor.targets.context import (
     bound_context,
     check_context_binds,
+    compiled,
     context_binds,
     field_names,
 )
@@ -180,9 +182,11 @@ class Workflow:
         if not reviewed and _is_from_server(given):  # the limit may be the server's own
             given = {key: value for key, value in given.items() if key != "recursion_limit"}
         request, live = RunConfig.trusted(given)
-        host_node = ""
+        host_node, runtime = "", runtime_configurable(given)
         if around is not None:
-            request = merge_configs(_inherited(around), request)
+            inherited, unrecorded = _inherited(around)
+            request = merge_configs(inherited, request)
+            runtime = {**unrecorded, **runtime}
             host_node = node_path((around.get("configurable") or {}).get("checkpoint_ns"))
         if host_node:  # a host's overrides name nodes from its own; here they are named from ours
             inner = with_overrides(request.configurable, partial(_below, f"{host_node}|"))
@@ -204,7 +208,6 @@ class Workflow:
         if host_node:
             whole = with_overrides(runnable.get("configurable", {}), f"{host_node}|{{}}".format)
             runnable["configurable"] = whole
-        runtime = {**runtime_configurable(around), **runtime_configurable(given)}
         if runtime:
             runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
         refs = {
@@ -219,6 +222,12 @@ class Workflow:
             refs={key: value for key, value in refs.items() if value is not None},
             host_node=host_node,
         )
+
+    def checked(self, request: RunConfig) -> RunConfig:
+        """`request` over the defaults in code, without a look into the store."""
+        if self.store is None:
+            return _run_at_once(self.resolved(request)).config
+        return settle(self.defaults, request, settings=self.settings)
 
     async def resolved(self, request: RunConfig) -> ResolvedConfig:
         """The config of a run with this request."""
@@ -241,7 +250,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     It is made of the attributes of the compiled graph it serves, and runs as that graph does: with
     the config resolved, prompts put where they bind, node overrides followed, and a run record
     written. A LangGraph server, a host graph and a job take it for the graph. `bound_config` is
-    what `with_config` has set; it is part of the request.
+    what `with_config` has set; it is part of the request. `takes_none` says that None is an input
+    as any other: to a graph it means to go on.
     """
 
     def __init__(
@@ -249,6 +259,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         *,
         workflow: Workflow,
         bound_config: RunnableConfig | None = None,
+        takes_none: bool = False,
         builder: Any = None,
         schema_to_mapper: Any = None,
         **attributes: Any,
@@ -258,6 +269,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         vars(self).update({name: attributes[name] for name in attributes.keys() - public.keys()})
         self.workflow = workflow
         self.bound_config = bound_config
+        self.takes_none = takes_none
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedGraph:
         """A copy whose calls have this config beneath their own."""
@@ -285,7 +297,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         if plan is None:
             yield from super().stream(input, config, **kwargs)
             return
-        runs, kwargs = self._as_planned(plan, kwargs)
+        runs, input, kwargs = self._as_planned(plan, input, kwargs)
         with self._recorded(plan), closing(runs.stream(input, plan.runnable, **kwargs)) as parts:
             yield from parts
 
@@ -300,7 +312,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 async for part in parts:
                     yield part
             return
-        runs, kwargs = self._as_planned(plan, kwargs)
+        runs, input, kwargs = self._as_planned(plan, input, kwargs)
         async with (
             self._arecorded(plan),
             aclosing(runs.astream(input, plan.runnable, **kwargs)) as parts,
@@ -375,24 +387,25 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         else:
             later = {key: value for key, value in (config or {}).items() if key != "run_id"}
             configs = [config, *[cast("Any", later) or None] * (count - 1)][:count]
+        if self.workflow.by_flag:  # which may be off
+            return configs, (configs[0] or {}).get("max_concurrency") if configs else None
         requests = [RunConfig.trusted(self._called_with(one))[0] for one in configs]
-        settled = [
-            settle(self.workflow.defaults, one, settings=self.workflow.settings) for one in requests
-        ]
-        if self.workflow.store is None:
-            for request in requests:
-                _run_at_once(self.workflow.resolved(request))
-        return configs, settled[0].max_concurrency if settled else None
+        checked = [self.workflow.checked(request) for request in requests]
+        return configs, checked[0].max_concurrency if checked else None
 
-    def _as_planned(self, plan: RunPlan, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The bare graph to run, with nodes that follow overrides where there are any, and the
-        arguments of the call with the prompts that bind to the context."""
+    def _as_planned(
+        self, plan: RunPlan, input: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """The bare graph to run, with nodes that follow overrides where there are any, its input,
+        and the arguments of the call with the prompts that bind to the context."""
         runs: Any = self
         if has_overrides(plan.runnable):
             require_followed(self, plan.config)
             runs = with_node_overrides(self)
         context = self._context(plan, kwargs.get("context"))
-        return super(ServedGraph, runs), {**kwargs, "context": context}
+        if input is None and self.takes_none:
+            input = _NOTHING
+        return super(ServedGraph, runs), input, {**kwargs, "context": context}
 
     def _context(self, plan: RunPlan, given: Any) -> Any:
         """The context of a run: `given`, with the prompts that bind to it.
@@ -483,24 +496,25 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
 
 def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
-    compiled: Any = graph.compile() if isinstance(graph, StateGraph) else graph
-    if type(compiled) not in (CompiledStateGraph, Pregel):
-        compiled = _one_node_graph(compiled)
+    found: Any = compiled(graph)
+    if type(found) not in (CompiledStateGraph, Pregel):
+        changes["takes_none"] = not isinstance(found, PregelProtocol)
+        found = _one_node_graph(found)
     check_context_binds(
-        compiled.context_schema, workflow.defaults.prompts, who=repr(workflow.workflow_id)
+        found.context_schema, workflow.defaults.prompts, who=repr(workflow.workflow_id)
     )
-    attributes = {name: v for name, v in vars(compiled).items() if not name.startswith("_")}
-    attributes |= private_attributes(compiled)
-    if workflow.store is None:
-        _run_at_once(workflow.resolved(RunConfig()))
+    workflow.checked(RunConfig())
+    attributes = {name: value for name, value in vars(found).items() if not name.startswith("_")}
+    attributes |= private_attributes(found)
     return ServedGraph(workflow=workflow, **{**attributes, **changes})
 
 
 def _one_node_graph(runnable: Runnable[Any, Any]) -> Pregel[Any, Any, Any, Any]:
-    """A graph that gives its input to `runnable`, and its output is that of `runnable`."""
+    """A graph that hands its input to `runnable` and gives back what that gives."""
     name = runnable.get_name()
+    node = runnable if isinstance(runnable, PregelProtocol) else _OnlyNode(runnable)
     return Pregel(
-        nodes={name: NodeBuilder().subscribe_only("input").do(runnable).write_to("output")},
+        nodes={name: NodeBuilder().subscribe_only("input").do(node).write_to("output")},
         channels={"input": EphemeralValue(Any), "output": EphemeralValue(Any)},
         input_channels="input",
         output_channels="output",
@@ -508,6 +522,29 @@ def _one_node_graph(runnable: Runnable[Any, Any]) -> Pregel[Any, Any, Any, Any]:
         checkpointer=getattr(runnable, "checkpointer", None),
         name=name,
     )
+
+
+class _Nothing:
+    """Stands for None as the input of a graph."""
+
+    def __repr__(self) -> str:
+        return "None"
+
+
+_NOTHING = _Nothing()
+
+
+class _OnlyNode(Runnable[Any, Any]):
+    """A runnable as the only node of a graph."""
+
+    def __init__(self, bound: Runnable[Any, Any]) -> None:
+        self.bound = bound
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return self.bound.invoke(None if input is _NOTHING else input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return await self.bound.ainvoke(None if input is _NOTHING else input, config, **kwargs)
 
 
 def _is_from_server(config: Mapping[str, Any]) -> bool:
@@ -535,21 +572,24 @@ def _below(path: str, name: str) -> str | None:
     return name.removeprefix(path) if name.startswith(path) else None
 
 
-def _inherited(around: RunnableConfig) -> RunConfig:
-    """What a call inherits from the config around it, as far as it can be recorded."""
-    parts = {
+def _inherited(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
+    """What a call inherits from the config around it, and what of that cannot be recorded."""
+    inherited = {
         key: value
         for key, value in around.items()
         if key in RunConfig.model_fields and key not in ("callbacks", "run_id", "run_name")
     }
+    unrecorded: dict[str, Any] = {}
     for key in ("metadata", "configurable"):
-        held = cast("Mapping[str, Any]", parts.get(key) or {})
-        parts[key] = {
+        held = cast("Mapping[str, Any]", inherited.get(key) or {})
+        live = {
             name: value
             for name, value in held.items()
-            if is_runtime_key(name) or not any(json_problems(as_json(value), field=name))
+            if is_runtime_key(name) or any(json_problems(as_json(value), field=name))
         }
-    return RunConfig.trusted(parts)[0]
+        inherited[key] = {name: held[name] for name in held if name not in live}
+        unrecorded[key] = live
+    return RunConfig.trusted(inherited)[0], unrecorded["configurable"]
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:

@@ -3,19 +3,23 @@ from __future__ import annotations
 import asyncio
 import operator
 import threading
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
 from langgraph.types import Command, Send, interrupt
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import configure
+from orcheo_agentensor import configure, serve
 from orcheo_agentensor.config import RunConfig
 from orcheo_agentensor.errors import ConfigError, NotFound, StoreError
 from orcheo_agentensor.prompts import TextTensor
@@ -499,6 +503,199 @@ def test_an_uncompiled_graph_is_compiled_once() -> None:
     ours = configured(graph)
     assert isinstance(ours, CompiledStateGraph)
     assert ours.builder is graph
+
+
+async def test_a_functional_workflow_is_served_as_it_is() -> None:
+    @entrypoint(checkpointer=InMemorySaver())
+    def add(n: int, *, previous: Any = None, config: RunnableConfig) -> int:
+        return n + (previous or 0) + int(config["configurable"]["by"])
+
+    store = Store.from_url(None)
+    ours = configured(add, defaults={"configurable": {"by": 100}}, store=store)
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    assert [await ours.ainvoke(1, thread), ours.invoke(2, thread)] == [101, 203]
+    assert ours.get_state(thread).values == 203
+    assert ours.get_input_jsonschema() == add.get_input_jsonschema()
+    assert ours.get_output_jsonschema() == add.get_output_jsonschema()
+    assert [run.status for run in await runs_of(store)] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("given", ["a", None, {}, [1], 0])
+async def test_a_runnable_that_is_no_graph_becomes_one(given: Any) -> None:
+    store = Store.from_url(None)
+    heard: list[Any] = []
+
+    def note(value: Any, config: RunnableConfig) -> Any:
+        heard.append((value, get_prompt("tone"), config["configurable"]["by"]))
+        return value
+
+    ours = configured(RunnableLambda(note), defaults={"prompts": {"tone": "Kindly."}}, store=store)
+    config: Any = {"configurable": {"by": 3}}
+    assert ours.invoke(given, config) == await ours.ainvoke(given, config) == given
+    assert ours.batch([given, given], config) == [given, given]
+    assert heard == [(given, "Kindly.", 3)] * 4
+    assert ours.get_name() == "note"
+    assert list(ours.nodes) == ["note"]
+    assert [run.status for run in await runs_of(store)] == ["finished"] * 4
+
+
+def test_outputs_are_models_of_the_state_where_the_graphs_are() -> None:
+    class Model(BaseModel):
+        n: int = 0
+
+    graph = StateGraph(Model)
+    graph.add_node("add", lambda state: {"n": state.n + 1})
+    graph.add_edge(START, "add")
+    for ours in (configured(graph), configured(graph).copy(), configured(graph.compile())):
+        assert ours.invoke({"n": 1}, version="v2").value == Model(n=2)
+
+
+async def test_a_configured_graph_can_be_configured_again() -> None:
+    spy, store = Spy(), Store.from_url(None)
+    inner = configured(spy.graph(), defaults={"tags": ["inner"]}, store=store)
+    outer = configure(inner, workflow_id="outer", defaults={"tags": ["outer"]}, store=store)
+    await outer.ainvoke({"n": 1})
+    (config,) = spy.configs["plain"]
+    assert {"inner", "outer"} <= set(config["tags"] or [])
+    tags = {run.workflow_id: (run.config or {})["tags"] for run in await store.runs.list()}
+    assert tags == {"w": ["inner", "outer"], "outer": ["outer"]}
+
+
+def test_a_host_sees_the_graph_in_it() -> None:
+    saver, thread = InMemorySaver(), {"configurable": {"thread_id": "t"}}
+    host = StateGraph(Number)
+    host.add_node("inner", configured(asking(), defaults={"tags": ["t"]}))
+    host.add_edge(START, "inner")
+    graph: Any = host.compile(checkpointer=saver)
+    assert [name for name, _graph in graph.get_subgraphs()] == ["inner"]
+    assert "ask" in graph.get_graph(xray=True).draw_mermaid()
+    graph.invoke({"n": 1}, thread)
+    (task,) = graph.get_state(thread, subgraphs=True).tasks
+    assert task.state.next == ("ask",)
+    parts = list(graph.stream(Command(resume=2), thread, subgraphs=True))
+    assert [[*update] for _namespace, update in parts] == [["ask"], ["inner"]]
+
+
+@pytest.mark.parametrize("called", [False, True])
+async def test_a_call_in_a_host_is_recorded_with_what_it_inherits(called: bool) -> None:
+    spy, store = Spy(), Store.from_url(None)
+    inner = configured(spy.graph(), store=store)
+
+    async def call(state: Numbers) -> Numbers:
+        found: Numbers = await inner.ainvoke(state)
+        return found
+
+    host = StateGraph(Numbers)
+    host.add_node("inner", call if called else inner)
+    host.add_edge(START, "inner")
+    config: Any = {"configurable": {"tone": "kind"}, "tags": ["host"], "recursion_limit": 50}
+    live = {**config, "configurable": {"tone": "kind", "live": object()}} if called else config
+    await host.compile().ainvoke({"n": 1}, live)
+    (seen,) = spy.configs["plain"]
+    (run,) = await runs_of(store)
+    stored = run.config or {}
+    assert seen["configurable"]["tone"] == stored["configurable"]["tone"] == "kind"
+    assert ("live" in seen["configurable"]) is called
+    assert "live" not in stored["configurable"]
+    assert "host" in stored["tags"]
+    assert seen["recursion_limit"] == stored["recursion_limit"] == 50
+
+
+async def test_a_call_with_a_thread_of_its_own_inherits_nothing() -> None:
+    spy, store = Spy(), Store.from_url(None)
+    inner = configured(spy.graph(), store=store)
+
+    async def call(state: Numbers) -> Numbers:
+        found: Numbers = await inner.ainvoke(state, {"configurable": {"thread_id": "own"}})
+        return found
+
+    host = StateGraph(Numbers)
+    host.add_node("call", call)
+    host.add_edge(START, "call")
+    await host.compile().ainvoke({"n": 1}, {"configurable": {"tone": "kind"}})
+    (seen,) = spy.configs["plain"]
+    assert "tone" not in seen["configurable"]
+    (run,) = await runs_of(store)
+    assert run.config == {"configurable": {"thread_id": "own"}}
+
+
+@dataclass
+class Voice:
+    """A context schema."""
+
+    tone: str = "plain"
+    model: str = "small"
+
+
+def speaking() -> StateGraph[Any, Any, Any, Any]:
+    """A graph that says what its context holds."""
+
+    def speak(state: dict[str, Any], runtime: Runtime[Voice]) -> dict[str, Any]:
+        return vars(runtime.context)
+
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(dict, context_schema=Voice)
+    graph.add_node("speak", speak)
+    graph.add_edge(START, "speak")
+    return graph
+
+
+async def test_a_context_as_a_server_gives_it_has_beneath_it_what_the_config_says() -> None:
+    store = Store.from_url(None)
+    await store.workflows.set_defaults("w", {"configurable": {"model": "large"}}, actor="t")
+    ours = serve(
+        speaking(), workflow_id="w", store=store, settings=Settings(runnable_config_enabled=True)
+    )
+    from_server: Any = {"configurable": {"assistant_id": "a", "graph_id": "w"}}
+    assert await ours.ainvoke({}, from_server, context={}) == {"tone": "plain", "model": "large"}
+    given = await ours.ainvoke({}, from_server, context={"tone": "kind", "model": "tiny"})
+    assert given == {"tone": "kind", "model": "tiny"}
+    assert ours.invoke({}, context=Voice("own")) == {"tone": "own", "model": "small"}
+    prompt = {"text": "bound", "bind": "context.tone"}
+    bound: Any = {"prompts": {"tone": prompt}}
+    assert ours.invoke({}, bound, context=Voice("own")) == {"tone": "bound", "model": "small"}
+
+
+async def test_a_server_is_told_of_no_version_but_the_one_it_asks_for() -> None:
+    store = Store.from_url(None)
+    await store.checkpoints.save(workflow_id="secret", runnable_config={}, metrics={})
+    ours = configured(counting(), store=store)
+    use: Any = {"agentensor": {"use": "nope"}}
+    with pytest.raises(ConfigError, match="'nope' is no stored version or alias of 'w'"):
+        await ours.ainvoke({}, {"configurable": {**use, "assistant_id": "a", "graph_id": "w"}})
+    with pytest.raises(NotFound, match="secret"):
+        await ours.ainvoke({}, {"configurable": use})
+
+
+async def test_a_limit_that_a_server_sets_is_beneath_those_of_the_workflow() -> None:
+    spy = Spy()
+    ours = configured(spy.graph(), defaults={"recursion_limit": 40})
+    by_server: Any = {"configurable": {"assistant_id": "a", "graph_id": "w"}, "recursion_limit": 25}
+    await ours.ainvoke({"n": 1}, by_server)
+    await configured(spy.graph()).ainvoke({"n": 1}, by_server)
+    await ours.ainvoke({"n": 1}, {"recursion_limit": 30})
+    assert [seen["recursion_limit"] for seen in spy.configs["plain"]] == [40, 25, 30]
+
+
+@pytest.mark.parametrize("form", ["compiled", "uncompiled"])
+async def test_a_served_graph_whose_flag_is_off_is_the_bare_graph(form: str) -> None:
+    bare, spy, store = Spy(), Spy(), Store.from_url(None)
+    graph = spy.graph()
+    ours = serve(
+        graph.compile() if form == "compiled" else graph,
+        workflow_id="w",
+        store=store,
+        settings=Settings(runnable_config_enabled=False),
+    )
+    assert ours.get_name() == "w"
+    config: Any = {"tags": ["t"], "configurable": {"agentensor": {"use": "nope"}}}
+    expected = await bare.graph().compile().ainvoke({"n": 1}, config)
+    assert await ours.ainvoke({"n": 1}, config) == expected
+    assert await ours.abatch([{"n": 1}], config) == [expected]
+    assert comparable(spy.configs["plain"][0]) == comparable(bare.configs["plain"][0])
+    assert await runs_of(store) == []
+    await store.workflows.set_flags("w", {"runnable_config_enabled": True})
+    with pytest.raises(NotFound):
+        await ours.ainvoke({"n": 1}, config)
 
 
 # -- Records ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import configure
+from orcheo_agentensor import Store, configure
 from orcheo_agentensor.config import RunConfig, overridden_model
 from orcheo_agentensor.errors import ConfigError, RunFailed
 from orcheo_agentensor.nodes import AgentNode, State
@@ -88,6 +88,31 @@ async def test_an_override_reaches_a_node_of_a_graph_that_is_a_node() -> None:
     assert [[*update] for _namespace, update in parts] == [["one"], ["two"], ["deaf"], ["inner"]]
     with pytest.raises(RunFailed, match="node 'two' took longer"):
         await graph.ainvoke({}, overriding(**{"inner|two": {"timeout": 0.001}}))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare host", "configured host"])
+async def test_a_configured_graph_in_a_host_follows_its_own_and_the_hosts(wrapped: bool) -> None:
+    store = Store.from_url(None)
+    inner = configure(
+        two_nodes(),
+        workflow_id="inner",
+        defaults=overriding(one={"tags": ["own"]}, two={"metadata": {"team": "own"}}),
+        store=store,
+    )
+    outer = StateGraph(Seen)
+    outer.add_node("inner", inner)
+    outer.add_edge(START, "inner")
+    graph = configure(outer, workflow_id="outer") if wrapped else outer.compile()
+    found = await graph.ainvoke({}, overriding(**{"inner|one": {"temperature": 0.1}}))
+    assert found["one"] == {"tags": ["own"], "team": None, "model": None, "temperature": 0.1}
+    assert found["two"] == {"tags": [], "team": "own", "model": None, "temperature": 0.7}
+    [run] = await store.runs.list(workflow_id="inner")
+    assert (run.config or {})["configurable"]["node_overrides"] == {
+        "one": {"tags": ["own"], "temperature": 0.1},
+        "two": {"metadata": {"team": "own"}},
+    }
+    with pytest.raises(ConfigError, match="is not a node of the workflow"):
+        await graph.ainvoke({}, overriding(**{"inner|three": {"temperature": 0.1}}))
 
 
 async def test_a_graph_that_a_node_calls_itself_is_out_of_reach() -> None:
