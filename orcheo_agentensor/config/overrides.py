@@ -60,8 +60,12 @@ class NodeOverride(BaseModel):
         found = {name: getattr(self, name) for name in MODEL_FIELDS}
         return {name: value for name, value in found.items() if value is not None}
 
-    def patch(self, config: RunnableConfig) -> RunnableConfig:
-        """`config` as the node is to see it: tags, metadata, and `configurable.model` and such."""
+    @contextmanager
+    def patched(self, config: RunnableConfig) -> Iterator[RunnableConfig]:
+        """`config` as the node is to see it: tags, metadata, and `configurable.model` and such.
+
+        What the node calls without passing the config on gets it as well.
+        """
         patched: RunnableConfig = {**config}
         if self.tags:
             patched["tags"] = [*dict.fromkeys([*(config.get("tags") or []), *self.tags])]
@@ -70,12 +74,6 @@ class NodeOverride(BaseModel):
         given = self.model_fields_given()
         if given:
             patched["configurable"] = {**(config.get("configurable") or {}), **given}
-        return patched
-
-    @contextmanager
-    def patched(self, config: RunnableConfig) -> Iterator[RunnableConfig]:
-        """As `patch`, and what the node calls without passing the config on gets it as well."""
-        patched = self.patch(config)
         token = var_child_runnable_config.set(patched)
         try:
             yield patched

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.config.rules import bind_problems, config_error
@@ -17,49 +17,11 @@ from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Store, WorkflowRecord
+
 Flag: TypeAlias = Literal["runnable_config_enabled", "agent_trainer_enabled"]
 """A feature that is switched on by workflow, or by the operator for all of them."""
-
-
-class StoredWorkflow(Protocol):
-    """What a store keeps about a workflow."""
-
-    @property
-    def default_config(self) -> dict[str, Any]: ...
-    @property
-    def default_version(self) -> int: ...
-    @property
-    def feature_flags(self) -> dict[str, Any]: ...
-
-
-class StoredVersion(Protocol):
-    """A version of a workflow's config."""
-
-    @property
-    def config_version(self) -> int: ...
-    @property
-    def runnable_config(self) -> dict[str, Any]: ...
-
-
-class WorkflowReader(Protocol):
-    """Reads what is kept about a workflow."""
-
-    async def get(self, workflow_id: str) -> StoredWorkflow | None: ...
-
-
-class VersionReader(Protocol):
-    """Reads a stored version, by number or alias."""
-
-    async def get(self, workflow_id: str, version: int | str) -> StoredVersion: ...
-
-
-class ConfigStore(Protocol):
-    """As much of a store as resolving a config needs."""
-
-    @property
-    def workflows(self) -> WorkflowReader: ...
-    @property
-    def checkpoints(self) -> VersionReader: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +44,7 @@ async def resolve(
     *,
     workflow_id: str,
     settings: Settings,
-    store: ConfigStore | None,
+    store: Store | None,
     defaults: RunConfig | None = None,
     assistant: RunConfig | None = None,
 ) -> ResolvedConfig:
@@ -195,12 +157,12 @@ def _first(high: Any, low: Any) -> Any:
     return low if high is None else high
 
 
-async def flag_of(name: Flag, workflow_id: str, *, store: ConfigStore, settings: Settings) -> bool:
+async def flag_of(name: Flag, workflow_id: str, *, store: Store, settings: Settings) -> bool:
     """A feature flag for a workflow: its own where it is set, else the operator's."""
     return flag_in(await store.workflows.get(workflow_id), name, settings)
 
 
-def flag_in(record: StoredWorkflow | None, name: Flag, settings: Settings) -> bool:
+def flag_in(record: WorkflowRecord | None, name: Flag, settings: Settings) -> bool:
     """As `flag_of`, with what is kept about the workflow at hand."""
     own = record.feature_flags.get(name) if record else None
     return own if isinstance(own, bool) else settings.flag(name)

@@ -11,10 +11,11 @@ from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
+from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, check_arguments
-from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
+from orcheo_agentensor.runs.driver import as_data, drive, require_result, split_live
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage

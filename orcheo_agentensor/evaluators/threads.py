@@ -1,4 +1,4 @@
-"""Running blocking evaluators without blocking the loop."""
+"""Blocking functions for async callers, and coroutines for sync callers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import contextvars
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -49,6 +50,16 @@ async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
     if error is not None:
         raise error
     return value  # type: ignore[return-value]
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 class _Worker(threading.Thread):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import inspect
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph.errors import GraphDrained
@@ -104,18 +102,6 @@ async def stored_job(store: Store, run_id: str) -> dict[str, Any]:
         "run_id": run_id,
         "dataset": {"id": record.dataset_id, "version": record.dataset_version},
     }
-
-
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 def as_data(value: Any) -> Any:

@@ -16,6 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import listening
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.upstream import is_streamed_by_host
@@ -89,12 +90,7 @@ def _sync_too(function: Callable[..., Awaitable[Any]], *, name: str) -> Runnable
     async def node(state: Any) -> Any:
         return await (function(state, get_stream_writer()) if wants_writer else function(state))
 
-    def for_sync(state: Any) -> Any:
-        from orcheo_agentensor.runs.driver import run_sync
-
-        return run_sync(node(state))
-
-    return RunnableLambda(for_sync, afunc=node, name=name)
+    return RunnableLambda(lambda state: run_sync(node(state)), afunc=node, name=name)
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:

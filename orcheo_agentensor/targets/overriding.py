@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -13,10 +12,12 @@ from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.config.overrides import (
     MODEL_FIELDS,
     NODE_OVERRIDES,
+    NodeOverride,
     override_for,
     overrides_in,
 )
 from orcheo_agentensor.config.rules import Problem, config_error
+from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.upstream import node_function, takes_config
 
 _HIDDEN = "__"
@@ -99,23 +100,26 @@ class _OverriddenNode(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the node; a timeout needs the async way, because a thread cannot be stopped."""
-        override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
+        override = self._override(config)
         if override is None or config is None:
             return self.bound.invoke(input, config, **kwargs)
+        if override.timeout is not None:
+            return run_sync(self.ainvoke(input, config, **kwargs))
         with override.patched(config) as patched:
-            if override.timeout is None:
-                return self.bound.invoke(input, patched, **kwargs)
-            work = self.bound.ainvoke(input, patched, **kwargs)
-            return asyncio.run(override.in_time(str(self.name), work))
+            return self.bound.invoke(input, patched, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the node."""
-        override = None if isinstance(_task_node(self.bound), BaseModel) else override_for(config)
+        override = self._override(config)
         if override is None or config is None:
             return await self.bound.ainvoke(input, config, **kwargs)
         with override.patched(config) as patched:
             work = self.bound.ainvoke(input, patched, **kwargs)
             return await override.in_time(str(self.name), work)
+
+    def _override(self, config: RunnableConfig | None) -> NodeOverride | None:
+        """The override of this run for the node; a task node follows it itself."""
+        return None if _task_node(self.bound) is not None else override_for(config)
 
 
 def _nodes(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, Any, bool]]:
@@ -164,8 +168,3 @@ def _why_not(what: str, own: bool, wrapped: bool) -> str:
     if not own:
         return "cannot be overridden from outside; serve the workflow with `serve`, or configure it"
     return "cannot be overridden"
-
-
-def has_overrides(config: Mapping[str, Any] | None) -> bool:
-    """Whether a run overrides anything of any node."""
-    return bool(overrides_in(config))

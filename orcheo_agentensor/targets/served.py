@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
@@ -25,7 +22,7 @@ from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import get_runtime
 
 from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.config.overrides import node_path, with_overrides
+from orcheo_agentensor.config.overrides import node_path, overrides_in, with_overrides
 from orcheo_agentensor.config.resolve import (
     ResolvedConfig,
     flag_of,
@@ -42,6 +39,7 @@ from orcheo_agentensor.config.rules import (
     runtime_configurable,
 )
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
+from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.prompts import CONTEXT
 from orcheo_agentensor.redaction import redact
@@ -54,11 +52,7 @@ from orcheo_agentensor.targets.context import (
     context_binds,
     field_names,
 )
-from orcheo_agentensor.targets.overriding import (
-    has_overrides,
-    require_followed,
-    with_node_overrides,
-)
+from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
 from orcheo_agentensor.upstream import private_attributes
 
 if TYPE_CHECKING:
@@ -399,7 +393,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """The bare graph to run, with nodes that follow overrides where there are any, its input,
         and the arguments of the call with the prompts that bind to the context."""
         runs: Any = self
-        if has_overrides(plan.runnable):
+        if overrides_in(plan.runnable):
             require_followed(self, plan.config)
             runs = with_node_overrides(self)
         context = self._context(plan, kwargs.get("context"))
@@ -590,16 +584,6 @@ def _inherited(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
         inherited[key] = {name: held[name] for name in held if name not in live}
         unrecorded[key] = live
     return RunConfig.trusted(inherited)[0], unrecorded["configurable"]
-
-
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end from sync code; inside a running event loop, in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(copy_context().run, asyncio.run, work).result()
 
 
 def _run_at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from orcheo_agentensor.evaluation import Limits, evaluation_node
+from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.arguments import (
@@ -18,7 +19,7 @@ from orcheo_agentensor.runs.arguments import (
     Target,
     check_arguments,
 )
-from orcheo_agentensor.runs.driver import as_data, drive, require_result, run_sync, split_live
+from orcheo_agentensor.runs.driver import as_data, drive, require_result, split_live
 from orcheo_agentensor.runs.nodes import HostNode, MapInput, MapOutput
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget
