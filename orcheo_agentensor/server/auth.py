@@ -1,4 +1,9 @@
-"""Who calls a route or asks for a run."""
+"""Authentication: tokens, and the identity of a request.
+
+A deployment with an identity provider replaces `create_auth` with its own `langgraph_sdk.Auth`. The
+rest of the server needs an identity of it and, as permissions, the scopes `run`, `train` and
+`promote`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +19,15 @@ from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_use
 from orcheo_agentensor.settings import SCOPES, Settings
 from orcheo_agentensor.upstream import server_user
 
+OWNER = "owner"
+_logger = logging.getLogger(__name__)
+
 
 def identity_of_request(scope: Mapping[str, Any]) -> Identity:
     """The identity of a request, as the server's authentication left it in the ASGI scope.
 
-    A request of the server to itself carries the identity in a context variable; without one it is
-    this process that asks.
+    A request of the server to itself carries the identity in a context variable; without one, this
+    process itself sends it.
     """
     user, auth = scope.get("user"), scope.get("auth")
     if user is not None:
@@ -28,26 +36,16 @@ def identity_of_request(scope: Mapping[str, Any]) -> Identity:
     return LOCAL_IDENTITY if known is None else identity_of_user(*known)
 
 
-# A deployment with an identity provider replaces it with its own `langgraph_sdk.Auth`; what the
-# rest of the server needs from it is an identity and, as permissions, the scopes `run`, `train`
-# and `promote`.
-
-
-OWNER = "owner"
-_ACTIONS_THAT_WRITE = ("create", "update", "create_run", "put")
-_logger = logging.getLogger(__name__)
-
-
 def create_auth(settings: Settings | None = None) -> Auth:
     """An `Auth` for `langgraph.json`.
 
-    Tokens are those of `AGENTENSOR_AUTH_TOKENS`, kept as SHA-256 hashes; a request bears one as
-    `Authorization: Bearer` or, as the SDK's `api_key`, in `x-api-key`. Without any, the bundled
-    development set-up lets everybody in and says so; any other server lets nobody in.
+    `AGENTENSOR_AUTH_TOKENS` holds the SHA-256 hashes of tokens; a request sends its token as
+    `Authorization: Bearer` or, as the SDK's `api_key`, in `x-api-key`. Without any token the
+    bundled development set-up accepts every request and says so; any other server accepts none.
 
-    Threads, runs, assistants, crons and stored items belong to who made them, and nobody else sees
-    them. The scope `run` is needed for everything; `train` and `promote` are checked with the
-    requests that need them.
+    Threads, runs, assistants, crons and stored items belong to the identity that made them, and no
+    other sees them. Everything needs the scope `run`; requests that need `train` or `promote` are
+    checked for these.
     """
     settings = settings or Settings()
     tokens = [(token.sha256.encode(), token) for token in settings.auth_tokens]
@@ -95,10 +93,14 @@ def create_auth(settings: Settings | None = None) -> Auth:
             namespace = tuple(value.get("namespace") or ())
             value["namespace"] = namespace if namespace[:1] == (owner,) else (owner, *namespace)
             return None
-        if ctx.action in _ACTIONS_THAT_WRITE and _is_written(ctx, value):
-            metadata = dict(value.get("metadata") or {})
-            metadata.pop("created_by", None)  # who says "system" would be seen by everybody
-            _replace(value, {**metadata, OWNER: owner})
+        made = ctx.action in ("create", "create_run", "put")
+        if made or (ctx.action == "update" and value.get("metadata")):
+            # In place: the server reads the very object that it has handed over.
+            held = value.get("metadata")
+            metadata = held if isinstance(held, dict) else {}
+            metadata.pop("created_by", None)  # "system" would show it to every identity
+            metadata[OWNER] = owner
+            value["metadata"] = metadata
         if ctx.resource == "assistants" and ctx.action in ("read", "search"):
             return {"$or": [{OWNER: owner}, {"created_by": "system"}]}
         return {OWNER: owner}
@@ -108,18 +110,3 @@ def create_auth(settings: Settings | None = None) -> Auth:
 
 def _user(identity: str, scopes: tuple[str, ...], *, known: bool) -> Any:
     return {"identity": identity, "permissions": [*scopes], "is_authenticated": known}
-
-
-def _is_written(ctx: Auth.types.AuthContext, value: Any) -> bool:
-    """Whether what is written gets an owner: everything made, and metadata that is changed."""
-    return ctx.action != "update" or bool(value.get("metadata"))
-
-
-def _replace(value: Any, metadata: dict[str, Any]) -> None:
-    """Change the metadata in place: the server reads the very object that it has handed over."""
-    held = value.get("metadata")
-    if isinstance(held, dict):
-        held.clear()
-        held.update(metadata)
-    else:
-        value["metadata"] = metadata

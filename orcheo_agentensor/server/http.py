@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Message, Receive
 
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -62,39 +63,50 @@ _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
 )
 
 
-def status_of(error: AgentensorError) -> int:
-    """The HTTP status that says what `error` says."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-
-
-def error_document(error: AgentensorError) -> dict[str, Any]:
-    """`{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
-    problems = problems_of(error) if isinstance(error, BadInput) else []
-    return {"error": {"type": type(error).__name__, "message": error.message, "problems": problems}}
-
-
 def error_response(error: AgentensorError) -> JSONResponse:
-    """`error` as a response."""
-    return JSONResponse(error_document(error), status_code=status_of(error), headers=NO_STORE)
+    """`error` as `{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
+    problems = problems_of(error) if isinstance(error, BadInput) else []
+    told = {"type": type(error).__name__, "message": error.message, "problems": problems}
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return JSONResponse({"error": told}, status_code=status, headers=NO_STORE)
 
+
+Odd: TypeAlias = list[tuple[str, Any, str]]
+"""Problems with the text of a JSON value: (field, value, rule) each."""
 
 _SMALL = 64 * 1024
 """Up to here a body is parsed on the event loop; a larger one in a thread."""
 
 
-@dataclass
-class Parsed:
-    """A JSON value and what is odd about its text: (field, value, rule)."""
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """The body; raises `BodyTooLarge`, and Starlette's `ClientDisconnect`."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > limit:
+            raise BodyTooLarge(
+                field="body",
+                value=f"more than {limit:,} bytes",
+                rule=f"must not be larger than {limit:,} bytes",
+            )
+    return bytes(content)
 
-    value: Any
-    problems: list[tuple[str, Any, str]] = field(default_factory=list)
+
+def replay(content: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `content` as the body, and then whatever follows."""
+    waiting = [content]
+
+    async def replayed() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replayed
 
 
-async def parse_body(content: bytes) -> Parsed:
-    """JSON as strict as a config needs it; raises `MalformedBody`."""
-    if len(content) > _SMALL:
-        return await asyncio.to_thread(_parse, content)
-    return _parse(content)
+async def parse_body(content: bytes) -> tuple[Any, Odd]:
+    """A JSON value, and the problems with its text; raises `MalformedBody`."""
+    return await asyncio.to_thread(_parse, content) if len(content) > _SMALL else _parse(content)
 
 
 def require_json(headers: Headers) -> None:
@@ -118,8 +130,8 @@ def require_json(headers: Headers) -> None:
         )
 
 
-def _parse(content: bytes) -> Parsed:
-    problems: list[tuple[str, Any, str]] = []
+def _parse(content: bytes) -> tuple[Any, Odd]:
+    problems: Odd = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -156,4 +168,4 @@ def _parse(content: bytes) -> Parsed:
         ) from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise MalformedBody(f"the body is not JSON: {error}", field="body") from None
-    return Parsed(value=value, problems=problems)
+    return value, problems

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError, ConfigError
@@ -28,6 +29,8 @@ from orcheo_agentensor.server.http import (
     MalformedBody,
     error_response,
     parse_body,
+    read_body,
+    replay,
     require_json,
 )
 from orcheo_agentensor.server.review import Kind, Problems, RequestReviewer, RunRequest
@@ -69,10 +72,10 @@ class RunRequests:
             await self.app(scope, receive, send)
             return
         try:
-            content = await _read(receive)
-            if content is None:  # the client has left
-                return
+            content = await read_body(Request(scope, receive), limit=_LARGEST_BODY)
             changed = await self._reviewed(scope, kind, content)
+        except ClientDisconnect:
+            return
         except AgentensorError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -80,20 +83,20 @@ class RunRequests:
             headers = [pair for pair in scope["headers"] if pair[0].lower() not in _LENGTHS]
             length = (b"content-length", str(len(changed)).encode())
             scope = {**scope, "headers": [*headers, length]}
-        await self.app(scope, _replay(content if changed is None else changed, receive), send)
+        await self.app(scope, replay(content if changed is None else changed, receive), send)
 
     async def _reviewed(self, scope: Scope, kind: Kind, content: bytes) -> bytes | None:
         """The body to hand on; None for the one that came."""
         settings = self.reviewer.settings
         try:
-            parsed = await parse_body(content)
+            value, odd = await parse_body(content)
         except MalformedBody:
             if not settings.flag("runnable_config_enabled"):
                 return None  # the server says so in its own way
             require_json(Headers(scope=scope))
             raise
-        is_batch = isinstance(parsed.value, list)
-        items = parsed.value if is_batch else [parsed.value]
+        is_batch = isinstance(value, list)
+        items = value if is_batch else [value]
         answers: list[Any] = []
         workflows: list[str] = []
         problems = Problems()
@@ -112,9 +115,7 @@ class RunRequests:
                         rule=f"is larger than {settings.max_request_bytes:,} bytes",
                     )
             try:
-                changed, workflow_id = await self.reviewer.review(
-                    request, record=record, odd=parsed.problems
-                )
+                changed, workflow_id = await self.reviewer.review(request, record=record, odd=odd)
             except ConfigError as error:
                 if not is_batch:
                     raise
@@ -248,36 +249,6 @@ def _path(scope: Scope) -> str:
     """The path without what the server is mounted under."""
     path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None if the client has left."""
-    content, more = bytearray(), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        content += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(content) > _LARGEST_BODY:
-            raise BodyTooLarge(
-                field="body",
-                value=f"more than {_LARGEST_BODY:,} bytes",
-                rule=f"must not be larger than {_LARGEST_BODY:,} bytes",
-            )
-    return bytes(content)
-
-
-def _replay(content: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `content` as the body, and then whatever follows."""
-    waiting = [content]
-
-    async def replayed() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return await receive()
-
-    return replayed
 
 
 def _command_params(command: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -35,6 +35,7 @@ from orcheo_agentensor.runs.access import workflow_taken
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.manager import CheckedJob
 from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
+from orcheo_agentensor.server.http import Odd
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
@@ -176,11 +177,7 @@ class RequestReviewer:
         return flag_in(record, "runnable_config_enabled", self.settings)
 
     async def review(
-        self,
-        request: RunRequest,
-        *,
-        record: WorkflowRecord | None,
-        odd: Sequence[tuple[str, Any, str]],
+        self, request: RunRequest, *, record: WorkflowRecord | None, odd: Odd
     ) -> tuple[dict[str, Any], str | None]:
         """The request to hand on, and the workflow that its job works on; see `claim`.
 

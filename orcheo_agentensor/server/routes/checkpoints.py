@@ -21,10 +21,10 @@ from orcheo_agentensor.server.routes.routing import (
     PromotionRoute,
     Visible,
     VisibleStore,
-    cut,
     entity_tag,
     errors,
     optional,
+    page,
     router,
     tag_matches,
     without_null,
@@ -43,6 +43,7 @@ IfMatch = Annotated[
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _WORKFLOW = "/workflows/{workflow_id}"
 _ALIAS = _WORKFLOW + "/aliases/{alias}"
+_MOVED = errors(404, 409, 412, 413, 415)
 
 
 class WorkflowSummary(BaseModel):
@@ -156,19 +157,20 @@ async def list_workflows(
     query: Annotated[PageQuery, Query()], visible: Visible
 ) -> Page[WorkflowSummary]:
     """The workflows that have versions, with their aliases."""
-    store = visible.store
-    after = (query.place(str) or [""])[0]
-    names = [name for name in await store.checkpoints.list_workflows() if name > after]
-    owners = {record.workflow_id: record.owner for record in await store.workflows.list()}
+    (after,) = query.place(tuple[str]) or ("",)
+    names = [name for name in await visible.store.checkpoints.list_workflows() if name > after]
+    records = await visible.store.workflows.list()
+    owners = {record.workflow_id: record.owner for record in records}
     seen = [name for name in names if visible.identity.may_see(owners.get(name))]
-    shown, cursor = cut(seen, query.limit, lambda name: [name])
-    items = [
-        WorkflowSummary(
-            workflow_id=name, owner=owners.get(name), aliases=await store.aliases.list(name)
-        )
-        for name in shown
-    ]
-    return Page(items=items, next_cursor=cursor)
+    aliases = {name: await visible.store.aliases.list(name) for name in seen[: query.limit]}
+    return page(
+        seen,
+        query.limit,
+        place=lambda name: [name],
+        show=lambda name: WorkflowSummary(
+            workflow_id=name, owner=owners.get(name), aliases=aliases[name]
+        ),
+    )
 
 
 @reading.get(_WORKFLOW + "/checkpoints", responses=errors(404))
@@ -177,7 +179,7 @@ async def list_checkpoints(
 ) -> Page[CheckpointSummary]:
     """The versions of a workflow, newest first."""
     await visible.require_workflow(workflow_id)
-    place = query.place(int)
+    place = query.place(tuple[int])
     versions = await visible.store.checkpoints.list(
         workflow_id,
         run_id=query.run_id,
@@ -185,8 +187,12 @@ async def list_checkpoints(
         limit=query.limit + 1,
     )
     aliases = await visible.store.aliases.list(workflow_id)
-    shown, cursor = cut(versions, query.limit, lambda one: [one.config_version])
-    return Page(items=[_summary(version, aliases) for version in shown], next_cursor=cursor)
+    return page(
+        versions,
+        query.limit,
+        place=lambda version: [version.config_version],
+        show=lambda version: _summary(version, aliases),
+    )
 
 
 @reading.get(_WORKFLOW + "/checkpoints/{version}", responses=errors(404), dependencies=[NO_QUERY])
@@ -243,7 +249,7 @@ async def get_alias(workflow_id: Name, alias: Name, visible: Visible) -> Alias:
     return await _existing_alias(visible, workflow_id, alias)
 
 
-@promoting.put(_ALIAS, responses=errors(404, 409, 412, 413, 415), dependencies=[NO_QUERY])
+@promoting.put(_ALIAS, responses=_MOVED, dependencies=[NO_QUERY])
 async def promote(
     workflow_id: Name,
     alias: Name,
@@ -258,7 +264,16 @@ async def promote(
     """
     version = await visible.version(workflow_id, str(body.version))
     current = await visible.store.aliases.resolve(workflow_id, alias)
-    expected = _expected(body, if_match, workflow_id, alias, current)
+    _require_match(if_match, workflow_id, alias, current)
+    expected: Expected = current
+    if "expected_version" in body.model_fields_set:
+        expected = body.expected_version
+    elif if_match is None:
+        raise ConfigError(
+            field="body.expected_version",
+            value=None,
+            rule="must say where the alias points now (null: nowhere), unless If-Match is sent",
+        )
     why = None if body.force else await rejection(visible.store, version)
     if why is not None:
         raise RejectedVersion(f"{why}. To promote it all the same, send force: true")
@@ -267,15 +282,13 @@ async def promote(
         alias,
         to=version.config_version,
         expect=expected,
-        actor=_actor(visible),
+        actor=visible.identity.name or "http",
         reason=body.reason,
     )
     return _tagged(move, response)
 
 
-@promoting.post(
-    _ALIAS + "/rollback", responses=errors(404, 409, 412, 413, 415), dependencies=[NO_QUERY]
-)
+@promoting.post(_ALIAS + "/rollback", responses=_MOVED, dependencies=[NO_QUERY])
 async def roll_back(
     workflow_id: Name,
     alias: Name,
@@ -286,14 +299,14 @@ async def roll_back(
 ) -> AliasMove:
     """Undo the last move of an alias; once more undoes the one before it."""
     await visible.require_workflow(workflow_id)
-    current = await _existing_alias(visible, workflow_id, alias)
-    if if_match is not None and not tag_matches(if_match, current.tag):
-        raise PreconditionFailed(f"alias {alias!r} points to version {current.version} now")
-    expected = body.expected_version
-    if expected is None and if_match is not None:
-        expected = current.version
+    current = (await _existing_alias(visible, workflow_id, alias)).version
+    _require_match(if_match, workflow_id, alias, current)
     move = await visible.store.aliases.rollback(
-        workflow_id, alias, actor=_actor(visible), reason=body.reason, expect=expected
+        workflow_id,
+        alias,
+        actor=visible.identity.name or "http",
+        reason=body.reason,
+        expect=body.expected_version or (None if if_match is None else current),
     )
     return _tagged(move, response)
 
@@ -304,7 +317,7 @@ async def list_alias_moves(
 ) -> Page[AliasMove]:
     """The log of an alias, newest first: who moved it, when, from where to where, and why."""
     await visible.require_workflow(workflow_id)
-    place = query.place(int)
+    place = query.place(tuple[int])
     moves = await visible.store.aliases.log_page(
         workflow_id,
         alias,
@@ -313,8 +326,7 @@ async def list_alias_moves(
     )
     if not moves and place is None:
         raise _no_alias(workflow_id, alias)
-    shown, cursor = cut(moves, query.limit, lambda one: [one[0]])
-    return Page(items=[move for _id, move in shown], next_cursor=cursor)
+    return page(moves, query.limit, place=lambda one: [one[0]], show=lambda one: one[1])
 
 
 async def _existing_alias(visible: VisibleStore, workflow_id: str, alias: str) -> Alias:
@@ -328,30 +340,15 @@ def _no_alias(workflow_id: str, alias: str) -> NotFound:
     return NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
 
 
-def _expected(
-    body: Promotion, if_match: str | None, workflow_id: str, alias: str, current: int | None
-) -> Expected:
-    """Where the alias must point for a promotion to go ahead; `current` is where it points now."""
-    if if_match is not None and (
-        current is None
-        or not tag_matches(
-            if_match, Alias(workflow_id=workflow_id, alias=alias, version=current).tag
-        )
-    ):
-        raise PreconditionFailed(f"alias {alias!r} is not as it was read; look again and retry")
-    if "expected_version" in body.model_fields_set:
-        return body.expected_version
+def _require_match(if_match: str | None, workflow_id: str, alias: str, current: int | None) -> None:
+    """Raise `PreconditionFailed` unless `If-Match`, where it is sent, names what is there now."""
     if if_match is None:
-        raise ConfigError(
-            field="body.expected_version",
-            value=None,
-            rule="must say where the alias points now (null: nowhere), unless If-Match is sent",
-        )
-    return current
-
-
-def _actor(visible: VisibleStore) -> str:
-    return visible.identity.name or "http"
+        return
+    if current is not None:
+        now = Alias(workflow_id=workflow_id, alias=alias, version=current)
+        if tag_matches(if_match, now.tag):
+            return
+    raise PreconditionFailed(f"alias {alias!r} is not as it was read; look again and retry")
 
 
 def _tagged(move: AliasMove, response: Response) -> AliasMove:
@@ -372,15 +369,9 @@ def _aliases_of(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> list[s
 
 
 def _summary(version: ConfigCheckpoint, aliases: Mapping[str, int]) -> CheckpointSummary:
+    known = version.model_dump(include=set(CheckpointSummary.model_fields))
+    measured = {name: version.metrics.get(name) for name in ("objective", "coverage")}
+    made = version.created_at.isoformat()
     return CheckpointSummary(
-        workflow_id=version.workflow_id,
-        config_version=version.config_version,
-        parent_version=version.parent_version,
-        run_id=version.run_id,
-        dataset_version=version.dataset_version,
-        evaluator_set=version.evaluator_set,
-        objective=version.metrics.get("objective"),
-        coverage=version.metrics.get("coverage"),
-        aliases=_aliases_of(version, aliases),
-        created_at=version.created_at.isoformat(),
+        **{**known, **measured, "created_at": made}, aliases=_aliases_of(version, aliases)
     )

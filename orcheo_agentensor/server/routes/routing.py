@@ -7,22 +7,28 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import Message
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from orcheo_agentensor.config.rules import config_error
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.identity import Identity
-from orcheo_agentensor.json_values import json_problems
+from orcheo_agentensor.json_values import check_json, json_problems
 from orcheo_agentensor.runs.access import may_use_run
 from orcheo_agentensor.runs.job import problem_of
 from orcheo_agentensor.server.auth import identity_of_request
-from orcheo_agentensor.server.http import BodyTooLarge, MalformedBody, parse_body, require_json
+from orcheo_agentensor.server.http import (
+    MalformedBody,
+    Odd,
+    parse_body,
+    read_body,
+    replay,
+    require_json,
+)
 from orcheo_agentensor.storage import ConfigCheckpoint, RunRecord, Store
 
 ItemT = TypeVar("ItemT")
@@ -108,32 +114,18 @@ class PageQuery(NoQuery):
     limit: int = Field(50, ge=1, le=200, description="Most items in the answer.")
     cursor: str | None = optional("`next_cursor` of the page before.", max_length=2_000)
 
-    def place(self, *kinds: type) -> list[Any] | None:
-        """What the cursor holds, values of these kinds; raises `ConfigError` for a made-up one."""
+    def place(self, kind: Any) -> Any:
+        """What the cursor holds, a value of this type; raises `ConfigError` for a made-up one."""
         if self.cursor is None:
             return None
         try:
-            found = json.loads(base64.urlsafe_b64decode(self.cursor.encode("ascii")))
-        except (ValueError, RecursionError):
-            found = None
-        fits = isinstance(found, list) and [type(value) for value in found] == [*kinds]
-        if not fits or any(json_problems(found, field="cursor")):
-            raise self.refused_cursor()
-        return list(found)
-
-    def moment(self, text: str) -> datetime:
-        """A moment out of the cursor."""
-        try:
-            found = datetime.fromisoformat(text)
-        except ValueError:
-            raise self.refused_cursor() from None
-        if found.tzinfo is None:
-            raise self.refused_cursor()
-        return found
-
-    def refused_cursor(self) -> ConfigError:
-        """The error for a cursor that no page has given."""
-        return ConfigError(field="query.cursor", value=self.cursor, rule="is not a cursor")
+            content = base64.urlsafe_b64decode(self.cursor.encode("ascii"))
+            check_json(json.loads(content), field="cursor")
+            return TypeAdapter(kind).validate_json(content, strict=True)
+        except (ValueError, RecursionError, ConfigError):
+            raise ConfigError(
+                field="query.cursor", value=self.cursor, rule="is not a cursor"
+            ) from None
 
 
 class Page(BaseModel, Generic[ItemT]):
@@ -143,15 +135,19 @@ class Page(BaseModel, Generic[ItemT]):
     next_cursor: str | None = None
 
 
-def cut(
-    rows: Sequence[RowT], limit: int, place: Callable[[RowT], list[Any]]
-) -> tuple[Sequence[RowT], str | None]:
-    """The first `limit` of up to one more row, and the cursor that leads on."""
-    shown = rows[:limit]
-    if len(rows) <= limit:
-        return shown, None
-    text = json.dumps(place(shown[-1]), separators=(",", ":"))
-    return shown, base64.urlsafe_b64encode(text.encode()).decode()
+def page(
+    rows: Sequence[RowT],
+    limit: int,
+    *,
+    place: Callable[[RowT], list[Any]],
+    show: Callable[[RowT], ItemT],
+) -> Page[ItemT]:
+    """The first `limit` of up to one more row, with the cursor that leads on."""
+    cursor = None
+    if len(rows) > limit:
+        text = json.dumps(place(rows[limit - 1]), separators=(",", ":"))
+        cursor = base64.urlsafe_b64encode(text.encode()).decode()
+    return Page(items=[show(row) for row in rows[:limit]], next_cursor=cursor)
 
 
 def entity_tag(content: bytes) -> str:
@@ -225,38 +221,28 @@ class PromotionRoute(CheckedRoute):
 
 def _require_storable(request: Request) -> None:
     """Refuse text in the path or the query that no database takes."""
-    query = dict(request.query_params)
-    for part, given in (("path", request.path_params), ("query", query)):
-        for path, value, rule in json_problems(dict(given), field=part):
-            raise ConfigError(field=path, value=value, rule=rule)
+    given = {"path": dict(request.path_params), "query": dict(request.query_params)}
+    _refuse([problem for part in given for problem in json_problems(given[part], field=part)])
 
 
 async def _with_strict_body(request: Request) -> Request:
     """The request for FastAPI to read again; raises `BadInput` unless its body is strict JSON."""
     require_json(request.headers)
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > _LARGEST_BODY:
-            raise BodyTooLarge(
-                field="body",
-                value=f"more than {_LARGEST_BODY:,} bytes",
-                rule=f"must not be larger than {_LARGEST_BODY:,} bytes",
-            )
+    content = await read_body(request, limit=_LARGEST_BODY)
     if not content:
         raise MalformedBody(field="body", value="", rule="is empty; it must be a JSON object")
-    parsed = await parse_body(bytes(content))
-    for path, value, rule in (*parsed.problems, *json_problems(parsed.value, field="body")):
-        raise ConfigError(field=path, value=value, rule=rule)
-    if not isinstance(parsed.value, dict):
-        raise ConfigError(field="body", value=parsed.value, rule="must be an object")
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": bytes(content), "more_body": False}
-
+    body, odd = await parse_body(content)
+    _refuse([*odd, *json_problems(body, field="body")])
+    if not isinstance(body, dict):
+        raise ConfigError(field="body", value=body, rule="must be an object")
     # FastAPI takes a body without a media type for bytes.
     headers = [*request.scope["headers"], (b"content-type", b"application/json")]
-    return Request({**request.scope, "headers": headers}, receive)
+    return Request({**request.scope, "headers": headers}, replay(content, request.receive))
+
+
+def _refuse(problems: Odd) -> None:
+    if problems:
+        raise config_error(problems, "the request")
 
 
 def _tagged(request: Request, response: Response) -> Response:
@@ -267,8 +253,8 @@ def _tagged(request: Request, response: Response) -> Response:
     tag = response.headers["etag"]
     if request.method != "GET" or wanted is None or not tag_matches(wanted, tag):
         return response
-    kept = {name: value for name, value in response.headers.items() if name != "content-length"}
-    kept.pop("content-type", None)
+    about_the_body = ("content-length", "content-type")
+    kept = {key: text for key, text in response.headers.items() if key not in about_the_body}
     return Response(status_code=304, headers=kept)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
@@ -18,9 +19,9 @@ from orcheo_agentensor.server.routes.routing import (
     Page,
     PageQuery,
     Visible,
-    cut,
     errors,
     optional,
+    page,
     router,
 )
 from orcheo_agentensor.storage import CaseRow, DatasetRecord, RunMode, RunStatus
@@ -120,17 +121,20 @@ schemas = router("schemas")
 @runs.get("/runs")
 async def list_runs(query: Annotated[RunsQuery, Query()], visible: Visible) -> Page[Run]:
     """Runs, newest first."""
-    place = query.place(str, str)
     found = await visible.store.runs.list(
         workflow_id=query.workflow_id,
         mode=query.mode,
         status=query.status,
         hidden_from=visible.identity.name,
-        before=None if place is None else (query.moment(place[0]), place[1]),
+        before=query.place(tuple[AwareDatetime, str]),
         limit=query.limit + 1,
     )
-    shown, cursor = cut(found, query.limit, lambda run: [run.started_at.isoformat(), run.run_id])
-    return Page(items=[Run.model_validate(run) for run in shown], next_cursor=cursor)
+    return page(
+        found,
+        query.limit,
+        place=lambda run: [run.started_at.isoformat(), run.run_id],
+        show=Run.model_validate,
+    )
 
 
 @runs.get("/runs/{run_id}", responses=errors(404), dependencies=[NO_QUERY])
@@ -148,9 +152,6 @@ async def list_cases(
 ) -> Page[RecordedCase]:
     """The results of a run's cases, by case id."""
     run = await visible.run(run_id)
-    place = query.place(str, int, str)
-    if place is not None and not 0 <= place[1] < 2**31:
-        raise query.refused_cursor()
     rows = await visible.store.runs.case_rows(
         run.run_id,
         failed=query.failed,
@@ -159,15 +160,15 @@ async def list_cases(
         split=query.split,
         min_score=query.min_score,
         max_score=query.max_score,
-        after=None if place is None else (place[0], place[1], place[2]),
+        after=query.place(tuple[str, Annotated[int, Field(ge=0, lt=2**31)], str]),
         limit=query.limit + 1,
     )
-    shown, cursor = cut(
+    return page(
         rows,
         query.limit,
-        lambda row: [row.rollout.case_id, row.rollout.replicate, row.rollout.key],
+        place=lambda row: [row.rollout.case_id, row.rollout.replicate, row.rollout.key],
+        show=_case,
     )
-    return Page(items=[_case(row) for row in shown], next_cursor=cursor)
 
 
 @datasets.get("/datasets")
@@ -204,35 +205,25 @@ async def get_schema(name: Name) -> dict[str, Any]:
 async def _dataset_page(
     query: PageQuery, visible: Visible, dataset_id: str | None
 ) -> Page[DatasetRecord]:
-    place = query.place(str, str, str)
+    place = query.place(tuple[AwareDatetime, str, str])
     found = await visible.store.datasets.list(
         dataset_id,
         seen_by=visible.identity.name,
-        after=None if place is None else (query.moment(place[0]), place[1], place[2]),
+        after=place,
         limit=query.limit + 1,
     )
     if not found and dataset_id is not None and place is None:
         raise NotFound(f"there is no dataset {dataset_id!r}")
-    shown, cursor = cut(
+    return page(
         found,
         query.limit,
-        lambda one: [one.created_at.isoformat(), one.dataset_id, one.version],
+        place=lambda one: [one.created_at.isoformat(), one.dataset_id, one.version],
+        show=lambda one: one,
     )
-    return Page(items=list(shown), next_cursor=cursor)
 
 
 def _case(row: CaseRow) -> RecordedCase:
-    rollout = row.rollout
-    return RecordedCase(
-        key=rollout.key,
-        case_id=rollout.case_id,
-        candidate_hash=rollout.candidate_hash,
-        replicate=rollout.replicate,
-        phase=rollout.phase,
-        output=rollout.output,
-        failure=rollout.failure,
-        latency_ms=rollout.latency_ms,
-        attempts=rollout.attempts,
-        usage=rollout.usage.to_json(),
-        scores=[Score.model_validate(score) for score in row.scores],
+    usage = row.rollout.usage.to_json()
+    return RecordedCase.model_validate(
+        {**asdict(row.rollout), "usage": usage, "scores": row.scores}
     )
