@@ -1,4 +1,4 @@
-"""Who may use the LangGraph server; replace it with your own `Auth`."""
+"""Authentication of the LangGraph server; replace it with your own `Auth`."""
 
 from orcheo_agentensor.server.auth import create_auth
 

@@ -120,9 +120,9 @@ class OrcheoWorkflow:
 
 
 def _prompts_asked_for(graph: Any) -> Iterator[tuple[str, str]]:
-    """The prompts that templates in the graph's nodes and edges refer to, and who refers to them.
+    """The prompts that templates in nodes and edges refer to, each with the name of the node.
 
-    What is not a LangGraph builder's (a remote graph, say) cannot be looked into.
+    Only graphs made by a LangGraph builder are looked into, not a remote graph.
     """
     builder = getattr(graph, "builder", None)
     for name, spec in getattr(builder, "nodes", {}).items():
@@ -283,5 +283,5 @@ def _metadata(name: str) -> NodeMetadata:
         name=name,
         description="Evaluate a workflow, or train its prompts, resumably and with a holdout",
         category="agentensor",
-        restricted=True,  # it reads files that a job names: not for authors who are not trusted
+        restricted=True,  # it reads files that a job names: for trusted authors only
     )

@@ -1,4 +1,4 @@
-"""`AgentNode` and `TrainablePrompt`: agents of LangChain whose system prompt is trained."""
+"""`AgentNode` and `TrainablePrompt`: LangChain agents with a trained system prompt."""
 
 from __future__ import annotations
 

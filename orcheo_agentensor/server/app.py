@@ -88,9 +88,9 @@ class _Routes(FastAPI):
     """The routes under `PREFIX`, with their description at `openapi.json`."""
 
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's description, with whole paths and with names that are nobody else's.
+        """FastAPI's description, with whole paths and with names of our own for the schemas.
 
-        The server merges schemas by name, and has a `Run` and a `Checkpoint` of its own.
+        The server merges schemas by name, and has a `Run` and a `Checkpoint` too.
         """
         if self.openapi_schema is None:
             found = get_openapi(title=self.title, version=self.version, routes=self.routes)
@@ -174,5 +174,5 @@ async def _not_routed(_request: Request, error: Exception) -> Response:
 
 
 async def _nobody_left(_request: Request, _error: Exception) -> Response:
-    """The client has left; nobody reads this."""
+    """The client has left, so that this answer is never sent."""
     return Response(status_code=400)

@@ -71,7 +71,7 @@ def error_response(error: AgentensorError) -> JSONResponse:
     return JSONResponse({"error": told}, status_code=status, headers=NO_STORE)
 
 
-Odd: TypeAlias = list[tuple[str, Any, str]]
+TextProblems: TypeAlias = list[tuple[str, Any, str]]
 """Problems with the text of a JSON value: (field, value, rule) each."""
 
 _SMALL = 64 * 1024
@@ -104,7 +104,7 @@ def replay(content: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def parse_body(content: bytes) -> tuple[Any, Odd]:
+async def parse_body(content: bytes) -> tuple[Any, TextProblems]:
     """A JSON value, and the problems with its text; raises `MalformedBody`."""
     return await asyncio.to_thread(_parse, content) if len(content) > _SMALL else _parse(content)
 
@@ -130,8 +130,8 @@ def require_json(headers: Headers) -> None:
         )
 
 
-def _parse(content: bytes) -> tuple[Any, Odd]:
-    problems: Odd = []
+def _parse(content: bytes) -> tuple[Any, TextProblems]:
+    problems: TextProblems = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

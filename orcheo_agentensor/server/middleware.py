@@ -89,7 +89,7 @@ class RunRequests:
         """The body to hand on; None for the one that came."""
         settings = self.reviewer.settings
         try:
-            value, odd = await parse_body(content)
+            value, text_problems = await parse_body(content)
         except MalformedBody:
             if not settings.flag("runnable_config_enabled"):
                 return None  # the server says so in its own way
@@ -115,7 +115,9 @@ class RunRequests:
                         rule=f"is larger than {settings.max_request_bytes:,} bytes",
                     )
             try:
-                changed, workflow_id = await self.reviewer.review(request, record=record, odd=odd)
+                changed, workflow_id = await self.reviewer.review(
+                    request, record=record, text_problems=text_problems
+                )
             except ConfigError as error:
                 if not is_batch:
                     raise

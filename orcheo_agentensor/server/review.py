@@ -35,7 +35,7 @@ from orcheo_agentensor.runs.access import workflow_taken
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.manager import CheckedJob
 from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
-from orcheo_agentensor.server.http import Odd
+from orcheo_agentensor.server.http import TextProblems
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
@@ -177,12 +177,12 @@ class RequestReviewer:
         return flag_in(record, "runnable_config_enabled", self.settings)
 
     async def review(
-        self, request: RunRequest, *, record: WorkflowRecord | None, odd: Odd
+        self, request: RunRequest, *, record: WorkflowRecord | None, text_problems: TextProblems
     ) -> tuple[dict[str, Any], str | None]:
         """The request to hand on, and the workflow that its job works on; see `claim`.
 
-        `record` is what `workflow` returns, `odd` the problems with the text of the body. Writes
-        nothing. Raises `ConfigError` with every problem, `Forbidden` and `NotFound`.
+        `record` is what `workflow` returns, `text_problems` are those with the text of the body.
+        Writes nothing. Raises `ConfigError` with every problem, `Forbidden` and `NotFound`.
         """
         identity, graph = request.identity, served(request.graph_id)
         identity.require("run")
@@ -205,7 +205,7 @@ class RequestReviewer:
             await self._require_trainer(workflow_id or request.graph_id)
         if not enabled:
             return request.item, workflow_id
-        for path, value, rule in odd:
+        for path, value, rule in text_problems:
             problems.add(path, value, rule)
         item, found = await self._merged(request, graph)
         problems.found += found.found

@@ -23,7 +23,7 @@ from orcheo_agentensor.runs.job import problem_of
 from orcheo_agentensor.server.auth import identity_of_request
 from orcheo_agentensor.server.http import (
     MalformedBody,
-    Odd,
+    TextProblems,
     parse_body,
     read_body,
     replay,
@@ -162,7 +162,7 @@ def tag_matches(header: str, tag: str) -> bool:
 
 
 class CheckedRoute(APIRoute):
-    """A route for who has `scope`: reads strict JSON and gives its answer an entity tag.
+    """A route that needs `scope`, reads strict JSON and gives its answer an entity tag.
 
     FastAPI by itself takes a body with a key twice, with NaN and of any size, and knows no entity
     tags. The summary of a route is the first line of its endpoint's docstring.
@@ -231,8 +231,8 @@ async def _with_strict_body(request: Request) -> Request:
     content = await read_body(request, limit=_LARGEST_BODY)
     if not content:
         raise MalformedBody(field="body", value="", rule="is empty; it must be a JSON object")
-    body, odd = await parse_body(content)
-    _refuse([*odd, *json_problems(body, field="body")])
+    body, text_problems = await parse_body(content)
+    _refuse([*text_problems, *json_problems(body, field="body")])
     if not isinstance(body, dict):
         raise ConfigError(field="body", value=body, rule="must be an object")
     # FastAPI takes a body without a media type for bytes.
@@ -240,7 +240,7 @@ async def _with_strict_body(request: Request) -> Request:
     return Request({**request.scope, "headers": headers}, replay(content, request.receive))
 
 
-def _refuse(problems: Odd) -> None:
+def _refuse(problems: TextProblems) -> None:
     if problems:
         raise config_error(problems, "the request")
 
