@@ -22,7 +22,6 @@ from orcheo_agentensor.redaction import redact_url
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.training import MaxSteps, TrainingResult, atrain
-from orcheo_agentensor.training.decision import prompt_diff
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +116,7 @@ async def run_demo(
             arms = [baseline, await demo.measure("one-shot fill", demo.one_shot()), guessed, best]
     _show_arms(arms)
     _show_decision(console, trained)
-    show_diff(prompt_diff(_texts(trained.baseline.prompts), _texts(trained.best.prompts)))
+    show_diff(trained.diff)
     at = "" if store_url == settings.database_url else store_option(store_url)
     _show_where(console, trained, store_url, at=at)
     return 0
@@ -279,7 +278,3 @@ def _show_where(
         *([shown] if result.decision.status == "promoted" else []),
         *([] if workflow.endswith("memorised") else [f"agentensor demo --memorise{at}"]),
     )
-
-
-def _texts(prompts: Any) -> dict[str, str]:
-    return {name: tensor.text for name, tensor in prompts.items()}

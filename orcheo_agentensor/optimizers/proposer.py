@@ -87,20 +87,23 @@ def _render(request: ProposalRequest) -> str:
 
 
 def _render_component(component: ComponentRequest) -> str:
-    lines = [f"# Prompt {component.name!r}", _data(component.text)]
+    lines = [f"# Prompt {component.name!r}", as_material(component.text)]
     lines.append(f"Length cap: {component.max_chars} characters.")
     if component.placeholders:
         lines.append(f"Placeholders to keep: {', '.join(component.placeholders)}")
     if component.metadata:
         lines.append(f"Constraints: {json.dumps(dict(component.metadata), ensure_ascii=False)}")
     for name, text in component.siblings.items():
-        lines += [f"## Sibling prompt {name!r}, for reference", _data(text)]
+        lines += [f"## Sibling prompt {name!r}, for reference", as_material(text)]
     for edit in component.history:
         verdict = "kept" if edit.accepted else f"not kept ({edit.reason})"
-        lines += [f"## Past edit, {verdict}: score {edit.before} -> {edit.after}", _data(edit.text)]
+        lines += [
+            f"## Past edit, {verdict}: score {edit.before} -> {edit.after}",
+            as_material(edit.text),
+        ]
     worst = sorted(component.feedback, key=lambda r: (r.score is not None, r.score or 0.0))
     for record in worst[:MAX_RECORDS]:
-        lines += [f"## Case, score {record.score}", _data(_render_record(record))]
+        lines += [f"## Case, score {record.score}", as_material(_render_record(record))]
     return "\n".join(lines)
 
 
@@ -111,5 +114,6 @@ def _render_record(record: FeedbackRecord) -> str:
     return text if len(text) <= MAX_RECORD_CHARS else text[: MAX_RECORD_CHARS - 1] + "…"
 
 
-def _data(text: str) -> str:
+def as_material(text: str) -> str:
+    """`text` between the marks that the system prompts call material, never an instruction."""
     return f"<data>\n{text.replace('</data>', '< /data>')}\n</data>"

@@ -7,6 +7,8 @@ from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from orcheo_agentensor.config.model import config_schema
+from orcheo_agentensor.datasets import Case, DatasetSpec
 from orcheo_agentensor.errors import ConfigError, shorten
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
@@ -214,3 +216,46 @@ def _known_fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str
             return []
         model = nested[0]
     return sorted(model.model_fields)
+
+
+def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a job model, with the schemas of its config and its dataset in it."""
+    schema = model.model_json_schema()
+    _embed(schema, "config", "RunConfig", config_schema())
+    if "dataset" in schema["properties"]:
+        _embed(schema, "dataset", "DatasetSpec", DatasetSpec.model_json_schema())
+    return schema
+
+
+def dataset_schema() -> dict[str, Any]:
+    """The JSON Schema of a dataset document: a list of cases, or an object that holds them."""
+    case = Case.model_json_schema()
+    definitions = case.pop("$defs", {})
+    cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
+    document = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "metadata": {"type": "object"}, "cases": cases},
+        "required": ["cases"],
+        "additionalProperties": False,
+    }
+    return {
+        "title": "Dataset",
+        "anyOf": [cases, document],
+        "$defs": {**definitions, "Case": case},
+    }
+
+
+def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
+    """Replace the plain object among a field's forms by a model's schema."""
+    definitions = schema.setdefault("$defs", {})
+    definitions |= inner.pop("$defs", {})
+    definitions[name] = inner
+    place = schema["properties"][field]
+    if place.get("type") == "object":
+        told = {key: place[key] for key in ("title", "description", "examples") if key in place}
+        schema["properties"][field] = {"$ref": f"#/$defs/{name}", **told}
+        return
+    place["anyOf"] = [
+        {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
+        for form in place["anyOf"]
+    ]

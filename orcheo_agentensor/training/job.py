@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orcheo_agentensor.config.model import config_schema
-from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
+from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.optimizers import (
@@ -311,46 +310,3 @@ def describe(optimizer: Any) -> dict[str, Any]:
     options = optimizer.model_dump() if hasattr(optimizer, "model_dump") else {}
     plain = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool)}
     return {**plain, "name": optimizer.name}
-
-
-def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a job model, with the schemas of its config and its dataset in it."""
-    schema = model.model_json_schema()
-    _embed(schema, "config", "RunConfig", config_schema())
-    if "dataset" in schema["properties"]:
-        _embed(schema, "dataset", "DatasetSpec", DatasetSpec.model_json_schema())
-    return schema
-
-
-def dataset_schema() -> dict[str, Any]:
-    """The JSON Schema of a dataset document: a list of cases, or an object that holds them."""
-    case = Case.model_json_schema()
-    definitions = case.pop("$defs", {})
-    cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
-    document = {
-        "type": "object",
-        "properties": {"id": {"type": "string"}, "metadata": {"type": "object"}, "cases": cases},
-        "required": ["cases"],
-        "additionalProperties": False,
-    }
-    return {
-        "title": "Dataset",
-        "anyOf": [cases, document],
-        "$defs": {**definitions, "Case": case},
-    }
-
-
-def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
-    """Replace the plain object among a field's forms by a model's schema."""
-    definitions = schema.setdefault("$defs", {})
-    definitions |= inner.pop("$defs", {})
-    definitions[name] = inner
-    place = schema["properties"][field]
-    if place.get("type") == "object":
-        told = {key: place[key] for key in ("title", "description", "examples") if key in place}
-        schema["properties"][field] = {"$ref": f"#/$defs/{name}", **told}
-        return
-    place["anyOf"] = [
-        {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
-        for form in place["anyOf"]
-    ]

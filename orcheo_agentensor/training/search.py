@@ -351,8 +351,9 @@ def _rank(failures: int, objective: float | None) -> tuple[int, float]:
 
 async def _settle(training: Training) -> None:
     """End the search: validate the optimizer's finalists, and make the baseline due."""
-    state, run = training.state, training.run
-    if not _reached_target(training):
+    state, run, best = training.state, training.run, training.state.objective
+    targets = [one.score for one in run.job.stop if isinstance(one, TargetScore)]
+    if best is None or not targets or best < min(targets):
         for candidate_hash in finalists(training):
             full = state.full_marks(known=state.told)
             if state.objective is not None and state.objective >= full:
@@ -377,23 +378,14 @@ async def _settle(training: Training) -> None:
     await state.save(run)
 
 
-def _reached_target(training: Training) -> bool:
-    best = training.state.objective
-    return best is not None and any(
-        isinstance(condition, TargetScore) and best >= condition.score
-        for condition in training.run.job.stop
-    )
-
-
 def _stop(training: Training) -> str | None:
     run, plan, state = training.run, training.plan, training.state
-    elapsed = (run.store.clock() - run.record.started_at).total_seconds()
     progress = Progress(
         step=state.step,
         epoch=state.epoch,
         best=state.objective,
         steps_since_best=state.step - state.best_step,
-        elapsed=elapsed,
+        elapsed=(run.store.clock() - run.record.started_at).total_seconds(),
     )
     if asked := stop_reason(run.job.stop, progress):
         return asked

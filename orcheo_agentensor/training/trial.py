@@ -23,7 +23,7 @@ from orcheo_agentensor.optimizers import (
     TrialOutcome,
 )
 from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
-from orcheo_agentensor.optimizers.proposer import ProposalRefused
+from orcheo_agentensor.optimizers.proposer import ProposalRefused, as_material
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
@@ -82,11 +82,8 @@ def _through_guards(
 ) -> tuple[dict[str, str], list[str]]:
     components = {component.name: component for component in request.components}
     reasons = [f"{name!r} was not asked for" for name in texts if name not in components]
-    changed = {
-        name: text
-        for name, text in texts.items()
-        if name in components and text != components[name].text
-    }
+    asked_for = {name: text for name, text in texts.items() if name in components}
+    changed = {name: text for name, text in asked_for.items() if text != components[name].text}
     if not changed:
         return {}, [*reasons, "identical to its parent"]
     for name, text in changed.items():
@@ -112,14 +109,8 @@ def edge_critic(training: Training) -> Callable[[NodeRun, str, str], Any] | None
 
     async def criticise(run: NodeRun, upstream: str, feedback: str) -> str:
         system = _CRITIC.format(upstream=upstream)
-        user = "\n".join(
-            f"{title}:\n<data>\n{text.replace('</data>', '< /data>')}\n</data>"
-            for title, text in (
-                ("Input", run.inputs),
-                ("Output", run.output),
-                ("Feedback on the output", feedback),
-            )
-        )
+        shown = {"Input": run.inputs, "Output": run.output, "Feedback on the output": feedback}
+        user = "\n".join(f"{title}:\n{as_material(text)}" for title, text in shown.items())
 
         async def ask() -> dict[str, Any]:
             reply = await model.ainvoke([("system", system), ("user", user)])

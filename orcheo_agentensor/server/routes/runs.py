@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
+from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
 from orcheo_agentensor.server.routes.routing import (
     NO_QUERY,
     Name,
@@ -26,7 +27,6 @@ from orcheo_agentensor.server.routes.routing import (
 )
 from orcheo_agentensor.storage import CaseRow, DatasetRecord, RunMode, RunStatus
 from orcheo_agentensor.training import TrainingJob
-from orcheo_agentensor.training.job import dataset_schema, schema_of_job
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
