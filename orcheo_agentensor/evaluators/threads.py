@@ -56,7 +56,10 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own."""
     try:
         asyncio.get_running_loop()
+        running = True
     except RuntimeError:
+        running = False
+    if not running:  # here, so that an error of the work is not shown as following from that one
         return asyncio.run(work)
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()

@@ -78,7 +78,7 @@ EvaluatorLike: TypeAlias = (
     | HasMeasure
     | HasEvalAsync
 )
-"""An evaluator of any known convention, a built-in's name, or the job form `{"use": …}`."""
+"""An evaluator of any known convention, a built-in's name, or the job form `{"type": …}`."""
 
 
 class AsksAndTells(Protocol):
