@@ -35,7 +35,7 @@ from orcheo_agentensor.evaluators.returns import (
     failure,
     field_of,
     own,
-    read_result,
+    read_fields,
     several,
     single,
     wrong_shape,
@@ -149,7 +149,7 @@ class Dialect(ABC):
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """As `read`, for all but our own result objects."""
-        return read_result(name, value)
+        return read_fields(name, value)
 
     def adapter(self, form: str, call: Getter, *, threaded: bool) -> Adapter:
         """An adapter of this kind; `form` shows the user how the evaluator is called."""
@@ -543,7 +543,7 @@ class OpenEvals(FunctionDialect):
         Of that each bool and number is a metric, each text a label; its reasoning is their reason.
         """
         if not isinstance(value, Mapping) or "key" in value or "results" in value:
-            return read_result(name, value)
+            return read_fields(name, value)
         told = ("reasoning", "reason", "comment")
         reason = next((value[key] for key in told if isinstance(value.get(key), str)), None)
         metrics = {

@@ -97,9 +97,12 @@ def field_of(value: Any, key: str) -> Any:
 
 
 def read_result(name: str, value: Any) -> list[Outcome]:
+    """Our own result objects, or what LangSmith's functions return."""
+    return own(name, value) or read_fields(name, value)
+
+
+def read_fields(name: str, value: Any) -> list[Outcome]:
     """LangSmith's reading, and that of plain functions: a dict is one result, a list several."""
-    if (ours := own(name, value)) is not None:
-        return ours
     if isinstance(value, Mapping) and "results" in value:
         value = value["results"]
     elif hasattr(value, "results") and not isinstance(value, Mapping):
