@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self, get_args
 
 from orcheo_agentensor.config.model import RunConfig
@@ -154,12 +153,7 @@ class TrialQueue:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         """End what is still in flight: rollouts that have begun are finished, none is begun."""
         tasks = [task for _trial, task in self._open]
         if kind is not None and not issubclass(kind, Exception):
@@ -335,7 +329,7 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
 
 
 async def _validated(training: Training, candidate_hash: str) -> tuple[dict[str, Any], int]:
-    """The validation summary of a candidate and how many cases it fails on; the state is told."""
+    """Validate a candidate and note it in the state; its summary and how many cases it fails on."""
     state = training.state
     state.validated.setdefault(candidate_hash, state.told)
     summary = await validate(training, training.candidates[candidate_hash])

@@ -1,4 +1,4 @@
-"""What training knows between two steps, and what of it the graph's state mirrors."""
+"""The state of a search between two steps, its candidates, and the state of the training graph."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from orcheo_agentensor.training.job import TrainingJob
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What to `apply` to `before` to get `after`: keys to `drop`, values to `set`, and changes
-    `inside` of objects that both have. Lists are values; numbers that are equal are the same."""
+    """What `apply` needs to turn `before` into `after`.
+
+    It has keys to `drop`, values to `set`, and the changes `inside` objects that both have. Lists
+    are values; equal numbers are the same.
+    """
     found: dict[str, Any] = {}
     if gone := [key for key in before if key not in after]:
         found["drop"] = gone
     for key, value in after.items():
-        if key in before:
-            old = before[key]
-            if old == value:
-                continue
-            if isinstance(old, dict) and isinstance(value, dict):
-                found.setdefault("inside", {})[key] = changes(old, value)
-                continue
-        found.setdefault("set", {})[key] = value
+        old = before.get(key)
+        if key in before and old == value:
+            continue
+        if isinstance(old, dict) and isinstance(value, dict):
+            found.setdefault("inside", {})[key] = changes(old, value)
+        else:
+            found.setdefault("set", {})[key] = value
     return found
 
 
@@ -49,17 +51,18 @@ def apply(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 class SearchState:
     """The state of a search after `step` finished steps.
 
-    `optimizer` is the optimizer's own state; `edits` the newest past edits by prompt, each under
-    the number of the outcome it came from; `best` the hash of the best candidate with its
-    validation `objective` (None until it is measured on all cases); `validated` maps candidates
-    measured on all validation cases to the outcome that did it; `due` lists candidates to store
-    as versions, with the reason; `versions` maps stored candidates to version numbers; `idle`
-    counts steps in a row that ran nothing new; `stopped` says why the search is over, `settled`
-    that its finalists were looked at; `beyond` is the first outcome with a score outside [0, 1];
-    `refused` is why the newest proposal was refused, as long as every one was.
+    `told` counts the outcomes that the optimizer was told of, and `optimizer` is its own state.
+    `edits` are the newest past edits by prompt, each under the number of its outcome. `best` is the
+    hash of the best candidate, found in step `best_step`, with its validation `objective` (None
+    until it is measured on all cases) and `failures`. `validated` maps each candidate measured on
+    all validation cases to the number of the outcome that did it; `beyond` is the number of the
+    first outcome with a score outside [0, 1]. `due` lists candidates to store as versions, with the
+    reason; `versions` maps stored candidates to version numbers. `idle` counts the newest steps
+    without a new candidate; `refused` is why the newest proposal was refused, as long as every one
+    was. `stopped` says why the search ended; it is `settled` once its finalists were validated.
 
-    It is stored as what each step has changed, so that a step writes as much with many cases and
-    many steps behind it as with few.
+    It is stored as the changes of each step, so that a step after many steps and with many cases
+    writes as much as the first.
     """
 
     step: int = 0
@@ -94,7 +97,7 @@ class SearchState:
         )
 
     def remember(self, name: str, edit: Edit, *, keep: int) -> None:
-        """Add an edit of the outcome at hand; of more than `keep` the oldest goes."""
+        """Add an edit of the current outcome; of more than `keep` edits, drop the oldest."""
         edits = self.edits.setdefault(name, {})
         edits[str(self.told)] = asdict(edit)
         if len(edits) > keep:
@@ -105,8 +108,10 @@ class SearchState:
         return self.validated.get(candidate_hash, known) < known
 
     def full_marks(self, *, known: int) -> float:
-        """The score that nothing can beat, by the first `known` outcomes: 1.0, and infinite once
-        one was outside [0, 1], because nobody knows where such a scale ends."""
+        """The score that nothing can beat, by the first `known` outcomes.
+
+        It is 1.0, and infinite once a score was outside [0, 1], on a scale whose end is unknown.
+        """
         return math.inf if self.beyond is not None and self.beyond < known else 1.0
 
     def make_due(self, candidate: str, reason: str) -> None:
@@ -124,7 +129,7 @@ class SearchState:
             return cls()
         for step in sorted(rows):
             before, after = after, apply(after, rows[step])
-        # Parsed once more, because what is compared with at the next step must not change.
+        # A copy: the next step is compared with `after`, which must not change.
         found = decode(encode(after))
         state = cls(
             **{entry.name: found[entry.name] for entry in fields(cls) if entry.name in found}
@@ -143,10 +148,10 @@ class SearchState:
 
 
 class CandidateStore:
-    """The candidates of one run by hash: read once, then kept up as new ones are saved."""
+    """The candidates of one run by hash, as stored."""
 
     def __init__(self, prompts: Mapping[str, TextTensor]) -> None:
-        self._frame = dict(prompts)
+        self._prompts = dict(prompts)
         self._texts: dict[str, dict[str, str]] = {}
         self._parents: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}
@@ -175,7 +180,7 @@ class CandidateStore:
                 name: tensor
                 if texts.get(name, tensor.text) == tensor.text
                 else tensor.with_text(texts[name])
-                for name, tensor in self._frame.items()
+                for name, tensor in self._prompts.items()
             }
         )
 
