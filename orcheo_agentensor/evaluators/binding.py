@@ -136,7 +136,7 @@ def bind_evaluator(
     scale: Scale | None = None,
     settings: Settings | None = None,
 ) -> BoundEvaluator:
-    """Bind one evaluator object: a built-in, or any form that `docs/evaluators.md` lists.
+    """Bind one evaluator: a built-in, or any form that `docs/reference/evaluators.md` lists.
 
     `name` and `weight` are its own for this use; `kind` overrides the detection of its form.
     `scale` is its worst score and its best, where these are not 0 and 1: scores are brought to

@@ -17,7 +17,7 @@ from cli_support import SCRIPT
 from orcheo_agentensor.cli import ExitCode
 from orcheo_agentensor.cli.app import app
 
-PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
 SHARED = {"--help", "--store", "--json"}
 
 
@@ -41,7 +41,7 @@ SECTIONS = dict(re.findall(r"^### `([^`]*)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILIN
 def section(name: str) -> str:
     """What the page says about a command."""
     found = [text for title, text in SECTIONS.items() if re.sub(r" [A-Z\[].*", "", title) == name]
-    assert len(found) == 1, f"docs/cli.md has {len(found)} sections for {name}"
+    assert len(found) == 1, f"docs/reference/cli.md has {len(found)} sections for {name}"
     return found[0]
 
 
@@ -53,7 +53,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
     for parameter in COMMANDS[name].params:
         for option in [*parameter.opts, *parameter.secondary_opts]:
             if option.startswith("--") and option not in SHARED:
-                assert f"{option}" in text, f"docs/cli.md does not explain {name} {option}"
+                assert f"{option}" in text, f"docs/reference/cli.md does not explain {name} {option}"
 
 
 def test_nothing_is_documented_that_is_not_there() -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "orcheo.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "howto" / "orcheo.md"
 
 
 async def test_what_the_page_shows_works(capsys: Any) -> None:

@@ -99,7 +99,7 @@ def test_decisions_are_numbered_told_alike_and_listed() -> None:
     pages = sorted(folder.glob("[0-9]*.md"))
     assert [page.name[:4] for page in pages] == [f"{n:04d}" for n in range(1, len(pages) + 1)]
     index = (folder / "README.md").read_text(encoding="utf-8")
-    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    architecture = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert re.findall(r"^\*\*(\w+)\.\*\* ", text, flags=re.MULTILINE) == [
@@ -109,4 +109,4 @@ def test_decisions_are_numbered_told_alike_and_listed() -> None:
         ]
         title = text.splitlines()[0].removeprefix("# ")
         assert f"- [{title}]({page.name})" in index
-        assert f"- [{title.partition(' ')[2]}](decisions/{page.name})" in architecture
+        assert f"- [{title.partition(' ')[2]}](../decisions/{page.name})" in architecture

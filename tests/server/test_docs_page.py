@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "server.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "server.md"
 
 
 async def test_what_the_page_calls_works(served: Any, capsys: Any) -> None:
