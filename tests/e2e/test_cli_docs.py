@@ -53,7 +53,9 @@ def test_every_command_and_option_is_documented(name: str) -> None:
     for parameter in COMMANDS[name].params:
         for option in [*parameter.opts, *parameter.secondary_opts]:
             if option.startswith("--") and option not in SHARED:
-                assert f"{option}" in text, f"docs/reference/cli.md does not explain {name} {option}"
+                assert f"{option}" in text, (
+                    f"docs/reference/cli.md does not explain {name} {option}"
+                )
 
 
 def test_nothing_is_documented_that_is_not_there() -> None:
