@@ -121,7 +121,6 @@ def create_evaluation_graph(
     async def run_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
         """Run every case through the target and the evaluators; all results go to the ledger."""
         async with manager.open(state["run_id"], write=writer) as run:
-            await run.update(**AT_WORK)
             cases = run.dataset.cases
             run.events.emit(
                 "run_started",
@@ -182,10 +181,6 @@ def create_evaluation_graph(
     graph.add_edge("run_cases", "summarize")
     graph.add_edge("summarize", END)
     return graph
-
-
-AT_WORK = {"status": "running", "error": None, "ended_at": None}
-"""What the record of a run says while it is worked on, for the first time or again."""
 
 
 async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict[str, Any]:

@@ -130,24 +130,25 @@ def ends_once(node: NodeT) -> NodeT:
     return cast("NodeT", once)
 
 
-async def take_lease(store: Store, run_id: str) -> Lease:
-    """The lease of a run, once it is free; one that arrives after a cancellation is given back.
+async def take_lease(store: Store, run_id: str, **fields: Any) -> Lease:
+    """The lease of a run, once it is free; with it `fields` of the run are changed.
 
-    This process has it where the same job was submitted twice, or where its server goes on by
-    itself with a run that was killed: that is waited for. So is the lease of a process elsewhere
-    that may be dead, until it expires or is seen to be renewed. Raises `RunAlreadyActive` where
-    another process is at work, `RunEnded` for a run that has its result.
+    One that arrives after a cancellation is given back. This process holds it where the same job
+    was submitted twice, or where its server goes on by itself with a run that was killed: that is
+    waited for. So is the lease of a process elsewhere that may be dead, until it expires or is
+    seen to be renewed. Raises `RunAlreadyActive` where another process is at work, `RunEnded` for
+    a run that has its result.
     """
     from orcheo_agentensor.storage import process_owner
 
     seen: float | None = None
     pause = LOOK_AGAIN
     while True:
-        taking = asyncio.create_task(_take(store, run_id))
+        taking = asyncio.create_task(store.runs.acquire(run_id, **fields))
         try:
-            return await asyncio.shield(taking)
+            lease = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            with contextlib.suppress(AgentensorError, RunEnded):
+            with contextlib.suppress(AgentensorError):
                 await store.runs.release(await taking)
             raise
         except RunAlreadyActive as held:
@@ -155,14 +156,10 @@ async def take_lease(store: Store, run_id: str) -> Lease:
                 if seen is not None and held.expires > seen:
                     raise
                 seen = held.expires
+        else:
+            if lease.result is None:
+                return lease
+            await store.runs.release(lease)
+            raise RunEnded(lease.result)
         await asyncio.sleep(pause)
         pause = min(1.5 * pause, LOOK_LATER)
-
-
-async def _take(store: Store, run_id: str) -> Lease:
-    lease = await store.runs.acquire(run_id)
-    run = await store.runs.get(run_id)
-    if run.status == "finished" and run.result is not None:
-        await store.runs.release(lease)
-        raise RunEnded(run.result)
-    return lease

@@ -227,26 +227,34 @@ class RunManager(Generic[JobT]):
         self._known.pop(run_id, None)
 
     @asynccontextmanager
-    async def open(self, run_id: str, *, write: EventWriter) -> AsyncIterator[ActiveRun[JobT]]:
+    async def open(
+        self, run_id: str, *, write: EventWriter, running: bool = True
+    ) -> AsyncIterator[ActiveRun[JobT]]:
         """Work on a run: lease taken, ledger started; both are given back whatever happens.
 
-        A failure inside is noted in the run record; cancellation and draining leave the run
-        `interrupted`, to be resumed. Another execution in this process is waited for. Raises
-        `RunAlreadyActive` while another process works on it, `RunEnded` where it has ended,
-        `NotFound` where the run is not that of the caller the graph runs for.
+        Its record says that it is `running`, unless it is opened without. A failure inside is noted
+        there; cancellation and draining leave the run `interrupted`, to be resumed. Another
+        execution in this process is waited for. Raises `RunAlreadyActive` while another process
+        works on it, `RunEnded` where it has ended, `NotFound` where it does not belong to the
+        identity that the graph runs for.
         """
         caller = identity_of_run()
         if caller.name is not None:
             await require_run(self.store, run_id, caller)
         checked = await self.recall(run_id)
         try:
-            lease = await take_lease(self.store, run_id)
+            at_work = {"status": "running", "error": None, "ended_at": None} if running else {}
+            lease = await take_lease(self.store, run_id, **at_work)
         except RunEnded:
             self.forget(run_id)
             raise
         events = EventSink(run_id, write, start=lease.event_seq)
         ledger = self.store.ledger(
-            run_id, lease=lease, reuse=checked.job.reuse, event_seq=lambda: events.seq
+            run_id,
+            lease=lease,
+            reuse=checked.job.reuse,
+            event_seq=lambda: events.seq,
+            empty=lease.token == 1,
         )
         run = ActiveRun(
             **vars(checked),
@@ -290,9 +298,6 @@ class RunManager(Generic[JobT]):
 
     async def _close(self, run: ActiveRun[JobT], ending: Mapping[str, Any]) -> None:
         """Commit what waits, note how a run ended that did not end well, give the lease back."""
-        with contextlib.suppress(AgentensorError):  # whatever waits for rows was told
-            if run.events.seq > run.lease.event_seq:
-                await run.ledger.flush()
         try:
             await run.ledger.stop()
             if ending:
@@ -301,7 +306,7 @@ class RunManager(Generic[JobT]):
                     with contextlib.suppress(LeaseLost):  # it is for the new holder to say
                         await run.update(**ending)
         finally:
-            await self.store.runs.release(run.lease)
+            await self.store.runs.release(run.lease, event_seq=run.events.seq)
             if isinstance(run.target, ConnectedTarget):
                 await run.target.disconnect()
 
@@ -351,7 +356,7 @@ class RunManager(Generic[JobT]):
         evaluators = self._evaluators(job)
         live, callbacks = RunConfig.trusted(self._given.config)
         job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
-        known = await self.store.workflows.get(workflow_id)
+        known = None if caller.name is None else await self.store.workflows.get(workflow_id)
         if known is not None and not caller.may_see(known.owner):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())

@@ -17,12 +17,12 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -60,6 +60,7 @@ WAL_PRAGMAS = ("PRAGMA synchronous=OFF", "PRAGMA journal_mode=WAL", "PRAGMA sync
 _WRITE = "agentensor_write"
 _SCHEMA_LOCK = "schema"
 _WORKERS = 8
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class HeldConnection:
@@ -169,8 +170,10 @@ class Database:
 
     async def _on_any_schema(self, work: Callable[[Engine], T]) -> T:
         def run() -> T:
-            with self._translated("open"):
+            try:
                 return work(self.engine(check_schema=False))
+            except DATABASE_ERRORS as error:
+                self._refuse("open", error)
 
         return await self.call(run)
 
@@ -186,13 +189,18 @@ class Database:
     def engine(self, *, check_schema: bool = True) -> Engine:
         """The engine; opens the database. Blocks: for use in a worker thread."""
         with self._lock:
-            if self._handles.engine is None:
-                self._handles.engine = self._create()
-            if check_schema and not self._ready:
-                with self._translated("open"):
-                    _ensure_schema(self._handles.engine)
-                self._ready = True
-            return self._handles.engine
+            engine = self._handles.engine
+            if engine is None or (check_schema and not self._ready):
+                try:
+                    if engine is None:
+                        make = self._postgres_engine if self.postgres else self._sqlite_engine
+                        engine = self._handles.engine = make()
+                    if check_schema:
+                        _ensure_schema(engine)
+                        self._ready = True
+                except DATABASE_ERRORS as error:
+                    self._refuse("open", error)
+            return engine
 
     def hold_connection(self) -> HeldConnection:
         """A connection for one user, until `drop_connection`. Blocks."""
@@ -207,8 +215,10 @@ class Database:
 
     def _transaction(self, work: Callable[[Connection], T], write: bool, lock: str | None) -> T:
         engine = self.engine()
-        with self._translated("use"):
+        try:
             return _in_transaction(engine, work, write=write, lock=lock)
+        except DATABASE_ERRORS as error:
+            self._refuse("use", error)
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -223,21 +233,13 @@ class Database:
             self._ready = False
             self._handles.release()
 
-    @contextlib.contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Turn database errors into `StoreError`s that show no password and no values."""
+    def _refuse(self, doing: str, error: Exception) -> NoReturn:
+        """Raise a `StoreError` that shows no password and no values."""
         message = f"cannot {doing} the store {self.target.shown}"
-        try:
-            yield
-        except ArgumentError:
+        if isinstance(error, ArgumentError):
             raise StoreError(f"{message}: the URL is not valid") from None
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            raise StoreError(f"{message}: {str(cause).strip()}") from error
-
-    def _create(self) -> Engine:
-        with self._translated("open"):
-            return self._postgres_engine() if self.postgres else self._sqlite_engine()
+        cause = getattr(error, "orig", None) or error
+        raise StoreError(f"{message}: {str(cause).strip()}") from error
 
     def _postgres_engine(self) -> Engine:
         require_extra("postgres", "psycopg")

@@ -12,8 +12,9 @@ import uuid
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, select, update
 
 from orcheo_agentensor.errors import LeaseLost, NotFound, RunAlreadyActive
 from orcheo_agentensor.storage.records import Lease
@@ -75,12 +76,25 @@ def _runs(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # a zombie does no work
 
 
-def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: datetime) -> Lease:
-    """Take the lease of a run inside a write transaction, or raise `RunAlreadyActive`."""
+_HELD = (
+    runs.c.lease_owner,
+    runs.c.lease_token,
+    runs.c.lease_expires,
+    runs.c.event_seq,
+    runs.c.status,
+    runs.c.result,
+)
+
+
+def take(
+    connection: Connection, run_id: str, *, owner: str, ttl: float, now: datetime, **fields: Any
+) -> Lease:
+    """Take the lease of a run inside a write transaction, or raise `RunAlreadyActive`.
+
+    `fields` of the run are changed with it, unless the run has ended.
+    """
     row = connection.execute(
-        select(runs.c.lease_owner, runs.c.lease_token, runs.c.lease_expires, runs.c.event_seq)
-        .where(runs.c.run_id == run_id)
-        .with_for_update()
+        select(*_HELD).where(runs.c.run_id == run_id).with_for_update()
     ).first()
     if row is None:
         raise NotFound(f"there is no run {run_id!r}")
@@ -93,14 +107,16 @@ def take(connection: Connection, run_id: str, *, owner: str, ttl: float, now: da
             expires=row.lease_expires,
         )
     token = row.lease_token + 1
+    result = row.result if row.status == "finished" else None
+    held = {"lease_owner": owner, "lease_token": token, "lease_expires": now.timestamp() + ttl}
     connection.execute(
         update(runs)
         .where(runs.c.run_id == run_id)
-        .values(lease_owner=owner, lease_token=token, lease_expires=now.timestamp() + ttl)
+        .values(**held, **(fields if result is None else {}))
     )
     # A process that was killed may have sent events whose numbers were not committed yet.
     sent = row.event_seq if row.lease_owner is None else row.event_seq + UNCOMMITTED_EVENTS
-    return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=sent)
+    return Lease(run_id=run_id, owner=owner, token=token, ttl=ttl, event_seq=sent, result=result)
 
 
 def expires_when_free(now: datetime) -> float:
@@ -108,12 +124,17 @@ def expires_when_free(now: datetime) -> float:
     return now.timestamp() + BETWEEN_LEASES
 
 
-def give_back(connection: Connection, lease: Lease, *, now: datetime) -> None:
-    """End a lease; nothing happens where it is lost already."""
+def give_back(connection: Connection, lease: Lease, *, event_seq: int, now: datetime) -> None:
+    """End a lease and note the last event; nothing happens where it is lost already."""
+    seq = runs.c.event_seq
     connection.execute(
         update(runs)
         .where(runs.c.run_id == lease.run_id, runs.c.lease_token == lease.token)
-        .values(lease_owner=None, lease_expires=expires_when_free(now))
+        .values(
+            lease_owner=None,
+            lease_expires=expires_when_free(now),
+            event_seq=case((seq < event_seq, event_seq), else_=seq),
+        )
     )
 
 

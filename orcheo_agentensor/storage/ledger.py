@@ -340,6 +340,7 @@ class Ledger:
         lease: Lease,
         reuse: str | None = None,
         event_seq: Callable[[], int] | None = None,
+        empty: bool = False,
     ) -> None:
         self.run_id = run_id
         self.lease = lease
@@ -351,6 +352,7 @@ class Ledger:
         self._db = db
         self._clock = clock
         self._event_seq = event_seq
+        self._empty = empty and reuse is None
         self._fence = fence_sql(postgres=db.postgres)
         self._connection: Any = None
         self._group = self._writing = Commit()
@@ -391,6 +393,8 @@ class Ledger:
 
     async def load(self, candidate_hash: str) -> None:
         """Bring a candidate's rollouts and scores to memory, once."""
+        if self._empty:
+            return
         task = self._loaded.get(candidate_hash)
         if task is None:
             task = asyncio.create_task(self._load(candidate_hash))

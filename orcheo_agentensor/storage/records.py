@@ -138,13 +138,17 @@ class CandidateRecord(_Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """The right to write to a run; `token` rises with every `acquire`."""
+    """The right to write to a run; `token` rises with every `acquire`.
+
+    `result` is the result of a run that had ended when the lease was taken.
+    """
 
     run_id: str
     owner: str
     token: int
     ttl: float
     event_seq: int = 0
+    result: dict[str, Any] | None = None
 
 
 @dataclass(kw_only=True, slots=True)

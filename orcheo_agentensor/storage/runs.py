@@ -134,9 +134,16 @@ class Runs(Repository):
         return await self._db.write(work, lock=f"run:{run_id}")
 
     async def acquire(
-        self, run_id: str, *, owner: str | None = None, ttl: float = leases.DEFAULT_TTL
+        self,
+        run_id: str,
+        *,
+        owner: str | None = None,
+        ttl: float = leases.DEFAULT_TTL,
+        **fields: Any,
     ) -> Lease:
         """Take the lease of a run; `owner` defaults to this process.
+
+        With it `fields` of the run are changed, unless it has ended.
 
         Raises `RunAlreadyActive` while another process holds it and may be alive.
         """
@@ -147,14 +154,17 @@ class Runs(Repository):
                 owner=owner or leases.process_owner(),  # in the worker thread: it reads a file
                 ttl=ttl,
                 now=self._clock(),
+                **fields,
             ),
             lock=f"run:{run_id}",
         )
 
-    async def release(self, lease: Lease) -> None:
-        """Give a lease back; harmless where it is lost already."""
+    async def release(self, lease: Lease, *, event_seq: int = 0) -> None:
+        """Give a lease back, noting the number of the last event; harmless where it is lost."""
         await self._db.write(
-            lambda connection: leases.give_back(connection, lease, now=self._clock()),
+            lambda connection: leases.give_back(
+                connection, lease, event_seq=event_seq, now=self._clock()
+            ),
             lock=f"run:{lease.run_id}",
         )
 

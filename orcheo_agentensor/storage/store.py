@@ -129,6 +129,7 @@ class Store:
         lease: Lease,
         reuse: str | None = None,
         event_seq: Callable[[], int] | None = None,
+        empty: bool = False,
     ) -> Ledger:
         """The ledger of a run, for the holder of its lease; to be started.
 
@@ -144,6 +145,7 @@ class Store:
             lease=lease,
             reuse=reuse,
             event_seq=event_seq,
+            empty=empty,
         )
 
     async def open(self) -> None:

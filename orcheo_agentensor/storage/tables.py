@@ -157,6 +157,10 @@ def _optional(kind: Any, *names: str) -> list[Column[Any]]:
     return [Column(name, kind) for name in names]
 
 
+JSON, INSTANT = Json(), Instant()
+"""One object of each type for all columns: SQLAlchemy looks up what a database makes of each."""
+
+
 def _usage_columns() -> list[Column[Any]]:
     return [
         *_required(Integer, "rollouts", "calls"),
@@ -180,7 +184,7 @@ checkpoints = Table(
     *_optional(Text, "run_id", "dataset_version", "evaluator_set", "artifact_url"),
     Column("objective", Double),
     Column("complete", Boolean, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("id", name="pk_agentensor_checkpoints"),
     UniqueConstraint("workflow_id", "config_version", name="uq_agentensor_checkpoints_version"),
 )
@@ -198,7 +202,7 @@ aliases = Table(
     metadata,
     *_required(Text, "workflow_id", "alias"),
     Column("version", Integer, nullable=False),
-    Column("updated_at", Instant, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("workflow_id", "alias", name="pk_agentensor_aliases"),
     ForeignKeyConstraint(
         ["workflow_id", "version"],
@@ -215,7 +219,7 @@ alias_log = Table(
     Column("from_version", Integer),
     Column("to_version", Integer, nullable=False),
     *_required(Text, "actor", "reason", "kind"),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("id", name="pk_agentensor_alias_log"),
 )
 Index("ix_agentensor_alias_log_alias", alias_log.c.workflow_id, alias_log.c.alias, alias_log.c.id)
@@ -226,7 +230,7 @@ workflows = Table(
     Column("workflow_id", Text, nullable=False),
     Column("owner", Text),
     Column("default_version", Integer, nullable=False),
-    Column("feature_flags", Json, nullable=False),
+    Column("feature_flags", JSON, nullable=False),
     *_required(Instant, "created_at", "updated_at"),
     PrimaryKeyConstraint("workflow_id", name="pk_agentensor_workflows"),
 )
@@ -236,9 +240,9 @@ workflow_defaults = Table(
     metadata,
     Column("workflow_id", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("config", Json, nullable=False),
+    Column("config", JSON, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("workflow_id", "version", name="pk_agentensor_workflow_defaults"),
     ForeignKeyConstraint(
         ["workflow_id"],
@@ -251,22 +255,22 @@ runs = Table(
     "agentensor_runs",
     metadata,
     *_required(Text, "run_id", "workflow_id", "mode", "status"),
-    Column("job", Json, nullable=False),
+    Column("job", JSON, nullable=False),
     Column("job_hash", Text, nullable=False),
-    Column("config", Json, nullable=False),
+    Column("config", JSON, nullable=False),
     Column("seed", BigInteger, nullable=False),
     *_optional(Text, "dataset_id", "dataset_version", "evaluator_set"),
-    Column("usage", Json, nullable=False),
-    Column("result", Json),
+    Column("usage", JSON, nullable=False),
+    Column("result", JSON),
     Column("error", Text),
     Column("event_seq", BigInteger, nullable=False),
     Column("thread_id", Text),
-    Column("refs", Json, nullable=False),
+    Column("refs", JSON, nullable=False),
     Column("lease_owner", Text),
     Column("lease_token", BigInteger, nullable=False),
     Column("lease_expires", Double),
-    Column("started_at", Instant, nullable=False),
-    Column("ended_at", Instant),
+    Column("started_at", INSTANT, nullable=False),
+    Column("ended_at", INSTANT),
     PrimaryKeyConstraint("run_id", name="pk_agentensor_runs"),
 )
 Index("ix_agentensor_runs_workflow", runs.c.workflow_id, runs.c.started_at)
@@ -279,8 +283,8 @@ candidates = Table(
     Column("position", Integer, nullable=False),
     *_required(Json, "prompts", "parents"),
     Column("status", Text, nullable=False),
-    Column("info", Json, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("info", JSON, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("run_id", "candidate_hash", name="pk_agentensor_candidates"),
     UniqueConstraint("run_id", "position", name="uq_agentensor_candidates_position"),
 )
@@ -290,8 +294,8 @@ optimizer_state = Table(
     metadata,
     Column("run_id", Text, nullable=False),
     Column("step", Integer, nullable=False),
-    Column("state", Json, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("run_id", "step", name="pk_agentensor_optimizer_state"),
 )
 
@@ -304,7 +308,7 @@ rollouts = Table(
     *_optional(Json, "output", "tape"),
     Column("latency_ms", Double, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("failure", Json),
+    Column("failure", JSON),
     *_usage_columns(),
     PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_rollouts"),
 )
@@ -317,7 +321,7 @@ scores = Table(
     Column("score", Double),
     Column("passed", Boolean),
     *_optional(Text, "reason", "label"),
-    Column("failure", Json),
+    Column("failure", JSON),
     *_usage_columns(),
     PrimaryKeyConstraint(
         "run_id", "rollout_key", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
@@ -329,7 +333,7 @@ calls = Table(
     "agentensor_calls",
     metadata,
     *_required(Text, "run_id", "key", "kind"),
-    Column("response", Json, nullable=False),
+    Column("response", JSON, nullable=False),
     *_usage_columns(),
     PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_calls"),
 )
@@ -339,7 +343,7 @@ datasets = Table(
     metadata,
     *_required(Text, "dataset_id", "version"),
     *_required(Json, "metadata", "counts"),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("dataset_id", "version", name="pk_agentensor_datasets"),
 )
 
@@ -350,7 +354,7 @@ cases = Table(
     Column("position", Integer, nullable=False),
     Column("case_id", Text, nullable=False),
     Column("split", Text),
-    Column("content", Json, nullable=False),
+    Column("content", JSON, nullable=False),
     PrimaryKeyConstraint("dataset_id", "version", "position", name="pk_agentensor_cases"),
     ForeignKeyConstraint(
         ["dataset_id", "version"],

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from langgraph.graph import END, START
 from langgraph.types import Command, StreamWriter, interrupt
 
-from orcheo_agentensor.evaluation.graph import AT_WORK, draining
+from orcheo_agentensor.evaluation.graph import draining
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.runs.access import ends_once
@@ -74,8 +74,10 @@ def create_training_graph(
     known: dict[str, tuple[int, SearchState, CandidateStore]] = {}
 
     @asynccontextmanager
-    async def opened(run_id: str, writer: StreamWriter) -> AsyncIterator[Training]:
-        async with manager.open(run_id, write=writer) as run:
+    async def opened(
+        run_id: str, writer: StreamWriter, *, running: bool = True
+    ) -> AsyncIterator[Training]:
+        async with manager.open(run_id, write=writer, running=running) as run:
             meter = BudgetMeter(
                 run.plan.budget,
                 spent=await run.ledger.usage() + await run.ledger.usage(CANCELLED),
@@ -120,7 +122,6 @@ def create_training_graph(
     async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
         async with opened(state["run_id"], writer) as training:
-            await training.run.update(**AT_WORK)
             _announce(training)
             if not training.state.baseline:
                 training.state = await search.begin(training)
@@ -130,7 +131,6 @@ def create_training_graph(
     async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Optimizer steps until a checkpoint is due; after a resume, from the stored state on."""
         async with opened(state["run_id"], writer) as training:
-            await training.run.update(**AT_WORK)
             await search.take_steps(training)
             return _mirror(training)
 
@@ -145,7 +145,6 @@ def create_training_graph(
     async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Measure baseline and best on cases the search never saw."""
         async with opened(state["run_id"], writer) as training:
-            await training.run.update(**AT_WORK)
             return {
                 "holdout": await decision.measure_holdout(training),
                 "baseline": await search.version_record(training, training.state.baseline),
@@ -156,7 +155,7 @@ def create_training_graph(
     async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
-        async with opened(run_id, writer) as training:
+        async with opened(run_id, writer, running=False) as training:
             run = training.run
             status, reasons = decision.assess(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
