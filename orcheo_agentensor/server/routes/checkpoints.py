@@ -13,7 +13,6 @@ from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.server.http import PreconditionFailed, RejectedVersion
 from orcheo_agentensor.server.routes.routing import (
     MOST,
-    NO_QUERY,
     Name,
     NoQuery,
     Page,
@@ -195,7 +194,7 @@ async def list_checkpoints(
     )
 
 
-@reading.get(_WORKFLOW + "/checkpoints/{version}", responses=errors(404), dependencies=[NO_QUERY])
+@reading.get(_WORKFLOW + "/checkpoints/{version}", responses=errors(404))
 async def get_checkpoint(workflow_id: Name, version: Name, visible: Visible) -> Checkpoint:
     """A version, by number or alias."""
     found = await visible.version(workflow_id, version)
@@ -203,11 +202,7 @@ async def get_checkpoint(workflow_id: Name, version: Name, visible: Visible) -> 
     return Checkpoint(**found.model_dump(), aliases=_aliases_of(found, aliases))
 
 
-@reading.get(
-    _WORKFLOW + "/checkpoints/{version}/download",
-    responses=errors(404),
-    dependencies=[NO_QUERY],
-)
+@reading.get(_WORKFLOW + "/checkpoints/{version}/download", responses=errors(404))
 async def download_checkpoint(
     workflow_id: Name, version: Name, visible: Visible, response: Response
 ) -> dict[str, Any]:
@@ -242,14 +237,14 @@ async def diff_checkpoints(
     )
 
 
-@reading.get(_ALIAS, responses=errors(404), dependencies=[NO_QUERY])
+@reading.get(_ALIAS, responses=errors(404))
 async def get_alias(workflow_id: Name, alias: Name, visible: Visible) -> Alias:
     """Where an alias points."""
     await visible.require_workflow(workflow_id)
     return await _existing_alias(visible, workflow_id, alias)
 
 
-@promoting.put(_ALIAS, responses=_MOVED, dependencies=[NO_QUERY])
+@promoting.put(_ALIAS, responses=_MOVED)
 async def promote(
     workflow_id: Name,
     alias: Name,
@@ -288,7 +283,7 @@ async def promote(
     return _tagged(move, response)
 
 
-@promoting.post(_ALIAS + "/rollback", responses=_MOVED, dependencies=[NO_QUERY])
+@promoting.post(_ALIAS + "/rollback", responses=_MOVED)
 async def roll_back(
     workflow_id: Name,
     alias: Name,

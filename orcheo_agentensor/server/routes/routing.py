@@ -93,7 +93,7 @@ async def _no_query(query: Annotated[NoQuery, Query()]) -> None:
     """Refuses every query parameter."""
 
 
-NO_QUERY = Depends(_no_query)
+_NO_QUERY = Depends(_no_query)
 
 
 def without_null(schema: dict[str, Any]) -> None:
@@ -164,8 +164,9 @@ def tag_matches(header: str, tag: str) -> bool:
 class CheckedRoute(APIRoute):
     """A route that needs `scope`, reads strict JSON and gives its answer an entity tag.
 
-    FastAPI by itself takes a body with a key twice, with NaN and of any size, and knows no entity
-    tags. The summary of a route is the first line of its endpoint's docstring.
+    FastAPI by itself takes a body with a key twice, with NaN and of any size, ignores unknown query
+    parameters where an endpoint has no `query`, and knows no entity tags. The summary of a route is
+    the first line of its endpoint's docstring.
     """
 
     scope: ClassVar[str] = "run"
@@ -175,6 +176,9 @@ class CheckedRoute(APIRoute):
         if "GET" in options["methods"]:
             responses[304] = _NOT_MODIFIED
         options["responses"] = {**responses, **(options.get("responses") or {})}
+        dependencies = [one for one in options.get("dependencies") or () if one is not _NO_QUERY]
+        if "query" not in get_type_hints(endpoint):
+            options["dependencies"] = [*dependencies, _NO_QUERY]
         told = inspect.cleandoc(endpoint.__doc__ or "")
         summary = told.split("\n")[0]
         options |= {

@@ -15,7 +15,6 @@ from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
 from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
 from orcheo_agentensor.server.routes.routing import (
-    NO_QUERY,
     Name,
     Page,
     PageQuery,
@@ -137,7 +136,7 @@ async def list_runs(query: Annotated[RunsQuery, Query()], visible: Visible) -> P
     )
 
 
-@runs.get("/runs/{run_id}", responses=errors(404), dependencies=[NO_QUERY])
+@runs.get("/runs/{run_id}", responses=errors(404))
 async def get_run(run_id: Name, visible: Visible) -> RunDetail:
     """A run, with its job and its result."""
     run = await visible.run(run_id)
@@ -187,13 +186,13 @@ async def list_dataset_versions(
     return await _dataset_page(query, visible, dataset_id)
 
 
-@schemas.get("/schemas", dependencies=[NO_QUERY])
+@schemas.get("/schemas")
 async def list_schemas() -> dict[str, list[str]]:
     """The names of the schemas there are."""
     return {"schemas": [*SCHEMAS]}
 
 
-@schemas.get("/schemas/{name}", responses=errors(404), dependencies=[NO_QUERY])
+@schemas.get("/schemas/{name}", responses=errors(404))
 async def get_schema(name: Name) -> dict[str, Any]:
     """The JSON Schema of a config, a dataset, an evaluation job or a training job."""
     make = SCHEMAS.get(name)
