@@ -115,7 +115,11 @@ def merge_configs(*configs: RunConfig) -> RunConfig:
     plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`, a
     JSON form replaces each field that it spells out.
     """
-    return reduce(_merge_two, configs, RunConfig())
+    with_settings = [config for config in configs if config != _NOTHING_SET]
+    return reduce(_merge_two, with_settings) if with_settings else RunConfig()
+
+
+_NOTHING_SET = RunConfig()
 
 
 def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:

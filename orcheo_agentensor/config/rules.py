@@ -85,6 +85,8 @@ def read_prompts(obj: dict[str, Any], field: str) -> tuple[dict[str, TextTensor]
 
 def bind_problems(prompts: Mapping[str, TextTensor], field: str) -> list[Problem]:
     """What is wrong with the places that prompts bind to, taken together."""
+    if not prompts:
+        return []
     binds = {name: tensor.bind for name, tensor in prompts.items()}
     return [
         (f"{field}.{inner}.bind", binds[inner], overlap_rule(binds, outer, inner))

@@ -6,18 +6,16 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any
 
 from langgraph.graph import END, START
-from langgraph.types import Command, StreamWriter
+from langgraph.types import Command
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, summarize
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.prompts import Candidate
-from orcheo_agentensor.runs.access import ends_once
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
@@ -105,7 +103,7 @@ def create_evaluation_graph(
 
     measured: dict[str, list[CaseResult]] = {}
 
-    async def prepare(state: EvaluationState, writer: StreamWriter) -> Command[str]:
+    async def prepare(state: EvaluationState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
         checked = await manager.record({k: state.get(k) for k in EvaluationJob.model_fields})
         run = checked.record
@@ -117,10 +115,9 @@ def create_evaluation_graph(
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="run_cases")
 
-    @ends_once
-    async def run_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
+    async def run_cases(state: EvaluationState) -> dict[str, Any]:
         """Run every case through the target and the evaluators; all results go to the ledger."""
-        async with manager.open(state["run_id"], write=writer) as run:
+        async with manager.open(state["run_id"]) as run:
             cases = run.dataset.cases
             run.events.emit(
                 "run_started",
@@ -132,7 +129,7 @@ def create_evaluation_graph(
                 bindings={e.name: e.binding for e in run.evaluators},
             )
             progress = CaseProgress(run.events, run.weights, total=len(cases))
-            measured[state["run_id"]] = await Runner(run, draining=draining()).run(
+            measured[state["run_id"]] = await Runner(run).run(
                 cases,
                 Candidate.of(run.prompts),
                 phase="evaluation",
@@ -140,10 +137,9 @@ def create_evaluation_graph(
             )
         return {"status": "running"}
 
-    @ends_once
-    async def summarize_cases(state: EvaluationState, writer: StreamWriter) -> dict[str, Any]:
+    async def summarize_cases(state: EvaluationState) -> dict[str, Any]:
         """Add up the results, from the ledger after a resume, and end the run."""
-        async with manager.open(state["run_id"], write=writer) as run:
+        async with manager.open(state["run_id"]) as run:
             results = measured.pop(state["run_id"], None)
             if results is None:  # this process has not run the cases
                 results = await Runner(run).run(
@@ -192,10 +188,3 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         case_sla_ms=run.job.limits.case_sla_ms,
         replicates=run.job.replicates,
     )
-
-
-def draining() -> Callable[[], bool]:
-    """Whether a graceful stop of the graph run was asked for, to be looked at between cases."""
-    from langgraph.runtime import get_runtime
-
-    return partial(getattr, get_runtime(), "drain_requested")

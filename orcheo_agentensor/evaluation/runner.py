@@ -457,7 +457,6 @@ class Runner:
         *,
         meter: Meter | None = None,
         taped: bool = False,
-        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.target = run.target
         self.evaluators = run.evaluators
@@ -479,7 +478,7 @@ class Runner:
         self._slots = process_slots(run.settings.max_concurrency)
         self._share = self._slots.share()
         self._taped = taped
-        self._draining = draining
+        self._draining = run.draining
         instant = [evaluator.adapter.inline is not None for evaluator in run.evaluators]
         self.one_by_one = len(instant) == 1 or all(instant)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -102,8 +100,6 @@ LOOK_AGAIN = 0.1
 LOOK_LATER = 1.0
 """Seconds between two tries for a lease that has been waited for: each locks the store."""
 
-NodeT = TypeVar("NodeT", bound=Callable[..., Awaitable[dict[str, Any]]])
-
 
 class RunEnded(Exception):
     """The run that was to be worked on has ended; `result` is what its record holds."""
@@ -111,23 +107,6 @@ class RunEnded(Exception):
     def __init__(self, result: dict[str, Any]) -> None:
         super().__init__("the run has ended")
         self.result = result
-
-
-def ends_once(node: NodeT) -> NodeT:
-    """A graph's node that gives the stored result where the run has ended already.
-
-    It has where another execution of the same job ended it: one in this process, one that went on
-    with it after a kill, or an earlier one on a thread that is replayed. A run is decided once.
-    """
-
-    @functools.wraps(node)
-    async def once(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            return await node(*args, **kwargs)
-        except RunEnded as ended:
-            return ended.result
-
-    return cast("NodeT", once)
 
 
 async def take_lease(store: Store, run_id: str, **fields: Any) -> Lease:

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -32,7 +33,7 @@ from orcheo_agentensor.errors import (
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
-from orcheo_agentensor.events import EventSink, EventWriter
+from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_run
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
@@ -104,13 +105,17 @@ class CheckedJob(Generic[JobT]):
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveRun(CheckedJob[JobT]):
-    """A run at work: its lease is held and its ledger takes rows."""
+    """A run at work: its lease is held and its ledger takes rows.
+
+    `draining` tells whether a graceful stop of the graph run was asked for.
+    """
 
     store: Store
     settings: Settings
     lease: Lease
     ledger: Ledger
     events: EventSink
+    draining: Callable[[], bool]
 
     async def update(self, **fields: Any) -> None:
         """Change fields of the run's record, while the lease holds."""
@@ -227,10 +232,9 @@ class RunManager(Generic[JobT]):
         self._known.pop(run_id, None)
 
     @asynccontextmanager
-    async def open(
-        self, run_id: str, *, write: EventWriter, running: bool = True
-    ) -> AsyncIterator[ActiveRun[JobT]]:
-        """Work on a run: lease taken, ledger started; both are given back whatever happens.
+    async def open(self, run_id: str, *, running: bool = True) -> AsyncIterator[ActiveRun[JobT]]:
+        """Work on a run in a graph's node: lease taken, ledger started; both are given back
+        whatever happens.
 
         Its record says that it is `running`, unless it is opened without. A failure inside is noted
         there; cancellation and draining leave the run `interrupted`, to be resumed. Another
@@ -238,6 +242,9 @@ class RunManager(Generic[JobT]):
         works on it, `RunEnded` where it has ended, `NotFound` where it does not belong to the
         identity that the graph runs for.
         """
+        from langgraph.config import get_stream_writer
+        from langgraph.runtime import get_runtime
+
         caller = identity_of_run()
         if caller.name is not None:
             await require_run(self.store, run_id, caller)
@@ -248,12 +255,12 @@ class RunManager(Generic[JobT]):
         except RunEnded:
             self.forget(run_id)
             raise
-        events = EventSink(run_id, write, start=lease.event_seq)
+        events = EventSink(run_id, get_stream_writer(), start=lease.event_seq)
         ledger = self.store.ledger(
             run_id,
             lease=lease,
             reuse=checked.job.reuse,
-            event_seq=lambda: events.seq,
+            event_seq=partial(getattr, events, "seq"),
             empty=lease.token == 1,
         )
         run = ActiveRun(
@@ -263,6 +270,7 @@ class RunManager(Generic[JobT]):
             lease=lease,
             ledger=ledger,
             events=events,
+            draining=partial(getattr, get_runtime(), "drain_requested"),
         )
         ending: dict[str, Any] = {}
         try:
@@ -361,10 +369,12 @@ class RunManager(Generic[JobT]):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
-        named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
-        prompts_over, _none = RunConfig.trusted({"prompts": named}, field="job")
+        request = job_config
+        if self._given.prompts or job.prompts:
+            named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
+            request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])
         resolved = await resolve(
-            merge_configs(job_config, prompts_over),
+            request,
             workflow_id=workflow_id,
             store=self.store,
             settings=self._settings,
@@ -377,6 +387,7 @@ class RunManager(Generic[JobT]):
         check_target(target, with_prompts(config.configurable, prompts), prompts)
         if isinstance(target, ConnectedTarget):
             target = await target.connect(config.to_runnable())
+        stored_config = config.to_json()
         config = config.model_copy(update={"prompts": {}})
         plan, described = self._planned(job, dataset, prompts)
         evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])
@@ -385,7 +396,7 @@ class RunManager(Generic[JobT]):
             "target": target.fingerprint,
             "dataset": [dataset.id, dataset.version],
             "evaluators": evaluator_set,
-            "config": config.to_json(),
+            "config": config.to_json() if prompts else stored_config,
             "prompts": prompts_to_json(prompts),
             "min_coverage": job.min_coverage,
             **({"replicates": job.replicates} if job.replicates > 1 else {}),
@@ -405,7 +416,7 @@ class RunManager(Generic[JobT]):
                 "redacted": REDACTED in str(stored_job) and stored_job != plain,
             },
             job_hash=content_hash(identity),
-            config=merge_configs(config, RunConfig(prompts=prompts)).to_json(),
+            config=stored_config,
             seed=getattr(job, "seed", 0),
             dataset_id=dataset.id,
             dataset_version=dataset.version,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import listening
+from orcheo_agentensor.runs.access import RunEnded
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.upstream import is_streamed_by_host
 
@@ -74,23 +74,21 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     pauses: bool = False
 
     def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
-        """As `StateGraph.add_node`, for an async function `(state)` or `(state, writer)`.
+        """As `StateGraph.add_node`, for an async function of the state.
 
         The node works in `invoke` and `stream` as well, where it runs on an event loop of its own.
+        It gives the stored result where the run has ended already: another execution of the same
+        job ended it, in this process, after a kill, or earlier on a thread that is replayed.
         """
-        return super().add_node(node, _sync_too(action, name=node), **options)
 
+        async def once(state: Any) -> Any:
+            try:
+                return await action(state)
+            except RunEnded as ended:
+                return ended.result
 
-def _sync_too(function: Callable[..., Awaitable[Any]], *, name: str) -> RunnableLambda[Any, Any]:
-    """An async node function as a Runnable that sync callers can run, too."""
-    from langgraph.config import get_stream_writer
-
-    wants_writer = "writer" in inspect.signature(function).parameters
-
-    async def node(state: Any) -> Any:
-        return await (function(state, get_stream_writer()) if wants_writer else function(state))
-
-    return RunnableLambda(lambda state: run_sync(node(state)), afunc=node, name=name)
+        runnable = RunnableLambda(lambda state: run_sync(once(state)), afunc=once, name=node)
+        return super().add_node(node, runnable, **options)
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:

@@ -132,7 +132,8 @@ class Database:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         # By hand, because `run_in_executor` costs three times as much.
-        self._executor().submit(_run, loop, outcome, work, args)
+        executor = self._handles.executor or self._executor()
+        executor.submit(_run, loop, outcome, work, args)
         return outcome
 
     def read(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
@@ -214,7 +215,7 @@ class Database:
         held.close()
 
     def _transaction(self, work: Callable[[Connection], T], write: bool, lock: str | None) -> T:
-        engine = self.engine()
+        engine = (self._ready and self._handles.engine) or self.engine()
         try:
             return _in_transaction(engine, work, write=write, lock=lock)
         except DATABASE_ERRORS as error:

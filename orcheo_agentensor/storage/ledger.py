@@ -209,12 +209,12 @@ def total_usage(connection: Connection, run_id: str, kinds: Sequence[str] = ()) 
             *(_totals(table).where(table.c.run_id == run_id) for table in (rollouts, scores)),
             _totals(calls).where(of_run, calls.c.kind != CANCELLED),
         )
-    total = NOTHING
+    sums = []
     for unpriced, cost, *counts in connection.execute(parts):
-        rollout_count, call_count, into, out, unreported, cached = (int(n or 0) for n in counts)
+        executed, made, into, out, unreported, cached = [int(n or 0) for n in counts]
         price = None if unpriced else cost or 0.0
-        total = total + _usage((rollout_count, call_count, into, out, price, unreported, cached))
-    return total
+        sums.append(_usage((executed, made, into, out, price, unreported, cached)))
+    return Usage.total(sums)
 
 
 def _totals(table: Table) -> Any:

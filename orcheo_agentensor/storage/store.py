@@ -134,7 +134,8 @@ class Store:
         """The ledger of a run, for the holder of its lease; to be started.
 
         `reuse` names another run whose rows are found too. Every commit stores what `event_seq`
-        returns, the number of the last event sent. Needs a running event loop.
+        returns, the number of the last event sent. `empty` says that nothing is recorded yet, which
+        spares looking for it. Needs a running event loop.
         """
         from orcheo_agentensor.storage.ledger import Ledger
 

@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from langgraph.graph import END, START
-from langgraph.types import Command, StreamWriter, interrupt
+from langgraph.types import Command, interrupt
 
-from orcheo_agentensor.evaluation.graph import draining
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
-from orcheo_agentensor.runs.access import ends_once
 from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
@@ -74,10 +72,8 @@ def create_training_graph(
     known: dict[str, tuple[int, SearchState, CandidateStore]] = {}
 
     @asynccontextmanager
-    async def opened(
-        run_id: str, writer: StreamWriter, *, running: bool = True
-    ) -> AsyncIterator[Training]:
-        async with manager.open(run_id, write=writer, running=running) as run:
+    async def opened(run_id: str, *, running: bool = True) -> AsyncIterator[Training]:
+        async with manager.open(run_id, running=running) as run:
             meter = BudgetMeter(
                 run.plan.budget,
                 spent=await run.ledger.usage() + await run.ledger.usage(CANCELLED),
@@ -92,7 +88,7 @@ def create_training_graph(
                 search_state = await SearchState.load(run)
             training = Training(
                 run=run,
-                runner=Runner(run, meter=meter, taped=True, draining=draining()),
+                runner=Runner(run, meter=meter, taped=True),
                 plan=run.plan,
                 meter=meter,
                 state=search_state,
@@ -118,44 +114,39 @@ def create_training_graph(
             return Command(update=update | run.result, goto=END)
         return Command(update=update | {"status": "running"}, goto="baseline")
 
-    @ends_once
-    async def baseline(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+    async def baseline(state: TrainingState) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
-        async with opened(state["run_id"], writer) as training:
+        async with opened(state["run_id"]) as training:
             _announce(training)
             if not training.state.baseline:
                 training.state = await search.begin(training)
             return _mirror(training)
 
-    @ends_once
-    async def step(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+    async def step(state: TrainingState) -> dict[str, Any]:
         """Optimizer steps until a checkpoint is due; after a resume, from the stored state on."""
-        async with opened(state["run_id"], writer) as training:
+        async with opened(state["run_id"]) as training:
             await search.take_steps(training)
             return _mirror(training)
 
-    @ends_once
-    async def checkpoint(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+    async def checkpoint(state: TrainingState) -> dict[str, Any]:
         """Store what is due as versions."""
-        async with opened(state["run_id"], writer) as training:
+        async with opened(state["run_id"]) as training:
             await search.store_versions(training)
             return _mirror(training)
 
-    @ends_once
-    async def holdout(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+    async def holdout(state: TrainingState) -> dict[str, Any]:
         """Measure baseline and best on cases the search never saw."""
-        async with opened(state["run_id"], writer) as training:
+        async with opened(state["run_id"]) as training:
             return {
                 "holdout": await decision.measure_holdout(training),
                 "baseline": await search.version_record(training, training.state.baseline),
                 "best": await search.version_record(training, training.state.best),
             }
 
-    @ends_once
-    async def decide(state: TrainingState, writer: StreamWriter) -> dict[str, Any]:
+    async def decide(state: TrainingState) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
-        async with opened(run_id, writer, running=False) as training:
+        async with opened(run_id, running=False) as training:
             run = training.run
             status, reasons = decision.assess(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
