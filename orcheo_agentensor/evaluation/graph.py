@@ -1,7 +1,5 @@
 """The evaluation subgraph: START -> prepare -> run_cases -> summarize -> END."""
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
@@ -128,8 +126,9 @@ def create_evaluation_graph(
                 evaluators=[e.name for e in run.evaluators],
                 bindings={e.name: e.binding for e in run.evaluators},
             )
-            progress = CaseProgress(run.events, run.weights, total=len(cases))
-            measured[state["run_id"]] = await Runner(run).run(
+            runner = Runner(run)
+            progress = CaseProgress(run.events, runner.weights, total=len(cases))
+            measured[state["run_id"]] = await runner.run(
                 cases,
                 Candidate.of(run.prompts),
                 phase="evaluation",

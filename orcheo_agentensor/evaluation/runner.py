@@ -471,7 +471,7 @@ class Runner:
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.config
         self._config_hash = content_hash(
-            {k: v for k, v in run.config.to_json().items() if k not in ("prompts", "run_id")}
+            {key: value for key, value in run.config_json.items() if key != "run_id"}
         )
         self._callbacks = run.callbacks
         self._seconds = run.job.limits.case_timeout

@@ -80,8 +80,9 @@ class Given:
 class CheckedJob(Generic[JobT]):
     """A job with everything resolved and checked, and its run record.
 
-    `config` is the merged one without its prompts. `job_config` is what the job itself set, over
-    the stored version that the prompts started from; `base_version` is the number of that version.
+    `config` is the merged one without its prompts, `config_json` that as it is stored.
+    `job_config` is what the job itself set, over the stored version that the prompts started from;
+    `base_version` is the number of that version.
     `plan` is what only a training has.
     """
 
@@ -91,6 +92,7 @@ class CheckedJob(Generic[JobT]):
     dataset: Dataset
     evaluators: tuple[BoundEvaluator, ...]
     config: RunConfig
+    config_json: dict[str, Any]
     job_config: RunConfig
     callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
@@ -387,8 +389,9 @@ class RunManager(Generic[JobT]):
         check_target(target, with_prompts(config.configurable, prompts), prompts)
         if isinstance(target, ConnectedTarget):
             target = await target.connect(config.to_runnable())
-        stored_config = config.to_json()
+        recorded_config = config.to_json()
         config = config.model_copy(update={"prompts": {}})
+        config_json = config.to_json() if prompts else recorded_config
         plan, described = self._planned(job, dataset, prompts)
         evaluator_set = content_hash([[e.name, e.fingerprint, e.weight] for e in evaluators])
         identity = {
@@ -396,7 +399,7 @@ class RunManager(Generic[JobT]):
             "target": target.fingerprint,
             "dataset": [dataset.id, dataset.version],
             "evaluators": evaluator_set,
-            "config": config.to_json() if prompts else stored_config,
+            "config": config_json,
             "prompts": prompts_to_json(prompts),
             "min_coverage": job.min_coverage,
             **({"replicates": job.replicates} if job.replicates > 1 else {}),
@@ -416,7 +419,7 @@ class RunManager(Generic[JobT]):
                 "redacted": REDACTED in str(stored_job) and stored_job != plain,
             },
             job_hash=content_hash(identity),
-            config=stored_config,
+            config=recorded_config,
             seed=getattr(job, "seed", 0),
             dataset_id=dataset.id,
             dataset_version=dataset.version,
@@ -430,6 +433,7 @@ class RunManager(Generic[JobT]):
             dataset=dataset,
             evaluators=tuple(evaluators),
             config=config,
+            config_json=config_json,
             job_config=merge_configs(resolved.version, job_config),
             callbacks=callbacks,
             prompts=prompts,
