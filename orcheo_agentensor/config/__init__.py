@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from orcheo_agentensor.lazy import lazily
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.config.model import RunConfig, config_schema, with_prompts
-    from orcheo_agentensor.config.overrides import overridden_model
-    from orcheo_agentensor.config.resolve import merge_configs, settle
-    from orcheo_agentensor.config.rules import (
+    from orcheo_agentensor.config.model import (
+        RunConfig,
+        config_schema,
         register_callback,
         registered_callbacks,
         runtime_configurable,
+        with_prompts,
     )
+    from orcheo_agentensor.config.overrides import overridden_model
+    from orcheo_agentensor.config.resolve import merge_configs, settle
 
 __all__ = [
     "RunConfig",
@@ -31,9 +33,15 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "model": ("RunConfig", "config_schema", "with_prompts"),
+        "model": (
+            "RunConfig",
+            "config_schema",
+            "register_callback",
+            "registered_callbacks",
+            "runtime_configurable",
+            "with_prompts",
+        ),
         "overrides": ("overridden_model",),
         "resolve": ("merge_configs", "settle"),
-        "rules": ("register_callback", "registered_callbacks", "runtime_configurable"),
     },
 )

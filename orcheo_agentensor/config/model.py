@@ -1,40 +1,66 @@
-"""The per-run config: one strict model that every `RunnableConfig` is parsed with.
+"""The per-run config: one strict model that every `RunnableConfig` is parsed with, and its rules.
 
 `RunConfig.parse` is for what comes from outside the process, `RunConfig.trusted` for callers in
-it, who may pass live callbacks.
+it, who may pass live callbacks. Each rule that is broken is reported with its path and value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import Annotated, Any, TypeAlias, cast
 from uuid import UUID
 
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from orcheo_agentensor.config.overrides import NODE_OVERRIDES, NodeOverride
-from orcheo_agentensor.config.rules import (
-    ALIAS,
-    MAX_PROBLEMS,
-    NAME,
-    NAME_RULE,
-    VERSION,
-    LiveCallbacks,
-    bind_problems,
-    config_error,
-    config_problems,
-    join_callbacks,
-    named_callbacks,
-    read_prompts,
-    registered_callbacks,
-    split_trusted,
+from orcheo_agentensor.config.overrides import NODE_OVERRIDES, NodeOverride, override_problems
+from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    TOO_LARGE,
+    Trail,
+    dotted,
+    json_problems,
+    json_size,
 )
-from orcheo_agentensor.json_values import TOO_LARGE
-from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, path_in, prompts_to_json, put
-from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.prompts import (
+    CONFIGURABLE,
+    TextTensor,
+    as_tensor,
+    overlap_rule,
+    overlaps,
+    path_in,
+    prompts_to_json,
+    put,
+)
+from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.settings import Settings
+
+MAX_BYTES = 1024 * 1024
+"""Most bytes of a config as compact JSON."""
+
+MAX_PROBLEMS = 100
+"""Most problems listed in one error."""
+
+_LONGEST_PATH = 200
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+"""What a prompt or a registered callback may be called."""
+
+ALIAS = re.compile(r"(?!\d+$)[a-z0-9_-]{1,64}")
+"""What an alias of a stored version may be called."""
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""The number of a stored version where it is given as a text, as from a form."""
+
+NAME_RULE = "must be letters, digits, '_', '.' and '-', starting with a letter or '_'"
+
+Problem: TypeAlias = tuple[str, Any, str]
+
 
 _Limit: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 
@@ -234,4 +260,303 @@ def _copy(value: Any) -> Any:
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_copy(item) for item in value]
+    return value
+
+
+def read_prompts(obj: dict[str, Any], field: str) -> tuple[dict[str, TextTensor], list[Problem]]:
+    """The prompts under `prompts` and `configurable.prompts`, and what is wrong with them."""
+    prompts: dict[str, TextTensor] = {}
+    problems: list[Problem] = []
+    configurable = obj.get("configurable")
+    inner = configurable.get("prompts") if isinstance(configurable, dict) else None
+    for path, given in (
+        (f"{field}.prompts", obj.get("prompts")),
+        (f"{field}.configurable.prompts", inner),
+    ):
+        if given is None:
+            continue
+        if not isinstance(given, dict):
+            problems.append((path, given, "must be an object of prompt names to texts"))
+            continue
+        for name, value in given.items():
+            problem = _prompt_problem(name, value, path)
+            if name in prompts:
+                problem = (f"{path}.{name}", name, f"is given in {field}.prompts as well")
+            if problem is not None:
+                problems.append(problem)
+            else:
+                prompts[name] = as_tensor(value, field=f"{path}.{name}")
+    return prompts, problems + bind_problems(prompts, f"{field}.prompts")
+
+
+def bind_problems(prompts: Mapping[str, TextTensor], field: str) -> list[Problem]:
+    """What is wrong with the places that prompts bind to, taken together."""
+    if not prompts:
+        return []
+    binds = {name: tensor.bind for name, tensor in prompts.items()}
+    return [
+        (f"{field}.{inner}.bind", binds[inner], overlap_rule(binds, outer, inner))
+        for outer, inner in overlaps(binds)
+    ]
+
+
+def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iterator[Problem]:
+    """Every rule that `obj`, a config as JSON without looking at its prompts, breaks."""
+    if not isinstance(obj, dict):
+        yield field, obj, "must be an object"
+        return
+    json_wrong = list(islice(json_problems(obj, field=field), MAX_PROBLEMS))
+    yield from json_wrong
+    if any(rule in TOO_LARGE for _, _, rule in json_wrong):
+        return
+    if not json_wrong and (size := json_size(obj)) > MAX_BYTES:
+        yield field, f"<{size:,} bytes>", f"is larger than {MAX_BYTES:,} bytes"
+        return
+    known = RunConfig.model_fields
+    for key in obj:
+        if isinstance(key, str) and key not in known:
+            yield f"{field}.{key}", key, _unknown_rule(key, known, "key of a config")
+    for trail in _reserved_keys(obj, None, 0):
+        yield dotted(field, trail), trail[1] if trail else None, "is a reserved key"
+    for key in ("tags", "callbacks"):
+        yield from _text_list(obj.get(key), f"{field}.{key}")
+    yield from _unknown_callbacks(obj.get("callbacks"), f"{field}.callbacks", callbacks)
+    for key in ("metadata", "configurable"):
+        if not isinstance(obj.get(key), dict | None):
+            yield f"{field}.{key}", obj[key], "must be an object"
+    for key in ("recursion_limit", "max_concurrency"):
+        value = obj.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            yield f"{field}.{key}", value, "must be a whole number of at least 1"
+    if not isinstance(obj.get("run_name"), str | None):
+        yield f"{field}.run_name", obj["run_name"], "must be a text"
+    if not _is_uuid(obj.get("run_id")):
+        yield f"{field}.run_id", obj["run_id"], "must be a UUID"
+    if isinstance(obj.get("configurable"), dict):
+        yield from _configurable(obj["configurable"], f"{field}.configurable")
+
+
+def config_error(problems: Iterable[Problem], field: str) -> ConfigError:
+    """One error that lists `problems`, the last word on each path, without the secrets in them."""
+    found = list(islice(problems, MAX_PROBLEMS + 1))
+    more = len(found) > MAX_PROBLEMS
+    unique = list({path: (path, value, rule) for path, value, rule in found}.values())
+    shown = [
+        (
+            path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…",
+            _shown(path, value),
+            rule,
+        )
+        for path, value, rule in unique[:MAX_PROBLEMS]
+    ]
+    lines = [f"{path}: {shorten(value)} {rule}" for path, value, rule in shown]
+    message = lines[0]
+    if len(lines) > 1:
+        count = f"more than {MAX_PROBLEMS}" if more else len(lines)
+        message = f"{count} problems in {field}:\n  " + "\n  ".join(lines)
+    first_path, first_value, first_rule = shown[0]
+    return ConfigError(
+        message,
+        field=first_path,
+        value=first_value,
+        rule=first_rule,
+        problems=[
+            {"field": path, "value": shorten(value), "rule": rule} for path, value, rule in shown
+        ],
+    )
+
+
+def _prompt_problem(name: Any, value: Any, path: str) -> Problem | None:
+    if not isinstance(name, str):
+        return None  # already reported: keys must be texts
+    path = f"{path}.{name}"
+    if not NAME.fullmatch(name):
+        return path, name, f"is not a prompt name: it {NAME_RULE}"
+    if isinstance(value, dict) and not isinstance(value.get("requires_grad", True), bool):
+        return f"{path}.requires_grad", value["requires_grad"], "must be true or false"
+    if isinstance(value, dict) and "gradients" in value:
+        return f"{path}.gradients", value["gradients"], "is working state, not part of a prompt"
+    try:
+        tensor = as_tensor(value, field=path)
+    except ConfigError as error:
+        return str(error.field), error.value, str(error.rule)
+    if holds_secret(tensor.text):
+        return path, REDACTED, "holds a secret; prompts are stored, so keep keys out of them"
+    return None
+
+
+def _unknown_rule(key: str, known: Collection[str], what: str) -> str:
+    near = get_close_matches(key, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"is not a {what}{hint}; known: {', '.join(known)}"
+
+
+def _reserved_keys(value: Any, trail: Trail, depth: int) -> Iterator[Trail]:
+    if depth > MAX_DEPTH or not isinstance(value, dict | list):
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        if key == "lc" or (isinstance(key, str) and key.startswith("__")):
+            if depth > 0:  # an unknown key at the top is reported as that
+                yield trail, key
+        else:
+            yield from _reserved_keys(item, (trail, key), depth + 1)
+
+
+def _text_list(value: Any, path: str) -> Iterator[Problem]:
+    if value is None:
+        return
+    if not isinstance(value, list):
+        yield path, value, "must be a list of texts"
+        return
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            yield f"{path}.{index}", item, "must be a text"
+
+
+def _unknown_callbacks(value: Any, path: str, known: Collection[str]) -> Iterator[Problem]:
+    registered = ", ".join(known) or "none"
+    for index, name in enumerate(value if isinstance(value, list) else ()):
+        if not isinstance(name, str) or name not in known:
+            rule = f"is not the name of a registered callback; registered: {registered}"
+            yield f"{path}.{index}", name, rule
+
+
+def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:
+    for key in value:
+        if isinstance(key, str) and key.startswith("checkpoint_"):
+            yield f"{path}.{key}", key, "is a reserved key: checkpoints are not chosen by a config"
+    yield from override_problems(value.get(NODE_OVERRIDES), f"{path}.{NODE_OVERRIDES}")
+    own = value.get("agentensor")
+    if own is None:
+        return
+    path = f"{path}.agentensor"
+    if not isinstance(own, dict):
+        yield path, own, 'must be an object such as {"use": "production"}'
+        return
+    for key in own:
+        if key != "use":
+            yield f"{path}.{key}", key, _unknown_rule(str(key), ("use",), "key of agentensor")
+    use = own.get("use")
+    named = isinstance(use, str) and (ALIAS.fullmatch(use) or VERSION.fullmatch(use))
+    numbered = type(use) is int and use >= 1
+    if use is not None and not named and not numbered:
+        yield f"{path}.use", use, "must be an alias such as 'production', or a version number"
+
+
+def _is_uuid(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def _shown(path: str, value: Any) -> Any:
+    secret = any(is_secret_name(part) for part in path.split("."))
+    return REDACTED if secret and not isinstance(value, bool | None) else redact(value)
+
+
+LiveCallbacks: TypeAlias = Sequence[BaseCallbackHandler] | BaseCallbackManager
+CallbackFactory: TypeAlias = Callable[[], BaseCallbackHandler]
+
+_factories: dict[str, CallbackFactory] = {}
+
+
+def register_callback(name: str, factory: CallbackFactory) -> None:
+    """Let configs name a callback: `{"callbacks": [name]}` adds `factory()` to the run.
+
+    Only names registered here are accepted from outside the process. Registering a name again
+    replaces its factory.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(field="callback name", value=name, rule=NAME_RULE)
+    _factories[name] = factory
+
+
+def registered_callbacks() -> list[str]:
+    """The names that configs may use in `callbacks`, sorted."""
+    return sorted(_factories)
+
+
+def join_callbacks(first: Sequence[BaseCallbackHandler], then: LiveCallbacks) -> LiveCallbacks:
+    """Both: a list, or a copy of the manager `then` with the handlers of `first` added."""
+    if not isinstance(then, BaseCallbackManager):
+        return [*first, *then]
+    manager = then.copy()
+    for handler in first:
+        manager.add_handler(handler, inherit=True)
+    return manager
+
+
+def named_callbacks(names: Sequence[str]) -> list[BaseCallbackHandler]:
+    """New handlers from the factories registered under `names`."""
+    unknown = [name for name in names if name not in _factories]
+    if unknown:
+        raise ConfigError(field="callbacks", value=unknown[0], rule="is not a registered callback")
+    return [_factories[name]() for name in names]
+
+
+def split_trusted(obj: Mapping[str, Any]) -> tuple[dict[str, Any], LiveCallbacks]:
+    """A runnable config as JSON, and its live callbacks apart; LangGraph's own keys are left out.
+
+    What has no JSON form is left in place, to be refused by the rules.
+    """
+    plain = dict(obj)
+    live: LiveCallbacks = []
+    callbacks = plain.pop("callbacks", None)
+    if isinstance(callbacks, BaseCallbackManager):
+        live = callbacks
+    elif isinstance(callbacks, list | tuple):
+        live = [item for item in callbacks if isinstance(item, BaseCallbackHandler)]
+        plain["callbacks"] = [
+            item for item in callbacks if not isinstance(item, BaseCallbackHandler)
+        ]
+    elif callbacks is not None:
+        plain["callbacks"] = callbacks
+    limit = plain.get("recursion_limit")
+    if isinstance(limit, int) and type(limit) not in (int, bool):
+        del plain["recursion_limit"]  # LangGraph's marker for "nobody has set one"
+    configurable = plain.get("configurable")
+    if isinstance(configurable, Mapping):
+        plain["configurable"] = {
+            key: value for key, value in configurable.items() if not is_runtime_key(key)
+        }
+    for key in ("tags", "run_id", "prompts", "configurable", "metadata"):
+        if key in plain:
+            plain[key] = as_json(plain[key])
+    return plain, live
+
+
+def runtime_configurable(obj: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of `configurable` that are LangGraph's own: `__*`, `checkpoint_*`, `langgraph_*`.
+
+    From a trusted caller they steer time travel and nesting, and travel beside the config.
+    """
+    configurable = (obj or {}).get("configurable")
+    if not isinstance(configurable, Mapping):
+        return {}
+    return {key: value for key, value in configurable.items() if is_runtime_key(key)}
+
+
+def is_runtime_key(key: object) -> bool:
+    """Whether a key of `configurable` is LangGraph's own."""
+    return isinstance(key, str) and key.startswith(("__", "checkpoint_", "langgraph_"))
+
+
+def as_json(value: Any, depth: int = 0) -> Any:
+    """What in-process callers write naturally, as JSON values; the rest is left to `parse`."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, TextTensor):
+        written = value.to_json()
+        return {k: v for k, v in written.items() if k == "type" or k in value.model_fields_set}
+    if depth > MAX_DEPTH:
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(item, depth + 1) for item in value]
     return value

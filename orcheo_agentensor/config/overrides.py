@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
@@ -143,19 +143,6 @@ def override_for(config: Mapping[str, Any] | None) -> NodeOverride | None:
 def node_path(namespace: object) -> str:
     """The names of the nodes in a checkpoint namespace of LangGraph, outermost first."""
     return "|".join(part.split(":")[0] for part in str(namespace or "").split("|"))
-
-
-def with_overrides(
-    configurable: Mapping[str, Any], rename: Callable[[str], str | None]
-) -> dict[str, Any]:
-    """`configurable` with its overrides under other names; those renamed to None are left out."""
-    given = overrides_in({"configurable": configurable})
-    if not given:
-        return dict(configurable)
-    renamed = {rename(name): override for name, override in given.items()}
-    kept = {name: override for name, override in renamed.items() if name is not None}
-    rest = {key: value for key, value in configurable.items() if key != NODE_OVERRIDES}
-    return {**rest, NODE_OVERRIDES: kept} if kept else rest
 
 
 def overridden_model(chat: BaseChatModel, config: Mapping[str, Any] | None = None) -> BaseChatModel:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.config.rules import bind_problems, config_error
+from orcheo_agentensor.config.model import (
+    RunConfig,
+    bind_problems,
+    config_error,
+)
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
@@ -56,13 +59,8 @@ async def resolve(
     """
     defaults, assistant = defaults or RunConfig(), assistant or RunConfig()
     if store is None:
-        for name, config in (("defaults", defaults), ("config", request)):
-            if config.use is not None:
-                raise ConfigError(
-                    field=f"{name}.configurable.agentensor.use",
-                    value=config.use,
-                    rule="names a stored version, but the workflow was configured without a store",
-                )
+        refuse_use(defaults, "defaults")
+        refuse_use(request, "config")
         return ResolvedConfig(config=settle(defaults, assistant, request, settings=settings))
     record = await store.workflows.get(workflow_id)
     stored = RunConfig.parse(record.default_config if record else None, field="defaults")
@@ -83,6 +81,16 @@ async def resolve(
         base_version=base_version,
         defaults_version=record.default_version or None if record else None,
     )
+
+
+def refuse_use(config: RunConfig, field: str) -> None:
+    """Raise `ConfigError` where a config asks for a stored version."""
+    if config.use is not None:
+        raise ConfigError(
+            field=f"{field}.configurable.agentensor.use",
+            value=config.use,
+            rule="names a stored version, but the workflow was configured without a store",
+        )
 
 
 def version_refused(error: NotFound, workflow_id: str) -> ConfigError:

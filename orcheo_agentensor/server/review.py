@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from langgraph.graph import StateGraph
 from pydantic import BaseModel
 
-from orcheo_agentensor.config.model import RunConfig, with_prompts
+from orcheo_agentensor.config.model import (
+    MAX_PROBLEMS,
+    RunConfig,
+    config_error,
+    config_problems,
+    is_runtime_key,
+    with_prompts,
+)
 from orcheo_agentensor.config.overrides import model_trouble
 from orcheo_agentensor.config.resolve import (
     ResolvedConfig,
@@ -19,12 +26,6 @@ from orcheo_agentensor.config.resolve import (
     merge_configs,
     resolve,
     version_refused,
-)
-from orcheo_agentensor.config.rules import (
-    MAX_PROBLEMS,
-    config_error,
-    config_problems,
-    is_runtime_key,
 )
 from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound, StoreError
 from orcheo_agentensor.identity import Identity

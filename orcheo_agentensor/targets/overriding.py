@@ -8,7 +8,11 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
-from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.model import (
+    Problem,
+    RunConfig,
+    config_error,
+)
 from orcheo_agentensor.config.overrides import (
     MODEL_FIELDS,
     NODE_OVERRIDES,
@@ -16,7 +20,6 @@ from orcheo_agentensor.config.overrides import (
     override_for,
     overrides_in,
 )
-from orcheo_agentensor.config.rules import Problem, config_error
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.upstream import node_function, takes_config
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,22 +20,23 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import get_runtime
 
-from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.config.overrides import node_path, overrides_in, with_overrides
+from orcheo_agentensor.config.model import (
+    RunConfig,
+    as_json,
+    is_runtime_key,
+    join_callbacks,
+    runtime_configurable,
+)
+from orcheo_agentensor.config.overrides import NODE_OVERRIDES, node_path, overrides_in
 from orcheo_agentensor.config.resolve import (
     ResolvedConfig,
     flag_of,
     merge_configs,
     merge_objects,
+    refuse_use,
     resolve,
     settle,
     version_refused,
-)
-from orcheo_agentensor.config.rules import (
-    as_json,
-    is_runtime_key,
-    join_callbacks,
-    runtime_configurable,
 )
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
@@ -171,67 +171,68 @@ class Workflow:
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
         if not reviewed and not await self.is_on():
             return None
-        around = _config_around(given)
         limit = given.get("recursion_limit")
         if not reviewed and _is_from_server(given):  # the limit may be the server's own
             given = {key: value for key, value in given.items() if key != "recursion_limit"}
         request, live = RunConfig.trusted(given)
         host_node, runtime = "", runtime_configurable(given)
+        around = _config_around(given)
         if around is not None:
             inherited, unrecorded = _inherited(around)
-            request = merge_configs(inherited, request)
-            runtime = {**unrecorded, **runtime}
+            request, runtime = merge_configs(inherited, request), {**unrecorded, **runtime}
             host_node = node_path((around.get("configurable") or {}).get("checkpoint_ns"))
-        if host_node:  # a host's overrides name nodes from its own; here they are named from ours
-            inner = with_overrides(request.configurable, partial(_below, f"{host_node}|"))
-            request = request.model_copy(update={"configurable": inner})
-        if reviewed:
-            merged = settle(self.defaults, request, settings=self.settings)
-            number = given["metadata"].get("agentensor_version")
-            found = ResolvedConfig(config=merged, base_version=number)
-        else:
-            try:
-                found = await self.resolved(request)
-            except NotFound as error:
-                if not _is_from_server(given):
-                    raise
-                raise version_refused(error, self.workflow_id) from None
+        if host_node:
+            request = _as_named_here(request, f"{host_node}|")
+        found = await self._resolved(request, given, reviewed=reviewed)
         runnable = found.config.to_runnable(join_callbacks(self.callbacks, live))
         if limit is not None:
             runnable.setdefault("recursion_limit", limit)
-        if host_node:
-            whole = with_overrides(runnable.get("configurable", {}), f"{host_node}|{{}}".format)
-            runnable["configurable"] = whole
+        overrides = overrides_in(runnable)
+        if host_node and overrides:  # which nodes find by their names in the host
+            named = {f"{host_node}|{name}": override for name, override in overrides.items()}
+            runtime = {NODE_OVERRIDES: named, **runtime}
         if runtime:
             runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
         refs = {
             "base_version": found.base_version,
-            "trace_id": None if found.config.run_id is None else str(found.config.run_id),
-            "identity": runtime.get("langgraph_auth_user_id") or None,
+            "trace_id": found.config.run_id and str(found.config.run_id),
+            "identity": runtime.get("langgraph_auth_user_id"),
         }
         return RunPlan(
             # Nothing to say: the graph then gets the very config it was called with, or none.
             runnable=runnable or config,
             config=found.config,
-            refs={key: value for key, value in refs.items() if value is not None},
+            refs={key: value for key, value in refs.items() if value},
             host_node=host_node,
         )
 
-    def checked(self, request: RunConfig) -> RunConfig:
-        """`request` over the defaults in code, without a look into the store."""
-        if self.store is None:
-            return _run_at_once(self.resolved(request)).config
-        return settle(self.defaults, request, settings=self.settings)
+    async def _resolved(
+        self, request: RunConfig, given: Mapping[str, Any], *, reviewed: bool
+    ) -> ResolvedConfig:
+        """The config of a run; one that was resolved on submission is only put over defaults."""
+        if reviewed:
+            merged = settle(self.defaults, request, settings=self.settings)
+            number = given["metadata"].get("agentensor_version")
+            return ResolvedConfig(config=merged, base_version=number)
+        try:
+            return await resolve(
+                request,
+                workflow_id=self.workflow_id,
+                store=self.store,
+                settings=self.settings,
+                defaults=self.defaults,
+            )
+        except NotFound as error:
+            if not _is_from_server(given):
+                raise
+            raise version_refused(error, self.workflow_id) from None
 
-    async def resolved(self, request: RunConfig) -> ResolvedConfig:
-        """The config of a run with this request."""
-        return await resolve(
-            request,
-            workflow_id=self.workflow_id,
-            store=self.store,
-            settings=self.settings,
-            defaults=self.defaults,
-        )
+    def checked(self, config: RunnableConfig | None) -> RunConfig:
+        """A config over the defaults in code, without a look into the store."""
+        request, _live = RunConfig.trusted(config)
+        if self.store is None:
+            refuse_use(request, "config")
+        return settle(self.defaults, request, settings=self.settings)
 
     def waited(self, work: Coroutine[Any, Any, T]) -> T:
         """The outcome of `work`, which waits for nothing but the store, for a sync caller."""
@@ -383,8 +384,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             configs = [config, *[cast("Any", later) or None] * (count - 1)][:count]
         if self.workflow.by_flag:  # which may be off
             return configs, (configs[0] or {}).get("max_concurrency") if configs else None
-        requests = [RunConfig.trusted(self._called_with(one))[0] for one in configs]
-        checked = [self.workflow.checked(request) for request in requests]
+        checked = [self.workflow.checked(self._called_with(one)) for one in configs]
         return configs, checked[0].max_concurrency if checked else None
 
     def _as_planned(
@@ -497,7 +497,8 @@ def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
     check_context_binds(
         found.context_schema, workflow.defaults.prompts, who=repr(workflow.workflow_id)
     )
-    workflow.checked(RunConfig())
+    if workflow.store is None:
+        refuse_use(workflow.defaults, "defaults")
     attributes = {name: value for name, value in vars(found).items() if not name.startswith("_")}
     attributes |= private_attributes(found)
     return ServedGraph(workflow=workflow, **{**attributes, **changes})
@@ -518,14 +519,8 @@ def _one_node_graph(runnable: Runnable[Any, Any]) -> Pregel[Any, Any, Any, Any]:
     )
 
 
-class _Nothing:
-    """Stands for None as the input of a graph."""
-
-    def __repr__(self) -> str:
-        return "None"
-
-
-_NOTHING = _Nothing()
+_NOTHING = object()
+"""Stands for None as the input of a graph."""
 
 
 class _OnlyNode(Runnable[Any, Any]):
@@ -561,9 +556,15 @@ def _config_around(config: Mapping[str, Any]) -> RunnableConfig | None:
     return around if namespace and same else None
 
 
-def _below(path: str, name: str) -> str | None:
-    """The name of a node seen from the graph at `path`; None for a node of another graph."""
-    return name.removeprefix(path) if name.startswith(path) else None
+def _as_named_here(request: RunConfig, prefix: str) -> RunConfig:
+    """`request` with the overrides of a host's nodes below `prefix`, by their names from there."""
+    given = overrides_in({"configurable": request.configurable})
+    if not given:
+        return request
+    ours = {name: override for name, override in given.items() if name.startswith(prefix)}
+    named = {name.removeprefix(prefix): override for name, override in ours.items()}
+    configurable = {**request.configurable, NODE_OVERRIDES: named}
+    return request.model_copy(update={"configurable": configurable})
 
 
 def _inherited(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:

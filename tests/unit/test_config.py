@@ -17,9 +17,9 @@ from orcheo_agentensor.config import (
     RunConfig,
     config_schema,
     merge_configs,
+    model,
     register_callback,
     registered_callbacks,
-    rules,
     runtime_configurable,
     settle,
 )
@@ -36,12 +36,12 @@ class Audit(BaseCallbackHandler):
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[None]:
-    before = dict(rules._factories)
+    before = dict(model._factories)
     register_callback("audit", Audit)
     register_callback("trace", Audit)
     yield
-    rules._factories.clear()
-    rules._factories.update(before)
+    model._factories.clear()
+    model._factories.update(before)
 
 
 def problems(obj: Any) -> dict[str, str]:
@@ -198,7 +198,7 @@ def test_prompt_names_are_checked_however_a_config_is_made() -> None:
 
 
 def test_the_schema_is_sound_without_registered_callbacks() -> None:
-    rules._factories.clear()
+    model._factories.clear()
     jsonschema.validate({"callbacks": []}, config_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"callbacks": ["audit"]}, config_schema())

@@ -14,7 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from orcheo_agentensor.config.rules import config_error
+from orcheo_agentensor.config.model import (
+    config_error,
+)
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import check_json, json_problems
