@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -44,15 +45,14 @@ def takes_config(bound: Any) -> bool:
     return "config" in getattr(bound, "func_accepts", ())
 
 
-def private_attributes(graph: Any) -> dict[str, Any]:
-    """What a compiled graph keeps beside the arguments of its constructor.
+def private_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those attributes of a compiled graph that are no arguments of its constructor.
 
     Tried: `Pregel.copy()` is the public way to an equal graph, and drops these: outputs of
     `version="v2"` are then no longer the models of the state (`_output_mapper`, `_state_mapper`),
     and a saver no longer knows the state's types (`_serde_allowlist`).
     """
-    own = vars(graph).items()
-    return {name: value for name, value in own if name.startswith("_") and name[1] != "_"}
+    return {name: value for name, value in attributes.items() if re.match("_[a-z]", name)}
 
 
 def close_waiting_callbacks() -> None:

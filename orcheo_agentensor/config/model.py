@@ -84,6 +84,11 @@ class RunConfig(BaseModel):
     callbacks: tuple[str, ...] = ()
     prompts: dict[str, TextTensor] = Field(default_factory=dict)
 
+    @field_validator("tags", "callbacks")
+    @classmethod
+    def _drop_doubles(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(texts))
+
     @field_validator("prompts")
     @classmethod
     def _check_names(cls, prompts: dict[str, TextTensor]) -> dict[str, TextTensor]:
@@ -116,21 +121,9 @@ class RunConfig(BaseModel):
             problems += wrong
         if problems:
             raise config_error(problems, field)
-        given = {key: value for key, value in obj.items() if value is not None}
-        configurable = dict(given.get("configurable", {}))
-        configurable.pop("prompts", None)
-        run_id = given.get("run_id")
-        config = cls(
-            tags=_united(given.get("tags", ())),
-            metadata=_copy(given.get("metadata", {})),
-            configurable=_copy(configurable),
-            run_name=given.get("run_name"),
-            run_id=None if run_id is None else UUID(run_id),
-            recursion_limit=given.get("recursion_limit"),
-            max_concurrency=given.get("max_concurrency"),
-            callbacks=_united(given.get("callbacks", ())),
-            prompts=prompts,
-        )
+        given = {key: _copy(value) for key, value in obj.items() if value is not None}
+        given.setdefault("configurable", {}).pop("prompts", None)
+        config = cls(**{**given, "prompts": prompts})
         return config if settings is None else config.clamp(settings)
 
     @classmethod
@@ -158,10 +151,12 @@ class RunConfig(BaseModel):
 
     def clamp(self, settings: Settings) -> RunConfig:
         """This config with its limits capped by the operator's; a limit not set stays so."""
-        capped = {
-            "recursion_limit": _smaller(self.recursion_limit, settings.max_recursion_limit),
-            "max_concurrency": _smaller(self.max_concurrency, settings.max_target_concurrency),
+        caps = {
+            "recursion_limit": settings.max_recursion_limit,
+            "max_concurrency": settings.max_target_concurrency,
         }
+        limits = {name: getattr(self, name) for name in caps}
+        capped = {name: min(limit, caps[name]) for name, limit in limits.items() if limit}
         return self.model_copy(update=capped)
 
     def to_runnable(self, callbacks: LiveCallbacks = ()) -> RunnableConfig:
@@ -246,14 +241,6 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
-def _smaller(value: int | None, cap: int) -> int | None:
-    return None if value is None else min(value, cap)
-
-
-def _united(items: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(items))
-
-
 def _copy(value: Any) -> Any:
     """A deep copy of a JSON value: what a node does to its config stays with that run."""
     if isinstance(value, dict):
@@ -273,20 +260,36 @@ def read_prompts(obj: dict[str, Any], field: str) -> tuple[dict[str, TextTensor]
         (f"{field}.prompts", obj.get("prompts")),
         (f"{field}.configurable.prompts", inner),
     ):
-        if given is None:
-            continue
-        if not isinstance(given, dict):
+        if not isinstance(given, dict | None):
             problems.append((path, given, "must be an object of prompt names to texts"))
             continue
-        for name, value in given.items():
-            problem = _prompt_problem(name, value, path)
-            if name in prompts:
-                problem = (f"{path}.{name}", name, f"is given in {field}.prompts as well")
-            if problem is not None:
-                problems.append(problem)
-            else:
-                prompts[name] = as_tensor(value, field=f"{path}.{name}")
+        for name, value in (given or {}).items():
+            if not isinstance(name, str):
+                continue  # already reported: keys must be texts
+            try:
+                if name in prompts:
+                    rule = f"is given in {field}.prompts as well"
+                    raise ConfigError(field=f"{path}.{name}", value=name, rule=rule)
+                prompts[name] = _prompt(name, value, f"{path}.{name}")
+            except ConfigError as error:
+                problems.append((str(error.field), error.value, str(error.rule)))
     return prompts, problems + bind_problems(prompts, f"{field}.prompts")
+
+
+def _prompt(name: str, value: Any, path: str) -> TextTensor:
+    if not NAME.fullmatch(name):
+        raise ConfigError(field=path, value=name, rule=f"is not a prompt name: it {NAME_RULE}")
+    if isinstance(value, dict) and not isinstance(value.get("requires_grad", True), bool):
+        wrong = value["requires_grad"]
+        raise ConfigError(field=f"{path}.requires_grad", value=wrong, rule="must be true or false")
+    if isinstance(value, dict) and "gradients" in value:
+        rule = "is working state, not part of a prompt"
+        raise ConfigError(field=f"{path}.gradients", value=value["gradients"], rule=rule)
+    tensor = as_tensor(value, field=path)
+    if holds_secret(tensor.text):
+        rule = "holds a secret; prompts are stored, so keep keys out of them"
+        raise ConfigError(field=path, value=REDACTED, rule=rule)
+    return tensor
 
 
 def bind_problems(prompts: Mapping[str, TextTensor], field: str) -> list[Problem]:
@@ -318,9 +321,18 @@ def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iter
             yield f"{field}.{key}", key, _unknown_rule(key, known, "key of a config")
     for trail in _reserved_keys(obj, None, 0):
         yield dotted(field, trail), trail[1] if trail else None, "is a reserved key"
-    for key in ("tags", "callbacks"):
-        yield from _text_list(obj.get(key), f"{field}.{key}")
-    yield from _unknown_callbacks(obj.get("callbacks"), f"{field}.callbacks", callbacks)
+    registered = ", ".join(callbacks) or "none"
+    unknown = f"is not the name of a registered callback; registered: {registered}"
+    for key, allowed in (("tags", None), ("callbacks", callbacks)):
+        value = obj.get(key)
+        if not isinstance(value, list | None):
+            yield f"{field}.{key}", value, "must be a list of texts"
+            continue
+        for index, item in enumerate(value or ()):
+            if not isinstance(item, str) and allowed is None:
+                yield f"{field}.{key}.{index}", item, "must be a text"
+            elif allowed is not None and item not in allowed:
+                yield f"{field}.{key}.{index}", item, unknown
     for key in ("metadata", "configurable"):
         if not isinstance(obj.get(key), dict | None):
             yield f"{field}.{key}", obj[key], "must be an object"
@@ -366,25 +378,6 @@ def config_error(problems: Iterable[Problem], field: str) -> ConfigError:
     )
 
 
-def _prompt_problem(name: Any, value: Any, path: str) -> Problem | None:
-    if not isinstance(name, str):
-        return None  # already reported: keys must be texts
-    path = f"{path}.{name}"
-    if not NAME.fullmatch(name):
-        return path, name, f"is not a prompt name: it {NAME_RULE}"
-    if isinstance(value, dict) and not isinstance(value.get("requires_grad", True), bool):
-        return f"{path}.requires_grad", value["requires_grad"], "must be true or false"
-    if isinstance(value, dict) and "gradients" in value:
-        return f"{path}.gradients", value["gradients"], "is working state, not part of a prompt"
-    try:
-        tensor = as_tensor(value, field=path)
-    except ConfigError as error:
-        return str(error.field), error.value, str(error.rule)
-    if holds_secret(tensor.text):
-        return path, REDACTED, "holds a secret; prompts are stored, so keep keys out of them"
-    return None
-
-
 def _unknown_rule(key: str, known: Collection[str], what: str) -> str:
     near = get_close_matches(key, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -401,25 +394,6 @@ def _reserved_keys(value: Any, trail: Trail, depth: int) -> Iterator[Trail]:
                 yield trail, key
         else:
             yield from _reserved_keys(item, (trail, key), depth + 1)
-
-
-def _text_list(value: Any, path: str) -> Iterator[Problem]:
-    if value is None:
-        return
-    if not isinstance(value, list):
-        yield path, value, "must be a list of texts"
-        return
-    for index, item in enumerate(value):
-        if not isinstance(item, str):
-            yield f"{path}.{index}", item, "must be a text"
-
-
-def _unknown_callbacks(value: Any, path: str, known: Collection[str]) -> Iterator[Problem]:
-    registered = ", ".join(known) or "none"
-    for index, name in enumerate(value if isinstance(value, list) else ()):
-        if not isinstance(name, str) or name not in known:
-            rule = f"is not the name of a registered callback; registered: {registered}"
-            yield f"{path}.{index}", name, rule
 
 
 def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:

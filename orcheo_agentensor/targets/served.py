@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -19,6 +20,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import get_runtime
+from langgraph.types import StateSnapshot
 
 from orcheo_agentensor.config.model import (
     RunConfig,
@@ -133,13 +135,14 @@ def serve(
 class RunPlan:
     """What a run gets: `runnable` is handed to the graph, `config` is what is recorded.
 
-    `host_node` is the path of the node that the run is called in, if there is a graph around it.
+    Without a `config` it is a run of the bare graph. `host_node` is the path of the node that the
+    run is called in, if there is a graph around it.
     """
 
     runnable: RunnableConfig | None
-    config: RunConfig
-    refs: Mapping[str, Any]
-    host_node: str
+    config: RunConfig | None = None
+    refs: Mapping[str, Any] = field(default_factory=dict)
+    host_node: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +168,12 @@ class Workflow:
             "runnable_config_enabled", self.workflow_id, store=self.store, settings=self.settings
         )
 
-    async def plan(self, config: RunnableConfig | None) -> RunPlan | None:
-        """What a run called with `config` gets; None where it is to run as the bare graph does."""
+    async def plan(self, config: RunnableConfig | None) -> RunPlan:
+        """What a run that is called with `config` gets."""
         given: Mapping[str, Any] = config or {}
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
         if not reviewed and not await self.is_on():
-            return None
+            return RunPlan(runnable=config)
         limit = given.get("recursion_limit")
         if not reviewed and _is_from_server(given):  # the limit may be the server's own
             given = {key: value for key, value in given.items() if key != "recursion_limit"}
@@ -255,13 +258,10 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         workflow: Workflow,
         bound_config: RunnableConfig | None = None,
         takes_none: bool = False,
-        builder: Any = None,
-        schema_to_mapper: Any = None,
         **attributes: Any,
     ) -> None:
-        public = {name: value for name, value in attributes.items() if not name.startswith("_")}
-        super().__init__(builder=builder, schema_to_mapper=schema_to_mapper or {}, **public)
-        vars(self).update({name: attributes[name] for name in attributes.keys() - public.keys()})
+        super().__init__(**{"builder": None, "schema_to_mapper": {}, **attributes})
+        vars(self).update(private_attributes(attributes))
         self.workflow = workflow
         self.bound_config = bound_config
         self.takes_none = takes_none
@@ -287,31 +287,18 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """As the graph's `stream`; `invoke` and `batch` run through here as well."""
-        config = self._called_with(config)
-        plan = self.workflow.waited(self.workflow.plan(config))
-        if plan is None:
-            yield from super().stream(input, config, **kwargs)
-            return
-        runs, input, kwargs = self._as_planned(plan, input, kwargs)
-        with self._recorded(plan), closing(runs.stream(input, plan.runnable, **kwargs)) as parts:
+        plan = self.workflow.waited(self.workflow.plan(self._called_with(config)))
+        stream = partial(self._bare(plan).stream, **self._arguments(plan, input, kwargs))
+        with self._recorded(plan), closing(stream()) as parts:
             yield from parts
 
     async def astream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
-        config = self._called_with(config)
-        plan = await self.workflow.plan(config)
-        if plan is None:
-            async with aclosing(cast("Any", super().astream(input, config, **kwargs))) as parts:
-                async for part in parts:
-                    yield part
-            return
-        runs, input, kwargs = self._as_planned(plan, input, kwargs)
-        async with (
-            self._arecorded(plan),
-            aclosing(runs.astream(input, plan.runnable, **kwargs)) as parts,
-        ):
+        plan = await self.workflow.plan(self._called_with(config))
+        stream = partial(self._bare(plan).astream, **self._arguments(plan, input, kwargs))
+        async with self._arecorded(plan), aclosing(stream()) as parts:
             async for part in parts:
                 yield part
 
@@ -387,19 +374,19 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         checked = [self.workflow.checked(self._called_with(one)) for one in configs]
         return configs, checked[0].max_concurrency if checked else None
 
-    def _as_planned(
-        self, plan: RunPlan, input: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """The bare graph to run, with nodes that follow overrides where there are any, its input,
-        and the arguments of the call with the prompts that bind to the context."""
-        runs: Any = self
-        if overrides_in(plan.runnable):
-            require_followed(self, plan.config)
-            runs = with_node_overrides(self)
-        context = self._context(plan, kwargs.get("context"))
+    def _bare(self, plan: RunPlan) -> Any:
+        """The graph that is served, with nodes that follow overrides where a run has some."""
+        if plan.config is None or not overrides_in(plan.runnable):
+            return super()
+        require_followed(self, plan.config)
+        return super(ServedGraph, with_node_overrides(self))
+
+    def _arguments(self, plan: RunPlan, input: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a run of the bare graph."""
         if input is None and self.takes_none:
             input = _NOTHING
-        return super(ServedGraph, runs), input, {**kwargs, "context": context}
+        context = self._context(plan, kwargs.get("context"))
+        return {**kwargs, "input": input, "config": plan.runnable, "context": context}
 
     def _context(self, plan: RunPlan, given: Any) -> Any:
         """The context of a run: `given`, with the prompts that bind to it.
@@ -407,6 +394,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         One that is given as an object of keys and values, as a server does, has beneath it what
         the config says of its fields.
         """
+        if plan.config is None:
+            return given
         prompts, schema = plan.config.prompts, self.context_schema
         bound = context_binds(prompts)
         if given is None and bound and plan.host_node:
@@ -426,39 +415,40 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     @contextmanager
     def _recorded(self, plan: RunPlan) -> Iterator[None]:
         """Record the run inside the block."""
-        if self.workflow.store is None:
+        run_id = self.workflow.waited(self._begin(plan))
+        if run_id is None:
             yield
             return
-        run_id = run_sync(self._begin(plan))
         try:
             yield
         except BaseException as error:
             run_sync(self._end(run_id, *_ending(error)))
             raise
         thread = self._thread(plan)
-        paused = thread is not None and bool(self.get_state(thread).next)
-        run_sync(self._end(run_id, "paused" if paused else "finished"))
+        run_sync(self._end(run_id, _state_of(self.get_state(thread) if thread else None)))
 
     @asynccontextmanager
     async def _arecorded(self, plan: RunPlan) -> AsyncIterator[None]:
         """The async twin of `_recorded`."""
-        if self.workflow.store is None:
+        run_id = await self._begin(plan)
+        if run_id is None:
             yield
             return
-        run_id = await self._begin(plan)
         try:
             yield
         except BaseException as error:
             await self._end(run_id, *_ending(error))
             raise
         thread = self._thread(plan)
-        paused = thread is not None and bool((await self.aget_state(thread)).next)
-        await self._end(run_id, "paused" if paused else "finished")
+        await self._end(run_id, _state_of(await self.aget_state(thread) if thread else None))
 
-    async def _begin(self, plan: RunPlan) -> str:
+    async def _begin(self, plan: RunPlan) -> str | None:
+        """Make the record of a run; its id, or None where runs are not recorded."""
         from orcheo_agentensor.storage import RunRecord
 
-        store = cast("Store", self.workflow.store)
+        store = self.workflow.store
+        if store is None or plan.config is None:
+            return None
         stored = plan.config.to_json()
         thread_id = plan.config.configurable.get("thread_id")
         record = RunRecord(
@@ -483,10 +473,14 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def _thread(self, plan: RunPlan) -> RunnableConfig | None:
         """The config of the thread to look at, where the graph keeps one of its own."""
-        thread_id = plan.config.configurable.get("thread_id")
-        if thread_id is None or not self.checkpointer:
-            return None
-        return {"configurable": {"thread_id": thread_id}}
+        thread_id = plan.config and plan.config.configurable.get("thread_id")
+        own = thread_id is not None and self.checkpointer
+        return {"configurable": {"thread_id": thread_id}} if own else None
+
+
+def _state_of(snapshot: StateSnapshot | None) -> _Ending:
+    """How a run has ended that raised nothing, from what its thread keeps."""
+    return "paused" if snapshot is not None and snapshot.next else "finished"
 
 
 def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
@@ -499,9 +493,7 @@ def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
     )
     if workflow.store is None:
         refuse_use(workflow.defaults, "defaults")
-    attributes = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    attributes |= private_attributes(found)
-    return ServedGraph(workflow=workflow, **{**attributes, **changes})
+    return ServedGraph(workflow=workflow, **{**vars(found), **changes})
 
 
 def _one_node_graph(runnable: Runnable[Any, Any]) -> Pregel[Any, Any, Any, Any]:

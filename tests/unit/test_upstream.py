@@ -120,7 +120,7 @@ def test_a_copy_of_a_graph_keeps_what_its_constructor_does_not_take() -> None:
         n: int = 0
 
     graph = one_node(lambda state: {"n": 1}, Model).compile()
-    kept = upstream.private_attributes(graph)
+    kept = upstream.private_attributes(vars(graph))
     assert {"_output_mapper", "_state_mapper"} <= kept.keys(), "private_attributes: none are there"
     assert not any(name.startswith("__") for name in kept)
     copied = graph.copy()
