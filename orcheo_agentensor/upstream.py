@@ -18,7 +18,7 @@ STREAM_KEY = "__pregel_stream"
 streamed with it.
 
 Tried: `get_stream_writer()` and `Runtime.stream_writer` write into the stream of the graph they are
-called in, whether or not somebody streams that graph; nothing public tells which it is.
+called in, whether or not that graph is streamed; nothing public tells which it is.
 """
 
 
@@ -77,10 +77,10 @@ def close_waiting_callbacks() -> None:
 
 
 def silence_refusals(handler: type) -> None:
-    """Keep LangChain from warning of what `handler` raises: the run itself says why it ends.
+    """Keep LangChain from warning of what `handler` raises: the run itself ends with that error.
 
     Tried: `raise_error` makes LangChain raise what a handler raises, but it logs a warning of it
-    first; a handler has no say in that.
+    first, and a handler cannot keep it from that.
     """
     name = handler.__name__
 
@@ -123,10 +123,10 @@ def assistant_id_of(name: str) -> str:
 
 
 def server_user() -> tuple[Any, list[str]] | None:
-    """The user, with permissions, for whom the server asks itself; None where nobody is known.
+    """The user, with permissions, of a request that the server sends itself; None without one.
 
     Tried: `request.user` of Starlette holds the user of a request over the network; a request of
-    the server to itself (a cron, a `RemoteGraph`) has none, and nothing in it says whose it is.
+    the server to itself (a cron, a `RemoteGraph`) has none, and nothing else in it names its user.
     """
     from langgraph_api.utils import get_auth_ctx
 

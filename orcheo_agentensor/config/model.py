@@ -162,9 +162,9 @@ class RunConfig(BaseModel):
     def to_runnable(self, callbacks: LiveCallbacks = ()) -> RunnableConfig:
         """As LangGraph takes it: prompts in `configurable.prompts`, callbacks as live objects.
 
-        The text of a prompt that binds to a place in `configurable` is there as well. Holds only
+        The text of a prompt that binds to a key of `configurable` is there as well. Holds only
         what is set, so that an empty config changes nothing. Raises `ConfigError` where a prompt
-        binds to a place inside something that is no object.
+        binds to a key of something that is no object.
         """
         plain = self.to_plain()
         if self.prompts:
@@ -205,7 +205,7 @@ def with_prompts(
 ) -> dict[str, Any]:
     """`configurable` as a graph gets it: with the prompts, and with their texts where they bind.
 
-    Raises `ConfigError` where a prompt binds to a place inside something that is no object.
+    Raises `ConfigError` where a prompt binds to a key of something that is no object.
     """
     placed = dict(configurable)
     for name, tensor in prompts.items():
@@ -293,7 +293,7 @@ def _prompt(name: str, value: Any, path: str) -> TextTensor:
 
 
 def bind_problems(prompts: Mapping[str, TextTensor], field: str) -> list[Problem]:
-    """What is wrong with the places that prompts bind to, taken together."""
+    """The bindings of prompts that overlap."""
     if not prompts:
         return []
     binds = {name: tensor.bind for name, tensor in prompts.items()}
@@ -349,7 +349,7 @@ def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iter
 
 
 def config_error(problems: Iterable[Problem], field: str) -> ConfigError:
-    """One error that lists `problems`, the last word on each path, without the secrets in them."""
+    """One error that lists the last problem of each path, without the secrets in them."""
     found = list(islice(problems, MAX_PROBLEMS + 1))
     more = len(found) > MAX_PROBLEMS
     unique = list({path: (path, value, rule) for path, value, rule in found}.values())
@@ -492,7 +492,7 @@ def split_trusted(obj: Mapping[str, Any]) -> tuple[dict[str, Any], LiveCallbacks
         plain["callbacks"] = callbacks
     limit = plain.get("recursion_limit")
     if isinstance(limit, int) and type(limit) not in (int, bool):
-        del plain["recursion_limit"]  # LangGraph's marker for "nobody has set one"
+        del plain["recursion_limit"]  # LangGraph's marker for its default
     configurable = plain.get("configurable")
     if isinstance(configurable, Mapping):
         plain["configurable"] = {

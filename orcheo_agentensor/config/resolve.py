@@ -94,7 +94,7 @@ def refuse_use(config: RunConfig, field: str) -> None:
 
 
 def version_refused(error: NotFound, workflow_id: str) -> ConfigError:
-    """What a client of a server is told: unlike `error`, nothing of what else is stored."""
+    """The error for a client of a server: unlike `error`, it names nothing else that is stored."""
     return ConfigError(
         field="config.configurable.agentensor.use",
         value=error.value,

@@ -25,13 +25,14 @@ from orcheo_agentensor.upstream import node_function, takes_config
 
 _HIDDEN = "__"
 CHAT_MODEL = "chat_model"
-"""What a node's metadata says, and a task node's class, where `model` names a chat model."""
+"""The key of a node's metadata, and the attribute of a task node's class, that makes `model` the
+name of a chat model."""
 
 
 def with_node_overrides(graph: Any) -> Any:
     """A copy of a compiled graph whose nodes follow `configurable.node_overrides`.
 
-    So do those of graphs that are nodes of it; a graph that a node calls by itself is out of reach.
+    So do those of graphs that are its nodes; graphs that a node calls by itself are out of reach.
     Tags, metadata and timeout work for every node; `model` and `temperature` are put into the
     `configurable` that the node sees.
     """

@@ -207,7 +207,7 @@ graphs["mine"] = object()
 known = upstream.assistant_id_of("mine")
 assert known != "mine" and len(known) == 36, "assistant_id_of: gives no id for a graph's name"
 assert upstream.assistant_id_of("other") == "other", "assistant_id_of: changes other ids"
-assert upstream.server_user() is None, "server_user: somebody where nobody is"
+assert upstream.server_user() is None, "server_user: a user where there is none"
 from langgraph_api.utils import with_user
 from langgraph_sdk import Auth
 class User:
