@@ -123,9 +123,8 @@ class CandidatePool:
         """Whether a larger share of the cases run with `one` failed than of those with `other`."""
         mine, yours = self._entries[one], self._entries[other]
         here = len(mine.failed) * (len(yours.scores) + len(yours.failed))
-        return here > len(yours.failed) * (len(mine.scores) + len(mine.failed)) or (
-            bool(mine.failed) and not yours.failed
-        )
+        there = len(yours.failed) * (len(mine.scores) + len(mine.failed))
+        return here > there or bool(mine.failed and not yours.failed)
 
     def minibatch(
         self,
@@ -168,12 +167,9 @@ class CandidatePool:
             else:
                 rank = 4 if case in seen else 2
             ranked.append((rank, tries if rank == 3 else 0, case))
-        if all(rank == 4 for rank, _tries, _case in ranked) and not entry.judged:
-            return ()
+        teaches = entry.judged or any(rank < 4 for rank, _tries, _case in ranked)
         chosen = [case for _rank, _tries, case in sorted(ranked, key=lambda e: e[:2])[:size]]
-        if not chosen:
-            return ()
-        return (*chosen, *solved[: max(1, size // GUARDS)])
+        return (*chosen, *solved[: max(1, size // GUARDS)]) if chosen and teaches else ()
 
     def full_marks(self) -> float:
         """The score from which on a case counts as solved: none, once one was outside [0, 1]."""
@@ -239,9 +235,7 @@ def next_merge(pool: CandidatePool, best: str, merged: Sequence[str]) -> Merge |
             score > top.validation.get(case, 1.0) + 1e-12
             for case, score in other.validation.items()
         )
-        donors = {
-            name: other.hash for name, donor in other.changed.items() if name not in top.changed
-        }
+        donors = {name: other.hash for name in other.changed if name not in top.changed}
         if not any(top.changed[name] != other.changed.get(name) for name in top.changed):
             continue  # the merged candidate would be the other one again
         key = f"{best[:16]}+{other.hash[:16]}"
