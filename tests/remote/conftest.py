@@ -50,8 +50,14 @@ async def client(deployed: Deployment) -> AsyncIterator[Any]:
 
 @pytest.fixture
 def settings() -> Settings:
-    """An operator who allows loopback, and does not wait long for a server that has gone."""
-    return Settings(allowed_hosts=("127.0.0.1",), http_patience=1.0)
+    """An operator who allows loopback."""
+    return Settings(allowed_hosts=("127.0.0.1",))
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> Settings:
+    """An operator who does not wait long for a server that has gone."""
+    return settings.model_copy(update={"http_patience": 1.0})
 
 
 @pytest.fixture

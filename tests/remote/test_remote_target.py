@@ -290,7 +290,7 @@ async def test_a_graph_of_the_same_server_needs_no_url(deployed: Deployment, cli
 
 
 async def test_a_server_that_stops_interrupts_the_run_which_goes_on_later(
-    second: Deployment, settings: Settings, store: Store
+    second: Deployment, settings: Settings, impatient: Settings, store: Store
 ) -> None:
     stopped = asyncio.Event()
     events: list[dict[str, Any]] = []
@@ -301,7 +301,7 @@ async def test_a_server_that_stops_interrupts_the_run_which_goes_on_later(
             second.stop()
             stopped.set()
 
-    async def run() -> Any:
+    async def run(settings: Settings) -> Any:
         return await aevaluate(
             {"url": second.url, "assistant": "clerk"},
             dataset=cases("test", 24),
@@ -315,16 +315,16 @@ async def test_a_server_that_stops_interrupts_the_run_which_goes_on_later(
         )
 
     with pytest.raises(TargetUnavailable, match="has not answered for 1 s"):
-        await run()
+        await run(impatient)
     record = await store.runs.get("outage")
     assert record.status == "interrupted"
     done = sum(event["type"] == "case_finished" for event in events)
     assert 6 <= done < 24
     with pytest.raises(TargetUnavailable):  # still away
-        await run()
+        await run(impatient)
     second.start()
     already = len(events)
-    report = await run()
+    report = await run(settings)
     assert report.summary["objective"] == 1.0
     assert report.summary["n_target_failed"] == 0
     finished = [e for e in events[already:] if e["type"] == "case_finished"]
