@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
@@ -143,20 +142,20 @@ async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
     record = await store.runs.get(run_id)
     _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
     rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
-    by_id: dict[str, list[CaseResult]] = {}
+    by_id: dict[str, list[CaseRow]] = {}
     for row in rows:  # in order of replicates
-        by_id.setdefault(row.rollout.case_id, []).append(stored_case(row))
+        by_id.setdefault(row.rollout.case_id, []).append(row)
     return [
-        replace(merged(by_id[case.id], {}), case=case)
+        merged([stored_case(case, row) for row in by_id[case.id]], {})
         for case in Dataset.from_cases(cases).cases
         if case.id in by_id
     ]
 
 
-def stored_case(row: CaseRow) -> CaseResult:
+def stored_case(case: Case, row: CaseRow) -> CaseResult:
     """A stored case as the `CaseResult` it was."""
     usage = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
-    return case_result(row.rollout, map(outcome_of, row.scores), usage, replayed=True)
+    return case_result(case, row.rollout, map(outcome_of, row.scores), usage, replayed=True)
 
 
 def _listed(evaluators: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from langgraph.graph import END, START
@@ -145,10 +144,7 @@ def create_evaluation_graph(
                     run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
             if on_results is not None:
-                on_results(
-                    state["run_id"],
-                    [replace(r, case=c) for r, c in zip(results, run.dataset.cases, strict=True)],
-                )
+                on_results(state["run_id"], results)
             summary = await summary_of(run, results)
             enough = summary["coverage"] >= run.job.min_coverage
             usage = (await run.ledger.usage()).to_json()

@@ -263,7 +263,7 @@ def outcome_of(row: ScoreRow) -> Outcome:
 
 
 def case_result(
-    row: RolloutRow, outcomes: Iterable[Outcome], usage: Usage, *, replayed: bool
+    case: Case, row: RolloutRow, outcomes: Iterable[Outcome], usage: Usage, *, replayed: bool
 ) -> CaseResult:
     """A rollout and what the evaluators said about it; `usage` is that of both."""
     return CaseResult(
@@ -275,6 +275,7 @@ def case_result(
         usage=usage,
         tape=row.tape,
         replayed=replayed,
+        case=case,
     )
 
 

@@ -519,7 +519,7 @@ class Runner:
         keys = [key_of(case, n) for case in cases for n in range(self.replicates)]
         return sum(key not in recorded for key in keys)
 
-    def replayed(self, key: str) -> CaseResult | None:
+    def replayed(self, case: Case, key: str) -> CaseResult | None:
         """The result of a case of which every row is committed in this run; None for others."""
         row = self.ledger.rollouts.get(key)
         if row is None or row.reused or self.calls.is_claimed(key):
@@ -533,7 +533,7 @@ class Runner:
                     return None
                 outcomes += map(outcome_of, rows)
                 usage = usage + Usage.total(score.usage for score in rows)
-        return case_result(row, outcomes, usage, replayed=True)
+        return case_result(case, row, outcomes, usage, replayed=True)
 
     async def rollout(self, key: str, case: Case, replicate: int, batch: _Batch) -> RolloutRow:
         """Run the target on a case, as often as it takes. Raises `BudgetExhausted`, `Draining`."""
@@ -693,7 +693,7 @@ class _Batch:
         for index, case in enumerate(self.cases):
             for replicate in self.replicates:
                 key = key_of(case, replicate)
-                replayed = runner.replayed(key) if key in runner.ledger.rollouts else None
+                replayed = runner.replayed(case, key) if key in runner.ledger.rollouts else None
                 if replayed is None:
                     missing.append((index, replicate, key))
                 else:
@@ -785,7 +785,7 @@ class _Batch:
                 usage = usage if cost is NOTHING else usage + cost
                 live = live or fresh
         # Groups commit in order: where the last is committed, all are.
-        return case_result(row, outcomes, usage, replayed=not live), commits[
+        return case_result(case, row, outcomes, usage, replayed=not live), commits[
             -1
         ] if commits else None
 

@@ -74,21 +74,33 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     pauses: bool = False
 
     def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
-        """As `StateGraph.add_node`, for an async function of the state.
+        """As `StateGraph.add_node`, for an async function of the state."""
+        return super().add_node(node, JobNode(action, name=node), **options)
 
-        The node works in `invoke` and `stream` as well, where it runs on an event loop of its own.
-        It gives the stored result where the run has ended already: another execution of the same
-        job ended it, in this process, after a kill, or earlier on a thread that is replayed.
-        """
 
-        async def once(state: Any) -> Any:
-            try:
-                return await action(state)
-            except RunEnded as ended:
-                return ended.result
+class JobNode(Runnable[Any, Any]):
+    """A node made of an async function of the state.
 
-        runnable = RunnableLambda(lambda state: run_sync(once(state)), afunc=once, name=node)
-        return super().add_node(node, runnable, **options)
+    It works in `invoke` and `stream` as well, on an event loop of its own. It gives the stored
+    result where the run has ended already: another execution of the same job ended it, in this
+    process, after a kill, or earlier on a thread that is replayed. (LangChain reads the source of a
+    function to find out which graphs it calls; these call none.)
+    """
+
+    def __init__(self, action: Callable[[Any], Awaitable[Any]], *, name: str) -> None:
+        self.name = name
+        self._action = action
+
+    async def ainvoke(self, input: Any, config: Any = None, **_: Any) -> Any:
+        """Run once; returns the update of the state."""
+        try:
+            return await self._action(input)
+        except RunEnded as ended:
+            return ended.result
+
+    def invoke(self, input: Any, config: Any = None, **_: Any) -> Any:
+        """As `ainvoke`, for sync callers."""
+        return run_sync(self.ainvoke(input))
 
 
 def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:

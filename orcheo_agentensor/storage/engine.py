@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Engine,
     Select,
     create_engine,
+    create_mock_engine,
     event,
     inspect,
     make_url,
@@ -378,15 +380,27 @@ def _create_tables(connection: Connection) -> None:
     if found is not None:  # another process was faster
         _check_revision(found)
         return
-    tables.metadata.create_all(connection, checkfirst=False)
+    for statement in _schema(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+@lru_cache
+def _schema(dialect: str) -> list[str]:
+    """The statements that make all tables, compiled once for each kind of database."""
+    statements: list[str] = []
+
+    def collect(element: Any, *_: Any, **__: Any) -> None:
+        statements.append(str(element.compile(dialect=mock.dialect)))
+
+    mock = create_mock_engine(f"{dialect}://", collect)
+    tables.metadata.create_all(mock, checkfirst=False)
     name = tables.VERSION_TABLE
-    connection.execute(
-        text(
-            f"CREATE TABLE IF NOT EXISTS {name} (version_num VARCHAR(32) NOT NULL, "
-            f"CONSTRAINT {name}_pkc PRIMARY KEY (version_num))"
-        )
-    )
-    connection.execute(text(f"INSERT INTO {name} (version_num) VALUES (:head)"), {"head": HEAD})
+    return [
+        *statements,
+        f"CREATE TABLE IF NOT EXISTS {name} (version_num VARCHAR(32) NOT NULL, "
+        f"CONSTRAINT {name}_pkc PRIMARY KEY (version_num))",
+        f"INSERT INTO {name} (version_num) VALUES ('{HEAD}')",
+    ]
 
 
 def _migrate(engine: Engine, direction: Literal["upgrade", "downgrade"], revision: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Table, func, select, union_all
+from sqlalchemy import Connection, Row, Table, bindparam, select, text
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
 from orcheo_agentensor.storage.records import CANCELLED, Lease, RolloutRow, ScoreRow
@@ -37,8 +38,8 @@ ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
 _SCORE_COLUMNS = [column for column in scores.c if column.name != "run_id"]
 _CHUNK = 500
 _KEY = itemgetter(0, 1)
-_BATCHES = (32, 8, 1)
-"""Rows per statement on SQLite, which takes 999 values in the oldest builds."""
+_LARGEST_BATCH = 512
+"""Most rows in one statement on SQLite."""
 
 
 @lru_cache(maxsize=32)
@@ -64,12 +65,14 @@ def insert_rows(
     # slow to give it back: the fewer statements, the sooner the commit.
     # Neighbours in the index are written together.
     rows = sorted(rows, key=_KEY)
+    values = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    most = min(_LARGEST_BATCH, values // len(table.c))
     done = 0
-    for size in _BATCHES:
-        while len(rows) - done >= size:
-            sql = insert_sql(table, size, postgres=False)
-            cursor.execute(sql, [*chain(*rows[done : done + size])])
-            done += size
+    while left := len(rows) - done:
+        size = min(most, 1 << left.bit_length() - 1)  # few sizes, so that few need compiling
+        sql = insert_sql(table, size, postgres=False)
+        cursor.execute(sql, [*chain(*rows[done : done + size])])
+        done += size
 
 
 def fence_sql(*, postgres: bool) -> str:
@@ -202,33 +205,30 @@ def total_usage(connection: Connection, run_id: str, kinds: Sequence[str] = ()) 
     What was cancelled is left out, unless asked for: a run that was stopped and resumed ends with
     the totals of one that was not. The cost is None if that of any row is.
     """
-    of_run = calls.c.run_id == run_id
-    parts: Any = _totals(calls).where(of_run, calls.c.kind.in_(kinds))
-    if not kinds:
-        parts = union_all(
-            *(_totals(table).where(table.c.run_id == run_id) for table in (rollouts, scores)),
-            _totals(calls).where(of_run, calls.c.kind != CANCELLED),
-        )
+    if kinds:
+        query = _TOTAL_OF_KINDS.bindparams(run_id=run_id, kinds=kinds)
+    else:
+        query = _TOTAL.bindparams(run_id=run_id, cancelled=CANCELLED)
     sums = []
-    for unpriced, cost, *counts in connection.execute(parts):
+    for unpriced, cost, *counts in connection.execute(query):
         executed, made, into, out, unreported, cached = [int(n or 0) for n in counts]
         price = None if unpriced else cost or 0.0
         sums.append(_usage((executed, made, into, out, price, unreported, cached)))
     return Usage.total(sums)
 
 
-def _totals(table: Table) -> Any:
-    c = table.c
-    return select(
-        func.count() - func.count(c.cost),
-        func.sum(c.cost),
-        func.sum(c.rollouts),
-        func.sum(c.calls),
-        func.sum(c.input_tokens),
-        func.sum(c.output_tokens),
-        func.sum(c.unreported_calls),
-        func.sum(c.cached_calls),
-    ).select_from(table)
+_SUMS = (
+    "SELECT COUNT(*) - COUNT(cost), SUM(cost), SUM(rollouts), SUM(calls), SUM(input_tokens), "
+    "SUM(output_tokens), SUM(unreported_calls), SUM(cached_calls) FROM"
+)
+_TOTAL = text(
+    f"{_SUMS} {rollouts.name} WHERE run_id = :run_id UNION ALL "
+    f"{_SUMS} {scores.name} WHERE run_id = :run_id UNION ALL "
+    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind <> :cancelled"
+)
+_TOTAL_OF_KINDS = text(
+    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind IN :kinds"
+).bindparams(bindparam("kinds", expanding=True))
 
 
 def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
