@@ -10,12 +10,14 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
+
+from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 
 from orcheo_agentensor.config.model import with_prompts
 from orcheo_agentensor.datasets import Case
@@ -59,6 +61,31 @@ from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, Usage
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
     from orcheo_agentensor.storage.ledger import Commit
+
+
+RUN_ID = "agentensor_run_id"
+CASE_ID = "agentensor_case_id"
+CANDIDATE = "agentensor_candidate"
+PHASE = "agentensor_phase"
+REPLICATE = "agentensor_replicate"
+
+
+def labelled(config: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with `labels` in its metadata, and as "key:value" among its tags."""
+    metadata = {**(config.get("metadata") or {}), **labels}
+    tags = [*(config.get("tags") or ()), *[f"{key}:{value}" for key, value in labels.items()]]
+    return {**config, "metadata": metadata, "tags": tags}
+
+
+@contextlib.contextmanager
+def traced(labels: Mapping[str, Any]) -> Iterator[None]:
+    """Label the traces of the LangChain calls inside: of judges, proposers and critics."""
+    config = labelled(var_child_runnable_config.get() or {}, labels)
+    token = var_child_runnable_config.set(cast("RunnableConfig", config))
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
 
 
 class OutOfTime(TimeoutError):
@@ -205,6 +232,9 @@ class Meter(CallGate, Protocol):
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
+
+    def return_rollout(self) -> None:
+        """Give a reserved execution back, because a server refused it."""
 
     def spent(self, usage: Usage, *, refused: bool = False, asked: bool = False) -> None:
         """An attempt is over, and came to this; `refused` where a model call of it was refused,
@@ -441,6 +471,9 @@ def _trouble(who: str, error: BaseException) -> str:
 FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable)
 """What is the job's trouble and not the case's: every other case would fail in the same way."""
 
+REFUSED = (429, 503)
+"""The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
+
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 
 
@@ -470,6 +503,7 @@ class Runner:
         self.uncommitted = asyncio.Semaphore(self.concurrency)
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.config
+        self._run_id = run.record.run_id
         self._config_hash = content_hash(
             {key: value for key, value in run.config_json.items() if key != "run_id"}
         )
@@ -479,8 +513,7 @@ class Runner:
         self._share = self._slots.share()
         self._taped = taped
         self._draining = run.draining
-        instant = [evaluator.adapter.inline is not None for evaluator in run.evaluators]
-        self.one_by_one = len(instant) == 1 or all(instant)
+        self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
 
     async def run(
         self,
@@ -504,7 +537,7 @@ class Runner:
             runner=self,
             cases=cases,
             candidate=candidate,
-            config=self._runnable_config(candidate),
+            config=self._runnable_config(candidate, phase),
             phase=phase,
             meter=meter or self.meter,
             on_case=on_case,
@@ -548,7 +581,12 @@ class Runner:
                 if batch.meter is not None:
                     batch.meter.reserve_rollout()
                 begun, recorder.total = True, ONE_ROLLOUT
-                return await self._execute(key, case, batch.config, recorder)
+                found = await self._execute(key, case, replicate, batch.config, recorder)
+                if found.error is not None and status_of(found.error) in REFUSED:
+                    recorder.total = replace(recorder.total, rollouts=0)
+                    if batch.meter is not None:
+                        batch.meter.return_rollout()
+                return found
             finally:
                 self._slots.release(self._share)
 
@@ -570,9 +608,26 @@ class Runner:
         )
 
     async def _execute(
-        self, key: str, case: Case, config: dict[str, Any], recorder: UsageRecorder
+        self,
+        key: str,
+        case: Case,
+        replicate: int,
+        shared: dict[str, Any],
+        recorder: UsageRecorder,
     ) -> Attempt:
-        """Run the target once, on a copy of the inputs that it may change."""
+        """Run the target once, on a copy of the inputs that it may change.
+
+        Its config is `shared` by the batch, with labels that lead from a trace to the case, and a
+        thread of its own: on a shared one it would go on from another case or attempt.
+        """
+        thread_id = f"{key}-{uuid.uuid4().hex[:12]}"
+        own = (f"{CASE_ID}:{case.id}", f"{REPLICATE}:{replicate}")
+        config = {
+            **shared,
+            "configurable": {**shared["configurable"], "thread_id": thread_id},
+            "metadata": {**shared["metadata"], CASE_ID: case.id, REPLICATE: replicate},
+            "tags": [*shared["tags"], *own],
+        }
         call = self.target.run(private_copy(case.inputs), config, rollout_id=key)  # type: ignore[arg-type]
         if self._taped:
             with record_tape(self.target.edges, prompts=prompts_in(config)) as recorded:
@@ -642,6 +697,10 @@ class Runner:
         commits.append(self.ledger.put_scores(key, fingerprint, rows))
         return as_recorded(outcomes, rows), usage, True
 
+    def labels(self, candidate: Candidate, phase: str) -> dict[str, Any]:
+        """What the traces of all calls for `candidate` in this phase are labelled with."""
+        return {RUN_ID: self._run_id, CANDIDATE: candidate.hash, PHASE: phase}
+
     def _keys(self, candidate: Candidate) -> Callable[[Case, int], str]:
         """The content keys of rollouts within their run; what they share is hashed once."""
         shared = hashlib.sha256(
@@ -657,14 +716,14 @@ class Runner:
 
         return key_of
 
-    def _runnable_config(self, candidate: Candidate) -> dict[str, Any]:
+    def _runnable_config(self, candidate: Candidate, phase: str) -> dict[str, Any]:
         config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
         config.pop("run_id", None)  # one id cannot name many rollouts
+        configurable = config.get("configurable") or {}
         if candidate.prompts:
-            config["configurable"] = with_prompts(
-                config.get("configurable") or {}, candidate.prompts
-            )
-        return config
+            configurable = with_prompts(configurable, candidate.prompts)
+        config["configurable"] = configurable
+        return labelled(config, self.labels(candidate, phase))
 
 
 @dataclass(eq=False)
@@ -773,13 +832,18 @@ class _Batch:
         if row.failure is None:
             context = context_of(case, row)
             scored = []
-            if runner.one_by_one:  # without a task for each
+            if runner.instant:  # without a task for each
                 for evaluator in runner.evaluators:
                     scored.append(await runner.score(evaluator, key, context, self.meter, commits))
             else:
-                scored = await _all(
-                    [runner.score(e, key, context, self.meter, commits) for e in runner.evaluators]
-                )
+                labels = runner.labels(self.candidate, self.phase)
+                with traced({**labels, CASE_ID: case.id, REPLICATE: replicate}):
+                    scored = await _all(
+                        [
+                            runner.score(e, key, context, self.meter, commits)
+                            for e in runner.evaluators
+                        ]
+                    )
             for found, cost, fresh in scored:
                 outcomes = [*outcomes, *found] if outcomes else found
                 usage = usage if cost is NOTHING else usage + cost
@@ -804,6 +868,8 @@ class _Batch:
 
 async def _all(scoring: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; where one is refused, once the others have ended."""
+    if len(scoring) == 1:
+        return [await scoring[0]]  # without a task for it
     found = await asyncio.gather(*scoring, return_exceptions=True)
     for one in found:
         if isinstance(one, BaseException):

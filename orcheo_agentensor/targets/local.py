@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,7 +181,6 @@ class RunnableTarget:
     edges: tuple[tuple[str, str], ...] = ()
     context_schema: Any = None
     is_remote: bool = False
-    has_saver: bool = False
     workflow: Workflow | None = None
     _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -202,7 +200,6 @@ class RunnableTarget:
             fingerprint=shown,
             edges=tuple((edge.source, edge.target) for edge in runnable.get_graph().edges),
             context_schema=runnable.context_schema,
-            has_saver=bool(runnable.checkpointer),
             workflow=getattr(runnable, "workflow", None),
         )
 
@@ -230,9 +227,9 @@ class RunnableTarget:
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Invoke as a root run: nothing of the graph we run in leaks into the target.
 
-        A graph with a checkpointer gets a thread of its own each time. Prompts that bind to the
-        context are put there; a remote graph takes its context from `configurable`, and a graph of
-        `configure` or `serve` puts its prompts and overrides in place itself.
+        Prompts that bind to the context are put there; a remote graph takes its context from
+        `configurable`, and a graph of `configure` or `serve` puts its prompts and overrides in
+        place itself.
         """
         by_itself = self.workflow is not None and await self.workflow.is_on()
         configurable = dict(config.get("configurable") or {})
@@ -248,9 +245,7 @@ class RunnableTarget:
         elif self.is_remote:
             for name, path, text in context_binds(prompts):
                 configurable = put(configurable, path, text, field=f"prompts.{name}.bind")
-            config = {**config, "configurable": configurable}
-        if self.has_saver:  # on a shared thread it would go on from another case or attempt
-            configurable["thread_id"] = f"{rollout_id}-{uuid.uuid4().hex[:12]}"
+            configurable.pop("thread_id", None)  # its server then makes one for this run alone
             config = {**config, "configurable": configurable}
         if prompts and is_taping():
             runnable = self._watching(prompts, kwargs, context_too=not by_itself)

@@ -184,6 +184,11 @@ class BudgetMeter:
             self._check_rollouts(self._set_aside)
             self._rollouts += 1
 
+    def return_rollout(self) -> None:
+        """Give back an execution that a server refused."""
+        with self._lock:
+            self._rollouts -= 1
+
     def require_call(self) -> None:
         """Raise `BudgetExhausted` where nothing is left for a call of a proposer or critic."""
         with self._lock:
@@ -357,6 +362,12 @@ class Aside:
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
         self._meter._reserve_aside()
+
+    def return_rollout(self) -> None:
+        """Give back an execution that a server refused, to be made later."""
+        self._meter.return_rollout()
+        with self._meter._lock:
+            self._meter._set_aside += 1
 
     def call_started(self, most: Callable[[], Usage]) -> Usage:
         """Reserve a model call; raises `BudgetExhausted`."""

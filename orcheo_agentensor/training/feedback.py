@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.runner import CASE_ID, traced
 from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.optimizers.protocol import FeedbackRecord
 from orcheo_agentensor.tape import NodeRun, Tape
@@ -131,7 +132,8 @@ async def _one_case(
     score = result.objective(weights)
     wrong = score is None or score < full
     tape = Tape.from_json(result.tape)
-    blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)
+    with traced({CASE_ID: case.id}):
+        blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)
     return {
         name: FeedbackRecord(
             case_id=case.id,

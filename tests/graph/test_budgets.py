@@ -210,3 +210,58 @@ async def test_a_call_cut_off_by_a_timeout_counts() -> None:
     )
     assert report.summary["n_target_failed"] == 2
     assert report.usage.calls == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_attempt_that_a_server_refused_is_no_rollout(status: int) -> None:
+    class Refused(Exception):
+        status_code = status
+
+    taken: dict[Any, int] = {}
+
+    async def target(inputs: str) -> str:
+        taken[inputs] = taken.get(inputs, 0) + 1
+        if taken[inputs] == 1:
+            raise Refused
+        return inputs
+
+    cases = [{**case, "inputs": case["id"]} for case in CASES]
+    report = await aevaluate(
+        target, dataset=cases, evaluators=[lambda outputs: 1.0], limits=Limits(retries=1)
+    )
+    assert report.objective == 1.0
+    assert report.usage.rollouts == len(CASES)
+    assert sum(taken.values()) == 2 * len(CASES)
+
+
+async def test_refused_attempts_leave_the_budget_of_rollouts_whole() -> None:
+    class Refused(Exception):
+        status_code = 429
+
+    ran, refused = [0], [0]
+
+    async def target(inputs: dict[str, int]) -> str:
+        if (ran[0] + refused[0]) % 2:
+            refused[0] += 1
+            raise Refused
+        ran[0] += 1
+        return get_prompt("p")
+
+    result = await atrain(
+        target,
+        prompts={"p": "a"},
+        dataset=CASES,
+        evaluators=[lambda ctx: min(1.0, len(ctx.output) / 100)],
+        optimizer=RandomSearch(proposer=Longer()),
+        budget=Budget(rollouts=40),
+        limits=Limits(concurrency=1, retries=3),
+    )
+    assert refused[0] > 10
+    assert ran[0] == result.usage.rollouts
+    assert 20 < ran[0] <= 40
+    assert result.best.prompts["p"].text != "a"
+
+
+class Longer:
+    async def propose(self, request: ProposalRequest) -> dict[str, str]:
+        return {one.name: f"{one.text} {request.seed}" for one in request.components}

@@ -288,8 +288,10 @@ async def test_the_hosts_context_and_config_do_not_leak_into_the_target(store: S
         {}, {"configurable": {"thread_id": "t", "tenant": "acme"}}, context=HostContext("acme")
     )
     assert final == {"score": 1.0}
-    assert len(seen) == len(CASES)
-    assert set(seen) == {(None, None, None)}
+    threads = {thread_id for _context, _tenant, thread_id in seen}
+    assert len(threads) == len(seen) == len(CASES)
+    assert "t" not in threads
+    assert {(context, tenant) for context, tenant, _thread in seen} == {(None, None)}
 
 
 async def test_two_hosts_at_once_do_not_mix(saver: Any, store: Store) -> None:

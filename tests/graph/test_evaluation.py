@@ -248,7 +248,7 @@ async def test_prompts_config_and_callbacks_reach_the_nodes_of_a_graph() -> None
             seen.append(kwargs.get("name"))
 
     async def node(state: State, config: RunnableConfig) -> dict[str, str]:
-        seen.append((config["tags"], config["metadata"]["team"], config["configurable"]["x"]))
+        seen.append((config["tags"][0], config["metadata"]["team"], config["configurable"]["x"]))
         return {"double": get_prompt("p") + str(state["n"])}
 
     graph = StateGraph(State)
@@ -267,7 +267,7 @@ async def test_prompts_config_and_callbacks_reach_the_nodes_of_a_graph() -> None
         },
     )
     assert report.objective == 1.0
-    assert (["t"], "x", 1) in seen
+    assert ("t", "x", 1) in seen
     assert "node" in seen
 
 
