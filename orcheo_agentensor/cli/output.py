@@ -126,7 +126,7 @@ def show_evaluation(
         text = f"{gate['name']} {value}, at least {gate['minimum']:g} wanted"
         show(f"{'met' if met else 'missed'}: {text}", style="green" if met else "red")
     show(f"run {run_id}")
-    failed = summary["cases"] - summary["n_ok"]
+    failed = summary["n_target_failed"] + summary["n_evaluator_failed"]
     more = [f"agentensor runs show {run_id} --failed{store}"] if failed else []
     show_next(f"agentensor runs show {run_id} --cases{store}", *more)
 

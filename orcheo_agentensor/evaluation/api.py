@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.report import EvaluationReport
-from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
+from orcheo_agentensor.evaluation.results import (
+    CaseResult,
+    case_result,
+    merged,
+    outcome_of,
+    settled,
+)
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
@@ -145,11 +151,11 @@ async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
     by_id: dict[str, list[CaseRow]] = {}
     for row in rows:  # in order of replicates
         by_id.setdefault(row.rollout.case_id, []).append(row)
-    return [
+    return settled(
         merged([stored_case(case, row) for row in by_id[case.id]], {})
         for case in Dataset.from_cases(cases).cases
         if case.id in by_id
-    ]
+    )
 
 
 def stored_case(case: Case, row: CaseRow) -> CaseResult:

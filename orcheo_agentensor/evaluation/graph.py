@@ -10,7 +10,7 @@ from langgraph.types import Command
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, summarize
+from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, settled, summarize
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
@@ -143,6 +143,7 @@ def create_evaluation_graph(
                 results = await Runner(run).run(
                     run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
+            results = settled(results)
             if on_results is not None:
                 on_results(state["run_id"], results)
             summary = await summary_of(run, results)

@@ -35,7 +35,9 @@ class ScoreSummary:
 
     `mean`, `se` (its standard error) and `ci95` (its 95 % interval) are None where too few cases
     were scored; `n` counts the cases that were. `pass_rate` is the share of passed verdicts,
-    `failures` the number of cases on which the evaluator broke, `labels` how often each was given.
+    `failures` the number of cases on which the evaluator broke, `not_applicable` of those it does
+    not apply to, `labels` how often each was given. `in_objective` is False for one of weight 0 or
+    with scores outside [0, 1].
     """
 
     name: str
@@ -45,6 +47,8 @@ class ScoreSummary:
     n: int
     pass_rate: float | None
     failures: int
+    not_applicable: int = 0
+    in_objective: bool = True
     labels: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -59,6 +63,8 @@ class ScoreSummary:
             n=entry["n"],
             pass_rate=entry["pass_rate"],
             failures=entry["failures"],
+            not_applicable=entry.get("not_applicable", 0),
+            in_objective=entry.get("in_objective", True),
             labels=dict(entry.get("labels") or {}),
         )
 
@@ -117,6 +123,11 @@ class EvaluationReport:
     def coverage(self) -> float:
         """The share of cases that were scored completely, from 0 to 1."""
         return float(self.summary["coverage"])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the numbers leave out, and what to write so that they do not."""
+        return tuple(self.summary.get("warnings", ()))
 
     @property
     def latency(self) -> LatencySummary:
@@ -188,7 +199,7 @@ SCORE_COLUMNS = ("evaluator", ">mean", ">95 % interval", ">passed", ">scored", "
 
 
 def score_table(summary: Mapping[str, Any]) -> list[Row]:
-    """A row per evaluator, and the objective where there are several."""
+    """A row per evaluator, and the objective where it is not the one evaluator's mean."""
     rows: list[Row] = [
         (
             name,
@@ -200,22 +211,23 @@ def score_table(summary: Mapping[str, Any]) -> list[Row]:
         )
         for name, entry in summary["evaluators"].items()
     ]
-    if len(rows) != 1:
+    if [entry["mean"] for entry in summary["evaluators"].values()] != [summary["objective"]]:
         rows.append(("objective (weighted)", number(summary["objective"]), "", "", "", ""))
     return rows
 
 
-def measures(
-    summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None
-) -> tuple[str, str, str]:
-    """Sentences on coverage and failures, on latency, and on what was spent."""
+def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Sentences on coverage and failures, on latency, on what was spent, and the warnings."""
     times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
     latency = summary["latency_ms"]
     late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
+    silent = summary.get("not_applicable", 0)
+    cases = f"{summary['cases'] - silent} cases" + (f" ({silent} not applicable)" * bool(silent))
     return (
-        f"coverage {percent(summary['coverage'])} of {summary['cases']} cases{times}; "
+        f"coverage {percent(summary['coverage'])} of {cases}{times}; "
         f"target failures {summary['n_target_failed']}, "
         f"evaluator failures {summary['n_evaluator_failed']}",
         f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
         f"spent: {spent(usage or summary['usage'])}",
+        *(f"warning: {warning}" for warning in summary.get("warnings", ())),
     )

@@ -15,6 +15,7 @@ from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
     EvaluatorFailure,
+    NotApplicable,
     Outcome,
     TargetFailure,
     failure_to_json,
@@ -84,16 +85,19 @@ class CaseResult:
         return self.target_failure is None and not self.failures
 
     def objective(self, weights: Mapping[str, float]) -> float | None:
-        """The weighted mean of this case's scores; None unless it was scored completely."""
+        """The weighted mean of this case's scores; None where something broke or none counts."""
         return weighted_mean(self.scores, weights) if self.ok else None
 
     def to_json(self) -> dict[str, Any]:
         """As printed by `runs show` and sent in `case_finished`, without the output."""
         scores: dict[str, float] = {}
         failures: dict[str, Any] = {}
+        not_applicable: list[str] = []
         for outcome in self.outcomes:
             if isinstance(outcome, EvaluatorFailure):
                 failures[outcome.name] = failure_to_json(outcome)
+            elif isinstance(outcome, NotApplicable):
+                not_applicable.append(outcome.name)
             elif outcome.score is not None:
                 scores[outcome.name] = outcome.score
         data: dict[str, Any] = {
@@ -106,25 +110,65 @@ class CaseResult:
             data["target_failure"] = failure_to_json(self.target_failure)
         if failures:
             data["evaluator_failures"] = failures
+        if not_applicable:
+            data["not_applicable"] = not_applicable
         return data
 
 
-def weight_of(name: str, weights: Mapping[str, float]) -> float:
-    """The weight of a metric: its own, or that of the evaluator that gave `evaluator.metric`."""
-    if name in weights:
-        return weights[name]
-    return weights.get(name.split(".", 1)[0], 1.0)
+def weight_of(metric: str, weights: Mapping[str, float]) -> float:
+    """The weight of the evaluator that gave `evaluator.metric`."""
+    return weights.get(_evaluator(metric), 1.0)
 
 
 def weighted_mean(scores: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
-    """The objective: the mean of the scores by weight. None when nothing has weight."""
-    shares = []
-    for name in scores:
-        shares.append(weights[name] if name in weights else weight_of(name, weights))
+    """The objective: the mean of the evaluators' scores by weight. None when nothing has weight.
+
+    The score of an evaluator that gives several metrics is the one under its own name, or else
+    their mean. A score outside [0, 1] takes no part.
+    """
+    if not scores.keys() <= weights.keys():
+        scores = _by_evaluator(scores)
+    counted, shares = [], []
+    for name, score in scores.items():  # a comprehension is a call more for each case
+        if 0.0 <= score <= 1.0:
+            counted.append(score)
+            shares.append(weights.get(name, 1.0))
     total = math.fsum(shares)
     if total <= 0:
         return None
-    return math.fsum(map(operator.mul, scores.values(), shares)) / total
+    return math.fsum(map(operator.mul, counted, shares)) / total
+
+
+def _by_evaluator(metrics: Mapping[str, float]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for name, score in metrics.items():
+        if 0.0 <= score <= 1.0:
+            found.setdefault(_evaluator(name), []).append(score)
+    return {e: metrics.get(e, math.fsum(scores) / len(scores)) for e, scores in found.items()}
+
+
+def settled(found: Iterable[CaseResult]) -> list[CaseResult]:
+    """The results, with a text as a failure where its evaluator gives numbers for other cases."""
+    results = list(found)
+    scored: set[str] = set()
+    labelled: set[str] = set()
+    for result in results:
+        for outcome in result.outcomes:
+            if isinstance(outcome, EvaluationResult):
+                (labelled if outcome.score is None else scored).add(outcome.name)
+    mixed = scored & labelled
+    if not mixed:
+        return results
+
+    def one(outcome: Outcome) -> Outcome:
+        if outcome.name not in mixed or not isinstance(outcome, EvaluationResult):
+            return outcome
+        if outcome.score is not None:
+            return outcome
+        reason = f"gave the text {outcome.label!r} where it gives numbers for other cases"
+        return EvaluatorFailure(name=outcome.name, kind="wrong_shape", reason=reason)
+
+    return [replace(result, outcomes=tuple(map(one, result.outcomes))) for result in results]
 
 
 def summarize(
@@ -137,23 +181,28 @@ def summarize(
     """The evaluation summary, as JSON.
 
     Means are over the cases that were scored; `coverage` is the share of cases that were scored by
-    every evaluator, and `complete` tells whether that is all of them. `objective` is the weighted
-    mean of the evaluators' means. `replicates` is there when each case was run more than once.
+    every evaluator that applies to them, and `complete` tells whether that is all of them;
+    `not_applicable` counts the cases to which none does. `objective` is the weighted mean of the
+    evaluators' means; an evaluator that scored outside [0, 1] takes no part, which `warnings` say.
+    `replicates` is there when each case was run more than once.
     """
     tallies: dict[str, _Tally] = {}
     latencies: list[float] = []
-    n_target_failed = n_evaluator_failed = 0
-    for result in results:
-        failed = False
+    n_target_failed = n_evaluator_failed = not_applicable = 0
+    for result in settled(results):
+        failed, applies = False, not result.outcomes
         for outcome in result.outcomes:
             tally = tallies.get(outcome.name)
             if tally is None:
                 tally = tallies[outcome.name] = _Tally()
             if isinstance(outcome, EvaluatorFailure):
                 tally.failures += 1
-                failed = True
+                failed = applies = True
                 continue
-            tally.n += 1
+            if isinstance(outcome, NotApplicable):
+                tally.not_applicable += 1
+                continue
+            applies = True
             if outcome.score is not None:
                 tally.scores.append(outcome.score)
             if outcome.label is not None:
@@ -166,23 +215,39 @@ def summarize(
         if result.target_failure is None:
             latencies.append(result.latency_ms)
             n_evaluator_failed += failed
+            not_applicable += not applies
         else:
             n_target_failed += 1
     evaluators = {name: tallies[name].to_json() for name in sorted(tallies)}
-    means = {name: entry["mean"] for name, entry in evaluators.items() if entry["mean"] is not None}
-    n_ok = len(results) - n_target_failed - n_evaluator_failed
+    means, warnings = {}, []
+    for name, entry in evaluators.items():
+        scores, evaluator = tallies[name].scores, _evaluator(name)
+        beyond = bool(scores) and not (min(scores) >= 0.0 and max(scores) <= 1.0)
+        counts = weight_of(name, weights) > 0 and not (
+            evaluator != name and evaluator in tallies and tallies[evaluator].scores
+        )
+        entry["in_objective"] = counts and bool(scores) and not beyond
+        if entry["in_objective"]:
+            means[name] = entry["mean"]
+        elif counts and beyond:
+            warnings.append(_beyond(name, scores))
+    applicable = len(results) - not_applicable
+    n_ok = applicable - n_target_failed - n_evaluator_failed
     summary: dict[str, Any] = {
         "cases": len(results),
         "n_ok": n_ok,
         "n_target_failed": n_target_failed,
         "n_evaluator_failed": n_evaluator_failed,
-        "coverage": n_ok / len(results) if results else 0.0,
-        "complete": bool(results) and n_ok == len(results),
+        "not_applicable": not_applicable,
+        "coverage": n_ok / applicable if applicable else 0.0,
+        "complete": bool(applicable) and n_ok == applicable,
         "objective": weighted_mean(means, weights),
         "evaluators": evaluators,
         "latency_ms": {"p50": percentile(latencies, 0.5), "p95": percentile(latencies, 0.95)},
         "usage": Usage.total([result.usage for result in results]).to_json(),
     }
+    if warnings:
+        summary["warnings"] = warnings
     if replicates > 1:
         summary["replicates"] = replicates
     if case_sla_ms is not None:
@@ -194,24 +259,46 @@ class _Tally:
     """What one evaluator said over all cases."""
 
     def __init__(self) -> None:
-        self.n = self.failures = 0
+        self.failures = self.not_applicable = 0
         self.scores: list[float] = []
         self.verdicts: list[bool] = []
         self.labels: Counter[str] = Counter()
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in the summary."""
-        entry: dict[str, Any] = {"mean": None, "se": None, "ci95": None, "n": self.n}
+        n = len(self.scores) or self.labels.total()
+        entry: dict[str, Any] = {"mean": None, "se": None, "ci95": None, "n": n}
         if self.scores:
             found = describe(self.scores)
             ci95 = list(found.ci95) if found.ci95 else None
             entry |= {"mean": found.mean, "se": found.se, "ci95": ci95}
         passed, asked = sum(self.verdicts), len(self.verdicts)
         entry["pass_rate"] = passed / asked if asked else None
-        entry["failures"] = self.failures
+        entry["failures"], entry["not_applicable"] = self.failures, self.not_applicable
         if self.labels:
             entry["labels"] = dict(sorted(self.labels.items()))
         return entry
+
+
+def outside_scores(results: Iterable[CaseResult], weights: Mapping[str, float]) -> list[str]:
+    """A sentence for each metric with weight that scored outside [0, 1]."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for name, score in result.scores.items():
+            if not 0.0 <= score <= 1.0 and weight_of(name, weights) > 0:
+                found.setdefault(name, []).append(score)
+    return [_beyond(name, scores) for name, scores in found.items()]
+
+
+def _beyond(name: str, scores: Sequence[float]) -> str:
+    low, high = min(0.0, *scores), max(1.0, *scores)
+    worst = min(scores) if min(scores) < 0.0 else max(scores)
+    evaluator = _evaluator(name)
+    return (
+        f"{name} gave {worst:g}, outside [0, 1], and is left out of the objective: write its "
+        f"worst and its best score, such as `scale: [{low:g}, {high:g}]` in a job or "
+        f"bind_evaluator({evaluator}, scale=({low:g}, {high:g})); `weight: 0` only observes"
+    )
 
 
 def score_rows(
@@ -223,6 +310,8 @@ def score_rows(
         row = ScoreRow(rollout_key=key, evaluator_fingerprint=fingerprint, name=outcome.name)
         if isinstance(outcome, EvaluatorFailure):
             row.failure = storable(failure_to_json(outcome))
+        elif isinstance(outcome, NotApplicable):
+            row.reason = outcome.reason  # told by having neither score nor label nor failure
         else:
             row.score, row.passed = outcome.score, outcome.passed
             row.reason, row.label = outcome.reason, outcome.label
@@ -257,6 +346,8 @@ def outcome_of(row: ScoreRow) -> Outcome:
         return EvaluatorFailure(
             name=row.name, kind=row.failure["kind"], reason=row.failure["reason"]
         )
+    if row.score is None and row.label is None:
+        return NotApplicable(name=row.name, reason=row.reason)
     return EvaluationResult(
         name=row.name, score=row.score, passed=row.passed, reason=row.reason, label=row.label
     )
@@ -330,7 +421,8 @@ def _worth(result: CaseResult, weights: Mapping[str, float]) -> float:
 
 
 def _merged_outcomes(replicates: Sequence[CaseResult]) -> tuple[Outcome, ...]:
-    """By metric; an evaluator that broke in one replicate has no score in any."""
+    """By metric; an evaluator that broke in one replicate has no score in any, and one that applied
+    in some has what it gave there."""
     failed: dict[str, EvaluatorFailure] = {}
     given: dict[str, list[EvaluationResult]] = {}
     for one in replicates:
@@ -340,7 +432,14 @@ def _merged_outcomes(replicates: Sequence[CaseResult]) -> tuple[Outcome, ...]:
         for outcome in one.outcomes:
             if isinstance(outcome, EvaluationResult) and _evaluator(outcome.name) not in failed:
                 given.setdefault(outcome.name, []).append(outcome)
-    return (*map(_one_metric, given.values()), *failed.values())
+    heard = failed.keys() | given.keys() | set(map(_evaluator, given))
+    silent = {
+        outcome.name: outcome
+        for one in replicates
+        for outcome in one.outcomes
+        if isinstance(outcome, NotApplicable) and outcome.name not in heard
+    }
+    return (*map(_one_metric, given.values()), *failed.values(), *silent.values())
 
 
 def _evaluator(metric: str) -> str:

@@ -25,6 +25,7 @@ from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
     EvaluatorFailure,
+    NotApplicable,
     Outcome,
     TargetFailure,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "LLMJudge",
     "Latency",
     "Length",
+    "NotApplicable",
     "NumericTolerance",
     "Outcome",
     "Regex",

@@ -187,8 +187,9 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
 
 
 def _checked_weight(weight: Any) -> float:
-    if not _is_number(weight) or weight <= 0:
-        raise EvaluatorRefused(field="weight", value=weight, rule="must be a number above 0")
+    if not _is_number(weight) or weight < 0:
+        rule = "must be a number of at least 0 (0 only observes)"
+        raise EvaluatorRefused(field="weight", value=weight, rule=rule)
     return float(weight)
 
 
@@ -222,7 +223,10 @@ def _on_scale(read: Reader, scale: Scale) -> Reader:
         if not min(scale) <= outcome.score <= max(scale):
             reason = f"gave {outcome.score:g}, outside its scale of {worst:g} to {best:g}"
             return failure(outcome.name, "wrong_shape", reason)
-        return replace(outcome, score=(outcome.score - worst) / (best - worst))
+        score, passed = (outcome.score - worst) / (best - worst), outcome.passed
+        if best < worst and passed is not None and score in (0.0, 1.0):
+            passed = score == 1.0  # a bool has said that the higher score passes
+        return replace(outcome, score=score, passed=passed)
 
     return lambda name, value: [scaled(outcome) for outcome in read(name, value)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -15,13 +14,18 @@ FailureKind: TypeAlias = Literal[
 ]
 
 
+LARGEST_SCORE = 1e100
+"""Sums and squares of scores up to this size are finite."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
     """One score of one evaluator on one case.
 
-    `score` is a finite float; it is None only for a purely categorical result, which then has a
-    `label` and takes part in label counts, never in a mean. `passed` defaults to None: the summary
-    then counts a case as passed when its score is at least 1.0. `name` is set by the binding.
+    `score` is a finite float of at most `LARGEST_SCORE`; it is None only for a purely categorical
+    result, which then has a `label` and takes part in label counts, never in a mean. `passed`
+    defaults to None: the summary then counts a case as passed when its score is at least 1.0.
+    `name` is set by the binding.
     """
 
     score: float | None = None
@@ -31,8 +35,8 @@ class EvaluationResult:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.score is not None and not math.isfinite(self.score):
-            raise ValueError(f"score must be a finite number, not {self.score!r}")
+        if self.score is not None and not -LARGEST_SCORE <= self.score <= LARGEST_SCORE:
+            raise ValueError(f"score must be a finite number up to 1e100, not {self.score!r}")
         if self.score is None and self.label is None:
             raise ValueError("an evaluation result needs a score or a label")
 
@@ -47,6 +51,15 @@ class EvaluatorFailure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NotApplicable:
+    """The evaluator has nothing to say about this case. Neither score nor failure: it is counted,
+    and left out of coverage and means."""
+
+    name: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TargetFailure:
     """The target broke on a case. Evaluators are then not called at all."""
 
@@ -55,7 +68,7 @@ class TargetFailure:
     attempts: int = 1
 
 
-Outcome: TypeAlias = EvaluationResult | EvaluatorFailure
+Outcome: TypeAlias = EvaluationResult | EvaluatorFailure | NotApplicable
 
 
 def failure_to_json(failure: EvaluatorFailure | TargetFailure) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from orcheo_agentensor.errors import EvaluatorRefused
 from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
-    EvaluatorFailure,
     Outcome,
     as_text,
     private_context,
@@ -34,6 +33,7 @@ from orcheo_agentensor.evaluators.returns import (
     Reader,
     failure,
     field_of,
+    holds_number,
     own,
     read_fields,
     several,
@@ -166,7 +166,7 @@ def _named(name: str, value: Any, one: Callable[[str, Any], Outcome]) -> list[Ou
 
 def _score(name: str, value: Any) -> Outcome:
     """A Braintrust or autoevals `Score`, as an object or a dict, or a number."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not holds_number(value):
         return wrong_shape(name, value, "expected a number or a Score")
     if not isinstance(value, Mapping) and not hasattr(value, "score"):
         return single(name, value)
@@ -284,15 +284,14 @@ class PydanticEvals(ObjectDialect):
 
     @staticmethod
     def _one(name: str, value: Any) -> Outcome:
-        if isinstance(value, EvaluationResult | EvaluatorFailure):
+        if isinstance(value, Outcome):
             return replace(value, name=name)
-        if value is None or isinstance(value, Mapping | list | tuple):
-            return wrong_shape(
-                name, value, "expected a bool, a number, a label or EvaluationReason"
-            )
+        reason = None
         if hasattr(value, "value") and hasattr(value, "reason"):
-            return single(name, value.value, reason=value.reason)
-        return single(name, value)
+            value, reason = value.value, value.reason
+        if isinstance(value, str) and value:  # a number in a text is a label there
+            return EvaluationResult(name=name, reason=reason, label=value)
+        return single(name, value, reason=reason)
 
 
 class LangSmithRunEvaluator(ObjectDialect):
@@ -647,10 +646,10 @@ class Dspy(FunctionDialect):
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A scalar, or an object or dict with `score` and `feedback`."""
-        score = field_of(value, "score")
-        if score is None:
+        known = "score" in value if isinstance(value, Mapping) else hasattr(value, "score")
+        if not known:
             return [single(name, value)]
-        return [single(name, score, reason=field_of(value, "feedback"))]
+        return [single(name, field_of(value, "score"), reason=field_of(value, "feedback"))]
 
 
 def _promptfoo_context(ctx: EvaluatorContext) -> dict[str, Any]:
@@ -683,7 +682,7 @@ class Promptfoo(FunctionDialect):
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A bool, a number or `{pass, score, reason, namedScores}`."""
-        if isinstance(value, str):
+        if isinstance(value, str) and not holds_number(value):
             return [wrong_shape(name, value, "expected a bool, a number or {pass, score, reason}")]
         if not isinstance(value, Mapping):
             return [single(name, value)]

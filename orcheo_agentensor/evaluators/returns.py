@@ -8,17 +8,23 @@ result from a LangSmith function and two from a pydantic-evals evaluator.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any, TypeAlias
 
 from orcheo_agentensor.errors import shorten
 from orcheo_agentensor.evaluators.context import (
+    LARGEST_SCORE,
     EvaluationResult,
     EvaluatorFailure,
     FailureKind,
+    NotApplicable,
     Outcome,
 )
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 Reader: TypeAlias = Callable[[str, Any], list[Outcome]]
 """(evaluator name, what it returned) -> outcomes."""
@@ -42,20 +48,28 @@ def single(
     passed: bool | None = None,
     label: Any = None,
 ) -> Outcome:
-    """One outcome from a bool, a number or a text (a label); anything else is a failure."""
+    """One outcome from a bool, a number or a text; anything else is a failure.
+
+    None, or an empty collection, says that the evaluator does not apply. A text is a label, and a
+    score as well where it is a number.
+    """
     reason = None if reason is None else str(reason)
     label = None if label is None else str(label)
     if hasattr(value, "item") and not isinstance(value, str | Mapping):
         value = _unboxed(value)
-    if value is None:
-        return failure(name, "missing", reason or "gave no score for this case")
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or (isinstance(value, Mapping | list | tuple) and not value):
+        return NotApplicable(name=name, reason=reason)
     if isinstance(value, bool):
         passed = value if passed is None else passed
     if isinstance(value, str):
         if not value:
             return wrong_shape(name, value, "a label must not be empty")
-        return EvaluationResult(name=name, passed=passed, reason=reason, label=value)
-    if not hasattr(value, "__float__"):
+        label = value if label is None else label
+        if not holds_number(value):
+            return EvaluationResult(name=name, passed=passed, reason=reason, label=label)
+    elif not hasattr(value, "__float__"):
         return wrong_shape(name, value, "expected a bool, a number or a label")
     try:
         score = float(value)
@@ -63,11 +77,19 @@ def single(
         return wrong_shape(name, value, f"not a number ({error})")
     if not math.isfinite(score):
         return failure(name, "not_finite", f"gave the score {score}, which is not finite")
+    if abs(score) > LARGEST_SCORE:
+        return wrong_shape(name, value, "a score beyond 1e100 cannot be averaged")
     return EvaluationResult(name=name, score=score, passed=passed, reason=reason, label=label)
 
 
+def holds_number(text: str) -> bool:
+    """Whether a text is a number and nothing else."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
 def several(name: str, outcomes: Iterable[tuple[Any, Outcome]]) -> list[Outcome]:
-    """Outcomes by metric name; a failure of the whole where a name is lacking or used twice."""
+    """Outcomes by metric name, none for an evaluator that does not apply; a failure of the whole
+    where a name is lacking or used twice."""
     found: dict[str, Outcome] = {}
     for metric, outcome in outcomes:
         if not isinstance(metric, str) or not metric:
@@ -75,18 +97,16 @@ def several(name: str, outcomes: Iterable[tuple[Any, Outcome]]) -> list[Outcome]
         if metric in found:
             return [failure(name, "wrong_shape", f"returned two results named {metric!r}")]
         found[metric] = outcome
-    if not found:
-        return [failure(name, "missing", "gave no result for this case")]
-    return list(found.values())
+    return list(found.values()) or [NotApplicable(name=name)]
 
 
 def own(name: str, value: Any) -> list[Outcome] | None:
     """Our own result objects, which every kind may return; None for anything else."""
-    if isinstance(value, EvaluationResult | EvaluatorFailure):
+    if isinstance(value, Outcome):
         return [replace(value, name=name)]
     if not isinstance(value, list | tuple) or not value:
         return None
-    if not all(isinstance(item, EvaluationResult | EvaluatorFailure) for item in value):
+    if not all(isinstance(item, Outcome) for item in value):
         return None
     return several(name, [(i.name, replace(i, name=f"{name}.{i.name}")) for i in value])
 
@@ -122,6 +142,8 @@ def _one(name: str, value: Any) -> Outcome:
     fields = _fields(value)
     if fields is None:
         return single(name, value)
+    if not fields:
+        return NotApplicable(name=name)
     if not {"score", "value", "label", "comment", "reason"} & fields.keys():
         return wrong_shape(
             name, value, "expected `score`, `value` or `label`; return a list for several metrics"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BudgetExhausted
-from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult
+from orcheo_agentensor.errors import BadInput, BudgetExhausted
+from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, outside_scores
 from orcheo_agentensor.evaluation.runner import Meter, Runner
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.manager import ActiveRun
@@ -43,7 +43,8 @@ class Training:
     ) -> list[CaseResult]:
         """Run (or replay) cases, with progress events for what really runs.
 
-        The search's part of the budget pays, or `meter` where one is given.
+        The search's part of the budget pays, or `meter` where one is given. Raises `BadInput` where
+        a score that counts is outside [0, 1].
         """
         progress = CaseProgress(
             self.run.events,
@@ -60,7 +61,12 @@ class Training:
 
         if self.meter.unmeasured:  # one alone shows what a rollout takes, before many begin
             await self.runner.run(cases[:1], candidate, phase=phase, on_case=heard, meter=meter)
-        return await self.runner.run(cases, candidate, phase=phase, on_case=heard, meter=meter)
+        found = await self.runner.run(cases, candidate, phase=phase, on_case=heard, meter=meter)
+        if outside := outside_scores(found, self.weights):
+            raise BadInput(
+                "; ".join(outside), field="job.evaluators", rule="must score from 0 to 1"
+            )
+        return found
 
     async def measure_all(
         self, cases: Sequence[Case], candidate: Candidate, *, phase: str

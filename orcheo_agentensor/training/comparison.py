@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.evaluation.results import CaseResult, weight_of
+from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import Meter
 from orcheo_agentensor.optimizers import derive_seed
 from orcheo_agentensor.prompts import Candidate
@@ -48,12 +48,12 @@ def reasons_against(
 ) -> list[str]:
     """Why `child` may not replace `parent`, both measured on the same cases; empty when it may.
 
-    With `strictly` the child must be better, otherwise at least as good. A child that fails on
-    more cases than its parent is refused whatever it scores on the others.
+    With `strictly` the child must be better, otherwise at least as good. A child that fails (or has
+    no score) on more cases than its parent is refused whatever it scores on the others.
     """
     reasons = []
-    failed_before = sum(not result.ok for result in parent)
-    failed_after = sum(not result.ok for result in child)
+    failed_before = sum(result.objective(weights) is None for result in parent)
+    failed_after = sum(result.objective(weights) is None for result in child)
     if failed_after > failed_before:
         reasons.append(f"fails on {failed_after} cases, its parent on {failed_before}")
     scores = paired_objectives(parent, child, weights)
@@ -72,38 +72,25 @@ def reasons_against(
     return reasons
 
 
-def outside(results: Iterable[CaseResult], weights: Mapping[str, float]) -> bool:
-    """Whether a score that counts lies outside [0, 1]."""
-    return any(
-        not 0.0 <= score <= 1.0 and weight_of(name, weights) > 0
-        for result in results
-        for name, score in result.scores.items()
-    )
-
-
 def foreseen(
     parent: Sequence[CaseResult],
     child: Sequence[CaseResult | None],
     *,
     weights: Mapping[str, float],
     strictly: bool,
-    full: float = 1.0,
 ) -> bool | None:
     """Whether the child will replace the parent, as far as the missing results cannot change it.
 
     `child` has None for a case that was not measured yet, and may end before its parent's results.
-    True and False are certain as long as scores lie within [0, 1] (and, for True, as long as the
-    child fails on no missing case). None means that more has to be measured; it is always given
-    once a score outside [0, 1] was seen, here or before (`full` is infinite).
+    Scores lie within [0, 1]. True is certain as long as the child fails on no missing case. None
+    means that more has to be measured.
     """
     child = [*child, *[None] * (len(parent) - len(child))]
     measured = [result for result in child if result is not None]
-    failed_before = sum(not result.ok for result in parent)
-    failed_after = sum(result is not None and not result.ok for result in child)
+    failed_before = sum(result.objective(weights) is None for result in parent)
+    failed_after = sum(result.objective(weights) is None for result in measured)
     if failed_after > failed_before:
         return False
-    if full > 1.0 or outside((*parent, *measured), weights):
-        return None
     low: list[float] = []
     high: list[float] = []
     for one, other in zip(parent, child, strict=True):
@@ -155,27 +142,25 @@ async def gate(
     cases: Sequence[Case],
     before: Sequence[CaseResult],
     child: Candidate,
-    *,
-    full: float,
 ) -> Comparison:
     """Compare a child with its parent on the parent's minibatch, the parent's worst cases first.
 
     The comparison ends when it is decided, or when the child has gained on the cases that its
     parent failed and lost nothing on as many others (`GUARDS` at least): an accepted child is
-    validated later. `full` is the score that nothing can beat.
+    validated later.
     """
     weights = training.weights
     order = _worst_first(before, weights)
     held = [before[index] for index in order]
     after: list[CaseResult] = []
     failing = sum(
-        (score := one.objective(weights)) is None or score < full - EPSILON for one in held
+        (score := one.objective(weights)) is None or score < 1.0 - EPSILON for one in held
     )
     enough = failing + max(GUARDS, failing)
     for start in range(0, len(order), GATE_BLOCK):
         block = [cases[index] for index in order[start : start + GATE_BLOCK]]
         after += await training.measure(block, child, phase="train")
-        if foreseen(held, after, weights=weights, strictly=True, full=full) is not None:
+        if foreseen(held, after, weights=weights, strictly=True) is not None:
             break
         tested = held[: len(after)]
         if len(after) >= enough and not reasons_against(
@@ -183,7 +168,7 @@ async def gate(
         ):
             held = tested
             break
-    return _compared(held, after, weights=weights, strictly=True, full=full)
+    return _compared(held, after, weights=weights, strictly=True)
 
 
 async def validate_against(
@@ -193,7 +178,6 @@ async def validate_against(
     *,
     rival_known: bool,
     strictly: bool,
-    full: float,
     meter: Meter | None = None,
 ) -> Comparison:
     """Measure a candidate on the validation cases for as long as it can beat its rival.
@@ -213,16 +197,16 @@ async def validate_against(
         held, cases = [held[index] for index in order], [cases[index] for index in order]
         for block in _blocks(cases):
             after += await training.measure(block, candidate, phase="validation", meter=meter)
-            if foreseen(held, after, weights=weights, strictly=strictly, full=full) is False:
+            if foreseen(held, after, weights=weights, strictly=strictly) is False:
                 break
     else:
         after = await training.measure(cases, candidate, phase="validation", meter=meter)
         for block in _blocks(cases):
             held += await training.measure(block, rival, phase="validation", meter=aside)
-            if full <= 1.0 and _beaten(held, after, weights=weights, strictly=strictly):
+            if _beaten(held, after, weights=weights, strictly=strictly):
                 both = after[: len(held)]
                 return Comparison(reasons=(), before=held, after=both, reached=after, complete=True)
-    return _compared(held, after, weights=weights, strictly=strictly, full=full)
+    return _compared(held, after, weights=weights, strictly=strictly)
 
 
 def _blocks(cases: Sequence[Case]) -> Iterable[Sequence[Case]]:
@@ -244,7 +228,7 @@ def _beaten(
     strictly: bool,
 ) -> bool:
     """Whether a rival measured on the first cases has lost even with 1.0 on all the others."""
-    if any(not result.ok for result in (*held, *reached)) or outside((*held, *reached), weights):
+    if any(not result.ok for result in (*held, *reached)):
         return False
     gains: list[float] = []
     for index, result in enumerate(reached):
@@ -263,12 +247,11 @@ def _compared(
     *,
     weights: Mapping[str, float],
     strictly: bool,
-    full: float,
 ) -> Comparison:
     """The comparison of a child, measured on the first of its parent's cases, as it stands."""
     before, missing = held[: len(after)], len(held) - len(after)
     reasons: list[str] = []
-    if foreseen(held, after, weights=weights, strictly=strictly, full=full) is not True:
+    if foreseen(held, after, weights=weights, strictly=strictly) is not True:
         reasons = reasons_against(before, after, weights=weights, strictly=strictly)
         if not reasons and missing:
             reasons = [f"cannot gain on the other {missing} cases what it would need"]

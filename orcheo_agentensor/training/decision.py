@@ -81,15 +81,15 @@ def deltas(
 def guardrail_breaches(baseline: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
     """What forbids a promotion by the two holdout summaries; empty when nothing does.
 
-    Each evaluator's mean must be at least 0.98 of the baseline's (at most 0.02 below it where the
-    baseline is not positive), p95 latency at most 1.25 x the baseline's + 50 ms, and the best may
-    not fail on more cases than the baseline.
+    The mean of each evaluator in the objective must be at least 0.98 of the baseline's (at most
+    0.02 below it where the baseline is not positive), p95 latency at most 1.25 x the baseline's +
+    50 ms, and the best may not fail on more cases than the baseline.
     """
     breaches = []
     for name, entry in baseline["evaluators"].items():
         before = entry["mean"]
         after = best["evaluators"].get(name, {}).get("mean")
-        if before is None:
+        if before is None or not entry.get("in_objective", True):
             continue
         floor = before * KEEP_SHARE if before > 0 else before - KEEP_ABSOLUTE
         if after is None:

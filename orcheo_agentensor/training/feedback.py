@@ -96,18 +96,17 @@ async def feedback_records(
     weights: Mapping[str, float],
     trainable: Iterable[str],
     critic: EdgeCritic | None = None,
-    full: float = 1.0,
 ) -> dict[str, list[FeedbackRecord]]:
     """Feedback per trainable prompt over a minibatch; prompts that no node read are absent.
 
-    Cases whose evaluators failed teach nothing and are left out. Cases that scored `full` marks are
+    Cases whose evaluators failed teach nothing and are left out. Cases that scored 1.0 are
     included, because they must not be broken, but cost no critic calls.
     """
     names = set(trainable)
     records: dict[str, list[FeedbackRecord]] = {}
     found = await asyncio.gather(
         *(
-            _one_case(case, result, weights=weights, critic=critic, full=full)
+            _one_case(case, result, weights=weights, critic=critic)
             for case, result in zip(cases, results, strict=True)
             if not result.failures
         )
@@ -125,12 +124,11 @@ async def _one_case(
     *,
     weights: Mapping[str, float],
     critic: EdgeCritic | None,
-    full: float,
 ) -> dict[str, FeedbackRecord]:
     if result.tape is None:
         return {}
     score = result.objective(weights)
-    wrong = score is None or score < full
+    wrong = score is None or score < 1.0
     tape = Tape.from_json(result.tape)
     with traced({CASE_ID: case.id}):
         blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)

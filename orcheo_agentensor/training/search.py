@@ -259,11 +259,6 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Learn from an outcome: its candidate, its edits, and whether it is the new best."""
     plan, state, candidates = training.plan, training.state, training.candidates
     accepted, child = outcome.status == "accepted", outcome.child
-    seen = (outcome.parent_scores, outcome.case_scores, outcome.validation_scores)
-    if state.beyond is None and any(
-        not 0.0 <= score <= 1.0 for scores in seen for score in scores.values()
-    ):
-        state.beyond = state.told
     for name, text in outcome.prompts.items():
         if isinstance(text, str):  # a refused proposal may hold anything
             edit = Edit(
@@ -333,7 +328,7 @@ async def _validated(training: Training, candidate_hash: str) -> tuple[dict[str,
     state = training.state
     state.validated.setdefault(candidate_hash, state.told)
     summary = await validate(training, training.candidates[candidate_hash])
-    failures = len(training.plan.validation) - summary["n_ok"]
+    failures = summary["n_target_failed"] + summary["n_evaluator_failed"]
     if candidate_hash == state.best:
         state.objective, state.failures = summary["objective"], failures
     return summary, failures
@@ -349,8 +344,7 @@ async def _settle(training: Training) -> None:
     targets = [one.score for one in run.job.stop if isinstance(one, TargetScore)]
     if best is None or not targets or best < min(targets):
         for candidate_hash in finalists(training):
-            full = state.full_marks(known=state.told)
-            if state.objective is not None and state.objective >= full:
+            if state.objective is not None and state.objective >= 1.0:
                 break
             try:
                 comparison = await validate_against(
@@ -359,7 +353,6 @@ async def _settle(training: Training) -> None:
                     training.candidates[state.best],
                     rival_known=state.best in state.validated,
                     strictly=True,
-                    full=full,
                     meter=training.meter.aside,
                 )
             except BudgetExhausted:
@@ -383,8 +376,7 @@ def _stop(training: Training) -> str | None:
     )
     if asked := stop_reason(run.job.stop, progress):
         return asked
-    full = state.full_marks(known=state.told)
-    if state.objective is not None and state.objective >= full and not state.failures:
+    if state.objective is not None and state.objective >= 1.0 and not state.failures:
         reason = f"the validation objective is {state.objective:g}: nothing can beat it"
         if state.best == state.baseline:  # perhaps a scale of which 1 is the worst score
             reason += "; an evaluator whose scores go beyond 1 has to be given its `scale`"

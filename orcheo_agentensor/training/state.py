@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
@@ -55,11 +54,11 @@ class SearchState:
     `edits` are the newest past edits by prompt, each under the number of its outcome. `best` is the
     hash of the best candidate, found in step `best_step`, with its validation `objective` (None
     until it is measured on all cases) and `failures`. `validated` maps each candidate measured on
-    all validation cases to the number of the outcome that did it; `beyond` is the number of the
-    first outcome with a score outside [0, 1]. `due` lists candidates to store as versions, with the
-    reason; `versions` maps stored candidates to version numbers. `idle` counts the newest steps
-    without a new candidate; `refused` is why the newest proposal was refused, as long as every one
-    was. `stopped` says why the search ended; it is `settled` once its finalists were validated.
+    all validation cases to the number of the outcome that did it. `due` lists candidates to store
+    as versions, with the reason; `versions` maps stored candidates to version numbers. `idle`
+    counts the newest steps without a new candidate; `refused` is why the newest proposal was
+    refused, as long as every one was. `stopped` says why the search ended; it is `settled` once its
+    finalists were validated.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -81,7 +80,6 @@ class SearchState:
     idle: int = 0
     stopped: str | None = None
     settled: bool = False
-    beyond: int | None = None
     refused: str | None = None
 
     def __post_init__(self) -> None:
@@ -106,13 +104,6 @@ class SearchState:
     def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
         """Whether the first `known` outcomes include a full validation of a candidate."""
         return self.validated.get(candidate_hash, known) < known
-
-    def full_marks(self, *, known: int) -> float:
-        """The score that nothing can beat, by the first `known` outcomes.
-
-        It is 1.0, and infinite once a score was outside [0, 1], on a scale whose end is unknown.
-        """
-        return math.inf if self.beyond is not None and self.beyond < known else 1.0
 
     def make_due(self, candidate: str, reason: str) -> None:
         """Let a candidate be stored as a version at the next checkpoint, unless it is one."""

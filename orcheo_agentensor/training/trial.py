@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -29,7 +28,7 @@ from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
-from orcheo_agentensor.training.comparison import Comparison, gate, outside, validate_against
+from orcheo_agentensor.training.comparison import Comparison, gate, validate_against
 from orcheo_agentensor.training.feedback import case_feedback, feedback_records
 from orcheo_agentensor.training.job import TrainingPlan
 
@@ -141,13 +140,12 @@ async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOut
 
 
 class _TrialRun:
-    """A trial under way; `full` is the score that nothing can beat."""
+    """A trial under way."""
 
     def __init__(self, training: Training, trial: Trial, known: int) -> None:
         self.training = training
         self.trial = trial
         self.known = known
-        self.full = training.state.full_marks(known=known)
 
     async def run(self) -> TrialOutcome:
         """Roll out the parent, learn, propose, and test the child."""
@@ -159,8 +157,6 @@ class _TrialRun:
         wanted = set(trial.case_ids)
         cases = [case for case in training.plan.train if case.id in wanted]
         before = await training.measure(cases, parent, phase="train")
-        if outside(before, training.weights):
-            self.full = math.inf
         scores = _scores(before, training.weights)
         if not scores and not self.known and any(result.ok for result in before):
             given = ", ".join(repr(one.name) for one in training.run.evaluators)
@@ -208,7 +204,7 @@ class _TrialRun:
         child = training.candidates.child(parent, texts)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
-            comparison = await gate(training, cases, before, child, full=self.full)
+            comparison = await gate(training, cases, before, child)
             if not comparison.won and trial.refined:
                 better = await self._refine(cases, before, parent, child, texts, comparison)
                 if better is not None:
@@ -238,7 +234,6 @@ class _TrialRun:
             rival,
             rival_known=training.state.knows_validation(rival.hash, known=self.known),
             strictly=not trial.gated or trial.purpose == "validate",
-            full=self.full,
         )
         scores = _scores(comparison.reached, training.weights)
         outcome = replace(outcome, validation_scores=scores)
@@ -262,13 +257,13 @@ class _TrialRun:
         New failures are cases that it breaks, and cases that fail in another way than before. None
         where there are none, where they blame no prompt, and where this proposal is refused too.
         """
-        weights, full = self.training.weights, self.full
+        weights = self.training.weights
         by_id = {case.id: case for case in cases}
         new = 0
         for one, other in zip(comparison.before, comparison.after, strict=True):
             case, score = by_id[one.case_id], other.objective(weights)
             new += score is None or (
-                score < full
+                score < 1.0
                 and (
                     score < (one.objective(weights) or 0.0)
                     or case_feedback(case, one) != case_feedback(case, other)
@@ -295,7 +290,7 @@ class _TrialRun:
         refined = self.training.candidates.child(parent, both)
         if reasons or refined.hash in (parent.hash, child.hash):
             return None
-        return refined, both, await gate(self.training, cases, before, refined, full=full)
+        return refined, both, await gate(self.training, cases, before, refined)
 
     async def _learn(
         self, cases: Sequence[Case], results: Sequence[CaseResult], candidate: Candidate
@@ -306,7 +301,6 @@ class _TrialRun:
             weights=self.training.weights,
             trainable=self.training.plan.trainable,
             critic=edge_critic(self.training, candidate),
-            full=self.full,
         )
 
     def _to_rewrite(self, records: Mapping[str, list[FeedbackRecord]]) -> list[str]:
@@ -315,9 +309,7 @@ class _TrialRun:
             name
             for name in self.trial.components
             if any(
-                self.trial.purpose == "paraphrase"
-                or record.score is None
-                or record.score < self.full
+                self.trial.purpose == "paraphrase" or record.score is None or record.score < 1.0
                 for record in records.get(name, ())
             )
         ]

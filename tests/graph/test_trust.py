@@ -16,6 +16,7 @@ from orcheo_agentensor import (
     TextGrad,
     TrainingResult,
     atrain,
+    bind_evaluator,
     get_prompt,
 )
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed
@@ -65,9 +66,16 @@ async def trained(run: Any = target, **job: Any) -> TrainingResult:
 async def test_a_scale_of_any_kind_can_be_trained_on(
     optimizer: Any, low: float, high: float
 ) -> None:
-    result = await trained(evaluators=[scored(low, high)], optimizer=optimizer(proposer=Teacher()))
-    assert result.baseline.metrics["objective"] == low
-    assert result.best.metrics["objective"] == high
+    declared = bind_evaluator(scored(low, high), scale=(low, high))
+    result = await trained(evaluators=[declared], optimizer=optimizer(proposer=Teacher()))
+    assert result.baseline.metrics["objective"] == 0.0
+    assert result.best.metrics["objective"] == 1.0
+
+
+async def test_half_marks_within_0_and_1_can_be_trained_on_as_they_are() -> None:
+    result = await trained(evaluators=[scored(0, 0.5)])
+    assert result.baseline.metrics["objective"] == 0.0
+    assert result.best.metrics["objective"] == 0.5
     assert "nothing can beat" not in (result.decision.stopped or "")
 
 

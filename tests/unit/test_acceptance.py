@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orcheo_agentensor.evaluation import CaseResult
-from orcheo_agentensor.evaluators import EvaluationResult, TargetFailure
+from orcheo_agentensor.evaluators import EvaluationResult, NotApplicable, TargetFailure
 from orcheo_agentensor.training.comparison import foreseen, reasons_against
 
 WEIGHTS = {"e": 1.0}
@@ -94,6 +94,11 @@ def test_what_is_foreseen_never_changes_as_more_is_measured(
         assert len(set(firm)) <= 1
 
 
-def test_nothing_is_foreseen_of_scores_outside_zero_and_one() -> None:
-    parent, child = [case(0.0), case(0.0)], [case(5.0), None]
-    assert foreseen(parent, child, weights=WEIGHTS, strictly=True) is None
+def test_a_child_without_a_score_where_its_parent_has_one_does_not_gain_by_it() -> None:
+    silent = CaseResult(case_id="c", outcomes=(NotApplicable(name="e"),))
+    parent, child = [case(0.0), case(0.5)], [silent, case(1.0)]
+    assert reasons_against(parent, child, weights=WEIGHTS, strictly=True)
+    assert foreseen(parent, child, weights=WEIGHTS, strictly=True) is False
+    assert not reasons_against(
+        [*parent[:1], silent], [*child[1:], silent], weights=WEIGHTS, strictly=True
+    )

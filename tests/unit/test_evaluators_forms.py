@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from orcheo_agentensor.evaluators import (
     EvaluationResult,
     EvaluatorContext,
     EvaluatorFailure,
+    NotApplicable,
     Outcome,
     bind_evaluator,
 )
@@ -246,12 +248,17 @@ async def test_a_mapping_is_several_results_of_a_pydantic_evals_evaluator() -> N
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(None, "wrong_shape"), ([1], "wrong_shape"), ((1,), "wrong_shape"), ({}, "missing")],
+    [([1], "wrong_shape"), ((1,), "wrong_shape"), (float("nan"), "not_finite")],
 )
 async def test_what_pydantic_evals_refuses_is_a_failure(value: Any, kind: str) -> None:
     (found,) = await outcomes(Evaluates(value))
     assert isinstance(found, EvaluatorFailure)
     assert found.kind == kind
+
+
+async def test_a_number_in_a_text_is_a_label_of_a_pydantic_evals_evaluator() -> None:
+    one = await outcome(Evaluates("3"))
+    assert (one.score, one.label) == (None, "3")
 
 
 async def test_an_async_evaluate_or_one_of_its_own_is_awaited() -> None:
@@ -307,8 +314,7 @@ async def test_a_braintrust_function_and_an_autoevals_scorer_get_output_and_expe
     one = await outcome(Scorer())
     assert (one.score, one.reason) == (1.0, "equal")
     (skipped,) = await outcomes(Skips())
-    assert isinstance(skipped, EvaluatorFailure)
-    assert skipped.kind == "missing"
+    assert isinstance(skipped, NotApplicable)
     assert (await outcome(lambda input, output, expected=None: output == expected)).score == 1.0
     listed = await outcomes(lambda output: [score("a", 1), {"name": "b", "score": 0}])
     assert [one.name for one in listed] == ["e.a", "e.b"]
@@ -389,7 +395,8 @@ async def test_bools_and_numbers_are_scores_in_every_form(dialect: str) -> None:
         (float("nan"), "not_finite"),
         (float("-inf"), "not_finite"),
         (10**400, "wrong_shape"),
-        (None, "missing"),
+        (1e308, "wrong_shape"),
+        ("NaN", "not_finite"),
         (object(), "wrong_shape"),
         ("", "wrong_shape"),
     ],
@@ -409,7 +416,38 @@ async def test_our_own_results_are_taken_in_every_form(dialect: str) -> None:
     assert (await outcome(returning([result])[dialect])).name == "e.m"
 
 
-@pytest.mark.parametrize("value", [{}, {"accuracy": 1.0}, {"score": None}, {"passed": True}])
+@pytest.mark.parametrize("dialect", [*returning(None), "evaluator"])
+@pytest.mark.parametrize("value", [None, [], {}])
+async def test_nothing_is_not_applicable_in_every_form(dialect: str, value: Any) -> None:
+    made = Evaluates(value) if dialect == "evaluator" else returning(value)[dialect]
+    (found,) = await outcomes(made)
+    assert found == NotApplicable(name="e")
+
+
+@pytest.mark.parametrize("value", [{"score": None}, {"results": []}, [{"key": "k", "score": None}]])
+async def test_no_score_is_not_applicable_to_a_langsmith_function(value: Any) -> None:
+    (found,) = await outcomes(lambda outputs: value)
+    assert isinstance(found, NotApplicable)
+
+
+class Grade(enum.Enum):
+    GOOD = 0.75
+    NAMED = "good"
+
+
+@pytest.mark.parametrize("dialect", list(returning(None)))
+async def test_an_enum_is_its_value(dialect: str) -> None:
+    assert (await outcome(returning(Grade.GOOD)[dialect])).score == 0.75
+    if dialect not in ("braintrust", "promptfoo"):  # which take no labels
+        assert (await outcome(returning(Grade.NAMED)[dialect])).label == "good"
+
+
+@pytest.mark.parametrize("value", ["0.25", {"score": "0.25"}, {"value": " 0.25"}])
+async def test_a_number_in_a_text_is_a_score(value: Any) -> None:
+    assert (await outcome(lambda outputs: value)).score == 0.25
+
+
+@pytest.mark.parametrize("value", [{"accuracy": 1.0}, {"passed": True}])
 async def test_a_dict_without_a_score_is_a_failure(value: dict[str, Any]) -> None:
     (found,) = await outcomes(lambda outputs: value)
     assert isinstance(found, EvaluatorFailure)
