@@ -52,6 +52,7 @@ class JobFields(BaseModel):
     stop: Any = _field("stop")
     checkpoint_every: int | None = _field("checkpoint_every")
     promote: str | None = _field("promote")
+    guardrail: Any = _field("guardrail")
     publish: Any = _field("publish")
     seed: int | None = _field("seed")
     store: Any = Field(

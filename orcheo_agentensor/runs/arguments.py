@@ -165,6 +165,10 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
         lambda value: isinstance(value, Mapping | list | tuple) or hasattr(value, "model_dump"),
         "a list of stop conditions such as TargetScore(1.0)",
     ),
+    "guardrail": (
+        lambda value: _is(Mapping)(value) or hasattr(value, "min_ratio"),
+        "Guardrail(…), or a mapping of its fields",
+    ),
     "publish": (_is(Mapping), "a mapping that names the assistant to publish to"),
 }
 """Argument -> whether a value has a form that it takes, and that form in words."""

@@ -24,7 +24,7 @@ from orcheo_agentensor.runs.nodes import HostNode, MapInput, MapOutput
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.graph import create_training_graph
-from orcheo_agentensor.training.job import StopCondition
+from orcheo_agentensor.training.job import Guardrail, StopCondition
 from orcheo_agentensor.training.report import Decision, TrainingResult
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ async def atrain(
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
+    guardrail: Guardrail | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -62,7 +63,8 @@ async def atrain(
     the first, chooses on the second, and proves the gain on the third. Submitting a `run_id` again
     resumes that run and repeats no recorded call. With `promote="ask"` the result has the status
     `awaiting_approval`; call again with the same `run_id` and `answer={"approve": True, "actor":
-    …, "reason": …}`. `publish` names the assistant that a promoted version is published to.
+    …, "reason": …}`. `guardrail` says what forbids a promotion; `publish` names the assistant that
+    a promoted version is published to.
 
     Raises `BadInput` for a job that cannot run (a budget that is too small among others),
     `RunFailed` for one that broke and can be resumed.
@@ -83,6 +85,7 @@ async def atrain(
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
             "promote": promote,
+            "guardrail": as_data(guardrail),
             "publish": publish,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
@@ -119,6 +122,7 @@ def train(
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
+    guardrail: Guardrail | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -146,6 +150,7 @@ def train(
             stop=stop,
             checkpoint_every=checkpoint_every,
             promote=promote,
+            guardrail=guardrail,
             publish=publish,
             config=config,
             limits=limits,

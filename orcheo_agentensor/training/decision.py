@@ -14,6 +14,7 @@ from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.statistics import (
     mean_interval,
+    p95_excess,
     paired_difference,
     percentile,
 )
@@ -21,17 +22,14 @@ from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import paired_objectives
+from orcheo_agentensor.training.job import Guardrail, LatencyGuardrail
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
 
 
-ALPHA = 0.05
-KEEP_SHARE = 0.98
-KEEP_ABSOLUTE = 0.02
-LATENCY_SHARE = 1.25
-LATENCY_MS = 50.0
 TARGET_GAIN = 1.10
+DEFAULT = Guardrail()
 PRODUCTION = "production"
 
 
@@ -78,37 +76,89 @@ def deltas(
     }
 
 
-def guardrail_breaches(baseline: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
-    """What forbids a promotion by the two holdout summaries; empty when nothing does.
+def latency_verdict(
+    baseline: Sequence[CaseResult],
+    best: Sequence[CaseResult],
+    rule: LatencyGuardrail,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The p95 latency of `best` against what `rule` allows, as JSON; paired by case.
 
-    The mean of each evaluator in the objective must be at least 0.98 of the baseline's (at most
-    0.02 below it where the baseline is not positive), p95 latency at most 1.25 x the baseline's +
-    50 ms, and the best may not fail on more cases than the baseline.
+    `p_value` tells how likely chance alone makes such an excess; it is None where no case was
+    measured on both sides. May import scipy, so call it off the loop.
     """
-    breaches = []
+    pairs = [
+        (one.latency_ms, other.latency_ms)
+        for one, other in zip(baseline, best, strict=True)
+        if one.target_failure is None and other.target_failure is None
+    ]
+    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    p95 = percentile(before, 0.95)
+    if p95 is None:
+        return {"n": 0, "p95": None, "ceiling": None, "p_value": None}
+    ratio, slack = rule.p95_ratio, rule.slack_ms
+    chance = p95_excess(before, after, ratio=ratio, slack=slack, seed=seed)
+    ceiling = ratio * p95 + slack
+    return {
+        "n": len(pairs),
+        "p95": percentile(after, 0.95),
+        "ceiling": ceiling,
+        "p_value": chance,
+    }
+
+
+def guardrail_breaches(
+    holdout: Mapping[str, Any], guardrail: Guardrail = DEFAULT
+) -> tuple[list[str], list[str]]:
+    """What forbids a promotion by the holdout measurement, and what could not be decided.
+
+    Each mean in the objective must be at least `min_ratio` of the baseline's (at most 0.02 below it
+    where the baseline is not positive, at the default ratio), the best may not fail on more cases
+    than the baseline, and latency and cost must keep their guardrails.
+    """
+    baseline, best = holdout["baseline"], holdout["best"]
+    breaches, undecided = [], []
     for name, entry in baseline["evaluators"].items():
         before = entry["mean"]
         after = best["evaluators"].get(name, {}).get("mean")
         if before is None or not entry.get("in_objective", True):
             continue
-        floor = before * KEEP_SHARE if before > 0 else before - KEEP_ABSOLUTE
+        lost = 1 - guardrail.min_ratio
+        floor = before - lost * before if before > 0 else before - lost
         if after is None:
             breaches.append(f"{name}: has no holdout score, the baseline has {before:.4f}")
         elif after < floor - 1e-12:
-            breaches.append(f"{name}: {after:.4f} on holdout is below {floor:.4f} (-2 % guardrail)")
-    p95, p95_before = best["latency_ms"]["p95"], baseline["latency_ms"]["p95"]
-    if p95 is not None and p95_before is not None:
-        ceiling = LATENCY_SHARE * p95_before + LATENCY_MS
-        if p95 > ceiling:
-            breaches.append(f"latency: p95 {p95:.0f} ms is above {ceiling:.0f} ms")
+            percents = f"-{100 * lost:.3g} % guardrail"
+            breaches.append(f"{name}: {after:.4f} on holdout is below {floor:.4f} ({percents})")
+    rule, found = guardrail.latency, holdout.get("latency")
+    if rule != "off" and found and found["n"]:
+        excess = f"p95 {found['p95']:.0f} ms is above {found['ceiling']:.0f} ms"
+        if found["n"] < rule.min_cases:
+            told = f"latency: too few cases to judge ({found['n']} of {rule.min_cases})"
+            undecided.append(f"{told}; {excess}" if found["p95"] > found["ceiling"] else told)
+        elif found["p95"] > found["ceiling"] and found["p_value"] < guardrail.alpha:
+            breaches.append(f"latency: {excess} (p = {found['p_value']:.4f})")
+    if guardrail.cost != "off":
+        cost = (holdout.get("deltas") or {}).get("cost") or {}
+        before, after = cost.get("baseline"), cost.get("best")
+        if before is None or after is None:
+            breaches.append("cost: is not known, so its guardrail cannot be kept")
+        elif after > guardrail.cost.ratio * before + 1e-12:
+            allowed = guardrail.cost.ratio * before
+            breaches.append(f"cost: ${after:.2g} per case is above ${allowed:.2g}")
     failed = [s["n_target_failed"] + s["n_evaluator_failed"] for s in (baseline, best)]
     if failed[1] > failed[0]:
         breaches.append(f"failures: {failed[1]} holdout cases, the baseline has {failed[0]}")
-    return breaches
+    return breaches, undecided
 
 
 def eligibility(
-    *, changed: bool, holdout: Mapping[str, Any] | None, min_coverage: float
+    *,
+    changed: bool,
+    holdout: Mapping[str, Any] | None,
+    min_coverage: float,
+    guardrail: Guardrail = DEFAULT,
 ) -> tuple[Literal["eligible", "kept", "rejected"], list[str]]:
     """Whether the best version is eligible for promotion, and the reasons.
 
@@ -118,26 +168,28 @@ def eligibility(
         return "kept", ["no candidate was better than the baseline on validation"]
     if holdout is None:
         return "kept", ["the dataset has no holdout split: the gain is unproved"]
-    breaches = guardrail_breaches(holdout["baseline"], holdout["best"])
+    breaches, undecided = guardrail_breaches(holdout, guardrail)
     before, coverage = holdout["baseline"]["coverage"], holdout["best"]["coverage"]
     if coverage < min_coverage:
         breaches.append(f"coverage: {coverage:.3f} of the holdout is below {min_coverage:.3f}")
     if breaches:
-        return "rejected", breaches
+        return "rejected", [*breaches, *undecided]
     if before < min_coverage:
         return "kept", [
             f"the baseline could be scored on {before:.3f} of the holdout only, which is below"
             f" {min_coverage:.3f}: the gain is unproved"
         ]
-    if holdout["p_value"] >= ALPHA or holdout["gain"] <= 0:
+    if holdout["p_value"] >= guardrail.alpha or holdout["gain"] <= 0:
         return "kept", [
             f"the holdout gain of {holdout['gain']:+.4f} is not significant"
-            f" (p = {holdout['p_value']:.4f}, alpha = {ALPHA:g})"
+            f" (p = {holdout['p_value']:.4f}, alpha = {guardrail.alpha:g})",
+            *undecided,
         ]
     return "eligible", [
         f"holdout gain {holdout['gain']:+.4f} on {holdout['n']} cases"
         f" (p = {holdout['p_value']:.4f})",
-        "every evaluator and the p95 latency are within the guardrail",
+        "the guardrails are kept",
+        *undecided,
     ]
 
 
@@ -151,7 +203,7 @@ def target_gain(baseline: float | None, best: float | None) -> dict[str, Any]:
 
 
 async def measure_holdout(training: Training) -> dict[str, Any] | None:
-    """Baseline and best on cases the search never saw, paired.
+    """Baseline and best on cases the search never saw, paired, in one interleaved pass.
 
     None without such cases, and where the budget ends before all of them are measured.
     """
@@ -162,10 +214,9 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
     baseline = training.candidates[training.state.baseline]
     best = training.candidates[training.state.best]
     try:
-        before = await training.measure_all(plan.holdout, baseline, phase="holdout")
-        after = before
-        if best.hash != baseline.hash:
-            after = await training.measure_all(plan.holdout, best, phase="holdout")
+        both = [baseline] if best.hash == baseline.hash else [baseline, best]
+        measured = await training.measure_beside(plan.holdout, both, phase="holdout")
+        before, after = measured[0], measured[-1]
     except BudgetExhausted:
         return None
     scores, seed = paired_objectives(before, after, training.weights), run.job.seed
@@ -176,6 +227,11 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
         "best": await summary_of(run, after),
         "deltas": await asyncio.to_thread(deltas, before, after, seed=seed),
     }
+    rule = run.job.guardrail.latency
+    if rule != "off":
+        holdout["latency"] = await asyncio.to_thread(
+            latency_verdict, before, after, rule, seed=seed
+        )
     if holdout["ci95"] is not None:
         holdout["ci95"] = list(holdout["ci95"])
     run.events.emit("holdout_summary", **holdout)
@@ -224,18 +280,22 @@ def assess(training: Training, holdout: dict[str, Any] | None) -> tuple[str, lis
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
     state, plan, least = training.state, training.plan, training.run.job.min_coverage
     changed = state.best != state.baseline
-    status, reasons = eligibility(changed=changed, holdout=holdout, min_coverage=least)
+    status, reasons = eligibility(
+        changed=changed, holdout=holdout, min_coverage=least, guardrail=training.run.job.guardrail
+    )
     if state.refused is not None:
         return status, [*reasons, f"every proposal was refused, the last one: {state.refused}"]
     if changed and holdout is None:
         if plan.holdout:
             reasons = ["the budget ended before the holdout was measured: the gain is unproved"]
+        elif plan.leaked:
+            reasons = [f"all {plan.leaked} holdout cases are copies of cases that the search saw"]
         return status, reasons
     if changed and plan.leaked:
+        copies = f"{plan.leaked} of {plan.leaked + len(plan.holdout)} holdout cases"
         reasons = [
             *reasons,
-            f"{plan.leaked} of {len(plan.holdout)} holdout cases have the inputs of cases that"
-            " the search saw: on these, a gain may be learnt by heart",
+            f"{copies} have the inputs of cases that the search saw: they are left out",
         ]
     coverage = 1 - state.failures / len(plan.validation)
     if status == "eligible" and coverage < least:
@@ -244,22 +304,24 @@ def assess(training: Training, holdout: dict[str, Any] | None) -> tuple[str, lis
 
 
 def approval_request(
-    training: Training, reasons: list[str], holdout: dict[str, Any] | None
+    training: Training, status: str, reasons: list[str], holdout: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What a person is shown before they approve: the diff and the numbers."""
     state, run = training.state, training.run.record
     version = state.versions[state.best]
+    against = " against its guardrails" if status == "rejected" else ""
     texts = [
         {name: tensor.text for name, tensor in training.candidates[which].prompts.items()}
         for which in (state.baseline, state.best)
     ]
     return {
         "type": "approval",
-        "question": f"Promote version {version} to {PRODUCTION!r}?",
+        "question": f"Promote version {version} to {PRODUCTION!r}{against}?",
         "run_id": run.run_id,
         "workflow_id": run.workflow_id,
         "version": version,
         "alias": PRODUCTION,
+        "breaches": reasons if status == "rejected" else [],
         "reasons": reasons,
         "holdout": holdout,
         "diff": prompt_diff(*texts),
@@ -267,16 +329,18 @@ def approval_request(
     }
 
 
-def read_answer(answer: Any) -> tuple[bool, str, str]:
-    """Whether a person approves, their name and their reason.
+def read_answer(answer: Any) -> tuple[bool, str, str] | None:
+    """Whether a person approves, their name and their reason; None for what is no answer.
 
-    The answer is `{"approve": True, "actor": …, "reason": …}`, or True or "approve" alone; anything
-    else declines.
+    An answer is `{"approve": True, "actor": …, "reason": …}` with True or False, or one of True,
+    False, "approve" and "reject" alone.
     """
-    if not isinstance(answer, Mapping):
-        return answer is True or answer == "approve", "unknown", ""
-    actor, reason = answer.get("actor") or "unknown", answer.get("reason") or ""
-    return answer.get("approve") is True, str(actor), str(reason)
+    if isinstance(answer, Mapping):
+        actor, reason = answer.get("actor") or "unknown", answer.get("reason") or ""
+        approve = answer.get("approve")
+        return (approve, str(actor), str(reason)) if isinstance(approve, bool) else None
+    known = {"approve": True, "reject": False}.get(answer) if isinstance(answer, str) else answer
+    return (known, "unknown", "") if isinstance(known, bool) else None
 
 
 async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
+from orcheo_agentensor.errors import shorten
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.runs.manager import Given, RunManager
@@ -150,15 +151,19 @@ def create_training_graph(
             run = training.run
             status, reasons = decision.assess(training, found)
             actor, why = f"run {run_id}", "; ".join(reasons)
-            if (
-                run.job.promote == "ask"
-                and status != "rejected"
-                and state["best"] != state["baseline"]
-            ):
-                await run.update(status="paused")
-                request = decision.approval_request(training, reasons, found)
-                run.events.emit("decision", status="awaiting_approval", reasons=reasons)
-                approved, actor, why = decision.read_answer(interrupt(request))
+            if run.job.promote == "ask" and state["best"] != state["baseline"]:
+                request = decision.approval_request(training, status, reasons, found)
+                if (await run.store.runs.get(run_id)).status != "paused":  # or it is asked again
+                    await run.update(status="paused")
+                    run.events.emit("decision", status="awaiting_approval", reasons=reasons)
+                answer = decision.read_answer(given := interrupt(request))
+                while answer is None:
+                    rule = "is no answer: give {'approve': True or False, 'actor': …, 'reason': …}"
+                    problem = f"{shorten(given)} {rule}"
+                    answer = decision.read_answer(
+                        given := interrupt({**request, "problem": problem})
+                    )
+                approved, actor, why = answer
                 actor = caller.name or actor
                 reasons = [*reasons, f"{'approved' if approved else 'declined'} by {actor}: {why}"]
                 status = "eligible" if approved else "kept"

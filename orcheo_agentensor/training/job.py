@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
@@ -143,6 +143,48 @@ def stop_reason(conditions: Sequence[StopCondition], progress: Progress) -> str 
     return next(filter(None, reasons), None)
 
 
+class LatencyGuardrail(BaseModel):
+    """The p95 latency on holdout may be `p95_ratio` times the baseline's and `slack_ms` more.
+
+    A breach has to be significant; with fewer than `min_cases` paired cases nothing is decided.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    p95_ratio: float = Field(default=1.25, gt=0, le=1000)
+    slack_ms: float = Field(default=50.0, ge=0, le=86_400_000)
+    min_cases: int = Field(default=20, ge=2)
+
+
+class CostGuardrail(BaseModel):
+    """The mean cost of a holdout case may be `ratio` times the baseline's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ratio: float = Field(gt=0, le=1000)
+
+
+def _is_off(value: Any) -> Any:
+    return "off" if value is False else value  # what YAML makes of a bare `off`
+
+
+class Guardrail(BaseModel):
+    """What forbids a promotion by itself; all of it is measured on holdout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Guardrail")
+
+    alpha: float = Field(
+        default=0.05, gt=0, lt=1, description="A gain counts where its p value is below this."
+    )
+    min_ratio: float = Field(
+        default=0.98, gt=0, le=1, description="Least share of the baseline's mean, per evaluator."
+    )
+    latency: Annotated[LatencyGuardrail | Literal["off"], BeforeValidator(_is_off)] = (
+        LatencyGuardrail()
+    )
+    cost: Annotated[CostGuardrail | Literal["off"], BeforeValidator(_is_off)] = "off"
+
+
 class TrainingJob(Job):
     """Train the prompts of a workflow on a dataset."""
 
@@ -178,6 +220,11 @@ class TrainingJob(Job):
         title="Promotion",
         description="auto: promote what is proved; ask: pause for a person; never: only store.",
     )
+    guardrail: Guardrail = Field(
+        default=Guardrail(),
+        title="Guardrail",
+        description="What forbids a promotion: {alpha, min_ratio, latency, cost}.",
+    )
     publish: dict[str, Any] | None = Field(
         default=None,
         title="Publish",
@@ -194,9 +241,10 @@ class TrainingPlan:
     """The resolved parts of a training job.
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
-    it has none. `leaked` counts holdout cases whose inputs the search sees as well. `left_out`
-    counts cases outside these splits. `momentum`, `parallel` and `pipelined` are the optimizer's
-    (see its protocol). `broken` lists the proposer's exceptions since its last answer.
+    it has none. `leaked` counts cases of the holdout split whose inputs the search sees as well:
+    they are no part of `holdout`. `left_out` counts cases outside these splits. `momentum`,
+    `parallel` and `pipelined` are the optimizer's (see its protocol). `broken` lists the proposer's
+    exceptions since its last answer.
     """
 
     optimizer: Optimizer
@@ -242,7 +290,9 @@ def make_plan(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
     proposer = resolve_proposer(chosen, settings=settings)
-    train, validation, holdout = split_cases(dataset)
+    train, validation, held_out = split_cases(dataset)
+    seen = {canonical_json(case.inputs) for case in (*train, *validation)} if held_out else set()
+    holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
     batch, parallel = int(getattr(chosen, "minibatch", 10)), getattr(chosen, "parallel", None)
     sizes = {"validation": len(validation), "holdout": len(holdout), "replicates": job.replicates}
     budget = job.budget or default_budget(train=len(train), minibatch=batch, **sizes)
@@ -252,7 +302,6 @@ def make_plan(
     if job.publish is not None:
         publish = PublishTo.parse(job.publish, field="job.publish")
         publish.require_allowed(settings, field="job.publish")
-    seen = {canonical_json(case.inputs) for case in (*train, *validation)} if holdout else set()
     plan = TrainingPlan(
         optimizer=chosen,
         minibatch=batch,
@@ -266,8 +315,8 @@ def make_plan(
         train=train,
         validation=validation,
         holdout=holdout,
-        leaked=sum(canonical_json(case.inputs) in seen for case in holdout),
-        left_out=len(dataset) - len({c.id for c in (*train, *validation, *holdout)}),
+        leaked=len(held_out) - len(holdout),
+        left_out=len(dataset) - len({c.id for c in (*train, *validation, *held_out)}),
         trainable=trainable,
         publish=publish,
         texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
@@ -281,6 +330,8 @@ def make_plan(
         "promote": job.promote,
         "seed": job.seed,
     }
+    if job.guardrail != Guardrail():
+        described["guardrail"] = job.guardrail.model_dump()
     if publish is not None:
         described["publish"] = publish.model_dump(mode="json")
     return plan, described

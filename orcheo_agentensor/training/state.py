@@ -251,6 +251,7 @@ class TrainingState(TrainingOutput, JobState, total=False):
     stop: Annotated[Any, shown_as(TrainingJob, "stop")]
     checkpoint_every: Annotated[int, shown_as(TrainingJob, "checkpoint_every")]
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
+    guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     seed: Annotated[int, shown_as(TrainingJob, "seed")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]

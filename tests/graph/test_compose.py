@@ -39,7 +39,7 @@ def make_cases(split: str, count: int) -> list[dict[str, Any]]:
     return [
         {
             "id": f"{split}-{number}",
-            "inputs": {"kind": KINDS[number % len(KINDS)]},
+            "inputs": {"kind": KINDS[number % len(KINDS)], "split": split},
             "expected_output": {"answer": KINDS[number % len(KINDS)]},
             "split": split,
         }

@@ -8,6 +8,7 @@ import statistics
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from rule_task import PROMPTS, Target, Teacher, dataset, trained
 
 from orcheo_agentensor import (
@@ -19,7 +20,7 @@ from orcheo_agentensor import (
     bind_evaluator,
     get_prompt,
 )
-from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.optimizers import ProposalRequest
 
 
@@ -127,6 +128,70 @@ async def test_awaiting_approval_shows_the_numbers_and_takes_an_answer(
         )
 
 
+@pytest.mark.parametrize("wrong", [{"approved": True}, "yes", {"approve": "true"}, 7, {}])
+async def test_what_is_no_answer_is_asked_again_and_told_once(wrong: Any) -> None:
+    events: list[dict[str, Any]] = []
+    async with Store.from_url(None) as store:
+        job: dict[str, Any] = {
+            "promote": "ask",
+            "dataset": dataset(holdout=40),
+            "run_id": "r",
+            "store": store,
+            "on_event": events.append,
+        }
+        await trained(**job)
+        again = await trained(answer=wrong, **job)
+        assert again.status == "awaiting_approval"
+        assert (await store.runs.get("r")).status == "paused"
+        said = [event["status"] for event in events if event["type"] == "decision"]
+        assert said == ["awaiting_approval"]
+        done = await trained(answer={"approve": True, "actor": "ann", "reason": "ok"}, **job)
+        assert done.decision.status == "promoted"
+
+
+async def test_a_person_is_asked_about_a_breach_and_may_promote_all_the_same() -> None:
+    async with Store.from_url(None) as store:
+        job: dict[str, Any] = {
+            "promote": "ask",
+            "dataset": dataset(holdout=40),
+            "run_id": "r",
+            "store": store,
+            "guardrail": {"cost": {"ratio": 1.0}, "latency": "off"},
+        }
+        waiting = await trained(Unpriced(), **job)
+        assert waiting.status == "awaiting_approval"
+        assert waiting.decision.reasons[0] == "cost: is not known, so its guardrail cannot be kept"
+        answer = {"approve": True, "actor": "ann", "reason": "worth it"}
+        done = await trained(Unpriced(), answer=answer, **job)
+        assert done.decision.status == "promoted"
+
+
+class Unpriced(Target):
+    """Calls a model whose price nobody knows."""
+
+    async def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        await FakeListChatModel(responses=["ok"]).ainvoke("hi")
+        return await super().__call__(inputs)
+
+
+async def test_baseline_and_best_are_measured_in_one_pass() -> None:
+    target = Target()
+    await trained(target, dataset=dataset(holdout=40), limits={"concurrency": 2})
+    measured = [texts for texts, case in target.calls if case.startswith("holdout")]
+    first = measured[:20]
+    assert len(measured) == 80
+    assert len(set(first)) == 2
+    assert min(first.count(texts) for texts in set(first)) >= 5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"alpha": 0}, {"latency": {"p95": 2}}, {"latency": "on"}, {"min_ratio": 2}, {"x": 1}]
+)
+async def test_a_guardrail_of_a_wrong_form_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"job\.guardrail"):
+        await trained(guardrail=wrong)
+
+
 class Restless(Teacher):
     """Every edit is another text that changes nothing."""
 
@@ -177,6 +242,9 @@ async def test_a_decision_tells_of_holdout_cases_that_the_search_saw() -> None:
     told = [reason for reason in result.decision.reasons if "the search saw" in reason]
     assert len(told) == 1
     assert told[0].startswith("12 of 20 holdout cases have the inputs of cases")
+    assert told[0].endswith("they are left out")
+    assert result.holdout is not None
+    assert result.holdout["n"] == 8
     clean = await trained()
     assert not any("the search saw" in reason for reason in clean.decision.reasons)
 

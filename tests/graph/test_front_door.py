@@ -29,7 +29,12 @@ CASES = [
     for n, name in enumerate("abc")
 ]
 SPLIT = [
-    {"id": f"{split}-{n}", "split": split, "inputs": {"text": "x"}, "expected_output": "X"}
+    {
+        "id": f"{split}-{n}",
+        "split": split,
+        "inputs": {"text": "x", "of": split},
+        "expected_output": "X",
+    }
     for split in ("train", "validation", "holdout")
     for n in range(6)
 ]

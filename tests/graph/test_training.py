@@ -51,7 +51,7 @@ CASES = [
     {
         "id": f"{split}-{i}",
         "split": split,
-        "inputs": {"rule": f"R{i % 4}", "owner": OWNER[i % 2]},
+        "inputs": {"rule": f"R{i % 4}", "owner": OWNER[i % 2], "split": split},
         "expected_output": {"done": True},
     }
     for split in SPLITS

@@ -24,7 +24,7 @@ from orcheo_agentensor.optimizers import ProposalRequest, SearchSpace, Trial, Tr
 from orcheo_agentensor.testing import SimulatedChatModel
 
 CASES = [
-    {"id": f"{split}-{n}", "split": split, "inputs": {"rule": f"R{n % 4}"}}
+    {"id": f"{split}-{n}", "split": split, "inputs": {"rule": f"R{n % 4}", "split": split}}
     for split in ("train", "validation", "holdout")
     for n in range(12)
 ]

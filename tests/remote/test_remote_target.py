@@ -21,7 +21,7 @@ def cases(split: str, count: int) -> list[dict[str, Any]]:
         {
             "id": f"{split}-{number}",
             "split": split,
-            "inputs": {"kind": KINDS[number % len(KINDS)]},
+            "inputs": {"kind": KINDS[number % len(KINDS)], "split": split},
             "expected_output": {"answer": KINDS[number % len(KINDS)]},
         }
         for number in range(count)

@@ -96,7 +96,7 @@ def cases(
     return [
         {
             "id": f"{split}-{number}",
-            "inputs": {"kind": KINDS[number % len(KINDS)]}
+            "inputs": {"kind": KINDS[number % len(KINDS)], "split": split}
             | ({"after": str(after)} if after is not None and number >= free else {}),
             "expected_output": {"answer": KINDS[number % len(KINDS)]},
             "split": split,

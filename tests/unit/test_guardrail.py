@@ -8,7 +8,15 @@ import pytest
 
 from orcheo_agentensor.evaluation import CaseResult
 from orcheo_agentensor.evaluators import TargetFailure
-from orcheo_agentensor.training.decision import deltas, eligibility, guardrail_breaches, target_gain
+from orcheo_agentensor.training.decision import (
+    Guardrail,
+    LatencyGuardrail,
+    deltas,
+    eligibility,
+    guardrail_breaches,
+    latency_verdict,
+    target_gain,
+)
 from orcheo_agentensor.usage import Usage
 
 
@@ -37,13 +45,65 @@ def summary(mean: float | None, *, p95: float = 10.0, failed: int = 0) -> dict[s
 def test_guardrail_is_two_percent_or_two_hundredths(
     before: float | None, after: float | None, broken: bool
 ) -> None:
-    assert bool(guardrail_breaches(summary(before), summary(after))) == broken
+    assert bool(breaches(summary(before), summary(after))) == broken
 
 
-def test_guardrail_knows_latency_and_failures() -> None:
-    assert guardrail_breaches(summary(0.5), summary(0.9, p95=62.5)) == []
-    assert "latency" in guardrail_breaches(summary(0.5), summary(0.9, p95=62.6))[0]
-    assert "failures" in guardrail_breaches(summary(0.5), summary(0.9, failed=1))[0]
+def breaches(
+    before: dict[str, Any], after: dict[str, Any], guardrail: Any = None, **holdout: Any
+) -> list[str]:
+    measured = {"baseline": before, "best": after, **holdout}
+    return guardrail_breaches(measured, Guardrail.model_validate(guardrail or {}))[0]
+
+
+def timed(*latencies: float) -> list[CaseResult]:
+    return [CaseResult(case_id=str(n), latency_ms=ms) for n, ms in enumerate(latencies)]
+
+
+def latency(before: list[float], after: list[float], **rule: Any) -> dict[str, Any]:
+    found = latency_verdict(timed(*before), timed(*after), LatencyGuardrail(**rule))
+    return {"latency": found}
+
+
+def test_guardrail_knows_failures() -> None:
+    assert "failures" in breaches(summary(0.5), summary(0.9, failed=1))[0]
+
+
+def test_the_ratio_of_means_is_a_field_of_the_job() -> None:
+    worse = summary(0.5), summary(0.41)
+    assert "below 0.4900" in breaches(*worse)[0]
+    assert breaches(*worse, {"min_ratio": 0.8}) == []
+
+
+def test_a_latency_that_is_surely_above_its_ceiling_is_a_breach() -> None:
+    steady, slow = [100.0 + n % 7 for n in range(60)], [300.0 + n % 11 for n in range(60)]
+    both = summary(0.5), summary(0.9)
+    assert "latency: p95 31" in breaches(*both, **latency(steady, slow))[0]
+    allowed = {"p95_ratio": 3.0}
+    assert breaches(*both, {"latency": allowed}, **latency(steady, slow, **allowed)) == []
+    for off in ("off", False):
+        assert breaches(*both, {"latency": off}, **latency(steady, slow)) == []
+
+
+def test_one_slow_minute_decides_nothing_about_the_latency() -> None:
+    steady = [100.0 + n % 7 for n in range(60)]
+    stalled = [*steady[:-4], *[400.0] * 4]
+    assert latency(steady, stalled)["latency"]["p95"] > 300
+    assert breaches(summary(0.5), summary(0.9), **latency(steady, stalled)) == []
+
+
+def test_a_few_cases_are_too_few_to_judge_the_latency() -> None:
+    held = {"baseline": summary(0.5), "best": summary(0.9), **latency([10.0] * 12, [900.0] * 12)}
+    found, undecided = guardrail_breaches(held)
+    assert found == []
+    assert "too few cases to judge (12 of 20)" in undecided[0]
+    assert "p95 900 ms is above 62 ms" in undecided[0]
+
+
+def test_the_cost_of_a_case_can_be_bounded() -> None:
+    both, rule = (summary(0.5), summary(0.9)), {"cost": {"ratio": 1.5}}
+    for after, broken in ((0.015, False), (0.016, True), (None, True)):
+        deltas_ = {"cost": {"baseline": 0.01, "best": after}}
+        assert bool(breaches(*both, rule, deltas=deltas_)) == broken
 
 
 def test_eligibility_names_what_decided() -> None:
