@@ -4,6 +4,7 @@
 #   make test    lint, types, layers and every test, embedded PostgreSQL included
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
+#   make docs    make the reference of the Python API anew, from the docstrings
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make check-locks   install each set as if every package had a newer release by now
@@ -25,7 +26,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-orcheo serve bench lint lock check-locks clean
+.PHONY: help demo test test-orcheo serve bench lint docs lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ lint: $(VENV)/.dev
 
 test: lint
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup
+
+docs: $(VENV)/.dev
+	@$(VENV)/bin/python docs/reference/make_api.py
 
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo

@@ -84,7 +84,7 @@ class EvaluationReport:
     `scores` has a `ScoreSummary` by evaluator name, `objective` their weighted mean, `coverage`
     the share of cases that could be scored, `latency` percentiles, `usage` what was spent, `cases`
     a `CaseResult` for each case in dataset order. `summary` is the same as plain JSON, as graphs,
-    server and command line give it (`docs/reference/evaluators.md`).
+    server and command line give it (`docs/reference/results.md`).
 
     Example:
         >>> from orcheo_agentensor import evaluate
