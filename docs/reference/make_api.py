@@ -79,7 +79,16 @@ class Definition:
 
     @property
     def source(self) -> str:
-        return ast.unparse(self.node)
+        """An alias as it is defined, a form per line where it is wide."""
+        value = getattr(self.node, "value", None)
+        line = f"{self.name} = {ast.unparse(value)}" if value else ast.unparse(self.node)
+        if len(line) <= 88 or not isinstance(value, ast.BinOp):
+            return line
+        forms: list[str] = []
+        while isinstance(value, ast.BinOp):
+            forms.insert(0, ast.unparse(value.right))
+            value = value.left
+        return f"{self.name} = (\n    {ast.unparse(value)}\n    | " + "\n    | ".join(forms) + "\n)"
 
     @property
     def doc(self) -> str:
