@@ -43,7 +43,7 @@ lint: $(VENV)/.dev
 	@$(VENV)/bin/lint-imports
 
 test: lint
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(VENV)/bin/python -m pytest --numprocesses 2
 
 docs: $(VENV)/.dev
 	@$(VENV)/bin/python docs/reference/make_api.py

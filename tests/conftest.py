@@ -19,17 +19,20 @@ settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # where xdist is installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep on one worker the tests of a file, and those that share servers or PostgreSQL."""
-    if not config.pluginmanager.hasplugin("xdist"):  # as in Orcheo's environment
-        return
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder in ("server", "remote") else item.path.name
-        if "postgresql" in item.nodeid:
-            group = "postgresql"
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.split("::")[0])
+            folder = path.parent.name
+            if "postgresql" in nodeid:
+                return "postgresql"
+            return folder if folder in ("server", "remote") else str(path)
+
+    return Sharing(config, log)
 
 
 class MeasuredTime:
