@@ -48,7 +48,7 @@ def listening(hear: EventWriter) -> Iterator[None]:
         if outer is not None:
             outer(event)
 
-    token = _listener.set(both)
+    token = _listener.set(hear if outer is None else both)
     try:
         yield
     finally:

@@ -103,17 +103,18 @@ class TimeLimits:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._running: dict[asyncio.Task[Any], TimeLimit] = {}
+        self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
+        self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        limit = TimeLimit(ends=loop.time() + self.seconds, cancelling=task.cancelling())
-        self._running[task] = limit
+        ends = loop.time() + self.seconds
+        self._running[task] = ends, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(limit.ends, self._expire)
+            self._timer = loop.call_at(ends, self._expire)
 
     def __exit__(
         self,
@@ -123,52 +124,52 @@ class TimeLimits:
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        limit = self._running.pop(task)
-        if not limit.expired:
+        _ends, cancelling = self._running.pop(task)
+        if not self._expired or task not in self._expired:
             return
-        others = task.uncancel() > limit.cancelling  # the task is cancelled from outside, too
+        self._expired.remove(task)
+        others = task.uncancel() > cancelling  # the task is cancelled from outside, too
         if not others and isinstance(error, asyncio.CancelledError):
             raise OutOfTime(f"no answer within {self.seconds:g} s") from error
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        for task, limit in self._running.items():
-            if limit.expired:
+        for task, (ends, _) in self._running.items():
+            if task in self._expired:
                 continue
-            if limit.ends > loop.time():
-                self._timer = loop.call_at(limit.ends, self._expire)
+            if ends > loop.time():
+                self._timer = loop.call_at(ends, self._expire)
                 return
-            limit.expired = True
+            self._expired.add(task)
             task.cancel()
 
 
-@dataclass(slots=True)
-class TimeLimit:
-    """When the block of one task must end; `cancelling` counts its cancellations before."""
-
-    ends: float
-    cancelling: int
-    expired: bool = False
-
-
 class Slots:
-    """At most `limit` holders at once, over all runs of the process.
+    """At most `limit` holders at once.
 
-    A slot that falls free goes to the waiting run that holds the fewest, so that a run with a few
+    A slot that falls free goes to the waiting share that holds the fewest, so that a run with a few
     cases at once is not starved by one with many.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
         self._waiting: dict[Share, None] = {}  # in order of their last turn
+        self._own = Share()
 
-    def share(self) -> Share:
-        """A new run's part."""
-        return Share(self)
+    @property
+    def full(self) -> bool:
+        """Whether the next one has to wait."""
+        return not self._free
 
-    async def acquire(self, share: Share) -> None:
+    @property
+    def held(self) -> int:
+        """How many slots are held without a share."""
+        return self._own.held
+
+    async def acquire(self, share: Share | None = None) -> None:
         """Take a slot for `share`, when its turn comes."""
+        share = share or self._own
         if self._free:  # then nobody waits
             self._free -= 1
             share.held += 1
@@ -183,9 +184,9 @@ class Slots:
                 self.release(share)
             raise
 
-    def release(self, share: Share) -> None:
-        """Release a slot to the waiting run that holds the fewest."""
-        share.held -= 1
+    def release(self, share: Share | None = None) -> None:
+        """Release a slot to the waiting share that holds the fewest."""
+        (share or self._own).held -= 1
         self._free += 1
         while self._free and self._waiting:
             poorest = min(self._waiting, key=lambda waiting: waiting.held)
@@ -200,18 +201,11 @@ class Slots:
 
 
 class Share:
-    """One run's part of the slots: `async with share` holds one of them."""
+    """One run's part of slots that several runs take."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self) -> None:
         self.held = 0
         self.turns: deque[asyncio.Future[None]] = deque()
-        self._slots = slots
-
-    async def __aenter__(self) -> None:
-        await self._slots.acquire(self)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release(self)
 
 
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
@@ -481,7 +475,8 @@ class Runner:
     """Executes rollouts for one run and scores them.
 
     Every rollout and every score is handed to the ledger as it returns. Over all concurrent calls
-    of `run`, at most `limits.concurrency` cases run, and as many more wait for their commit.
+    of `run`, at most `limits.concurrency` cases run at once, and at most twice as many are in
+    flight: begun, and not all of their rows committed.
     """
 
     def __init__(
@@ -499,8 +494,8 @@ class Runner:
         self.ledger = run.ledger
         self.concurrency = run.job.limits.concurrency
         self.calls = PaidCalls(run.ledger, run.job.limits)
-        self.running = asyncio.Semaphore(self.concurrency)
-        self.uncommitted = asyncio.Semaphore(self.concurrency)
+        self.running = Slots(self.concurrency)
+        self.in_flight = Slots(2 * self.concurrency)
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.config
         self._run_id = run.record.run_id
@@ -510,7 +505,7 @@ class Runner:
         self._callbacks = run.callbacks
         self._seconds = run.job.limits.case_timeout
         self._slots = process_slots(run.settings.max_concurrency)
-        self._share = self._slots.share()
+        self._share = Share()
         self._taped = taped
         self._draining = run.draining
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
@@ -740,30 +735,30 @@ class _Batch:
     replicates: Sequence[int]
 
     def __post_init__(self) -> None:
+        self._pending: deque[tuple[int, int, str]] = deque()
+        self._workers = 0
+        self._starting = self._waiting = False  # whether a worker starts, and whether one waits
+        self._committing: dict[Commit, list[tuple[int, int, str, CaseResult]]] = {}
         self._results: list[CaseResult | None] = [None] * len(self.cases)
         self._parts: dict[int, dict[int, CaseResult]] = {}
-        self._committing: dict[Commit, list[tuple[int, int, str, CaseResult]]] = {}
         self._stopped: list[Exception] = []
 
     async def run(self, key_of: Callable[[Case, int], str]) -> list[CaseResult]:
         """Replay what is recorded, and run the rest."""
         runner = self.runner
-        missing: list[tuple[int, int, str]] = []
         for index, case in enumerate(self.cases):
             for replicate in self.replicates:
                 key = key_of(case, replicate)
                 replayed = runner.replayed(case, key) if key in runner.ledger.rollouts else None
                 if replayed is None:
-                    missing.append((index, replicate, key))
+                    self._pending.append((index, replicate, key))
                 else:
                     self._add(index, replicate, replayed)
             if index % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-        pending = iter(missing)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(runner.concurrency, len(missing))):
-                    group.create_task(self._work(pending, group))
+                self._start_worker(group)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
@@ -773,34 +768,52 @@ class _Batch:
             raise self._stopped[0]
         return [result for result in self._results if result is not None]
 
-    async def _work(
-        self, pending: Iterator[tuple[int, int, str]], group: asyncio.TaskGroup
-    ) -> None:
-        """Run cases; those whose rows wait for their commit are left to `_settle`."""
-        runner = self.runner
-        for index, replicate, key in pending:
-            async with runner.running:
+    def _start_worker(self, group: asyncio.TaskGroup) -> None:
+        if self._pending and not self._starting and self._workers < self.runner.concurrency:
+            self._starting = True
+            self._workers += 1
+            group.create_task(self._work(group))
+
+    async def _work(self, group: asyncio.TaskGroup) -> None:
+        """Run cases one after the other; before each a further worker is started, so that there
+        are as many as find something to do. Where cases take no time that is one or two."""
+        runner, places = self.runner, self.runner.in_flight
+        self._starting = False
+        while self._pending and not self._stopped and not (self._waiting and places.full):
+            self._waiting = places.full
+            await places.acquire()
+            self._waiting = False
+            if not self._pending:
+                places.release()
+                break
+            index, replicate, key = self._pending.popleft()
+            self._start_worker(group)
+            commit: Commit | None = None
+            await runner.running.acquire()
+            try:
                 await runner.calls.claim(key)  # where two want it at once the second replays
                 try:
                     result, commit = await self._case(key, self.cases[index], replicate)
-                    if commit is not None:
-                        await runner.uncommitted.acquire()
-                except BaseException as error:
-                    runner.calls.release(key)
-                    if not isinstance(error, BudgetExhausted | Draining):
-                        raise
-                    self._stopped.append(error)
-                    return
+                finally:
+                    if commit is None:
+                        runner.calls.release(key)
+            except (BudgetExhausted, Draining) as stop:
+                self._stopped.append(stop)
+                break
+            finally:
+                runner.running.release()
+                if commit is None:
+                    places.release()
             if commit is None:
-                runner.calls.release(key)
                 self._add(index, replicate, result)
-            elif commit in self._committing:
-                self._committing[commit].append((index, replicate, key, result))
-            else:
-                self._committing[commit] = [(index, replicate, key, result)]
+                continue
+            if commit not in self._committing:
+                self._committing[commit] = []
                 group.create_task(self._settle(commit))
-            if self._stopped:
-                return
+            self._committing[commit].append((index, replicate, key, result))
+            if places.held == runner.concurrency:  # let the ledger begin to write
+                await asyncio.sleep(0)
+        self._workers -= 1
 
     async def _settle(self, commit: Commit) -> None:
         """Take in the results of cases whose rows are in `commit`, once it is done."""
@@ -812,7 +825,7 @@ class _Batch:
         """The cases that wait for `commit` make room for others."""
         results = self._committing.pop(commit)
         for _, _, key, _ in results:
-            self.runner.uncommitted.release()
+            self.runner.in_flight.release()
             self.runner.calls.release(key)
         return results
 
@@ -848,10 +861,8 @@ class _Batch:
                 outcomes = [*outcomes, *found] if outcomes else found
                 usage = usage if cost is NOTHING else usage + cost
                 live = live or fresh
-        # Groups commit in order: where the last is committed, all are.
-        return case_result(case, row, outcomes, usage, replayed=not live), commits[
-            -1
-        ] if commits else None
+        result = case_result(case, row, outcomes, usage, replayed=not live)
+        return result, commits[-1] if commits else None  # they commit in order
 
     def _add(self, index: int, replicate: int, result: CaseResult) -> None:
         """Take in one replicate of the case at `index`."""

@@ -47,8 +47,20 @@ def with_plain_messages(value: Any) -> Any:
     return {key: with_plain_messages(entry) for key, entry in value.items()}
 
 
+_ATOMS = frozenset({str, int, float, bool, type(None)})
+
+
 def _convert(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int | float):
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict:
+        converted = {}
+        for key, entry in value.items():
+            name = key if isinstance(key, str) else str(key)
+            converted[name] = entry if type(entry) in _ATOMS else _convert(entry)
+        return converted
+    if isinstance(value, str | int | float):
         return value
     if isinstance(value, BaseMessage):
         others = {key: getattr(value, key, None) for key in _OTHERS}

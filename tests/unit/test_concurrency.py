@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from orcheo_agentensor.evaluation.runner import Share, Slots, process_slots
 
 
-async def hold(share: Share, name: str, order: list[str]) -> None:
-    async with share:
+@asynccontextmanager
+async def slot(slots: Slots, share: Share) -> AsyncIterator[None]:
+    await slots.acquire(share)
+    try:
+        yield
+    finally:
+        slots.release(share)
+
+
+async def hold(slots: Slots, share: Share, name: str, order: list[str]) -> None:
+    async with slot(slots, share):
         order.append(name)
         await asyncio.sleep(0)
 
@@ -20,43 +31,43 @@ async def test_no_more_than_the_limit_hold_a_slot() -> None:
 
     async def work(share: Share) -> None:
         nonlocal most, now
-        async with share:
+        async with slot(slots, share):
             now += 1
             most = max(most, now)
             await asyncio.sleep(0)
             now -= 1
 
-    shares = [slots.share() for _ in range(4)]
+    shares = [Share() for _ in range(4)]
     await asyncio.gather(*(work(share) for share in shares for _ in range(10)))
     assert (most, now) == (3, 0)
 
 
 async def test_a_run_with_few_cases_is_not_starved_by_one_with_many() -> None:
     slots, order = Slots(2), list[str]()
-    many, few = slots.share(), slots.share()
+    many, few = Share(), Share()
     async with asyncio.TaskGroup() as group:
         for _ in range(50):
-            group.create_task(hold(many, "many", order))
+            group.create_task(hold(slots, many, "many", order))
         for _ in range(5):
-            group.create_task(hold(few, "few", order))
+            group.create_task(hold(slots, few, "few", order))
     assert len(order) == 55
     assert order[:14].count("few") == 5
 
 
 async def test_runs_that_hold_the_same_take_turns() -> None:
     slots, order = Slots(1), list[str]()
-    shares = {name: slots.share() for name in "abc"}
+    shares = {name: Share() for name in "abc"}
     async with asyncio.TaskGroup() as group:
         for name, share in shares.items():
             for _ in range(3):
-                group.create_task(hold(share, name, order))
+                group.create_task(hold(slots, share, name, order))
     assert "".join(order) == "aabcabcbc"
 
 
 @pytest.mark.parametrize("granted", [False, True])
 async def test_who_gives_up_waiting_leaves_no_slot_behind(granted: bool) -> None:
     slots = Slots(1)
-    first, second = slots.share(), slots.share()
+    first, second = Share(), Share()
     await slots.acquire(first)
     waiter = asyncio.create_task(slots.acquire(second))
     await asyncio.sleep(0)
