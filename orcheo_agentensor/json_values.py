@@ -41,6 +41,12 @@ _KEY = "is a key that is not a text"
 _TYPE = "is not a JSON value (object, array, text, finite number, true, false or null)"
 
 
+def without_example(schema: dict[str, Any]) -> None:
+    """Leave the example of a model's docstring out of its JSON Schema."""
+    if "description" in schema:
+        schema["description"] = schema["description"].partition("\n\nExample:")[0]
+
+
 def check_json(value: Any, *, field: str) -> None:
     """Raise `ConfigError` unless `value` is JSON that survives storing and reading back.
 

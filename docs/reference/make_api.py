@@ -36,7 +36,7 @@ GROUPS = {
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
     "HTTPEvaluator",
     "Optimizers, budgets, stop conditions": "Reflective TextGrad RandomSearch Budget TargetScore "
-    "Patience Deadline MaxSteps MaxEpochs",
+    "Patience Deadline MaxSteps MaxEpochs Guardrail",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "
     "create_training_graph evaluation_node training_node TaskNode AgentNode AgentensorNode",
     "Versions and settings": "Store ConfigCheckpoint apublish arollback_publication Settings",
@@ -198,8 +198,18 @@ def default_of(field: FieldInfo) -> str:
 
 
 def members(value: type[Any]) -> Iterator[str]:
-    """The public methods and properties that a class defines itself, a line each."""
-    for name, member in vars(value).items():
+    """The public methods and properties of a class, a line each; inherited ones, where it defines
+    none itself."""
+    own = vars(value)
+    if not any(
+        inspect.isfunction(member) and not name.startswith(("_", "model_"))
+        for name, member in own.items()
+    ):
+        own = {}
+        for base in value.__mro__:
+            if base.__module__.startswith("orcheo_agentensor"):
+                own = {**vars(base), **own}
+    for name, member in own.items():
         if name.startswith(("_", "model_")):
             continue
         plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member

@@ -20,7 +20,13 @@ from typing import Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.errors import BadInput, DatasetError
-from orcheo_agentensor.json_values import MAX_DEPTH, all_json, check_json, content_hash
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    all_json,
+    check_json,
+    content_hash,
+    without_example,
+)
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
 MAX_ID = 200
@@ -48,7 +54,7 @@ class Case(BaseModel):
     Breaking a rule raises `DatasetError`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
 
     id: str = Field(default="", description="Unique in the dataset; derived when left out")
     inputs: Any = Field(description="What the target is given")

@@ -142,6 +142,14 @@ def bind_evaluator(
     `scale` is its worst score and its best, where these are not 0 and 1: scores are brought to
     0..1, and one outside is a failure. The result can stand wherever an evaluator can. Raises
     `EvaluatorRefused`.
+
+    Example:
+        >>> from orcheo_agentensor import bind_evaluator
+        >>> def exact(outputs, reference_outputs):
+        ...     return outputs == reference_outputs
+        >>> bound = bind_evaluator(exact, name="answer", weight=2)
+        >>> bound.name, bound.weight, bound.binding
+        ('answer', 2.0, 'langsmith: exact(outputs, reference_outputs), in a thread')
     """
     weight = _checked_weight(weight)
     if isinstance(evaluator, BoundEvaluator):

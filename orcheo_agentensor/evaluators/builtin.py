@@ -176,6 +176,12 @@ class ExactMatch(Comparing):
 
     When both are objects, keys that only the output has are ignored: a graph's state holds more
     than its answer. `1` equals `1.0`; `true` does not equal `1`.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, ExactMatch
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="yes", expected_output="no")
+        >>> ExactMatch().evaluate(ctx).reason
+        "expected 'no', got 'yes'"
     """
 
     type_name: ClassVar[str] = "exact_match"
@@ -209,6 +215,12 @@ class Contains(Comparing):
 
     Looks for `value`, or for the expected output (a text or a list of texts). An output that is not
     text is searched as JSON.
+
+    Example:
+        >>> from orcheo_agentensor import Contains, EvaluatorContext
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="We are sorry.")
+        >>> Contains(value=["sorry", "refund"]).evaluate(ctx).score
+        0.5
     """
 
     type_name: ClassVar[str] = "contains"
@@ -236,7 +248,14 @@ class Contains(Comparing):
 
 
 class Regex(OfOutput):
-    """1 when the pattern is found in the output (or matches all of it, with `full`), else 0."""
+    """1 when the pattern is found in the output (or matches all of it, with `full`), else 0.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, Regex
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="Order 1234 is on its way.")
+        >>> Regex(pattern=r"Order \\d{4}").evaluate(ctx).score
+        1.0
+    """
 
     type_name: ClassVar[str] = "regex"
 
@@ -270,6 +289,12 @@ class NumericTolerance(Comparing):
     """1 when the output is a number close enough to the expected one, else 0.
 
     Numbers written as text count. Close is `|a - b| <= max(rel_tol * max(|a|, |b|), abs_tol)`.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, NumericTolerance
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="3.14", expected_output=3.1416)
+        >>> NumericTolerance(abs_tol=0.01).evaluate(ctx).score
+        1.0
     """
 
     type_name: ClassVar[str] = "numeric_tolerance"
@@ -297,6 +322,12 @@ class StringSimilarity(Comparing):
     """How alike output and expected output are as texts, from 0 to 1 (`difflib` ratio).
 
     Texts up to 300 characters are compared by character, longer ones by word (their first 2,000).
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, StringSimilarity
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="abcd", expected_output="abce")
+        >>> StringSimilarity().evaluate(ctx).score
+        0.75
     """
 
     type_name: ClassVar[str] = "string_similarity"
@@ -317,7 +348,14 @@ class StringSimilarity(Comparing):
 
 
 class Length(OfOutput):
-    """1 when the output's length lies within the bounds, else 0."""
+    """1 when the output's length lies within the bounds, else 0.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, Length
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="four words in all")
+        >>> Length(at_most=3, unit="words").evaluate(ctx).score
+        0.0
+    """
 
     type_name: ClassVar[str] = "length"
 
@@ -348,6 +386,12 @@ class Latency(Builtin):
     """1 when the target took at most `max_ms` milliseconds, else 0.
 
     The target's own time counts, without queueing, backing off and evaluators.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, Latency
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="yes", latency_ms=120)
+        >>> Latency(max_ms=100).evaluate(ctx).score
+        0.0
     """
 
     type_name: ClassVar[str] = "latency"
@@ -380,7 +424,14 @@ def _similarity(left: str, right: str) -> float:
 
 
 class JsonValid(OfOutput):
-    """1 when the output is JSON, else 0: a text must parse, other outputs are JSON already."""
+    """1 when the output is JSON, else 0: a text must parse, other outputs are JSON already.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, JsonValid
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output='{"queue": "refunds"')
+        >>> JsonValid().evaluate(ctx).score
+        0.0
+    """
 
     type_name: ClassVar[str] = "json_valid"
 
@@ -396,6 +447,12 @@ class JsonSchema(OfOutput):
     """1 when the output fits a JSON Schema (draft 2020-12 unless it says otherwise), else 0.
 
     A text is parsed first. `$ref` reaches only into the schema itself.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, JsonSchema
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output={"queue": "refunds"})
+        >>> JsonSchema(schema={"required": ["queue"]}).evaluate(ctx).score
+        1.0
     """
 
     type_name: ClassVar[str] = "json_schema"
@@ -443,6 +500,14 @@ class JsonFieldMatch(Comparing):
 
     `fields` are dotted paths; left out, they are the keys of the expected output. A text is parsed
     as JSON first.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, JsonFieldMatch
+        >>> wanted = {"queue": "refunds", "urgent": True}
+        >>> found = {"queue": "refunds", "urgent": False}
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output=found, expected_output=wanted)
+        >>> JsonFieldMatch().evaluate(ctx).score
+        0.5
     """
 
     type_name: ClassVar[str] = "json_field_match"
@@ -534,6 +599,13 @@ class ToolCallMatch(_ComparingToolCalls):
 
     Expected calls are tool names, `{"name", "args"}` objects or messages with tool calls, in a list
     or under `tool_calls` or `messages`; the output's are found likewise.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, ToolCallMatch
+        >>> calls = [{"name": "search", "args": {"q": "parcel"}}]
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output=calls, expected_output=["search"])
+        >>> ToolCallMatch().evaluate(ctx).score
+        1.0
     """
 
     type_name: ClassVar[str] = "tool_call_match"
@@ -551,6 +623,16 @@ class TrajectoryMatch(_ComparingToolCalls):
 
     `strict`: the same calls in the same order; `unordered`: the same calls in any order;
     `subset`: no call that is not expected; `superset`: at least the expected calls.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext, TrajectoryMatch
+        >>> calls = [{"name": "search", "args": {}}, {"name": "reply", "args": {}}]
+        >>> wanted = ["reply", "search"]
+        >>> ctx = EvaluatorContext(case_id="a", inputs={}, output=calls, expected_output=wanted)
+        >>> TrajectoryMatch().evaluate(ctx).score
+        0.0
+        >>> TrajectoryMatch(mode="unordered").evaluate(ctx).score
+        1.0
     """
 
     type_name: ClassVar[str] = "trajectory_match"
@@ -652,6 +734,14 @@ class HTTPEvaluator(Builtin):
 
     Only hosts that are allowed are talked to: `allowed_hosts` in Python, or the operator's
     `AGENTENSOR_ALLOWED_HOSTS`. An entry is a host or `host:port`.
+
+    Raises `EvaluatorRefused` for a host that is not allowed.
+
+    Example:
+        >>> from orcheo_agentensor import HTTPEvaluator
+        >>> url = "https://scores.example/policy"
+        >>> HTTPEvaluator(name="policy", url=url, allowed_hosts=("scores.example",)).name
+        'policy'
     """
 
     type_name: ClassVar[str] = "http"

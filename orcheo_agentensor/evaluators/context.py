@@ -26,6 +26,17 @@ class EvaluationResult:
     result, which then has a `label` and takes part in label counts, never in a mean. `passed`
     defaults to None: the summary then counts a case as passed when its score is at least 1.0.
     `name` is set by the binding.
+
+    Raises `ValueError` for a score that is not finite or too large, and where there is neither
+    score nor label.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluationResult, evaluate
+        >>> def tone(ctx):
+        ...     return EvaluationResult(score=0.5, reason="curt")
+        >>> report = evaluate(lambda inputs: "No.", dataset=[{"inputs": "?"}], evaluators=[tone])
+        >>> report.cases[0].outcomes[0]
+        EvaluationResult(score=0.5, passed=None, reason='curt', label=None, name='tone')
     """
 
     score: float | None = None
@@ -43,7 +54,19 @@ class EvaluationResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatorFailure:
-    """The evaluator broke. Not a score: it is counted and reported, never averaged in."""
+    """The evaluator broke. Not a score: it is counted and reported, never averaged in.
+
+    `kind` says how it broke ("exception", "timeout", "not_finite", "wrong_shape", "missing"),
+    `reason` in words.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> def broken(outputs):
+        ...     return outputs["quue"]
+        >>> report = evaluate(lambda inputs: {}, dataset=[{"inputs": 1}], evaluators=[broken])
+        >>> report.cases[0].failure
+        EvaluatorFailure(name='broken', kind='exception', reason="KeyError: 'quue'")
+    """
 
     name: str
     kind: FailureKind
@@ -61,7 +84,19 @@ class NotApplicable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetFailure:
-    """The target broke on a case. Evaluators are then not called at all."""
+    """The target broke on a case. Evaluators are then not called at all.
+
+    `kind` says how it broke ("exception", "timeout", "not_json"), `reason` in words, `attempts` how
+    often it was run.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> def target(inputs):
+        ...     raise ValueError("too hard")
+        >>> report = evaluate(target, dataset=[{"inputs": 1}], evaluators=["json_valid"])
+        >>> report.cases[0].failure
+        TargetFailure(kind='exception', reason='ValueError: too hard', attempts=1)
+    """
 
     kind: FailureKind
     reason: str
@@ -83,6 +118,13 @@ class EvaluatorContext:
     `inputs`, `expected_output` and `metadata` are the case's; `output` is what the target gave
     (messages in the role/content form). `latency_ms` is the target's own time, without queueing
     or backing off. `tape` is the rollout's tape in JSON form where one was recorded.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluatorContext
+        >>> def short(ctx: EvaluatorContext) -> bool:
+        ...     return len(ctx.output) < 10
+        >>> short(EvaluatorContext(case_id="a", inputs={}, output="Sorry."))
+        True
     """
 
     case_id: str

@@ -55,6 +55,18 @@ class LLMJudge(Builtin):
     The JSON in a reply that missed the form is read, not asked for again, so a score costs one
     call. A score outside the scale, or no score, is a failure. Scores are brought to 0..1;
     `passed` is whether the score is at least `threshold`, given on the scale.
+
+    `model` is a chat model, or its name for `init_chat_model` ("openai:gpt-5-mini"); left out, it
+    is that of `AGENTENSOR_MODEL`. Raises `EvaluatorRefused` where there is neither.
+
+    Example:
+        >>> from orcheo_agentensor import LLMJudge, evaluate
+        >>> from orcheo_agentensor.testing import RuleChatModel
+        >>> grade = RuleChatModel(rule=lambda messages: {"reasoning": "cold", "score": 2})
+        >>> judge = LLMJudge(name="tone", rubric="Is warm.", model=grade, scale=(1, 5))
+        >>> report = evaluate(lambda inputs: "No.", dataset=[{"inputs": "?"}], evaluators=[judge])
+        >>> report.cases[0].scores, report.cases[0].reasons
+        ({'tone': 0.25}, {'tone': 'cold'})
     """
 
     type_name: ClassVar[str] = "llm_judge"

@@ -26,6 +26,22 @@ class RandomSearch(BaseModel):
     """Paraphrase the baseline again and again; validate each paraphrase in full.
 
     The proposer is shown `minibatch` cases; `parallel` paraphrases make one step.
+
+    Example:
+        >>> from orcheo_agentensor import MaxSteps, RandomSearch, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=RandomSearch(proposer=Yes()),
+        ...     stop=[MaxSteps(1)],
+        ... )
+        >>> result.best.prompts["answer"].text
+        'yes'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

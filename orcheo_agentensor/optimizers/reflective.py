@@ -254,6 +254,21 @@ class Reflective(BaseModel):
     with the best. `momentum` is how many past edits of a prompt the proposer sees, `patience` how
     many minibatches without a better child a parent gets before another one is chosen. `model`
     names the chat model that proposes; `proposer` replaces it.
+
+    Example:
+        >>> from orcheo_agentensor import Reflective, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=Reflective(minibatch=4, proposer=Yes()),
+        ... )
+        >>> result.best.prompts["answer"].text
+        'yes'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

@@ -29,6 +29,22 @@ class TextGrad(BaseModel):
     `minibatch` cases teach each step. `model` names the chat model that proposes and, as the
     backward pass, criticises along the tape's edges; `proposer` replaces it as proposer.
     `momentum` is how many past edits of a prompt the proposer sees.
+
+    Example:
+        >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=TextGrad(proposer=Yes()),
+        ...     stop=[MaxSteps(1)],
+        ... )
+        >>> result.best.prompts["answer"].text
+        'yes'
     """
 
     criticises: ClassVar[bool] = True

@@ -68,6 +68,23 @@ async def atrain(
 
     Raises `BadInput` for a job that cannot run (a budget that is too small among others),
     `RunFailed` for one that broke and can be resumed.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import Reflective, atrain, get_prompt
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> async def main():
+        ...     return await atrain(
+        ...         lambda inputs: get_prompt("answer"),
+        ...         prompts={"answer": "no"},
+        ...         dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...         evaluators=["exact_match"],
+        ...         optimizer=Reflective(proposer=Yes()),
+        ...     )
+        >>> asyncio.run(main()).best.prompts["answer"].text
+        'yes'
     """
     check_arguments("atrain", locals())
     from orcheo_agentensor.storage import Store
@@ -137,7 +154,23 @@ def train(
     on_event: EventWriter = discard,
     answer: Any = None,
 ) -> TrainingResult:
-    """`atrain` for sync code, with the same arguments and errors; works in notebooks, too."""
+    """`atrain` for sync code, with the same arguments and errors; works in notebooks, too.
+
+    Example:
+        >>> from orcheo_agentensor import Reflective, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=Reflective(proposer=Yes()),
+        ... )
+        >>> result.best.prompts["answer"].text, result.decision.status
+        ('yes', 'kept')
+    """
     check_arguments("train", locals())
     return run_sync(
         atrain(
@@ -204,5 +237,34 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
 def training_node(
     graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
 ) -> HostNode:
-    """A host node for a training graph; see `evaluation_node`."""
+    """A host node for a training graph; see `evaluation_node`.
+
+    Example:
+        >>> from typing import TypedDict
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import MaxSteps, TextGrad, create_training_graph, get_prompt
+        >>> from orcheo_agentensor import training_node
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> class Release(TypedDict, total=False):
+        ...     answer: str
+        >>> graph = create_training_graph(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=TextGrad(proposer=Yes()),
+        ... )
+        >>> host = StateGraph(Release)
+        >>> node = training_node(
+        ...     graph,
+        ...     map_input=lambda state: {
+        ...         "prompts": {"answer": state["answer"]},
+        ...         "stop": [MaxSteps(1).model_dump()],
+        ...     },
+        ...     map_output=lambda found: {"answer": found["best"]["prompts"]["answer"]["text"]},
+        ... )
+        >>> host.add_node("train", node).add_edge(START, "train").compile().invoke({"answer": "no"})
+        {'answer': 'yes'}
+    """
     return evaluation_node(graph, map_input=map_input, map_output=map_output)

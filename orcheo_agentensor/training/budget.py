@@ -20,6 +20,11 @@ class Budget(BaseModel):
 
     `rollouts` are executions of the target, `calls` model calls (of the target, of judges and of
     the proposer), `tokens` input and output tokens, `cost` US dollars. None means no limit.
+
+    Example:
+        >>> from orcheo_agentensor import Budget
+        >>> Budget(rollouts=400, cost=2.5).tokens is None
+        True
     """
 
     model_config = ConfigDict(

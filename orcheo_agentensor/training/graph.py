@@ -48,6 +48,24 @@ def create_training_graph(
     `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
     stream. The output is a `TrainingOutput`. With `promote: ask` the graph pauses by `interrupt()`
     before it ends; compile it with a checkpointer for that.
+
+    Example:
+        >>> from orcheo_agentensor import TextGrad, create_training_graph, get_prompt
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> graph = create_training_graph(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     evaluators=["exact_match"],
+        ...     optimizer=TextGrad(proposer=Yes()),
+        ... ).compile()
+        >>> job = {
+        ...     "prompts": {"answer": "no"},
+        ...     "dataset": [{"inputs": "?", "expected_output": "yes"}],
+        ...     "stop": [{"type": "max_steps", "steps": 1}],
+        ... }
+        >>> graph.invoke(job)["best"]["prompts"]["answer"]["text"]
+        'yes'
     """
     from orcheo_agentensor.storage import Store
 

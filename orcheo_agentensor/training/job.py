@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.json_values import canonical_json, without_example
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
@@ -47,14 +47,20 @@ _TYPE = "Which condition this is."
 
 
 class _Stop(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
 
 
 class TargetScore(_Stop):
-    """Stop once the best validation objective is at least `score`."""
+    """Stop once the best validation objective is at least `score`.
+
+    Example:
+        >>> from orcheo_agentensor import TargetScore
+        >>> TargetScore(0.9).model_dump()
+        {'type': 'target_score', 'score': 0.9}
+    """
 
     type: Literal["target_score"] = Field(default="target_score", title="Type", description=_TYPE)
     score: float = Field(title="Score", description="The validation objective to reach.")
@@ -71,7 +77,13 @@ class TargetScore(_Stop):
 
 
 class Patience(_Stop):
-    """Stop after `steps` steps in a row without a new best."""
+    """Stop after `steps` steps in a row without a new best.
+
+    Example:
+        >>> from orcheo_agentensor import Patience
+        >>> Patience(5).model_dump()
+        {'type': 'patience', 'steps': 5}
+    """
 
     type: Literal["patience"] = Field(default="patience", title="Type", description=_TYPE)
     steps: int = Field(ge=1, title="Steps", description="Steps in a row without a new best.")
@@ -88,7 +100,13 @@ class Patience(_Stop):
 
 
 class Deadline(_Stop):
-    """Stop `seconds` after the run began."""
+    """Stop `seconds` after the run began.
+
+    Example:
+        >>> from orcheo_agentensor import Deadline
+        >>> Deadline(600).model_dump()
+        {'type': 'deadline', 'seconds': 600.0}
+    """
 
     type: Literal["deadline"] = Field(default="deadline", title="Type", description=_TYPE)
     seconds: float = Field(gt=0, title="Seconds", description="Seconds since the run began.")
@@ -103,7 +121,13 @@ class Deadline(_Stop):
 
 
 class MaxSteps(_Stop):
-    """Stop after `steps` optimizer steps."""
+    """Stop after `steps` optimizer steps.
+
+    Example:
+        >>> from orcheo_agentensor import MaxSteps
+        >>> MaxSteps(20).model_dump()
+        {'type': 'max_steps', 'steps': 20}
+    """
 
     type: Literal["max_steps"] = Field(default="max_steps", title="Type", description=_TYPE)
     steps: int = Field(ge=0, title="Steps", description="Most optimizer steps.")
@@ -118,7 +142,13 @@ class MaxSteps(_Stop):
 
 
 class MaxEpochs(_Stop):
-    """Stop after `epochs` passes over the training cases."""
+    """Stop after `epochs` passes over the training cases.
+
+    Example:
+        >>> from orcheo_agentensor import MaxEpochs
+        >>> MaxEpochs(2).model_dump()
+        {'type': 'max_epochs', 'epochs': 2}
+    """
 
     type: Literal["max_epochs"] = Field(default="max_epochs", title="Type", description=_TYPE)
     epochs: int = Field(ge=0, title="Epochs", description="Most passes over the training cases.")
@@ -169,9 +199,18 @@ def _is_off(value: Any) -> Any:
 
 
 class Guardrail(BaseModel):
-    """What forbids a promotion by itself; all of it is measured on holdout."""
+    """What forbids a promotion by itself; all of it is measured on holdout.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Guardrail")
+    Example:
+        >>> from orcheo_agentensor import Guardrail
+        >>> guardrail = Guardrail(alpha=0.01, latency="off")
+        >>> guardrail.min_ratio, guardrail.cost
+        (0.98, 'off')
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, title="Guardrail", json_schema_extra=without_example
+    )
 
     alpha: float = Field(
         default=0.05, gt=0, lt=1, description="A gain counts where its p value is below this."
@@ -186,7 +225,22 @@ class Guardrail(BaseModel):
 
 
 class TrainingJob(Job):
-    """Train the prompts of a workflow on a dataset."""
+    """Train the prompts of a workflow on a dataset.
+
+    Example:
+        >>> from orcheo_agentensor import TrainingJob
+        >>> job = TrainingJob.parse(
+        ...     {
+        ...         "target": "shop.flow:graph",
+        ...         "prompts": {"reply": "Be kind."},
+        ...         "dataset": "tickets.jsonl",
+        ...         "evaluators": ["exact_match"],
+        ...         "stop": [{"type": "patience", "steps": 6}],
+        ...     }
+        ... )
+        >>> job.promote, job.stop
+        ('never', [Patience(type='patience', steps=6)])
+    """
 
     model_config = ConfigDict(title="Training job")
 

@@ -34,6 +34,22 @@ class Decision:
 
     `target_gain` tells whether the mean rose by the ten percent aimed for; `stopped` why the
     search ended; `published` where the promoted version was published to.
+
+    Example:
+        >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=TextGrad(proposer=Yes()),
+        ...     stop=[MaxSteps(1)],
+        ... )
+        >>> result.decision.status, result.decision.reasons
+        ('kept', ('the dataset has no holdout split: the gain is unproved',))
     """
 
     status: DecisionStatus
@@ -50,6 +66,28 @@ class TrainingResult:
     `best` and `baseline` are stored versions with their validation metrics (`best` is `baseline`
     where nothing was better); `checkpoints` all versions of the run, oldest first; `holdout` the
     paired comparison on cases the search never saw, None where the dataset has none.
+
+    Example:
+        >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
+        >>> class Yes:
+        ...     async def propose(self, request):
+        ...         return {component.name: "yes" for component in request.components}
+        >>> result = train(
+        ...     lambda inputs: get_prompt("answer"),
+        ...     prompts={"answer": "no"},
+        ...     dataset=[{"inputs": "?", "expected_output": "yes"}],
+        ...     evaluators=["exact_match"],
+        ...     optimizer=TextGrad(proposer=Yes()),
+        ...     stop=[MaxSteps(1)],
+        ... )
+        >>> result.baseline.metrics["objective"], result.best.metrics["objective"]
+        (0.0, 1.0)
+        >>> print(result.diff)
+        --- answer (before)
+        +++ answer (after)
+        @@ -1 +1 @@
+        -no
+        +yes
     """
 
     run_id: str
