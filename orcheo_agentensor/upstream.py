@@ -6,6 +6,7 @@ tests every entry and fails, naming it, where an upgrade breaks it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import re
@@ -20,6 +21,27 @@ streamed with it.
 Tried: `get_stream_writer()` and `Runtime.stream_writer` write into the stream of the graph they are
 called in, whether or not that graph is streamed; nothing public tells which it is.
 """
+
+
+CACHE_KEY = "__pregel_cache"
+RUNTIME_KEY = "__pregel_runtime"
+"""The keys of `configurable` under which a graph hands its node cache and its store (in a
+`Runtime`) to the graphs inside it; a graph that finds them there leaves its own alone.
+
+Tried: `compile(cache=…, store=…)` is the public way, and cannot be used for a graph that is
+already compiled, and that a function, a sequence or a retry around it calls.
+"""
+
+
+def copy_of_store(source: Any, empty: Any) -> Any:
+    """`empty`, an `InMemoryStore`, filled with copies of what another one holds.
+
+    Tried: `search` and `put` are public, and embed every item again for each copy.
+    """
+    empty._data.update(copy.deepcopy(source._data))
+    for namespace, vectors in source._vectors.items():
+        empty._vectors[namespace].update(copy.deepcopy(vectors))
+    return empty
 
 
 def is_streamed_by_host(configurable: Mapping[str, Any]) -> bool:

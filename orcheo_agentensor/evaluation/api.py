@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
@@ -36,6 +36,7 @@ async def aevaluate(
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
+    context: Any = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
@@ -43,6 +44,8 @@ async def aevaluate(
     run_id: str | None = None,
     workflow_id: str | None = None,
     reuse: str | None = None,
+    memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
+    accept_drift: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -51,7 +54,11 @@ async def aevaluate(
     `target` is a LangGraph graph, a Runnable, a function `(inputs, config) -> output` or a
     "module:attribute" string; `dataset` a `Dataset`, a list of cases or a path; `store` a `Store`,
     a database URL, or None for memory. Where target or judges are noisy, `replicates` runs each
-    case as often; its score is the mean, and intervals are over cases as before. Submitting a
+    case as often; its score is the mean, and intervals are over cases as before. `context` is the
+    context of a graph that needs live objects there; all rollouts share it. `memory_store` says
+    what the LangGraph `Store` of a rollout holds: nothing, what other rollouts left, or a copy of
+    what the graph's own held. `accept_drift` goes on although the target's code has changed since
+    the run, or the one to `reuse`, was started. Submitting a
     `run_id` again resumes that run and runs nothing twice. `on_event` hears of the progress.
 
     Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
@@ -73,10 +80,16 @@ async def aevaluate(
             "replicates": replicates,
             "workflow_id": workflow_id,
             "reuse": reuse,
+            "memory_store": memory_store,
+            "accept_drift": accept_drift,
         }
         measured: dict[str, Sequence[CaseResult]] = {}
         graph = create_evaluation_graph(
-            **live, store=opened, settings=settings, on_results=measured.__setitem__
+            **live,
+            context=context,
+            store=opened,
+            settings=settings,
+            on_results=measured.__setitem__,
         )
         run_id = run_id or uuid.uuid4().hex
         found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
@@ -100,6 +113,7 @@ def evaluate(
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
+    context: Any = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
@@ -107,6 +121,8 @@ def evaluate(
     run_id: str | None = None,
     workflow_id: str | None = None,
     reuse: str | None = None,
+    memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
+    accept_drift: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -130,6 +146,7 @@ def evaluate(
             evaluators=evaluators,
             prompts=prompts,
             config=config,
+            context=context,
             limits=limits,
             min_coverage=min_coverage,
             replicates=replicates,
@@ -137,6 +154,8 @@ def evaluate(
             run_id=run_id,
             workflow_id=workflow_id,
             reuse=reuse,
+            memory_store=memory_store,
+            accept_drift=accept_drift,
             settings=settings,
             on_event=on_event,
         )

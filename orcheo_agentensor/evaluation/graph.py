@@ -58,6 +58,8 @@ class JobState(TypedDict, total=False):
     limits: Annotated[Any, shown_as(Job, "limits")]
     min_coverage: Annotated[float, shown_as(Job, "min_coverage")]
     replicates: Annotated[int, shown_as(Job, "replicates")]
+    memory_store: Annotated[str, shown_as(Job, "memory_store")]
+    accept_drift: Annotated[bool, shown_as(Job, "accept_drift")]
     reuse: Annotated[str | None, shown_as(Job, "reuse")]
 
 
@@ -72,6 +74,7 @@ def create_evaluation_graph(
     evaluators: Sequence[Any] | None = None,
     prompts: Any = None,
     config: Any = None,
+    context: Any = None,
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -79,7 +82,8 @@ def create_evaluation_graph(
 ) -> JobGraph[EvaluationState, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
-    Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `store` is a
+    Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `context` is
+    a live object for the graph's context. `store` is a
     `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
     stream. The output is an `EvaluationOutput`. `on_results` is given the run id and all results
     before they are added up, for callers in this process.
@@ -91,7 +95,12 @@ def create_evaluation_graph(
         EvaluationJob,
         mode="evaluate",
         given=Given(
-            target=target, dataset=dataset, evaluators=evaluators, prompts=prompts, config=config
+            target=target,
+            dataset=dataset,
+            evaluators=evaluators,
+            prompts=prompts,
+            config=config,
+            context=context,
         ),
         store=store if isinstance(store, Store) else Store.from_url(store),
         settings=settings,

@@ -46,6 +46,8 @@ class JobFields(BaseModel):
     limits: Any = _field("limits")
     min_coverage: float | None = _field("min_coverage")
     replicates: int | None = _field("replicates")
+    memory_store: str | None = _field("memory_store")
+    accept_drift: bool | None = _field("accept_drift")
     reuse: str | None = _field("reuse")
     optimizer: Any = _field("optimizer")
     budget: Any = _field("budget")

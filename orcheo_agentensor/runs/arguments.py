@@ -145,6 +145,8 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
     "store": (_is(str, os.PathLike, Store), "a Store, a database URL, or None for memory"),
     "run_id": (_is(str), "a text"),
     "workflow_id": (_is(str), "a text"),
+    "memory_store": (_is(str), "'fresh', 'shared' or 'seeded'"),
+    "accept_drift": (_is(bool), "True or False"),
     "reuse": (_is(str), "the run_id of an earlier run"),
     "settings": (_is(Settings), "Settings(…)"),
     "on_event": (

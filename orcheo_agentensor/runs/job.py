@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -138,6 +138,17 @@ class Job(BaseModel):
         title="Replicates",
         description="Times each case is run and judged, where target or judges are noisy; the "
         "case's score is the mean.",
+    )
+    memory_store: Literal["fresh", "shared", "seeded"] = Field(
+        default="fresh",
+        title="Memory store",
+        description="The LangGraph Store of each rollout: empty, the target's own (shared by all "
+        "rollouts), or a copy of what that held at the beginning.",
+    )
+    accept_drift: bool = Field(
+        default=False,
+        title="Accept drift",
+        description="Go on with, or reuse, a run of which the target's code has changed since.",
     )
     reuse: str | None = Field(
         default=None,

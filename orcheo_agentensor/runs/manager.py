@@ -76,6 +76,7 @@ class Given:
     evaluators: Sequence[Any] | None = None
     prompts: Mapping[str, Any] | None = None
     config: Mapping[str, Any] | None = None
+    context: Any = None
     optimizer: Any = None
 
 
@@ -495,7 +496,12 @@ class RunManager(Generic[JobT]):
         spec = job.target if job.target is not None else self._given.target
         if spec is None:
             raise ConfigError(field="job.target", value=None, rule="must name the workflow to run")
-        return resolve_target(spec, settings=self._settings)
+        return resolve_target(
+            spec,
+            settings=self._settings,
+            memory_store=job.memory_store,
+            context=self._given.context,
+        )
 
     def _evaluators(self, job: Job) -> list[BoundEvaluator]:
         specs = job.evaluators if job.evaluators is not None else self._given.evaluators
@@ -544,7 +550,7 @@ class RunManager(Generic[JobT]):
 
     def _live_parts(self, job: Job) -> list[str]:
         """The job's parts that only this process has."""
-        parts = ("target", "evaluators", "prompts", "config", "optimizer")
+        parts = ("target", "evaluators", "prompts", "config", "context", "optimizer")
         return [
             part
             for part in parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -116,6 +116,30 @@ def refuse_context(prompts: Mapping[str, Any], why: str) -> None:
             value=".".join((CONTEXT, *path)),
             rule=f"needs a graph with a context, and {why}; bind to 'configurable.<path>' instead",
         )
+
+
+def with_context(
+    schema: Any, live: Any, given: Mapping[str, Any], prompts: Mapping[str, Any]
+) -> Any:
+    """The context of a run: `live`, over it what is `given` by the config, over that the prompts.
+
+    Raises `ConfigError` naming the field or prompt for which there is no place.
+    """
+    context: Any = given if live is None or isinstance(live, Mapping) else live
+    if isinstance(live, Mapping):
+        context = {**live, **given}
+    elif isinstance(live, BaseModel):
+        context = live.model_copy(update=dict(given))
+    elif is_dataclass(live) and not isinstance(live, type):
+        context = replace(live, **given)
+    elif live is not None and given:
+        raise ConfigError(
+            field="config.configurable",
+            value=sorted(given),
+            rule=f"names fields of a context that was given as a {type(live).__name__}",
+        )
+    bound = context_binds(prompts)
+    return bound_context(schema, context, bound) if bound else context
 
 
 def bound_context(schema: Any, context: Any, bound: list[tuple[str, Path, str]]) -> Any:

@@ -9,7 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -36,7 +36,6 @@ from orcheo_agentensor.tape import (
     watched_config,
 )
 from orcheo_agentensor.targets.context import (
-    bound_context,
     check_context,
     check_context_binds,
     compiled,
@@ -44,7 +43,9 @@ from orcheo_agentensor.targets.context import (
     context_problems,
     field_names,
     refuse_context,
+    with_context,
 )
+from orcheo_agentensor.targets.isolation import Isolation, MemoryStore, isolation_of
 from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
 
@@ -113,9 +114,17 @@ class CallableTarget:
     takes_config: bool
     is_async: bool
     edges: tuple[tuple[str, str], ...] = ()
+    isolation: Isolation | None = None
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *, name: str | None = None) -> CallableTarget:
+    def of(
+        cls,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        memory_store: MemoryStore = "fresh",
+        context: Any = None,
+    ) -> CallableTarget:
         """Wrap `function`; raises `BadInput` when it cannot be called with one or two values."""
         shown = name or str(getattr(function, "__name__", type(function).__name__))
         try:
@@ -144,6 +153,7 @@ class CallableTarget:
             fingerprint=f"{lasting_module(function)}:{shown}",
             takes_config=takes_config,
             is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
+            isolation=isolation_of(function, name=shown, mode=memory_store, context=context),
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
@@ -152,6 +162,9 @@ class CallableTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
+        if self.isolation is not None:
+            own = await self.isolation.keys()
+            config = {**config, "configurable": {**config.get("configurable", {}), **own}}
         prompts = (config.get("configurable") or {}).get("prompts")
         taped = bool(prompts) and is_taping()
         if taped:
@@ -181,23 +194,39 @@ class RunnableTarget:
     edges: tuple[tuple[str, str], ...] = ()
     context_schema: Any = None
     is_remote: bool = False
+    isolation: Isolation | None = None
     workflow: Workflow | None = None
     _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, runnable: Runnable[Any, Any], *, name: str | None = None) -> RunnableTarget:
+    def of(
+        cls,
+        runnable: Runnable[Any, Any],
+        *,
+        name: str | None = None,
+        memory_store: MemoryStore = "fresh",
+        context: Any = None,
+    ) -> RunnableTarget:
         """Wrap `runnable`, reading the graph's edges and context schema where it is a graph."""
         from langgraph.pregel import Pregel
 
         shown = name or runnable.get_name()
+        isolation = isolation_of(runnable, name=shown, mode=memory_store, context=context)
         if not isinstance(runnable, Pregel):
             # By name, because its module takes long to import.
             remote = any(base.__name__ == "RemoteGraph" for base in type(runnable).__mro__)
-            return cls(runnable=runnable, name=shown, fingerprint=shown, is_remote=remote)
+            return cls(
+                runnable=runnable,
+                name=shown,
+                fingerprint=shown,
+                is_remote=remote,
+                isolation=isolation,
+            )
         return cls(
             runnable=runnable,
             name=shown,
             fingerprint=shown,
+            isolation=isolation,
             edges=tuple((edge.source, edge.target) for edge in runnable.get_graph().edges),
             context_schema=runnable.context_schema,
             workflow=getattr(runnable, "workflow", None),
@@ -215,6 +244,10 @@ class RunnableTarget:
             check_context_binds(self.context_schema, prompts, who=who)
             return
         given = {k: v for k, v in configurable.items() if k in field_names(self.context_schema)}
+        if self.isolation is not None and self.isolation.context is not None:
+            check_context_binds(self.context_schema, prompts, who=who)
+            with_context(self.context_schema, self.isolation.context, given, prompts)
+            return
         check_context(self.context_schema, given, prompts, who=who)
         wrong = [
             (f"job.config.configurable.{path}", value, rule)
@@ -237,15 +270,17 @@ class RunnableTarget:
         kwargs: dict[str, Any] = {}
         prompts = configurable.get("prompts") or {}
         if self.context_schema is not None:
-            context = {k: configurable[k] for k in self._context_fields if k in configurable}
-            bound = [] if by_itself else context_binds(prompts)
-            kwargs["context"] = (
-                bound_context(self.context_schema, context, bound) if bound else context
-            )
+            given = {k: configurable[k] for k in self._context_fields if k in configurable}
+            live = None if self.isolation is None else self.isolation.context
+            binding = {} if by_itself else prompts
+            kwargs["context"] = with_context(self.context_schema, live, given, binding)
         elif self.is_remote:
             for name, path, text in context_binds(prompts):
                 configurable = put(configurable, path, text, field=f"prompts.{name}.bind")
             configurable.pop("thread_id", None)  # its server then makes one for this run alone
+            config = {**config, "configurable": configurable}
+        if self.isolation is not None:
+            configurable |= await self.isolation.keys()
             config = {**config, "configurable": configurable}
         if prompts and is_taping():
             runnable = self._watching(prompts, kwargs, context_too=not by_itself)
@@ -333,7 +368,11 @@ def _watched(config: RunnableConfig | None, tree: Tree) -> Iterator[RunnableConf
 def check_target(
     target: Target, configurable: Mapping[str, Any], prompts: Mapping[str, Any]
 ) -> None:
-    """Raise `ConfigError` where `target` cannot have `prompts` in the places they bind to."""
+    """Raise `BadInput` for a target that stops at breakpoints, and `ConfigError` where it cannot
+    have `prompts` in the places they bind to."""
+    isolation = getattr(target, "isolation", None)
+    if isolation is not None:
+        isolation.require_no_stops(target.name)
     check = getattr(target, "check", None)
     if check is not None:
         check(configurable, prompts)
@@ -357,7 +396,9 @@ class PickedTarget:
         return pick(to_json_output(result), self.output)
 
 
-def resolve_target(spec: Any, *, settings: Settings) -> Target:
+def resolve_target(
+    spec: Any, *, settings: Settings, memory_store: MemoryStore = "fresh", context: Any = None
+) -> Target:
     """The target that `spec` names or is.
 
     `spec` is one of: a compiled or uncompiled LangGraph graph, any `Runnable` (a `RemoteGraph`
@@ -370,22 +411,28 @@ def resolve_target(spec: Any, *, settings: Settings) -> Target:
     """
     if isinstance(spec, str):
         found = load_entrypoint(spec, settings=settings, what="target")
-        return _from_object(_called(found, spec), spec)
+        return _from_object(_called(found, spec), spec, memory_store, context)
     if isinstance(spec, Mapping) and "entrypoint" not in spec and not _REMOTE.isdisjoint(spec):
         from orcheo_agentensor.targets.remote import RemoteTarget
 
+        for field, value in (("job.memory_store", memory_store), ("context", context)):
+            if value not in ("fresh", None):
+                rule = "is for targets in this process; an assistant has what its server gives it"
+                raise BadInput(field=field, value=value, rule=rule)
         return RemoteTarget.parse(spec, settings=settings)
     if isinstance(spec, Mapping):
         unknown = set(spec) - {"entrypoint", "output"}
         if unknown or not isinstance(spec.get("entrypoint"), str):
             raise BadInput(field="target", value=dict(spec), rule=f"must be {_FORMS}")
-        inner = resolve_target(spec["entrypoint"], settings=settings)
+        inner = resolve_target(
+            spec["entrypoint"], settings=settings, memory_store=memory_store, context=context
+        )
         if not spec.get("output"):
             return inner
         output = str(spec["output"])
         known_as = f"{inner.fingerprint}#{output}"
         return PickedTarget(inner, output, inner.name, known_as, inner.edges)
-    return _from_object(spec, None)
+    return _from_object(spec, None, memory_store, context)
 
 
 def _called(found: Any, spec: str) -> Any:
@@ -403,12 +450,17 @@ def _called(found: Any, spec: str) -> Any:
         ) from error
 
 
-def _from_object(value: Any, name: str | None) -> Target:
+def _from_object(value: Any, name: str | None, memory_store: MemoryStore, context: Any) -> Target:
     value = compiled(value)
+    found: RunnableTarget | CallableTarget
     if isinstance(value, Runnable):
-        return RunnableTarget.of(value, name=name)
-    if isinstance(value, Target):
+        found = RunnableTarget.of(value, name=name, memory_store=memory_store, context=context)
+    elif isinstance(value, Target):
         return value
-    if callable(value):
-        return CallableTarget.of(value, name=name)
-    raise BadInput(field="target", value=value, rule=f"must be {_FORMS}")
+    elif callable(value):
+        found = CallableTarget.of(value, name=name, memory_store=memory_store, context=context)
+    else:
+        raise BadInput(field="target", value=value, rule=f"must be {_FORMS}")
+    if memory_store != "fresh":  # whose rollouts are no others' to reuse
+        found = replace(found, fingerprint=f"{found.fingerprint}#store={memory_store}")
+    return found

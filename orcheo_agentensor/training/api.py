@@ -45,6 +45,7 @@ async def atrain(
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    context: Any = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
@@ -52,6 +53,8 @@ async def atrain(
     workflow_id: str | None = None,
     run_id: str | None = None,
     reuse: str | None = None,
+    memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
+    accept_drift: bool = False,
     store: Store | str | None = None,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
@@ -65,6 +68,7 @@ async def atrain(
     `awaiting_approval`; call again with the same `run_id` and `answer={"approve": True, "actor":
     …, "reason": …}`. `guardrail` says what forbids a promotion; `publish` names the assistant that
     a promoted version is published to.
+    `context`, `memory_store` and `accept_drift` are those of `aevaluate`.
 
     Raises `BadInput` for a job that cannot run (a budget that is too small among others),
     `RunFailed` for one that broke and can be resumed.
@@ -110,8 +114,10 @@ async def atrain(
             "seed": seed,
             "workflow_id": workflow_id,
             "reuse": reuse,
+            "memory_store": memory_store,
+            "accept_drift": accept_drift,
         }
-        graph = create_training_graph(**live, store=opened, settings=settings)
+        graph = create_training_graph(**live, context=context, store=opened, settings=settings)
         run_id = run_id or uuid.uuid4().hex
         found = await drive(
             graph, job, store=opened, run_id=run_id, on_event=on_event, answer=answer
@@ -142,6 +148,7 @@ def train(
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    context: Any = None,
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
@@ -149,6 +156,8 @@ def train(
     workflow_id: str | None = None,
     run_id: str | None = None,
     reuse: str | None = None,
+    memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
+    accept_drift: bool = False,
     store: Store | str | None = None,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
@@ -186,6 +195,7 @@ def train(
             guardrail=guardrail,
             publish=publish,
             config=config,
+            context=context,
             limits=limits,
             min_coverage=min_coverage,
             replicates=replicates,
@@ -193,6 +203,8 @@ def train(
             workflow_id=workflow_id,
             run_id=run_id,
             reuse=reuse,
+            memory_store=memory_store,
+            accept_drift=accept_drift,
             store=store,
             settings=settings,
             on_event=on_event,

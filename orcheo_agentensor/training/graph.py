@@ -38,13 +38,15 @@ def create_training_graph(
     prompts: Any = None,
     config: Any = None,
     optimizer: Any = None,
+    context: Any = None,
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> JobGraph[TrainingState, TrainingJob, TrainingOutput]:
     """The training subgraph, uncompiled: compile it, or add it to a host with `training_node`.
 
-    Its input is a `TrainingJob`; whatever is given here, the job may leave out. `store` is a
+    Its input is a `TrainingJob`; whatever is given here, the job may leave out. `context` is
+    a live object for the graph's context. `store` is a
     `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
     stream. The output is a `TrainingOutput`. With `promote: ask` the graph pauses by `interrupt()`
     before it ends; compile it with a checkpointer for that.
@@ -79,6 +81,7 @@ def create_training_graph(
             evaluators=evaluators,
             prompts=prompts,
             config=config,
+            context=context,
             optimizer=optimizer,
         ),
         store=store if isinstance(store, Store) else Store.from_url(store),

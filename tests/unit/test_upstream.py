@@ -19,7 +19,11 @@ import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.cache.memory import InMemoryCache
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import CachePolicy
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -95,6 +99,36 @@ async def test_a_node_knows_whether_the_host_streams_its_subgraphs(subgraphs: bo
     async for _ in graph.astream({"n": 0}, subgraphs=subgraphs):
         pass
     assert seen == [subgraphs], f"STREAM_KEY: LangGraph has no {upstream.STREAM_KEY!r} any more"
+
+
+async def test_a_graph_takes_its_cache_and_store_from_the_config() -> None:
+    ran: list[Any] = []
+
+    async def remembers(state: Number, runtime: Runtime[Any]) -> Number:
+        ran.append(runtime.store)
+        return {"n": 3}
+
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(Number)
+    graph.add_node("node", remembers, cache_policy=CachePolicy())
+    graph.add_edge(START, "node")
+    compiled = graph.compile(cache=InMemoryCache(), store=InMemoryStore())
+    for _ in range(2):
+        store, cache = InMemoryStore(), InMemoryCache[Any]()
+        given = {upstream.RUNTIME_KEY: Runtime(store=store), upstream.CACHE_KEY: cache}
+        await compiled.ainvoke({"n": 0}, {"configurable": given})
+        assert [found is store for found in ran] == [True], "RUNTIME_KEY, CACHE_KEY: not taken"
+        ran.clear()
+
+
+async def test_a_store_is_copied_with_its_vectors() -> None:
+    store = InMemoryStore(index={"dims": 1, "embed": lambda texts: [[1.0] for _ in texts]})
+    store.put(("a",), "k", {"text": "x"})
+    empty = InMemoryStore(index={"dims": 1, "embed": lambda texts: [[1.0] for _ in texts]})
+    copied = upstream.copy_of_store(store, empty)
+    found = copied.search(("a",), query="x")
+    assert [(item.value, item.score) for item in found] == [({"text": "x"}, 1.0)]
+    copied.get(("a",), "k").value["text"] = "y"
+    assert store.get(("a",), "k").value == {"text": "x"}  # type: ignore[union-attr]
 
 
 def test_a_nodes_function_is_found() -> None:

@@ -1,0 +1,263 @@
+"""What a target is made of, and what keeps one rollout of it apart from another.
+
+A target is followed through wrappers, closures and the names that its functions use, as far as
+the code is the project's own: to the graphs that it runs, and to the files that it comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from langchain_core.runnables import Runnable
+
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.upstream import CACHE_KEY, RUNTIME_KEY, copy_of_store
+
+if TYPE_CHECKING:
+    from langgraph.pregel import Pregel
+
+MemoryStore = Literal["fresh", "shared", "seeded"]
+"""What the LangGraph `Store` of a rollout holds at its beginning: nothing; what the rollouts
+before it have left; or a copy of what the target's own store held when the run began."""
+
+_MOST_ENTRIES = 1_000  # of a container; more are data
+_PAGE = 1_000  # items of a store read at once
+
+
+class Isolation:
+    """Gives each rollout a node cache of its own, and the LangGraph `Store` that the job asks for.
+
+    Both travel in `configurable`, under LangGraph's own keys, to every graph that the target runs.
+    """
+
+    def __init__(
+        self, graphs: Iterable[Pregel[Any, Any, Any, Any]], mode: MemoryStore, context: Any
+    ) -> None:
+        from langgraph.cache.memory import InMemoryCache
+        from langgraph.runtime import Runtime
+        from langgraph.store.memory import InMemoryStore
+
+        graphs = list(graphs)
+        self.context = context
+        self._stops = [
+            f"{when} {', '.join(['every node'] if nodes == '*' else map(repr, nodes))}"
+            for graph in graphs
+            for when, nodes in (
+                ("before", graph.interrupt_before_nodes),
+                ("after", graph.interrupt_after_nodes),
+            )
+            if nodes
+        ]
+        self._cache = next((graph.cache for graph in graphs if graph.cache), None)
+        self._store = next((graph.store for graph in graphs if graph.store), None)
+        self._mode = mode
+        self._seed: asyncio.Future[Any] | None = None
+        self._new_cache, self._runtime = InMemoryCache, Runtime
+        self._new_store = functools.partial(
+            InMemoryStore, index=getattr(self._store, "index_config", None)
+        )
+        if mode == "seeded" and self._store is None:
+            raise BadInput(
+                field="job.memory_store",
+                value=mode,
+                rule="needs a graph with a store to copy from: compile it with store=…",
+            )
+        if mode == "shared" and self._store is None:  # as on a server, which has one for all
+            self._store = self._new_store()
+
+    def require_no_stops(self, name: str) -> None:
+        """Raise `BadInput` for a graph that stops at breakpoints, naming their nodes."""
+        if self._stops:
+            raise BadInput(
+                f"target: {name!r} has breakpoints ({'; '.join(dict.fromkeys(self._stops))}), at "
+                "which each rollout would end with a half-finished state; compile the graph "
+                "without interrupt_before and interrupt_after",
+                field="target",
+                value=name,
+                rule="must run to its end",
+            )
+
+    async def keys(self) -> dict[str, Any]:
+        """What goes into the `configurable` of one rollout."""
+        runtime = self._runtime(context=self.context, store=await self._own_store())
+        found: dict[str, Any] = {RUNTIME_KEY: runtime}
+        if self._cache is not None:
+            found[CACHE_KEY] = self._new_cache(serde=self._cache.serde)
+        return found
+
+    async def _own_store(self) -> Any:
+        if self._mode == "shared":
+            return self._store
+        if self._mode == "fresh":
+            return self._new_store()
+        if self._seed is None:
+            self._seed = asyncio.ensure_future(self._read_seed())
+        return copy_of_store(await self._seed, self._new_store())
+
+    async def _read_seed(self) -> Any:
+        seed = self._new_store()
+        if isinstance(self._store, type(seed)):
+            return copy_of_store(self._store, seed)
+        items: list[Any] = []
+        while page := await cast("Any", self._store).asearch((), limit=_PAGE, offset=len(items)):
+            items += page
+        for item in items:
+            await seed.aput(item.namespace, item.key, item.value)
+        return seed
+
+
+def isolation_of(
+    target: Any, *, name: str, mode: MemoryStore, context: Any = None
+) -> Isolation | None:
+    """The isolation of a target that runs graphs; None for one that runs none.
+
+    Raises `BadInput` where `mode` asks for a store that the target cannot have, and for a
+    `context` that no graph takes.
+    """
+    from langgraph.pregel import Pregel
+
+    graphs = [part for part in parts_of(target) if isinstance(part, Pregel)]
+    if context is not None and not any(graph.context_schema for graph in graphs):
+        raise BadInput(
+            field="context",
+            value=type(context).__name__,
+            rule=f"is for graphs with a context_schema, and {name!r} runs none",
+        )
+    if not graphs and mode != "fresh":
+        raise BadInput(
+            field="job.memory_store",
+            value=mode,
+            rule=f"is for targets that run a LangGraph graph here, and {name!r} does not",
+        )
+    return Isolation(graphs, mode, context) if graphs else None
+
+
+def parts_of(target: Any) -> Iterator[Any]:
+    """The target and what it is made of: wrapped runnables, graphs, nodes, functions, objects."""
+    seen: dict[int, Any] = {}
+    waiting = [target]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or part is None or isinstance(part, str | bytes | int | float):
+            continue
+        seen[id(part)] = part  # which also keeps its id from being used again
+        yield part
+        waiting.extend(_inside(part))
+
+
+def _inside(part: Any) -> Iterable[Any]:
+    from langgraph.pregel import Pregel
+
+    if isinstance(part, Mapping | list | tuple | set | frozenset):
+        entries = part.values() if isinstance(part, Mapping) else part
+        return [*entries] if len(part) <= _MOST_ENTRIES else ()
+    if isinstance(part, functools.partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if isinstance(part, MethodType):
+        return [part.__self__, part.__func__]
+    if isinstance(part, staticmethod | classmethod):
+        return [part.__func__]
+    if isinstance(part, FunctionType):
+        return [*_cells(part), *_named(part), vars(part).get("__wrapped__")]
+    if isinstance(part, Pregel):
+        return [inner for node in part.nodes.values() for inner in (node.bound, node.subgraphs)]
+    if isinstance(part, ModuleType):
+        return ()
+    if isinstance(part, type):
+        return [*vars(part).values()] if is_own(_module_of(part)) else ()
+    held = getattr(part, "__dict__", {})
+    if isinstance(part, Runnable) or is_own(_module_of(type(part))):
+        return [type(part), *held.values()]
+    return [held.get("__wrapped__")]
+
+
+def _cells(function: FunctionType) -> Iterator[Any]:
+    yield from function.__defaults__ or ()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # it is set later
+            continue
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """The globals that a function of the project names, and what it names in its modules."""
+    if not is_own(_module_of(function)):
+        return
+    names = set(_names(function.__code__))
+    for name in names & function.__globals__.keys():
+        value = function.__globals__[name]
+        yield value
+        if isinstance(value, ModuleType) and is_own(value):
+            yield from (vars(value)[inner] for inner in names & vars(value).keys())
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _module_of(defined: Any) -> ModuleType | None:
+    return sys.modules.get(getattr(defined, "__module__", None) or "")
+
+
+def is_own(module: ModuleType | None) -> bool:
+    """Whether a module is the project's own: not installed, and not this package's."""
+    path = getattr(module, "__file__", None)
+    return isinstance(path, str) and path.endswith(".py") and not path.startswith(_not_own())
+
+
+@functools.cache
+def _not_own() -> tuple[str, ...]:
+    installed = [
+        sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    installed += [*site.getsitepackages(), site.getusersitepackages()]
+    return (*(f"{path}/" for path in installed), f"{Path(__file__).parents[1]}/")
+
+
+def source_of(target: Any) -> dict[str, str]:
+    """Path -> content hash of the project's files that a target comes from.
+
+    Those are the modules of its functions, nodes and objects, and the project's modules that these
+    import. A function without a file, as in a notebook, counts by its own source.
+    """
+    found: dict[str, str] = {}
+    modules: list[ModuleType] = []
+    for part in parts_of(target):
+        kind = part if isinstance(part, FunctionType | type) else type(part)
+        module = _module_of(kind)
+        if module is not None and is_own(module):
+            modules.append(module)
+        elif isinstance(part, FunctionType) and getattr(module, "__file__", None) is None:
+            try:
+                found[f"<{part.__qualname__}>"] = _hashed(inspect.getsource(part).encode())
+            except (OSError, TypeError):
+                continue
+    while modules:
+        module = modules.pop()
+        path = str(module.__file__)
+        if path in found:
+            continue
+        found[path] = _hashed(Path(path).read_bytes())
+        for value in [*vars(module).values()]:
+            known = value if isinstance(value, ModuleType) else _module_of(value)
+            if known is not None and is_own(known):
+                modules.append(known)
+    return found
+
+
+def _hashed(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()[:16]
