@@ -193,6 +193,8 @@ def show_gain(holdout: Mapping[str, Any] | None) -> None:
 
 def show_request(request: Mapping[str, Any], *, store: str) -> None:
     """Print the question of a training that waits for approval, and how to answer it."""
+    if "problem" in request:
+        show(request["problem"], style="red")
     show(request["question"], style="bold")
     show_gain(request["holdout"])
     _show_reasons(request["reasons"], request["diff"])
