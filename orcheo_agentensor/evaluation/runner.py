@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -208,16 +209,29 @@ class Share:
         self.turns: deque[asyncio.Future[None]] = deque()
 
 
+THREADS_PER_ROLLOUT = 8
+"""Most threads that a rollout may block at once; a pool makes them only as they are needed."""
+
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
 
 
 def process_slots(limit: int) -> Slots:
     """The slots of the running loop, to which their futures belong; the `limit` of its first run
-    decides how many there are."""
+    decides how many there are.
+
+    That many rollouts may block a thread each, and more where a step waits for its own steps, as a
+    sync `@entrypoint` does for its tasks. LangGraph takes these threads from the loop's default
+    executor; one that has fewer is replaced.
+    """
     loop = asyncio.get_running_loop()
     found = _slots.get(loop)
     if found is None:
         found = _slots[loop] = Slots(limit)
+        threads = limit * THREADS_PER_ROLLOUT
+        there = getattr(loop, "_default_executor", None)  # nothing public tells
+        if getattr(there, "_max_workers", 0) < threads:
+            name = "agentensor-rollout"
+            loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix=name))
     return found
 
 

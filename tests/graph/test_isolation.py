@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import operator
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +14,7 @@ import pytest
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
@@ -407,3 +411,84 @@ async def test_a_context_that_nothing_takes_is_refused() -> None:
         await aevaluate(chat(), dataset=CASES, evaluators=[turns], context=Needs(db=Database()))
     with pytest.raises(BadInput, match="requires 'db'"):
         await aevaluate(with_needs(), dataset=NUMBERS, evaluators=["json_valid"])
+
+
+class Meeting:
+    """Lets nobody go on before `size` callers are there at once."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier = threading.Barrier(size)
+
+    def wait(self) -> None:
+        self._barrier.wait(timeout=20)
+
+
+async def met(target: Any) -> None:
+    report = await aevaluate(
+        target,
+        dataset=[{"id": str(n), "inputs": {"n": n}} for n in range(64)],
+        evaluators=["json_valid"],
+        limits=Limits(concurrency=32, retries=0),
+    )
+    assert report.objective == 1.0, report.cases[0]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+async def test_sync_nodes_run_as_many_at_once_as_the_job_asks_for(wrap: Any) -> None:
+    meeting = Meeting(32)
+
+    def node(state: Answer) -> Answer:
+        meeting.wait()
+        return {"text": "x"}
+
+    graph = StateGraph(Answer)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    await met(wrap(graph.compile()))
+
+
+async def test_a_sync_entrypoint_can_wait_for_its_tasks() -> None:
+    meeting = Meeting(32)
+
+    @task
+    def inner(n: int) -> int:
+        return n + 1
+
+    @task
+    def outer(n: int) -> int:
+        meeting.wait()
+        return inner(n).result()
+
+    @entrypoint()
+    def flow(inputs: Any) -> list[int]:
+        meeting.wait()  # now each of them holds a thread
+        return [one.result() for one in [outer(inputs["n"]), inner(inputs["n"])]]
+
+    await met(flow)
+
+
+async def test_sync_functions_run_as_many_at_once_as_the_job_asks_for() -> None:
+    meeting = Meeting(32)
+
+    def target(inputs: Any) -> Any:
+        meeting.wait()
+        return inputs
+
+    await met(target)
+
+
+async def test_a_large_executor_of_the_loop_is_left_as_it_is() -> None:
+    own = ThreadPoolExecutor(2_000, thread_name_prefix="own")
+    asyncio.get_running_loop().set_default_executor(own)
+    names: list[str] = []
+
+    def node(state: Answer) -> Answer:
+        names.append(threading.current_thread().name)
+        return {"text": "x"}
+
+    graph = StateGraph(Answer)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    await aevaluate(graph, dataset=NUMBERS, evaluators=["json_valid"])
+    assert len(names) == 4
+    assert all(name.startswith("own") for name in names)
