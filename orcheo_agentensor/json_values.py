@@ -10,9 +10,12 @@ import copy
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from math import isfinite
 from typing import Any, TypeAlias
+
+import orjson
 
 from orcheo_agentensor.errors import ConfigError
 
@@ -117,6 +120,29 @@ def dotted(field: str, trail: Trail) -> str:
     return ".".join([field, *reversed(parts)])
 
 
+_PLAIN = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_MAYBE_FLOAT = re.compile(rb"[0-9](?:\.[0-9]|e[-+0-9])")
+
+
+def fast_json(value: Any, *, sort_keys: bool = False, checked: bool = False) -> bytes | None:
+    """The text that the `json` module makes of `value`, without spaces, in a tenth of the time.
+
+    None where that is not sure: a float may be spelled in another way, and a null may have been a
+    NaN, unless `value` is `checked` to be JSON.
+    """
+    try:
+        text = orjson.dumps(value, option=_PLAIN | (orjson.OPT_SORT_KEYS if sort_keys else 0))
+    except TypeError:  # also for what only looks like JSON: subclasses, keys that are no texts
+        return None
+    if _MAYBE_FLOAT.search(text) or (b"null" in text and not checked):
+        return None
+    return text
+
+
 _canonical = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode
@@ -134,9 +160,10 @@ def canonical_json(value: Any) -> str:
     return text
 
 
-def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+def content_hash(value: Any, *, checked: bool = False) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`, which may be `checked` to be JSON."""
+    text = fast_json(value, sort_keys=True, checked=checked)
+    return hashlib.sha256(text or canonical_json(value).encode()).hexdigest()
 
 
 _ATOMS = (str, int, float, bool, type(None))

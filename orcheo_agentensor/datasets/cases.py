@@ -90,7 +90,7 @@ class Case(BaseModel):
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over every field."""
-        return content_hash(self.to_json())
+        return content_hash(self.to_json(), checked=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, changed by `update`; it does not keep the hash of the original."""

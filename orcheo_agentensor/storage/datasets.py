@@ -45,7 +45,14 @@ class Datasets(Repository):
             connection.execute(insert(datasets).values(**dict(record)))
             # In the order of the table's columns, by the driver itself: there may be very many.
             rows = [
-                (dataset_id, version, place, str(case["id"]), case.get("split"), encode(case))
+                (
+                    dataset_id,
+                    version,
+                    place,
+                    str(case["id"]),
+                    case.get("split"),
+                    encode(case, checked=True),
+                )
                 for place, case in enumerate(cases)
             ]
             insert_rows(connection.connection.cursor(), _cases, rows, postgres=self._db.postgres)

@@ -34,6 +34,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 from orcheo_agentensor.errors import BadInput, shorten
+from orcheo_agentensor.json_values import fast_json
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _encode = _encoder.encode
@@ -44,11 +45,14 @@ _EXPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9.]+e\+[0-9]+')
 decode = json.loads
 
 
-def encode(value: Any) -> str:
+def encode(value: Any, *, checked: bool = False) -> str:
     """`value` as JSON text. NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD.
 
-    Raises `BadInput` for what is not JSON: NaN, infinities, objects.
+    It may be `checked` to be JSON. Raises `BadInput` for what is not: NaN, infinities, objects.
     """
+    fast = fast_json(value, checked=checked)
+    if fast is not None and b"\\u0000" not in fast:
+        return fast.decode()
     try:
         text = _encode(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from orcheo_agentensor.json_values import (
     canonical_json,
     check_json,
     content_hash,
+    fast_json,
     json_problems,
     json_size,
 )
@@ -86,6 +87,23 @@ def accepted(value: Any) -> bool:
 @example(2**63)
 def test_a_value_is_accepted_exactly_when_it_survives_json(value: Any) -> None:
     assert accepted(value) == survives(value)
+
+
+@given(any_values, st.booleans())
+@example(1e-05, False)
+@example([1e16, "1.5"], True)
+@example({"b": math.nan, "a": 1}, True)
+def test_the_fast_text_is_that_of_the_json_module(value: Any, sort_keys: bool) -> None:
+    fast = fast_json(value, sort_keys=sort_keys)
+    if fast is not None:
+        text = json.dumps(
+            value,
+            ensure_ascii=False,
+            allow_nan=False,
+            sort_keys=sort_keys,
+            separators=(",", ":"),
+        )
+        assert fast.decode() == text
 
 
 @given(any_values)
