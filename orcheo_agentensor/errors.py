@@ -25,7 +25,7 @@
     |- BudgetExhausted           nothing left to reserve; ends a search in good order
     `- AliasConflict             a compare-and-swap on an alias failed: HTTP 409
 
-The docstring of a class is its message where none is given.
+The first sentence of a class is its message where none is given.
 """
 
 from __future__ import annotations
@@ -52,10 +52,19 @@ class AgentensorError(RuntimeError):
     """Something in orcheo-agentensor went wrong.
 
     A `RuntimeError`, because a LangGraph server shows clients the messages of built-in kinds alone.
+
+    Example:
+        >>> from orcheo_agentensor import AgentensorError, Dataset
+        >>> try:
+        ...     Dataset.from_cases([])
+        ... except AgentensorError as error:
+        ...     print(error.message)
+        inline: the dataset holds no case
     """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or type(self).__name__).strip())
+        told = (type(self).__doc__ or type(self).__name__).strip()
+        super().__init__(message or told.partition("\n\n")[0])
 
     @property
     def message(self) -> str:
@@ -68,6 +77,14 @@ class BadInput(AgentensorError):
 
     Carries the `field` (a dotted path), the `value` found there and the `rule` it breaks, so
     that servers can list problems without parsing prose.
+
+    Example:
+        >>> from orcheo_agentensor import BadInput, Case
+        >>> try:
+        ...     Case(inputs=float("nan"))
+        ... except BadInput as error:
+        ...     print(error.field, error.value, error.rule)
+        inputs nan is not a finite number
     """
 
     def __init__(

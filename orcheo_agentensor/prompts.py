@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.json_values import content_hash, without_example
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -115,9 +115,19 @@ class TextTensor(BaseModel):
 
     `bind` is `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
     the text is put there for each run. `ConfigError` is raised for any other.
+
+    Example:
+        >>> from orcheo_agentensor import TextTensor
+        >>> tensor = TextTensor("Be brief.", metadata={"max_chars": 200})
+        >>> str(tensor), tensor.requires_grad
+        ('Be brief.', True)
+        >>> TextTensor("Be brief.", bind="context.system_prompt").to_json()["bind"]
+        'context.system_prompt'
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, json_schema_extra=without_example
+    )
 
     type: Literal["TextTensor"] = "TextTensor"
     text: str

@@ -256,6 +256,16 @@ async def apublish(
     is set to. One that serves the version already is left as it is, unless `force`. Raises
     `NotFound` for the version, `TargetRefused` for the assistant, `RunFailed` where the server
     does not answer, `AliasConflict` where another process has published there meanwhile.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import Store, apublish
+        >>> store = Store.from_url(None)
+        >>> where = {"url": "https://triage.example.com", "assistant": "triage-live"}
+        >>> asyncio.run(apublish("triage", "production", **where, store=store))
+        Traceback (most recent call last):
+        ...
+        orcheo_agentensor.errors.NotFound: workflow 'triage' has no versions...
     """
     to = PublishTo.parse(
         {
@@ -332,6 +342,16 @@ async def arollback_publication(
     The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was;
     before the first publication, that is what it was set to by others. Raises as `apublish` does,
     and `BadInput` where there is nothing to go back to.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import Store, arollback_publication
+        >>> store = Store.from_url(None)
+        >>> where = {"url": "https://triage.example.com", "assistant": "triage-live"}
+        >>> asyncio.run(arollback_publication("triage", **where, store=store))
+        Traceback (most recent call last):
+        ...
+        orcheo_agentensor.errors.BadInput: assistant: nothing of workflow 'triage' was published...
     """
     data = {"url": url, "assistant": assistant, "api_key_env": api_key_env}
     to = PublishTo.parse({**data, "prompts_in": prompts_in}, field="publish")

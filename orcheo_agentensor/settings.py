@@ -36,6 +36,12 @@ class Settings(BaseSettings):
     """Operator settings; a function that is given none reads the environment once.
 
     Every field is the environment variable `AGENTENSOR_` + its name in capitals.
+
+    Example:
+        >>> from orcheo_agentensor import Settings
+        >>> settings = Settings(allowed_modules=("shop.flow",), max_concurrency=8)
+        >>> settings.database_url
+        'sqlite:///.agentensor/agentensor.db'
     """
 
     model_config = SettingsConfigDict(env_prefix="AGENTENSOR_", extra="ignore", frozen=True)

@@ -463,6 +463,17 @@ def get_prompt(
     text used when the run brings no such prompt, so that a workflow also runs bare.
 
     Raises `PromptNotFound`, naming the prompts there are, when there is neither.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate, get_prompt
+        >>> report = evaluate(
+        ...     lambda inputs: f"{get_prompt('tone')} {inputs}",
+        ...     dataset=[{"inputs": "Ada", "expected_output": "Hello Ada"}],
+        ...     evaluators=["exact_match"],
+        ...     prompts={"tone": "Hello"},
+        ... )
+        >>> report.objective
+        1.0
     """
     source = config if config is not None else var_child_runnable_config.get()
     prompts = prompts_in(source)

@@ -26,6 +26,7 @@ from orcheo_agentensor.json_values import (
     dotted,
     json_problems,
     json_size,
+    without_example,
 )
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
@@ -70,9 +71,18 @@ class RunConfig(BaseModel):
 
     `prompts` are named `TextTensor`s. `callbacks` are registered names: live callbacks are kept
     beside the model (see `trusted`) and are never stored.
+
+    `RunConfig.parse` reads a config from outside the process and raises `ConfigError`, with every
+    problem, for one that breaks a rule.
+
+    Example:
+        >>> from orcheo_agentensor import RunConfig
+        >>> config = RunConfig.parse({"tags": ["a", "a"], "prompts": {"tone": "Kindly:"}})
+        >>> config.tags, config.prompts["tone"].text
+        (('a',), 'Kindly:')
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
 
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -444,6 +454,20 @@ def register_callback(name: str, factory: CallbackFactory) -> None:
 
     Only names registered here are accepted from outside the process. Registering a name again
     replaces its factory.
+
+    Example:
+        >>> from langchain_core.callbacks import BaseCallbackHandler
+        >>> from langchain_core.runnables import RunnableLambda
+        >>> from orcheo_agentensor import configure, register_callback
+        >>> class Audit(BaseCallbackHandler):
+        ...     def on_chain_end(self, outputs, *, parent_run_id=None, **kwargs):
+        ...         if parent_run_id is None:
+        ...             print("ended with", outputs)
+        >>> register_callback("audit", Audit)
+        >>> shout = configure(RunnableLambda(str.upper), workflow_id="shout")
+        >>> shout.invoke("hi", {"callbacks": ["audit"]})
+        ended with HI
+        'HI'
     """
     if not NAME.fullmatch(name):
         raise ConfigError(field="callback name", value=name, rule=NAME_RULE)

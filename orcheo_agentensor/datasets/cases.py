@@ -52,6 +52,12 @@ class Case(BaseModel):
     All fields hold JSON. An `id` left out is derived from the content (`case-` and ten hex
     digits), so it stays the same wherever the case stands. A whole number is taken as an id too.
     Breaking a rule raises `DatasetError`.
+
+    Example:
+        >>> from orcheo_agentensor import Case
+        >>> case = Case(inputs={"text": "a crash"}, expected_output="bug", split="holdout")
+        >>> case.id
+        'case-...'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)

@@ -118,6 +118,15 @@ class Dataset:
 
     `metadata` describes the whole (domains, languages, rubric, anything else) and takes no part in
     `version`.
+
+    Example:
+        >>> from orcheo_agentensor import Dataset
+        >>> dataset = Dataset.from_cases([{"id": n, "inputs": n} for n in range(4)], id="numbers")
+        >>> halves = dataset.with_splits({"train": 0.5, "holdout": 0.5})
+        >>> halves.splits() == {"train": 2, "holdout": 2}
+        True
+        >>> len(halves.split("holdout"))
+        2
     """
 
     id: str

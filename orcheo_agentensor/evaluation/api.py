@@ -63,6 +63,15 @@ async def aevaluate(
 
     Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
     raises nothing: it is counted in the summary and explained in `cases`.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import aevaluate
+        >>> async def shout(inputs):
+        ...     return inputs.upper()
+        >>> dataset = [{"inputs": "hi", "expected_output": "HI"}]
+        >>> asyncio.run(aevaluate(shout, dataset=dataset, evaluators=["exact_match"])).objective
+        1.0
     """
     check_arguments("aevaluate", locals())
     from orcheo_agentensor.storage import Store

@@ -87,6 +87,15 @@ def create_evaluation_graph(
     `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
     stream. The output is an `EvaluationOutput`. `on_results` is given the run id and all results
     before they are added up, for callers in this process.
+
+    Example:
+        >>> from orcheo_agentensor import create_evaluation_graph
+        >>> graph = create_evaluation_graph(
+        ...     lambda inputs: inputs.upper(), evaluators=["exact_match"]
+        ... ).compile()
+        >>> found = graph.invoke({"dataset": [{"inputs": "hi", "expected_output": "HI"}]})
+        >>> found["status"], found["summary"]["objective"]
+        ('finished', 1.0)
     """
     from orcheo_agentensor.storage import Store
 

@@ -33,6 +33,17 @@ class CaseResult:
 
     `usage` is the target's and the evaluators' together; `replayed` tells that everything came
     from the ledger and nothing was run. In a report `case` is the dataset's case.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> report = evaluate(
+        ...     lambda inputs: inputs.upper(),
+        ...     dataset=[{"id": "a", "inputs": "hi", "expected_output": "Hi"}],
+        ...     evaluators=["exact_match"],
+        ... )
+        >>> case = report.cases[0]
+        >>> case.output, case.scores, case.reasons
+        ('HI', {'exact_match': 0.0}, {'exact_match': "expected 'Hi', got 'HI'"})
     """
 
     case_id: str

@@ -30,6 +30,17 @@ class TrainablePrompt(AgentMiddleware[Any, Any]):
 
     A run that brings no such prompt gets `default`, or else the `system_prompt` that the agent was
     created with; `PromptNotFound` is raised where there is none of the three.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from orcheo_agentensor import TrainablePrompt, configure
+        >>> from orcheo_agentensor.testing import RuleChatModel
+        >>> model = RuleChatModel(rule=lambda messages: messages[0].text)  # repeats its prompt
+        >>> agent = create_agent(model, middleware=[TrainablePrompt("tone", default="Be kind.")])
+        >>> prompts = {"tone": "Be brief."}
+        >>> brief = configure(agent, workflow_id="agent", defaults={"prompts": prompts})
+        >>> brief.invoke({"messages": [("user", "hello")]})["messages"][-1].text
+        'Be brief.'
     """
 
     def __init__(self, prompt_name: str, *, default: str | TextTensor | None = None) -> None:
@@ -75,6 +86,20 @@ class AgentNode(TaskNode):
     The update holds the new `messages`, the output in `results` under the node's name (the text of
     the last message, or the structured output as JSON) and, with a `response_format` (a pydantic
     model or a JSON Schema), `structured_response`.
+
+    Raises `RunFailed` where the model gives no structured output though one is asked for.
+
+    Example:
+        >>> import asyncio
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import AgentNode
+        >>> from orcheo_agentensor.nodes import State
+        >>> from orcheo_agentensor.testing import RuleChatModel
+        >>> model = RuleChatModel(rule=lambda messages: messages[-1].text.upper())
+        >>> node = AgentNode(name="shout", model=model, user_prompt="{{inputs.text}}")
+        >>> graph = StateGraph(State).add_node("shout", node).add_edge(START, "shout").compile()
+        >>> asyncio.run(graph.ainvoke({"inputs": {"text": "hello"}}))["results"]
+        {'shout': 'HELLO'}
     """
 
     chat_model: ClassVar[bool] = True

@@ -119,6 +119,23 @@ class AgentensorNode(JobFields, TaskNode):
 
     The output in `results` is that of the subgraph. Its events, checkpoints and interrupts pass
     through the workflow around it.
+
+    Example:
+        >>> import asyncio
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import AgentensorNode
+        >>> from orcheo_agentensor.nodes import State
+        >>> node = AgentensorNode(
+        ...     name="check",
+        ...     target=lambda inputs: inputs.upper(),
+        ...     dataset="{{inputs.cases}}",
+        ...     evaluators=["exact_match"],
+        ... )
+        >>> graph = StateGraph(State).add_node("check", node).add_edge(START, "check").compile()
+        >>> inputs = {"cases": [{"inputs": "hi", "expected_output": "HI"}]}
+        >>> found = asyncio.run(graph.ainvoke({"inputs": inputs}))["results"]["check"]
+        >>> found["summary"]["objective"]
+        1.0
     """
 
     def _templates(self) -> dict[str, Any]:

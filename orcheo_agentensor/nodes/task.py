@@ -58,6 +58,22 @@ class TaskNode(BaseModel, ABC):
 
     The output goes to `results` under the node's name. The name may be a template too: where a
     fan-out runs one node several times, `name="grade_{{inputs.id}}"` keeps every output.
+
+    Raises `TemplateError`, with a list of what there is, for a reference that leads nowhere.
+
+    Example:
+        >>> import asyncio
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import TaskNode
+        >>> from orcheo_agentensor.nodes import State
+        >>> class Greet(TaskNode):
+        ...     text: str
+        ...     async def run(self, state, config):
+        ...         return self.text.upper()
+        >>> node = Greet(name="greet", text="Hello {{inputs.name}}!")
+        >>> graph = StateGraph(State).add_node("greet", node).add_edge(START, "greet").compile()
+        >>> asyncio.run(graph.ainvoke({"inputs": {"name": "Ada"}}))["results"]
+        {'greet': 'HELLO ADA!'}
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

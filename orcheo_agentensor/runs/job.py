@@ -36,7 +36,13 @@ def as_form(schema: dict[str, Any]) -> None:
 
 
 class Limits(BaseModel):
-    """How hard a run may push: concurrency, time and retries."""
+    """How hard a run may push: concurrency, time and retries.
+
+    Example:
+        >>> from orcheo_agentensor import Limits
+        >>> Limits(concurrency=16).case_timeout
+        120.0
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, title="Limits", json_schema_extra=as_form
@@ -177,7 +183,21 @@ class Job(BaseModel):
 
 
 class EvaluationJob(Job):
-    """Evaluate a workflow on a dataset."""
+    """Evaluate a workflow on a dataset.
+
+    Example:
+        >>> from orcheo_agentensor import EvaluationJob
+        >>> job = EvaluationJob.parse(
+        ...     {
+        ...         "target": "shop.flow:graph",
+        ...         "dataset": {"path": "tickets.jsonl", "split": "holdout"},
+        ...         "evaluators": ["exact_match"],
+        ...         "limits": {"concurrency": 16},
+        ...     }
+        ... )
+        >>> job.limits.concurrency, job.limits.retries
+        (16, 2)
+    """
 
     model_config = ConfigDict(title="Evaluation job")
 

@@ -209,7 +209,30 @@ def _heard_by_host(configurable: Mapping[str, Any]) -> Iterator[None]:
 def evaluation_node(
     graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
 ) -> HostNode:
-    """A host node for an evaluation graph; see `subgraph_node`."""
+    """A host node for an evaluation graph; see `subgraph_node`.
+
+    `map_input` makes the job from the host's state (by default the state's keys that are job
+    fields), `map_output` makes the host's update from the result (by default the result itself).
+
+    Example:
+        >>> from typing import TypedDict
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import create_evaluation_graph, evaluation_node
+        >>> class Release(TypedDict, total=False):
+        ...     tickets: list
+        ...     accuracy: float
+        >>> graph = create_evaluation_graph(
+        ...     lambda inputs: inputs.upper(), evaluators=["exact_match"]
+        ... )
+        >>> node = evaluation_node(
+        ...     graph,
+        ...     map_input=lambda state: {"dataset": state["tickets"]},
+        ...     map_output=lambda found: {"accuracy": found["summary"]["objective"]},
+        ... )
+        >>> host = StateGraph(Release).add_node("evaluate", node).add_edge(START, "evaluate")
+        >>> host.compile().invoke({"tickets": [{"inputs": "hi", "expected_output": "HI"}]})
+        {'tickets': [{'inputs': 'hi', 'expected_output': 'HI'}], 'accuracy': 1.0}
+    """
     return subgraph_node(graph, map_input=map_input, map_output=map_output)
 
 

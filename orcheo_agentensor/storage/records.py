@@ -39,7 +39,21 @@ class _Record(BaseModel):
 
 
 class ConfigCheckpoint(_Record):
-    """One immutable, versioned `RunnableConfig` with the metrics measured on it."""
+    """One immutable, versioned `RunnableConfig` with the metrics measured on it.
+
+    `config_version` counts up from 1 for each `workflow_id`; `metrics` is the evaluation summary on
+    the validation cases; `metadata` says why it was stored.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import RunConfig, Store
+        >>> store = Store.from_url(None)
+        >>> config = RunConfig.parse({"prompts": {"tone": "Kindly:"}}).to_json()
+        >>> save = store.checkpoints.save
+        >>> version = asyncio.run(save(workflow_id="support", runnable_config=config, metrics={}))
+        >>> version.config_version, version.prompts["tone"].text
+        (1, 'Kindly:')
+    """
 
     id: str
     workflow_id: str

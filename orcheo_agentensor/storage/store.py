@@ -37,6 +37,25 @@ class Store:
 
     Opens itself with the first call, works from any event loop (one after the other, too), and
     is closed by `close()`, `async with`, or the garbage collector.
+
+    `Store.from_url` raises `BadInput` for a URL of another kind; methods raise `NotFound` for what
+    is not stored, and `StoreError` for a database that cannot be used.
+
+    Example:
+        >>> import asyncio
+        >>> from orcheo_agentensor import RunConfig, Store
+        >>> async def main():
+        ...     async with Store.from_url("sqlite:///agentensor.db") as store:
+        ...         config = RunConfig.parse({"prompts": {"tone": "Kindly:"}}).to_json()
+        ...         saved = await store.checkpoints.save(
+        ...             workflow_id="support", runnable_config=config, metrics={}
+        ...         )
+        ...         version = saved.config_version
+        ...         why = {"actor": "ann", "reason": "a first release"}
+        ...         await store.aliases.move("support", "production", to=version, **why)
+        ...         return await store.checkpoints.get("support", "production")
+        >>> asyncio.run(main()).prompts["tone"].text
+        'Kindly:'
     """
 
     def __init__(

@@ -92,6 +92,23 @@ def configure(
     graph becomes a graph of one node. Callers are in this process and trusted: they may pass live
     callbacks, which reach every node and are never stored. Raises `ConfigError` for bad `defaults`
     here, and for a bad config at the call.
+
+    Example:
+        >>> from typing import TypedDict
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import configure, get_prompt
+        >>> class State(TypedDict, total=False):
+        ...     name: str
+        ...     reply: str
+        >>> builder = StateGraph(State).add_edge(START, "greet")
+        >>> builder = builder.add_node(
+        ...     "greet", lambda state: {"reply": f"{get_prompt('tone')} {state['name']}"}
+        ... )
+        >>> app = configure(builder, workflow_id="greet", defaults={"prompts": {"tone": "Hello"}})
+        >>> app.invoke({"name": "Ada"})["reply"]
+        'Hello Ada'
+        >>> app.invoke({"name": "Ada"}, {"prompts": {"tone": "Dear"}})["reply"]
+        'Dear Ada'
     """
     from orcheo_agentensor.storage import Store
 
@@ -122,6 +139,21 @@ def serve(
     defaults, its nodes follow `configurable.node_overrides`, and it leaves a record of mode "run".
     With the flag off it runs as the bare graph does. Give the graph its workflow's id as its name
     in `langgraph.json`.
+
+    Example:
+        >>> from typing import TypedDict
+        >>> from langgraph.graph import START, StateGraph
+        >>> from orcheo_agentensor import get_prompt, serve
+        >>> class State(TypedDict, total=False):
+        ...     name: str
+        ...     reply: str
+        >>> builder = StateGraph(State).add_edge(START, "greet")
+        >>> def greet(state: State) -> State:
+        ...     return {"reply": f"{get_prompt('tone', default='Hi')} {state['name']}"}
+        >>> builder = builder.add_node("greet", greet)
+        >>> graph = serve(builder, workflow_id="greet", store="greet.db")
+        >>> graph.invoke({"name": "Ada"})["reply"]  # the flag is off: as the bare graph
+        'Hi Ada'
     """
     from orcheo_agentensor.storage import Store
 

@@ -1,10 +1,17 @@
-"""The reference of the Python API is made from the docstrings."""
+"""The reference of the Python API: made from the docstrings, whose examples are run."""
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
+import inspect
+import os
 from pathlib import Path
 from types import ModuleType
+
+import pytest
+
+import orcheo_agentensor
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "reference"
 
@@ -20,8 +27,28 @@ def the_script() -> ModuleType:
 
 
 MAKE_API = the_script()
+NAMES = sorted(orcheo_agentensor.__all__)
 
 
 def test_the_page_is_what_the_script_makes() -> None:
     written = (FOLDER / "api.md").read_text(encoding="utf-8")
     assert written == MAKE_API.page(), "run: python docs/reference/make_api.py"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_explained_by_an_example_that_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = MAKE_API.Definition(name)
+    value = getattr(orcheo_agentensor, name)
+    monkeypatch.chdir(tmp_path)
+    for variable in [key for key in os.environ if key.startswith("AGENTENSOR_")]:
+        monkeypatch.delenv(variable)
+    assert definition.doc, f"{name} has no docstring of its own"
+    examples = doctest.DocTestParser().get_examples(definition.doc)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        assert examples, f"the docstring of {name} has no example"
+    test = doctest.DocTest(examples, {}, name, None, 0, definition.doc)
+    told: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append)
+    assert not told, "".join(told)
