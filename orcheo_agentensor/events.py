@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 EventType: TypeAlias = Literal[
     "run_started",
+    "warning",
     "case_finished",
     "evaluation_progress",
     "evaluation_summary",

@@ -3,8 +3,8 @@
 `get_prompt` is how a node or function reads a prompt; the read goes onto the tape when one is being
 recorded. Node inputs and outputs come from LangGraph's own callbacks, and so do the messages of
 model calls, in which the prompts of an unmodified graph are found. What is bound to a place in the
-config or context is watched while a rollout is taped. A plain evaluation pays for none of this: a
-rollout is taped only inside `record_tape()`.
+config or context is watched while a rollout is taped. A rollout is taped only inside
+`record_tape()`: in a plain evaluation those until every prompt has been read, to tell of others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
-from orcheo_agentensor.prompts import TextTensor, as_tensor, path_in
+from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, as_tensor, path_in
 from orcheo_agentensor.redaction import redact
 
 MIN_LITERAL = 8
@@ -193,6 +193,8 @@ class NodeRun:
     prompts: list[str] = field(default_factory=list)
     inputs: str = ""
     output: str = ""
+    missed: list[str] = field(default_factory=list)
+    """The prompts of the run that `get_prompt` did not find here, and gave the default for."""
 
     def read(self, name: str) -> None:
         """Note a prompt that was read."""
@@ -209,6 +211,7 @@ class NodeRun:
             "prompts": self.prompts,
             "inputs": _cut(self.inputs, longest),
             "output": _cut(self.output, longest),
+            **({"missed": self.missed} if self.missed else {}),
         }
 
 
@@ -324,6 +327,7 @@ class TapeRecorder(BaseCallbackHandler):
 
     def __init__(self, tape: Tape, prompts: Mapping[str, Any]) -> None:
         self.tape = tape
+        self.names = frozenset(prompts)
         self._search = PromptSearch(prompts)
         self._bound = {name for name, value in prompts.items() if bind_of(value) is not None}
         self._by_name: set[str] = set()
@@ -375,6 +379,11 @@ class TapeRecorder(BaseCallbackHandler):
         """A node read a prompt itself."""
         self._by_name.add(name)
         _node_run(self.tape, metadata).read(name)
+
+    def missed(self, name: str, metadata: Mapping[str, Any] | None) -> None:
+        """A node took the default of a prompt that the run has brought."""
+        run = _node_run(self.tape, metadata)
+        run.missed = [*run.missed, name] if name not in run.missed else run.missed
 
 
 def bind_of(prompt: Any) -> str | None:
@@ -486,7 +495,11 @@ def get_prompt(
             field=f"config.prompts.{name}",
             rule="must exist",
         )
-    record_prompt_read(name, source)
+    recorder = _handler.get()
+    if recorder is not None and name in recorder.names and name not in prompts:
+        recorder.missed(name, (source or {}).get("metadata"))
+    else:
+        record_prompt_read(name, source)
     return as_tensor(value, field=f"config.prompts.{name}").text
 
 
@@ -506,6 +519,44 @@ def bound_tree(prompts: Mapping[str, Any], root: str) -> Tree:
             at = at.setdefault(key, {})
         at[path[-1]] = name
     return tree
+
+
+def prompt_tree(prompts: Mapping[str, Any]) -> Tree:
+    """The keys under `configurable` by which `prompts` are read: by name, and where they bind."""
+    by_name: Tree = {name: name for name in prompts}
+    return {**bound_tree(prompts, CONFIGURABLE), "prompts": by_name} if prompts else {}
+
+
+def prompt_reads(names: Iterable[str], tapes: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether any node run on these tapes, in their JSON form, read each prompt."""
+    read = {name for tape in tapes for run in tape.get("runs", ()) for name in run["prompts"]}
+    return {name: name in read for name in sorted(names)}
+
+
+def reads_only(tape: Mapping[str, Any]) -> dict[str, Any]:
+    """A tape in its JSON form with what was read alone: without inputs and outputs."""
+    runs = [{**run, "inputs": "", "output": ""} for run in tape["runs"]]
+    return {"runs": [run for run in runs if run["prompts"] or run.get("missed")], "edges": []}
+
+
+def unread_warning(
+    name: str, tapes: Iterable[Mapping[str, Any]], *, bind: str | None, places: Iterable[str]
+) -> str:
+    """A sentence on a prompt that no node read: what it means, and what to do."""
+    runs = (run for tape in tapes for run in tape.get("runs", ()))
+    nodes = sorted({run["node"] for run in runs if name in run.get("missed", ())})
+    if nodes:
+        todo = (
+            f"{', '.join(nodes)} asked for it in a config without the run's prompts and got the "
+            "default: hand the node's own config on to what it calls"
+        )
+    else:
+        offered = ", ".join(places)
+        todo = f"read it by get_prompt({name!r}), or bind it to a place that the target reads" + (
+            f"; it offers: {offered}" if offered else ""
+        )
+    where = f" (bound to {bind})" if bind else ""
+    return f"no node read the prompt {name!r}{where}, so its text changes nothing: {todo}"
 
 
 def watched(value: Any, tree: Tree) -> Any:

@@ -153,6 +153,8 @@ def _started(event: Event) -> str:
 def _news(event: Event) -> str | None:
     """The line that an event in the middle of a run gets; None for most events."""
     kind = event["type"]
+    if kind == "warning":
+        return f"warning: {event['message']}"
     if kind == "candidate_accepted":
         parts = [", ".join(event["components"])] if event["components"] else []
         if event["validation"] is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from langgraph.graph import END, START
@@ -17,6 +17,8 @@ from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.tape import prompt_reads, unread_warning
+from orcheo_agentensor.targets.context import bind_places
 
 RESULT_KEYS = ("status", "summary", "usage")
 
@@ -172,6 +174,8 @@ def create_evaluation_graph(
                 "summary": summary,
                 "usage": usage,
             }
+            for warning in summary.get("warnings", ()):
+                run.events.emit("warning", message=warning)
             run.events.emit("evaluation_summary", summary=summary)
             await run.update(
                 status="finished", result=result, usage=usage, ended_at=run.store.clock()
@@ -194,11 +198,29 @@ def create_evaluation_graph(
 
 
 async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict[str, Any]:
-    """`summarize` off the loop: it may import scipy."""
-    return await asyncio.to_thread(
+    """`summarize` off the loop, which may import scipy, and which prompts were read."""
+    summary = await asyncio.to_thread(
         summarize,
         results,
         weights=run.weights,
         case_sla_ms=run.job.limits.case_sla_ms,
         replicates=run.job.replicates,
     )
+    tapes = [one.tape for one in results if one.tape is not None and one.target_failure is None]
+    if run.prompts and tapes:
+        summary["reads"] = prompt_reads(run.prompts, tapes)
+        if unread := unread_warnings(run, run.prompts, tapes):
+            summary["warnings"] = [*summary.get("warnings", ()), *unread]
+    return summary
+
+
+def unread_warnings(
+    run: ActiveRun[Any], names: Iterable[str], tapes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A sentence on each of these prompts that no node on the tapes read."""
+    places = bind_places(run.target, run.config.configurable)
+    return [
+        unread_warning(name, tapes, bind=run.prompts[name].bind, places=places)
+        for name, read in prompt_reads(names, tapes).items()
+        if not read
+    ]

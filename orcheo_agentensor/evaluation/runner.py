@@ -54,7 +54,7 @@ from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.storage.tables import clean_text
-from orcheo_agentensor.tape import prompts_in, record_tape
+from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
 from orcheo_agentensor.targets.output import to_json_output
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, UsageRecorder
@@ -482,6 +482,8 @@ FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailabl
 REFUSED = (429, 503)
 """The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
 
+MOST_LOOKS = 100  # rollouts of an evaluation that are taped to see which prompts are read
+
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 
 
@@ -520,7 +522,11 @@ class Runner:
         self._seconds = run.job.limits.case_timeout
         self._slots = process_slots(run.settings.max_concurrency)
         self._share = Share()
-        self._taped = taped
+        self.taped = taped
+        self._unread: set[str] = set()
+        if not taped and self._elsewhere is None and not getattr(run.target, "is_remote", False):
+            self._unread = set(run.prompts)
+        self._looks = MOST_LOOKS
         self._draining = run.draining
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
 
@@ -638,10 +644,12 @@ class Runner:
             "tags": [*shared["tags"], *own],
         }
         call = self.target.run(private_copy(case.inputs), config, rollout_id=key)  # type: ignore[arg-type]
-        if self._taped:
+        if self.taped or self._unread:
             with record_tape(self.target.edges, prompts=prompts_in(config)) as recorded:
                 found = await self.calls.attempted(call, recorder)
             found.tape = recorded.to_json()  # a failure, too, teaches those who had a part in it
+            if not self.taped:
+                self._looked(found)
         else:
             found = await self.calls.attempted(call, recorder)
         if found.error is None:
@@ -652,6 +660,14 @@ class Runner:
         elif isinstance(found.error, FOR_EVERY_CASE):
             raise found.error
         return found
+
+    def _looked(self, found: Attempt) -> None:
+        """Learn which prompts a rollout of an evaluation read; once all are, no more are taped."""
+        assert found.tape is not None
+        found.tape = reads_only(found.tape)
+        read = prompt_reads(self._unread, [found.tape])
+        self._looks -= 1
+        self._unread = {name for name in read if not read[name]} if self._looks else set()
 
     def _failure(self, attempt: Attempt) -> dict[str, str]:
         error = attempt.error
@@ -858,6 +874,8 @@ class _Batch:
         usage = row.usage
         if row.failure is None:
             context = context_of(case, row)
+            if context.tape is not None and not runner.taped:
+                context = replace(context, tape=None)  # of a few cases only, and not a whole one
             scored = []
             if runner.instant:  # without a task for each
                 for evaluator in runner.evaluators:

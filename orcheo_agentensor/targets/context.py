@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.prompts import CONTEXT, Path, as_tensor, path_in, put
+from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, Path, as_tensor, path_in, put
 from orcheo_agentensor.tape import bind_of
 
 if TYPE_CHECKING:
@@ -193,6 +193,36 @@ def _required(schema: Any) -> list[str]:
         for field in fields(schema)
         if field.init and field.default is MISSING and field.default_factory is MISSING
     ]
+
+
+def bind_places(target: Any, configurable: Mapping[str, Any]) -> list[str]:
+    """The places of a target that hold texts, to which a prompt could bind."""
+    inner = getattr(target, "inner", target)
+    schema = getattr(inner, "context_schema", None)
+    texts: list[str] = []
+    if schema is not None:
+        try:
+            hints = get_type_hints(schema)
+        except Exception:  # noqa: BLE001 - a type that is named before it is there
+            hints = {}
+        texts = [n for n in field_names(schema) if str in _members(hints.get(n, str))]
+    declared = [
+        spec.id
+        for spec in getattr(getattr(inner, "runnable", None), "config_specs", ())
+        if str in _members(spec.annotation) and not spec.id.startswith(("thread_", "checkpoint_"))
+    ]
+    for server in getattr(inner, "servers", ())[:1]:
+        fields = server.assistant.placement("auto").fields.items()
+        texts += [name for name, field in fields if field.get("type") == "string"]
+        configurable = {**server.assistant.values, **configurable}
+    declared += [key for key, value in configurable.items() if isinstance(value, str)]
+    names = dict.fromkeys(name for name in declared if name not in {*texts, "thread_id"})
+    return [*(f"{CONTEXT}.{name}" for name in texts), *(f"{CONFIGURABLE}.{name}" for name in names)]
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types that an annotation admits, without its `Annotated` and `Optional`."""
+    return (kind, *(member for part in get_args(kind) for member in _members(part)))
 
 
 def _default(schema: Any, key: str) -> Any:

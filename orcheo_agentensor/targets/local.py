@@ -24,12 +24,13 @@ from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, put
+from orcheo_agentensor.prompts import CONTEXT, put
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
     Tree,
     bound_tree,
     is_taping,
+    prompt_tree,
     prompts_in,
     record_target_run,
     watched,
@@ -168,7 +169,7 @@ class CallableTarget:
         prompts = (config.get("configurable") or {}).get("prompts")
         taped = bool(prompts) and is_taping()
         if taped:
-            config = watched_config(config, bound_tree(prompts_in(config), CONFIGURABLE))
+            config = watched_config(config, prompt_tree(prompts_in(config)))
         token = var_child_runnable_config.set(config)
         try:
             arguments = (inputs, config) if self.takes_config else (inputs,)
@@ -307,9 +308,7 @@ class RunnableTarget:
         """The graph to run for a tape, which sees reads of bound prompts; the context too."""
         if "context" in kwargs and context_too:
             kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
-        tree = bound_tree(prompts, CONFIGURABLE)
-        if not tree:
-            return self.runnable
+        tree = prompt_tree(prompts)
         key = repr(tree)  # one job binds its prompts to the same places in every rollout
         if key not in self._watched:
             self._watched[key] = watched_graph(self.runnable, tree)
