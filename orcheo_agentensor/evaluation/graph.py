@@ -206,8 +206,8 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         case_sla_ms=run.job.limits.case_sla_ms,
         replicates=run.job.replicates,
     )
-    tapes = [one.tape for one in results if one.tape is not None and one.target_failure is None]
-    if run.prompts and tapes:
+    tapes = [one.tape for one in results if one.tape is not None]
+    if run.prompts and tapes and summary["n_target_failed"] < len(results):
         summary["reads"] = prompt_reads(run.prompts, tapes)
         if unread := unread_warnings(run, run.prompts, tapes):
             summary["warnings"] = [*summary.get("warnings", ()), *unread]

@@ -209,7 +209,7 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
     """
     plan, run = training.plan, training.run
     training.meter.release()
-    if not plan.holdout:
+    if not plan.holdout or training.state.blocked is not None:
         return None
     baseline = training.candidates[training.state.baseline]
     best = training.candidates[training.state.best]
@@ -279,6 +279,8 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 def assess(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
     state, plan, least = training.state, training.plan, training.run.job.min_coverage
+    if state.blocked is not None:
+        return "kept", [state.blocked]
     changed = state.best != state.baseline
     status, reasons = eligibility(
         changed=changed, holdout=holdout, min_coverage=least, guardrail=training.run.job.guardrail

@@ -292,6 +292,9 @@ async def _finish(
         "decision": decision,
         "usage": usage,
     }
+    for warning in summary.get("warnings", ()):
+        if warning != known.blocked:
+            run.events.emit("warning", message=warning)
     run.events.emit("decision", **decision)
     await run.update(status="finished", result=result, usage=usage, ended_at=run.store.clock())
     run.events.emit("run_finished", status=result["status"], decision=decision["status"])

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from typing import Any, Self, get_args
 
 from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
-from orcheo_agentensor.evaluation.graph import summary_of
+from orcheo_agentensor.evaluation.graph import summary_of, unread_warnings
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.manager import Draining
+from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
 from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
@@ -188,8 +190,26 @@ async def begin(training: Training) -> SearchState:
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: the metrics of a version."""
-    results = await training.measure_all(training.plan.validation, candidate, phase="validation")
-    return await summary_of(training.run, results)
+    cases: Sequence[Case] = training.plan.validation
+    if training.state.blocked is not None:  # nothing more is paid for
+        unrecorded = training.runner.unrecorded
+        cases = [case for case in cases if not await unrecorded([case], candidate)]
+    results = await training.measure_all(cases, candidate, phase="validation")
+    summary = await summary_of(training.run, results)
+    if len(cases) < len(training.plan.validation):
+        summary["complete"] = False
+    return summary
+
+
+def _blocked(training: Training) -> str | None:
+    """Why the search is in vain, by the first rollouts of the baseline; None where it is not."""
+    run, names = training.run, training.plan.trainable
+    rows = [*run.ledger.rollouts.values()]
+    tapes = [row.tape for row in rows if row.tape is not None]
+    if any(row.failure is None for row in rows):
+        read = prompt_reads(names, tapes)
+        return "; ".join(unread_warnings(run, names, tapes)) if not any(read.values()) else None
+    return None
 
 
 async def take_steps(training: Training) -> None:
@@ -241,7 +261,11 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
     current = state.optimizer.get("current", state.best)
     if state.step % run.job.checkpoint_every == 0 and current in state.validated:
         state.make_due(current, "interval")
-    state.stopped = _stop(training)
+    if state.step == 1:
+        state.blocked = _blocked(training)
+        if state.blocked is not None:
+            events.emit("warning", message=state.blocked)
+    state.stopped = state.blocked or _stop(training)
     await state.save(run)
     events.emit(
         "training_progress",
@@ -342,7 +366,7 @@ async def _settle(training: Training) -> None:
     """End the search: validate the optimizer's finalists, and make the baseline due."""
     state, run, best = training.state, training.run, training.state.objective
     targets = [one.score for one in run.job.stop if isinstance(one, TargetScore)]
-    if best is None or not targets or best < min(targets):
+    if state.blocked is None and (best is None or not targets or best < min(targets)):
         for candidate_hash in finalists(training):
             if state.objective is not None and state.objective >= 1.0:
                 break

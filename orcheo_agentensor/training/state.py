@@ -57,8 +57,8 @@ class SearchState:
     all validation cases to the number of the outcome that did it. `due` lists candidates to store
     as versions, with the reason; `versions` maps stored candidates to version numbers. `idle`
     counts the newest steps without a new candidate; `refused` is why the newest proposal was
-    refused, as long as every one was. `stopped` says why the search ended; it is `settled` once its
-    finalists were validated.
+    refused, as long as every one was. `blocked` says why no step can help, `stopped` why
+    the search ended; it is `settled` once its finalists were validated.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -81,6 +81,7 @@ class SearchState:
     stopped: str | None = None
     settled: bool = False
     refused: str | None = None
+    blocked: str | None = None
 
     def __post_init__(self) -> None:
         self._stored = -1  # the step of the newest row,
