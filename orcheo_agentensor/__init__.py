@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     )
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
     from orcheo_agentensor.nodes.agent import TrainablePrompt
-    from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad
-    from orcheo_agentensor.prompts import PromptLike, TextTensor
+    from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad, astep, step
+    from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
     from orcheo_agentensor.settings import Settings
@@ -97,6 +97,7 @@ __all__ = [
     "EvaluatorFailure",
     "EvaluatorLike",
     "ExactMatch",
+    "FeedbackRecord",
     "Guardrail",
     "HTTPEvaluator",
     "JsonFieldMatch",
@@ -132,6 +133,7 @@ __all__ = [
     "aevaluate",
     "apublish",
     "arollback_publication",
+    "astep",
     "atrain",
     "bind_evaluator",
     "configure",
@@ -142,6 +144,7 @@ __all__ = [
     "get_prompt",
     "register_callback",
     "serve",
+    "step",
     "train",
     "training_node",
 ]
@@ -187,13 +190,13 @@ __getattr__ = lazily(
         ),
         "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
         "nodes.agent": ("TrainablePrompt",),
-        "optimizers": ("RandomSearch", "Reflective", "TextGrad"),
+        "optimizers": ("RandomSearch", "Reflective", "TextGrad", "astep", "step"),
         "settings": ("Settings",),
         "storage": ("ConfigCheckpoint", "Store"),
         "tape": ("get_prompt",),
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),
-        "prompts": ("PromptLike", "TextTensor"),
+        "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
         "training": (
             "Budget",

@@ -15,18 +15,22 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
     model_serializer,
 )
 
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.json_values import content_hash, without_example
 
 Path: TypeAlias = tuple[str, ...]
 
 CONFIGURABLE, CONTEXT = "configurable", "context"
+
+MAX_GRADIENTS = 1_000
+MAX_GRADIENT_CHARS = 10_000
 
 _MOST_KEYS = 16
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -104,12 +108,42 @@ PromptLike: TypeAlias = "str | TextTensor | Mapping[str, Any]"
 PromptsLike: TypeAlias = Mapping[str, PromptLike]
 
 
+def without_middle(text: str, *, limit: int) -> str:
+    """`text` in at most about `limit` characters: of a longer one the middle is left out."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit - limit // 3, limit // 3
+    left_out = f"[… {len(text) - limit:,} characters left out …]"
+    return f"{text[:head]} {left_out} {text[len(text) - tail :]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackRecord:
+    """A gradient: what one case taught about one prompt. As a text it is its `feedback`.
+
+    `score` is the case's objective (None when the target failed); `feedback` says in words what
+    was wrong; `trace` has the runs of the nodes that read the prompt (`node`, `inputs`, `output`).
+    """
+
+    feedback: str
+    case_id: str = ""
+    inputs: Any = None
+    output: Any = None
+    expected_output: Any = None
+    score: float | None = None
+    trace: tuple[Mapping[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return self.feedback
+
+
 class TextTensor(BaseModel):
     """A prompt text with what training needs to know about it.
 
     `text` is the prompt; `requires_grad=False` freezes it: no optimizer changes a byte of it.
-    `gradients` collects feedback in words during a backward pass, an idea and a name of TextGrad
-    (Yuksekgonul et al., 2024); it is no part of the JSON form, of equality or of anything stored.
+    `gradients` are what a backward pass has taught about the text, in words, an idea and a name of
+    TextGrad (Yuksekgonul et al., 2024): the newest `MAX_GRADIENTS` records. They are no part of the
+    JSON form, of equality or of anything stored.
     `metadata` is free, except for the constraints that the proposal guards read: `max_chars`,
     `max_line_words`, `must_keep`, `never`.
 
@@ -137,7 +171,7 @@ class TextTensor(BaseModel):
         default=None,
         description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
     )
-    gradients: list[str] = Field(default_factory=list, exclude=True, repr=False)
+    _gradients: list[FeedbackRecord] = PrivateAttr(default_factory=list)
 
     def __init__(self, text: str | None = None, /, **data: Any) -> None:
         """Accept the text as the only positional argument: `TextTensor("Be brief.")`."""
@@ -164,6 +198,14 @@ class TextTensor(BaseModel):
     def __str__(self) -> str:
         return self.text
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextTensor) and self.__dict__ == other.__dict__
+
+    @property
+    def gradients(self) -> list[FeedbackRecord]:
+        """What `backward` has collected since the last `zero_grad`, oldest first."""
+        return self._gradients
+
     def with_text(self, text: str) -> TextTensor:
         """The same tensor (flags, metadata, bind) with another text and no gradients."""
         return TextTensor(
@@ -173,14 +215,25 @@ class TextTensor(BaseModel):
             bind=self.bind,
         )
 
-    def backward(self, feedback: str) -> None:
-        """Collect one piece of feedback; a frozen tensor collects none."""
+    def backward(self, feedback: str | FeedbackRecord) -> None:
+        """Collect one gradient; a frozen tensor collects none.
+
+        Of feedback over `MAX_GRADIENT_CHARS` characters the middle is left out. Raises `BadInput`
+        for what is neither a text nor a record.
+        """
+        if isinstance(feedback, str):
+            feedback = FeedbackRecord(feedback=feedback)
+        elif not isinstance(feedback, FeedbackRecord):
+            rule = "must be a text or a FeedbackRecord"
+            raise BadInput(field="feedback", value=feedback, rule=rule)
         if self.requires_grad:
-            self.gradients.append(feedback)
+            short = without_middle(feedback.feedback, limit=MAX_GRADIENT_CHARS)
+            self._gradients.append(replace(feedback, feedback=short))
+            del self._gradients[:-MAX_GRADIENTS]
 
     def zero_grad(self) -> None:
-        """Forget the collected feedback."""
-        self.gradients.clear()
+        """Forget the gradients: what they taught was used, or is not wanted."""
+        self._gradients.clear()
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`.

@@ -237,7 +237,6 @@ def config_schema() -> dict[str, Any]:
     texts = [{"type": "string", "pattern": f"^{one.pattern}$"} for one in (ALIAS, VERSION)]
     use = {"anyOf": [*texts, {"type": "integer", "minimum": 1}]}
     reserved = {"type": "object", "properties": {"use": use}, "additionalProperties": False}
-    del schema["$defs"]["TextTensor"]["properties"]["gradients"]
     properties = schema["properties"]
     properties["prompts"] = prompts
     override = NodeOverride.model_json_schema()

@@ -150,8 +150,8 @@ def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
 def _merge_prompt(low: TextTensor | None, high: TextTensor) -> TextTensor:
     if low is None:
         return high
-    fields = {name: getattr(low, name) for name in low.model_fields_set - {"gradients"}}
-    fields |= {name: getattr(high, name) for name in high.model_fields_set - {"gradients"}}
+    fields = {name: getattr(low, name) for name in low.model_fields_set}
+    fields |= {name: getattr(high, name) for name in high.model_fields_set}
     return TextTensor(**fields)
 
 

@@ -26,7 +26,8 @@ from orcheo_agentensor.demo.model import (
     with_definitions,
 )
 from orcheo_agentensor.optimizers.guards import texts_in
-from orcheo_agentensor.optimizers.protocol import ComponentRequest, FeedbackRecord, ProposalRequest
+from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
+from orcheo_agentensor.prompts import FeedbackRecord
 
 _BROKEN = re.compile(r"\bbreaks: (?P<rules>[^\n)]+)")
 

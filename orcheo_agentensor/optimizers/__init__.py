@@ -4,7 +4,6 @@ from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     Edit,
-    FeedbackRecord,
     Optimizer,
     ProposalRequest,
     Proposer,
@@ -18,6 +17,8 @@ from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.registry import resolve_model, resolve_optimizer, resolve_proposer
 from orcheo_agentensor.optimizers.textgrad import TextGrad
+from orcheo_agentensor.optimizers.update import astep, step
+from orcheo_agentensor.prompts import FeedbackRecord
 
 __all__ = [
     "CaseTexts",
@@ -34,9 +35,11 @@ __all__ = [
     "TextGrad",
     "Trial",
     "TrialOutcome",
+    "astep",
     "derive_seed",
     "refusals",
     "resolve_model",
     "resolve_optimizer",
     "resolve_proposer",
+    "step",
 ]

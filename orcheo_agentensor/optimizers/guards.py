@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from orcheo_agentensor.optimizers.protocol import ComponentRequest
+from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
 from orcheo_agentensor.storage.tables import clean_text
 
 COPY_LENGTH = 40
@@ -94,6 +94,27 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
     if copied := cases.copied(text, parent=component.text):
         reasons.append(f"copies a case: {copied!r}")
     return reasons
+
+
+def through_guards(
+    request: ProposalRequest, texts: Mapping[str, Any], *, cases: CaseTexts
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The new texts that may be used, and the reasons against those that may not, by name.
+
+    A text that is the same as before is in neither.
+    """
+    asked = {component.name: component for component in request.components}
+    passed: dict[str, str] = {}
+    refused: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        if name not in asked:
+            refused[name] = ["was not asked for"]
+        elif text != asked[name].text:
+            if found := refusals(asked[name], text, cases=cases):
+                refused[name] = found
+            else:
+                passed[name] = text
+    return passed, refused
 
 
 def _listed(value: Any) -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from orcheo_agentensor.errors import AgentensorError
-from orcheo_agentensor.optimizers.protocol import ComponentRequest, FeedbackRecord, ProposalRequest
+from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
+from orcheo_agentensor.prompts import FeedbackRecord
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -34,6 +34,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from orcheo_agentensor.prompts import FeedbackRecord
+
 State: TypeAlias = dict[str, Any]
 
 Purpose: TypeAlias = Literal["rewrite", "paraphrase", "refine", "restart"]
@@ -144,8 +146,11 @@ class TrialOutcome:
 
     `parent_scores` and `case_scores` are the objectives of the parent and of the child on the
     trial's cases, as far as they were measured; a test ends as soon as it is decided. `blamed` are
-    the components that a node read on these cases. `validation` is the child's objective on all
-    validation cases, None unless all were measured; `validation_scores` are those that were.
+    the components that a node read on these cases, and `gradients` the worst of what these taught
+    about each (`case_id`, `score`, `feedback`). `refused` maps the prompts whose new text was
+    refused to that text and the reason: they stay as they are. `validation` is the child's
+    objective on all validation cases, None unless all were measured; `validation_scores` are those
+    that were.
     """
 
     status: TrialStatus
@@ -159,6 +164,8 @@ class TrialOutcome:
     case_scores: Mapping[str, float] = field(default_factory=dict)
     validation_scores: Mapping[str, float] = field(default_factory=dict)
     blamed: tuple[str, ...] = ()
+    gradients: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     refined: bool = False
     reason: str = ""
 
@@ -183,23 +190,6 @@ def minibatch(case_ids: Sequence[str], *, size: int, step: int, seed: int) -> tu
 def steps_per_epoch(case_ids: Sequence[str], *, size: int) -> int:
     """How many minibatches of `size` make a pass over the cases."""
     return -(-len(case_ids) // size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedbackRecord:
-    """What one case taught about one prompt.
-
-    `score` is the case's objective (None when the target failed); `feedback` says in words what
-    was wrong; `trace` has the runs of the nodes that read the prompt (`node`, `inputs`, `output`).
-    """
-
-    case_id: str
-    inputs: Any
-    output: Any
-    expected_output: Any
-    score: float | None
-    feedback: str
-    trace: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

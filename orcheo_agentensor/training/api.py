@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
-from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.prompts import FeedbackRecord, PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.arguments import (
     DatasetLike,
     EvaluatorLike,
@@ -243,6 +243,10 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
             published=tuple(decision.get("published", ())),
         ),
         usage=await store.runs.usage(run_id),
+        gradients={
+            name: tuple(FeedbackRecord(**one) for one in taught)
+            for name, taught in found["best"].get("gradients", {}).items()
+        },
     )
 
 

@@ -11,13 +11,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import CASE_ID, traced
 from orcheo_agentensor.evaluators.context import EvaluationResult
-from orcheo_agentensor.optimizers.protocol import FeedbackRecord
+from orcheo_agentensor.prompts import (
+    MAX_GRADIENTS,
+    FeedbackRecord,
+    TextTensor,
+    without_middle,
+)
+from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun, Tape
+
+SHOWN_GRADIENTS = 5
+SHOWN_CHARS = 300
+SHOWN_FIELDS = ("case_id", "score", "feedback")
 
 EdgeCritic = Callable[[NodeRun, str, str], Awaitable[str]]
 """`(node run, name of the prompt or node upstream, feedback on the run's output) -> feedback`."""
@@ -89,21 +101,20 @@ def _reverse_layers(tape: Tape) -> list[list[NodeRun]]:
     return [layers[key] for key in sorted(layers)]
 
 
-async def feedback_records(
+async def backward(
+    tensors: Mapping[str, TextTensor],
     cases: Sequence[Case],
     results: Sequence[CaseResult],
     *,
     weights: Mapping[str, float],
-    trainable: Iterable[str],
     critic: EdgeCritic | None = None,
-) -> dict[str, list[FeedbackRecord]]:
-    """Feedback per trainable prompt over a minibatch; prompts that no node read are absent.
+) -> None:
+    """Put what a minibatch teaches on the tensors; one that no node read gets no gradient.
 
     Cases whose evaluators failed teach nothing and are left out. Cases that scored 1.0 are
-    included, because they must not be broken, but cost no critic calls.
+    included, because they must not be broken, but cost no critic calls. Of more than
+    `MAX_GRADIENTS` cases the first are used.
     """
-    names = set(trainable)
-    records: dict[str, list[FeedbackRecord]] = {}
     found = await asyncio.gather(
         *(
             _one_case(case, result, weights=weights, critic=critic)
@@ -111,11 +122,23 @@ async def feedback_records(
             if not result.failures
         )
     )
-    for by_prompt in found:
+    for by_prompt in found[:MAX_GRADIENTS]:
         for name, record in by_prompt.items():
-            if name in names:
-                records.setdefault(name, []).append(record)
-    return records
+            if name in tensors:
+                tensors[name].backward(record)
+
+
+def briefly(gradients: Iterable[FeedbackRecord]) -> list[dict[str, Any]]:
+    """The worst few gradients of a tensor as they are shown in events and results."""
+    worst = sorted(gradients, key=lambda one: (one.score is not None, one.score or 0.0))
+    return [
+        {
+            "case_id": one.case_id,
+            "score": one.score,
+            "feedback": clean_text(redact(without_middle(one.feedback, limit=SHOWN_CHARS))),
+        }
+        for one in worst[:SHOWN_GRADIENTS]
+    ]
 
 
 async def _one_case(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orcheo_agentensor.display import (
@@ -17,7 +17,9 @@ from orcheo_agentensor.display import (
     rich_table,
 )
 from orcheo_agentensor.evaluation.report import measures
+from orcheo_agentensor.prompts import FeedbackRecord
 from orcheo_agentensor.training.decision import prompt_diff
+from orcheo_agentensor.training.feedback import SHOWN_FIELDS
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ class TrainingResult:
 
     `best` and `baseline` are stored versions with their validation metrics (`best` is `baseline`
     where nothing was better); `checkpoints` all versions of the run, oldest first; `holdout` the
-    paired comparison on cases the search never saw, None where the dataset has none.
+    paired comparison on cases the search never saw, None where the dataset has none. `gradients`
+    are what the last trial that began at `best` learnt about its prompts: the worst few, without
+    inputs and outputs; empty where no trial began there.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -99,6 +103,7 @@ class TrainingResult:
     summary: dict[str, Any]
     decision: Decision
     usage: Usage
+    gradients: Mapping[str, tuple[FeedbackRecord, ...]] = field(default_factory=dict)
 
     @property
     def diff(self) -> str:
@@ -125,6 +130,10 @@ class TrainingResult:
                 "published": list(self.decision.published),
             },
             "usage": self.usage.to_json(),
+            "gradients": {
+                name: [{key: getattr(one, key) for key in SHOWN_FIELDS} for one in found]
+                for name, found in self.gradients.items()
+            },
         }
 
     def print(self, *, file: IO[str] | None = None) -> None:

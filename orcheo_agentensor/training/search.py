@@ -283,17 +283,23 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Learn from an outcome: its candidate, its edits, and whether it is the new best."""
     plan, state, candidates = training.plan, training.state, training.candidates
     accepted, child = outcome.status == "accepted", outcome.child
-    for name, text in outcome.prompts.items():
-        if isinstance(text, str):  # a refused proposal may hold anything
-            edit = Edit(
-                text=text,
-                accepted=accepted,
-                before=outcome.parent_score,
-                after=outcome.child_score,
-                reason=outcome.reason or outcome.status,
-            )
+    tried = [
+        (name, text, outcome.reason or outcome.status) for name, text in outcome.prompts.items()
+    ]
+    tried += [(name, text, reason) for name, (text, reason) in outcome.refused.items()]
+    for name, text, reason in tried:
+        edit = Edit(
+            text=text,
+            accepted=accepted and name in outcome.prompts,
+            before=outcome.parent_score,
+            after=outcome.child_score if name in outcome.prompts else None,
+            reason=reason,
+        )
+        if name in plan.trainable:
             # A trial may look back past as many outcomes as there are trials in flight.
             state.remember(name, edit, keep=plan.momentum + (plan.parallel or 1))
+    if outcome.gradients:
+        state.learn(outcome.parent, outcome.gradients)
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,
@@ -315,7 +321,13 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
             better = await _compare(training, child, won=accepted)
     elif outcome.status == "refused" and len(candidates) == 1:
         state.refused = outcome.reason
-    told = {"step": state.step, "components": sorted(outcome.prompts), **scores}
+    told = {
+        "step": state.step,
+        "components": sorted({*outcome.prompts, *outcome.refused}),
+        "gradients": outcome.gradients,
+        "refused": {name: shorten(reason) for name, (_, reason) in outcome.refused.items()},
+        **scores,
+    }
     if accepted and child is not None:
         training.run.events.emit(
             "candidate_accepted", candidate=child[:12], new_best=better, **told
@@ -489,4 +501,5 @@ async def version_record(training: Training, candidate_hash: str) -> dict[str, A
         "objective": summary["objective"],
         "scores": {name: entry["mean"] for name, entry in summary["evaluators"].items()},
         "prompts": prompts_to_json(candidate.prompts),
+        "gradients": training.state.gradients.get(candidate_hash, {}).get("prompts", {}),
     }

@@ -16,6 +16,8 @@ from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.storage.tables import decode, encode
 from orcheo_agentensor.training.job import TrainingJob
 
+TAUGHT = 4
+
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """What `apply` needs to turn `before` into `after`.
@@ -51,14 +53,15 @@ class SearchState:
     """The state of a search after `step` finished steps.
 
     `told` counts the outcomes that the optimizer was told of, and `optimizer` is its own state.
-    `edits` are the newest past edits by prompt, each under the number of its outcome. `best` is the
-    hash of the best candidate, found in step `best_step`, with its validation `objective` (None
-    until it is measured on all cases) and `failures`. `validated` maps each candidate measured on
-    all validation cases to the number of the outcome that did it. `due` lists candidates to store
-    as versions, with the reason; `versions` maps stored candidates to version numbers. `idle`
-    counts the newest steps without a new candidate; `refused` is why the newest proposal was
-    refused, as long as every one was. `blocked` says why no step can help, `stopped` why
-    the search ended; it is `settled` once its finalists were validated.
+    `edits` are the newest past edits by prompt, each under the number of its outcome. `gradients`
+    are what the newest trial of a parent learnt, for the last `TAUGHT` parents and the best. `best`
+    is the hash of the best candidate, found in step `best_step`, with its validation `objective`
+    (None until it is measured on all cases) and `failures`. `validated` maps each candidate
+    measured on all validation cases to the number of the outcome that did it. `due` lists
+    candidates to store as versions, with the reason; `versions` maps stored candidates to version
+    numbers. `idle` counts the newest steps without a new candidate; `refused` is why the newest
+    proposal was refused, as long as every one was. `blocked` says why no step can help, `stopped`
+    why the search ended; it is `settled` once its finalists were validated.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -69,6 +72,7 @@ class SearchState:
     epoch: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     edits: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    gradients: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = ""
     best: str = ""
     objective: float | None = None
@@ -101,6 +105,13 @@ class SearchState:
         edits[str(self.told)] = asdict(edit)
         if len(edits) > keep:
             del edits[str(min(map(int, edits)))]
+
+    def learn(self, candidate: str, gradients: Mapping[str, Any]) -> None:
+        """Keep what the current outcome's trial learnt about its parent."""
+        self.gradients[candidate] = {"told": self.told, "prompts": dict(gradients)}
+        spare = self.gradients.keys() - {self.best}
+        if len(spare) > TAUGHT:
+            del self.gradients[min(spare, key=lambda one: self.gradients[one]["told"])]
 
     def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
         """Whether the first `known` outcomes include a full validation of a candidate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,29 +14,34 @@ from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.optimizers import (
-    ComponentRequest,
     Edit,
-    FeedbackRecord,
     ProposalRequest,
     Purpose,
     Trial,
     TrialOutcome,
 )
-from orcheo_agentensor.optimizers.guards import default_max_chars, placeholders, refusals
+from orcheo_agentensor.optimizers.guards import through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, as_material
-from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.optimizers.update import proposal_request
+from orcheo_agentensor.prompts import Candidate, without_middle
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import Comparison, gate, validate_against
-from orcheo_agentensor.training.feedback import case_feedback, feedback_records
-from orcheo_agentensor.training.job import TrainingPlan
+from orcheo_agentensor.training.feedback import backward, briefly, case_feedback
 
 
-async def propose(
-    request: ProposalRequest, training: Training, *, base: Candidate
-) -> tuple[dict[str, str], list[str]]:
-    """The new texts that differ from the old, or the reasons why the proposal is refused.
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """New texts that passed the guards, refused ones with the reason, and why none passed."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
+    reason: str = ""
+
+
+async def propose(request: ProposalRequest, training: Training, *, base: Candidate) -> Proposal:
+    """Ask the proposer, and pass each of its texts through the guards.
 
     The answer is recorded under the content of the request, so that a resume does not ask again. A
     transient error of the proposer (a lost connection, a busy service, a timeout) is retried as
@@ -65,10 +70,10 @@ async def propose(
         broken.clear()
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
-        if any(isinstance(v, str) and clean_text(v) != v for v in texts.values()):
-            # The ledger would store other characters, and the text would pass after a resume.
-            return {"refused": "holds characters that cannot be stored"}
-        return {"texts": {str(k): v if isinstance(v, str) else None for k, v in texts.items()}}
+        texts = {str(k): v if isinstance(v, str) else None for k, v in texts.items()}
+        # The ledger would store other characters, and the text would pass after a resume.
+        unfit = [name for name, text in texts.items() if text and clean_text(text) != text]
+        return {"texts": texts | dict.fromkeys(unfit), "unfit": unfit}
 
     key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
     with traced(training.runner.labels(base, "proposal")):
@@ -76,26 +81,23 @@ async def propose(
             key, "proposal", ask, meter=training.meter, who="proposer"
         )
     if "refused" in answer:
-        return {}, [answer["refused"]]
-    return await asyncio.to_thread(_through_guards, request, answer["texts"], plan)
-
-
-def _through_guards(
-    request: ProposalRequest, texts: Mapping[str, Any], plan: TrainingPlan
-) -> tuple[dict[str, str], list[str]]:
-    components = {component.name: component for component in request.components}
-    reasons = [f"{name!r} was not asked for" for name in texts if name not in components]
-    asked_for = {name: text for name, text in texts.items() if name in components}
-    changed = {name: text for name, text in asked_for.items() if text != components[name].text}
-    if not changed:
-        return {}, [*reasons, "identical to its parent"]
-    for name, text in changed.items():
-        found = refusals(components[name], text, cases=plan.texts)
-        reasons.extend(f"{name}: {reason}" for reason in found)
-    return changed, reasons
+        return Proposal(reason=answer["refused"])
+    texts = answer["texts"]
+    passed, found = await asyncio.to_thread(through_guards, request, texts, cases=plan.texts)
+    found |= {name: [UNFIT] for name in answer.get("unfit", ())}
+    if not passed and not found:
+        return Proposal(reason="identical to its parent")
+    caps = {component.name: component.max_chars for component in request.components}
+    refused = {
+        name: (without_middle(texts[name] or "", limit=caps.get(name, 0)), "; ".join(reasons))
+        for name, reasons in found.items()
+    }
+    told = [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
+    return Proposal(texts=passed, refused=refused, reason="" if passed else "; ".join(told))
 
 
 BROKEN_IN_A_ROW = 3
+UNFIT = "holds characters that cannot be stored"
 
 _CRITIC = """\
 You give feedback on one step of a workflow. You see what the step took in, what it gave out, and \
@@ -146,6 +148,11 @@ class _TrialRun:
         self.training = training
         self.trial = trial
         self.known = known
+        self.candidate = training.candidates[trial.parent]
+        # Copies: what a trial learns is its own, whatever is learnt about the parent beside it.
+        self.tensors = {
+            name: tensor.with_text(tensor.text) for name, tensor in self.candidate.prompts.items()
+        }
 
     async def run(self) -> TrialOutcome:
         """Roll out the parent, learn, propose, and test the child."""
@@ -182,15 +189,21 @@ class _TrialRun:
         recalled = set(trial.recalled) - wanted
         known = [case for case in training.plan.train if case.id in recalled]
         replayed = await training.measure(known, parent, phase="train") if known else []
-        records = await self._learn([*cases, *known], [*before, *replayed], parent)
-        outcome = replace(outcome, blamed=tuple(sorted(records)))
-        if not self._to_rewrite(records):
+        await self._learn([*cases, *known], [*before, *replayed])
+        gradients = {name: t.gradients for name, t in self.tensors.items() if t.gradients}
+        outcome = replace(
+            outcome,
+            blamed=tuple(sorted(gradients)),
+            gradients={name: briefly(found) for name, found in gradients.items()},
+        )
+        if not self._to_rewrite():
             reason = "the minibatch blames no prompt"
             return replace(outcome, status="nothing_to_learn", reason=reason)
-        texts, reasons = await propose(self._request(parent, records), training, base=parent)
-        if reasons:
-            return replace(outcome, status="refused", prompts=texts, reason="; ".join(reasons))
-        return await self._test(outcome, cases, before, parent, texts)
+        proposal = await propose(self._request(), training, base=self.candidate)
+        outcome = replace(outcome, refused=proposal.refused)
+        if proposal.reason:
+            return replace(outcome, status="refused", reason=proposal.reason)
+        return await self._test(outcome, cases, before, parent, proposal.texts)
 
     async def _test(
         self,
@@ -201,7 +214,7 @@ class _TrialRun:
         texts: dict[str, str],
     ) -> TrialOutcome:
         training, trial = self.training, self.trial
-        child = training.candidates.child(parent, texts)
+        child = self._step(parent, texts)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
             comparison = await gate(training, cases, before, child)
@@ -271,9 +284,8 @@ class _TrialRun:
             )
         if not new:
             return None
-        tested = [by_id[result.case_id] for result in comparison.after]
-        records = await self._learn(tested, comparison.after, child)
-        if not self._to_rewrite(records):
+        await self._learn([by_id[result.case_id] for result in comparison.after], comparison.after)
+        if not self._to_rewrite():
             return None
         mean_before, mean_after = comparison.means(weights)
         tried = Edit(
@@ -283,67 +295,63 @@ class _TrialRun:
             after=mean_after,
             reason=f"{new} new failures",
         )
-        found, reasons = await propose(
-            self._request(child, records, tried=tried), self.training, base=child
-        )
-        both = {**texts, **found}
-        refined = self.training.candidates.child(parent, both)
-        if reasons or refined.hash in (parent.hash, child.hash):
+        proposal = await propose(self._request(tried=tried), self.training, base=self.candidate)
+        if proposal.reason:
+            return None
+        both = {**texts, **proposal.texts}
+        refined = self._step(parent, both)
+        if refined.hash in (parent.hash, child.hash):
             return None
         return refined, both, await gate(self.training, cases, before, refined)
 
-    async def _learn(
-        self, cases: Sequence[Case], results: Sequence[CaseResult], candidate: Candidate
-    ) -> dict[str, list[FeedbackRecord]]:
-        return await feedback_records(
+    async def _learn(self, cases: Sequence[Case], results: Sequence[CaseResult]) -> None:
+        await backward(
+            self.tensors,
             cases,
             results,
             weights=self.training.weights,
-            trainable=self.training.plan.trainable,
-            critic=edge_critic(self.training, candidate),
+            critic=edge_critic(self.training, self.candidate),
         )
 
-    def _to_rewrite(self, records: Mapping[str, list[FeedbackRecord]]) -> list[str]:
+    def _step(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
+        """Change the tensors to these texts, and forget what was learnt about the old ones."""
+        for name, tensor in self.tensors.items():
+            tensor.text = texts.get(name, tensor.text)
+            tensor.zero_grad()
+        self.candidate = self.training.candidates.child(parent, texts)
+        return self.candidate
+
+    def _to_rewrite(self) -> list[str]:
         """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
         return [
             name
             for name in self.trial.components
             if any(
                 self.trial.purpose == "paraphrase" or record.score is None or record.score < 1.0
-                for record in records.get(name, ())
+                for record in self.tensors[name].gradients
             )
         ]
 
-    def _request(
-        self,
-        base: Candidate,
-        records: Mapping[str, list[FeedbackRecord]],
-        *,
-        tried: Edit | None = None,
-    ) -> ProposalRequest:
-        """What the proposer is shown; `tried` is the edit that `base` comes from, to be refined."""
-        training, trial, texts = self.training, self.trial, base.prompts
+    def _request(self, *, tried: Edit | None = None) -> ProposalRequest:
+        """What the proposer is shown; `tried` is the edit that made the texts, to be refined."""
+        training, trial = self.training, self.trial
         purpose: Purpose = "rewrite" if tried is None else "refine"
         if tried is None and trial.purpose in ("paraphrase", "restart"):
             purpose = trial.purpose
 
-        def component(name: str) -> ComponentRequest:
-            initial = training.run.prompts[name]
-            cap = initial.metadata.get("max_chars") or default_max_chars(initial.text)
+        def history(name: str) -> tuple[Edit, ...]:
             edits = training.state.history(name, newest=training.plan.momentum, known=self.known)
-            return ComponentRequest(
-                name=name,
-                text=texts[name].text,
-                feedback=tuple(records[name]),
-                siblings={other: t.text for other, t in texts.items() if other != name},
-                history=edits if tried is None else (*edits, replace(tried, text=texts[name].text)),
-                max_chars=int(cap),
-                placeholders=placeholders(initial.text),
-                metadata=dict(initial.metadata),
-            )
+            last = () if tried is None else (replace(tried, text=self.tensors[name].text),)
+            return (*edits, *last)
 
-        components = tuple(component(name) for name in self._to_rewrite(records))
-        return ProposalRequest(components=components, seed=trial.seed, purpose=purpose)
+        return proposal_request(
+            self.tensors,
+            self._to_rewrite(),
+            seed=trial.seed,
+            purpose=purpose,
+            initial=training.run.prompts,
+            history=history,
+        )
 
 
 def _scores(results: Sequence[CaseResult], weights: Mapping[str, float]) -> dict[str, float]:

@@ -605,7 +605,8 @@ async def test_a_proposal_that_cannot_be_stored_is_refused() -> None:
     )
     assert result.best == result.baseline
     refused = [event["reason"] for event in events if event["type"] == "proposal_rejected"]
-    assert refused == ["holds characters that cannot be stored"]
+    why = "holds characters that cannot be stored"
+    assert refused == [f"plan: {why}; write: {why}"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.prompts import TextTensor, as_prompts, as_tensor, prompts_to_json
+from orcheo_agentensor.errors import BadInput, ConfigError
+from orcheo_agentensor.prompts import (
+    MAX_GRADIENT_CHARS,
+    MAX_GRADIENTS,
+    FeedbackRecord,
+    TextTensor,
+    as_prompts,
+    as_tensor,
+    prompts_to_json,
+)
 
 tensors = st.builds(
     TextTensor,
@@ -35,10 +43,35 @@ def test_feedback_is_collected_forgotten_and_never_stored() -> None:
     tensor = TextTensor("x")
     tensor.backward("say please")
     tensor.backward("and thanks")
-    assert tensor.gradients == ["say please", "and thanks"]
+    assert [str(one) for one in tensor.gradients] == ["say please", "and thanks"]
     assert "gradients" not in tensor.to_json()
     tensor.zero_grad()
     assert tensor.gradients == []
+
+
+def test_gradients_are_bounded_in_number_and_size() -> None:
+    tensor = TextTensor("x")
+    for number in range(MAX_GRADIENTS + 5):
+        tensor.backward(f"{number}")
+    assert [str(one) for one in tensor.gradients[:2]] == ["5", "6"]
+    tensor.backward(FeedbackRecord(feedback="a" * 50_000 + "end", score=0.5))
+    last = tensor.gradients[-1]
+    assert len(tensor.gradients) == MAX_GRADIENTS
+    assert len(str(last)) < MAX_GRADIENT_CHARS + 100
+    assert "40,003 characters left out" in str(last)
+    assert (str(last)[-3:], last.score) == ("end", 0.5)
+
+
+def test_what_is_no_feedback_is_refused() -> None:
+    with pytest.raises(BadInput, match="feedback"):
+        TextTensor("x").backward(5)  # type: ignore[arg-type]
+
+
+def test_gradients_are_no_part_of_equality() -> None:
+    taught, bare = TextTensor("x"), TextTensor("x")
+    taught.backward("say please")
+    assert taught == bare
+    assert taught != TextTensor("y")
 
 
 def test_a_frozen_tensor_collects_no_feedback() -> None:
