@@ -29,14 +29,14 @@ PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
     "TrainingResult Decision",
-    "Workflows and prompts": "configure serve get_prompt TextTensor TrainablePrompt RunConfig "
-    "register_callback",
+    "Workflows and prompts": "configure serve get_prompt TextTensor FeedbackRecord "
+    "TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
     "HTTPEvaluator",
-    "Optimizers, budgets, stop conditions": "Reflective TextGrad RandomSearch Budget TargetScore "
-    "Patience Deadline MaxSteps MaxEpochs Guardrail",
+    "Optimizers, budgets, stop conditions": "Reflective TextGrad RandomSearch step astep "
+    "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "
     "create_training_graph evaluation_node training_node TaskNode AgentNode AgentensorNode",
     "Versions and settings": "Store ConfigCheckpoint apublish arollback_publication Settings",
