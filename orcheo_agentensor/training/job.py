@@ -181,9 +181,19 @@ class LatencyGuardrail(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    p95_ratio: float = Field(default=1.25, gt=0, le=1000)
-    slack_ms: float = Field(default=50.0, ge=0, le=86_400_000)
-    min_cases: int = Field(default=20, ge=2)
+    p95_ratio: float = Field(
+        default=1.25, gt=0, le=1000, title="Ratio", description="Most times the baseline's p95."
+    )
+    slack_ms: float = Field(
+        default=50.0,
+        ge=0,
+        le=86_400_000,
+        title="Slack",
+        description="Milliseconds above that which are allowed, too.",
+    )
+    min_cases: int = Field(
+        default=20, ge=2, title="Cases", description="Below so many cases nothing is decided."
+    )
 
 
 class CostGuardrail(BaseModel):
@@ -191,7 +201,9 @@ class CostGuardrail(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ratio: float = Field(gt=0, le=1000)
+    ratio: float = Field(
+        gt=0, le=1000, title="Ratio", description="Most times the baseline's mean cost of a case."
+    )
 
 
 def _is_off(value: Any) -> Any:
@@ -213,15 +225,27 @@ class Guardrail(BaseModel):
     )
 
     alpha: float = Field(
-        default=0.05, gt=0, lt=1, description="A gain counts where its p value is below this."
+        default=0.05,
+        gt=0,
+        lt=1,
+        title="Alpha",
+        description="A gain counts where its p value is below this.",
     )
     min_ratio: float = Field(
-        default=0.98, gt=0, le=1, description="Least share of the baseline's mean, per evaluator."
+        default=0.98,
+        gt=0,
+        le=1,
+        title="Least ratio",
+        description="Least share of the baseline's mean, per evaluator.",
     )
-    latency: Annotated[LatencyGuardrail | Literal["off"], BeforeValidator(_is_off)] = (
-        LatencyGuardrail()
+    latency: Annotated[LatencyGuardrail | Literal["off"], BeforeValidator(_is_off)] = Field(
+        default=LatencyGuardrail(),
+        title="Latency",
+        description="How much slower the best may be, or off.",
     )
-    cost: Annotated[CostGuardrail | Literal["off"], BeforeValidator(_is_off)] = "off"
+    cost: Annotated[CostGuardrail | Literal["off"], BeforeValidator(_is_off)] = Field(
+        default="off", title="Cost", description="How much dearer the best may be, or off."
+    )
 
 
 class TrainingJob(Job):
@@ -276,7 +300,7 @@ class TrainingJob(Job):
     )
     guardrail: Guardrail = Field(
         default=Guardrail(),
-        title="Guardrail",
+        title="Guardrails",
         description="What forbids a promotion: {alpha, min_ratio, latency, cost}.",
     )
     publish: dict[str, Any] | None = Field(
