@@ -325,7 +325,8 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "splits": dataset.splits(),
         },
         "evaluators": [
-            {"name": e.name, "weight": e.weight, "binding": e.binding} for e in checked.evaluators
+            {"name": e.name, "weight": e.weight, "binding": e.binding}
+            for e in (*checked.evaluators, *checked.summary_evaluators)
         ],
         "prompts": prompts_to_json(checked.prompts),
         "base_version": checked.base_version,

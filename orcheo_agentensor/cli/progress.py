@@ -137,7 +137,7 @@ def _started(event: Event) -> str:
     if event["mode"] != "train":
         return (
             f"run {event['run_id']}: evaluating {event['target']} on {event['cases']} cases "
-            f"with {', '.join(event['evaluators'])}"
+            f"with {', '.join(event['evaluators'])}{_bindings(event)}"
         )
     splits = ", ".join(f"{count} {name}" for name, count in event["splits"].items() if count)
     budget = event["budget"]
@@ -146,8 +146,12 @@ def _started(event: Event) -> str:
     return (
         f"run {event['run_id']}: training {', '.join(event['prompts'])} of {event['target']} "
         f"with {event['optimizer']}; cases: {splits}; "
-        f"budget: {', '.join(limits) or 'no limit'}{computed}"
+        f"budget: {', '.join(limits) or 'no limit'}{computed}{_bindings(event)}"
     )
+
+
+def _bindings(event: Event) -> str:
+    return "".join(f"\n  {name}: {how}" for name, how in event.get("bindings", {}).items())
 
 
 def _news(event: Event) -> str | None:

@@ -16,6 +16,8 @@ from orcheo_agentensor.evaluation.results import (
     outcome_of,
     settled,
 )
+from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluator
+from orcheo_agentensor.evaluators.dialects import LangSmithSummary
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
@@ -34,6 +36,7 @@ async def aevaluate(
     *,
     dataset: DatasetLike,
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
+    summary_evaluators: Sequence[EvaluatorLike] = (),
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -53,8 +56,9 @@ async def aevaluate(
 
     `target` is a LangGraph graph, a Runnable, a function `(inputs, config) -> output` or a
     "module:attribute" string; `dataset` a `Dataset`, a list of cases or a path; `store` a `Store`,
-    a database URL, or None for memory. Where target or judges are noisy, `replicates` runs each
-    case as often; its score is the mean, and intervals are over cases as before. `context` is the
+    a database URL, or None for memory. `summary_evaluators` score all cases together. Where target
+    or judges are noisy, `replicates` runs each case as often; its score is the mean, and intervals
+    are over cases as before. `context` is the
     context of a graph that needs live objects there; all rollouts share it. `memory_store` says
     what the LangGraph `Store` of a rollout holds: nothing, what other rollouts left, or a copy of
     what the graph's own held. `accept_drift` goes on although the target's code has changed since
@@ -79,7 +83,10 @@ async def aevaluate(
     opened = store if isinstance(store, Store) else Store.from_url(store)
     try:
         plain, live = split_live(
-            target=target, dataset=dataset, evaluators=_listed(evaluators), config=config
+            target=target,
+            dataset=dataset,
+            evaluators=[*_listed(evaluators), *map(_for_all_cases, summary_evaluators)],
+            config=config,
         )
         job = {
             **plain,
@@ -120,6 +127,7 @@ def evaluate(
     *,
     dataset: DatasetLike,
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
+    summary_evaluators: Sequence[EvaluatorLike] = (),
     prompts: PromptsLike | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -153,6 +161,7 @@ def evaluate(
             target,
             dataset=dataset,
             evaluators=evaluators,
+            summary_evaluators=summary_evaluators,
             prompts=prompts,
             config=config,
             context=context,
@@ -190,6 +199,15 @@ def stored_case(case: Case, row: CaseRow) -> CaseResult:
     """A stored case as the `CaseResult` it was."""
     usage = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
     return case_result(case, row.rollout, map(outcome_of, row.scores), usage, replayed=True)
+
+
+def _for_all_cases(evaluator: Any) -> Any:
+    if isinstance(evaluator, BoundEvaluator):
+        return evaluator
+    if isinstance(evaluator, str | Mapping):
+        named = {"entrypoint": evaluator} if isinstance(evaluator, str) else evaluator
+        return {**named, "kind": LangSmithSummary.kind}
+    return bind_evaluator(evaluator, kind=LangSmithSummary.kind)
 
 
 def _listed(evaluators: Any) -> list[Any]:

@@ -10,8 +10,16 @@ from langgraph.types import Command
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, settled, summarize
+from orcheo_agentensor.evaluation.results import (
+    CaseProgress,
+    CaseResult,
+    context_of_result,
+    outcome_to_json,
+    settled,
+    summarize,
+)
 from orcheo_agentensor.evaluation.runner import Runner
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
@@ -143,7 +151,7 @@ def create_evaluation_graph(
                 target=run.target.name,
                 cases=len(cases),
                 evaluators=[e.name for e in run.evaluators],
-                bindings={e.name: e.binding for e in run.evaluators},
+                bindings=run.bindings,
             )
             runner = Runner(run)
             progress = CaseProgress(run.events, runner.weights, total=len(cases))
@@ -167,6 +175,8 @@ def create_evaluation_graph(
             if on_results is not None:
                 on_results(state["run_id"], results)
             summary = await summary_of(run, results)
+            if run.summary_evaluators:
+                summary["summary_evaluators"] = await over_all_cases(run, results)
             enough = summary["coverage"] >= run.job.min_coverage
             usage = (await run.ledger.usage()).to_json()
             result = {
@@ -195,6 +205,31 @@ def create_evaluation_graph(
     graph.add_edge("run_cases", "summarize")
     graph.add_edge("summarize", END)
     return graph
+
+
+async def over_all_cases(
+    run: ActiveRun[Any], results: Sequence[CaseResult]
+) -> dict[str, dict[str, Any]]:
+    """What each summary evaluator says about all cases on which the target did its part, by metric.
+
+    `n` counts these cases. An answer is recorded, and not asked for again after a resume.
+    """
+    contexts = [
+        context_of_result(case, result)
+        for case, result in zip(run.dataset.cases, results, strict=True)
+        if result.target_failure is None
+    ]
+    seen = [[ctx.case_id, ctx.output] for ctx in contexts]
+    found: dict[str, dict[str, Any]] = {}
+    for evaluator in run.summary_evaluators if contexts else ():
+        key = content_hash(["summary", evaluator.fingerprint, seen])
+        told = await run.ledger.call(key)
+        if told is None:
+            outcomes, usage = await evaluator.score(contexts, timeout=run.job.limits.case_timeout)
+            told = {outcome.name: outcome_to_json(outcome) for outcome in outcomes}
+            await run.ledger.put_call(key, "summary_evaluator", told, usage)
+        found |= {name: {**entry, "n": len(contexts)} for name, entry in told.items()}
+    return found
 
 
 async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import starmap
 from typing import IO, Any, Literal, TypeAlias
 
 from orcheo_agentensor.display import (
@@ -216,6 +217,15 @@ def score_table(summary: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def _whole(name: str, entry: Mapping[str, Any]) -> str:
+    """What a summary evaluator has said."""
+    if "failure" in entry:
+        return f"over all cases, {name} failed: {entry['failure']['reason']}"
+    said = number(entry["score"]) if "score" in entry else entry.get("label", "not applicable")
+    reason = f" ({entry['reason']})" if entry.get("reason") else ""
+    return f"over all {entry['n']} cases, {name}: {said}{reason}"
+
+
 def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Sentences on coverage and failures, on latency, on what was spent, and the warnings."""
     times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
@@ -229,5 +239,6 @@ def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None)
         f"evaluator failures {summary['n_evaluator_failed']}",
         f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
         f"spent: {spent(usage or summary['usage'])}",
+        *starmap(_whole, summary.get("summary_evaluators", {}).items()),
         *(f"warning: {warning}" for warning in summary.get("warnings", ())),
     )

@@ -395,6 +395,30 @@ def context_of(case: Case, row: RolloutRow) -> EvaluatorContext:
     )
 
 
+def context_of_result(case: Case, result: CaseResult) -> EvaluatorContext:
+    """What a summary evaluator is given of a case."""
+    return EvaluatorContext(
+        case_id=case.id,
+        inputs=case.inputs,
+        output=result.output,
+        expected_output=case.expected_output,
+        metadata=case.metadata,
+        latency_ms=result.latency_ms,
+        usage=result.usage,
+        tape=result.tape,
+    )
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """What a summary evaluator has said, as in the summary."""
+    if isinstance(outcome, EvaluatorFailure):
+        return {"failure": storable(failure_to_json(outcome))}
+    if isinstance(outcome, NotApplicable):
+        return {"not_applicable": True, "reason": outcome.reason}
+    said = {key: getattr(outcome, key) for key in ("score", "passed", "reason", "label")}
+    return {key: value for key, value in said.items() if value is not None}
+
+
 def failure_of(row: RolloutRow, failure: Mapping[str, Any]) -> TargetFailure:
     """Why the target broke."""
     return TargetFailure(kind=failure["kind"], reason=failure["reason"], attempts=row.attempts)

@@ -522,9 +522,15 @@ class Runner:
         self._seconds = run.job.limits.case_timeout
         self._slots = process_slots(run.settings.max_concurrency)
         self._share = Share()
-        self.taped = taped
+        self.taped = taped or any(
+            evaluator.adapter.taped for evaluator in (*run.evaluators, *run.summary_evaluators)
+        )
         self._unread: set[str] = set()
-        if not taped and self._elsewhere is None and not getattr(run.target, "is_remote", False):
+        if (
+            not self.taped
+            and self._elsewhere is None
+            and not getattr(run.target, "is_remote", False)
+        ):
             self._unread = set(run.prompts)
         self._looks = MOST_LOOKS
         self._draining = run.draining

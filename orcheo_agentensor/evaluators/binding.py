@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import functools
 import hashlib
 import inspect
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -57,7 +60,8 @@ class BoundEvaluator:
     """An evaluator ready to score, whatever form it was given in.
 
     `binding` says in words which form was recognised; scores are kept under `fingerprint`, which
-    changes when the evaluator does; `weight` is its share in a weighted mean.
+    changes when the evaluator does; `weight` is its share in a weighted mean. `named` tells that it
+    was given its name and must keep it.
     """
 
     name: str
@@ -65,12 +69,14 @@ class BoundEvaluator:
     fingerprint: str
     binding: str
     adapter: Adapter = field(repr=False, compare=False)
+    named: bool = field(default=False, repr=False, compare=False)
 
     async def score(
-        self, ctx: EvaluatorContext, *, timeout: float | None = None
+        self, ctx: EvaluatorContext | list[EvaluatorContext], *, timeout: float | None = None
     ) -> tuple[list[Outcome], Usage]:
         """Score one rollout: the outcomes, and what the models called for them used.
 
+        One whose adapter is for the `whole` scores a list of rollouts together.
         Raises only `CancelledError`: whatever goes wrong is an `EvaluatorFailure`. Outcomes are
         named after the evaluator, or `name.metric` where it gives several. `timeout` is in seconds.
         """
@@ -79,7 +85,7 @@ class BoundEvaluator:
         return scoring.outcomes, recorder.total
 
     async def attempt(
-        self, ctx: EvaluatorContext, *, timeout: float | None, recorder: UsageRecorder | None
+        self, ctx: Any, *, timeout: float | None, recorder: UsageRecorder | None
     ) -> Scoring:
         """As `score`, for a caller that tries again after a transient failure.
 
@@ -98,7 +104,14 @@ class BoundEvaluator:
             raise recorder.refused
         return scoring
 
-    async def _outcomes(self, ctx: EvaluatorContext, timeout: float | None) -> Scoring:
+    def renamed(self, name: str) -> BoundEvaluator:
+        """The same evaluator under another name, and so with scores of its own."""
+        adapter, fingerprint = self.adapter, content_hash([self.fingerprint, name])
+        if (inline := adapter.inline) is not None:  # whose outcomes bear its own name
+            adapter = replace(adapter, inline=lambda ctx: replace(inline(ctx), name=name))
+        return replace(self, name=name, fingerprint=fingerprint, adapter=adapter)
+
+    async def _outcomes(self, ctx: Any, timeout: float | None) -> Scoring:
         adapter = self.adapter
         limit = asyncio.timeout(timeout)
         try:
@@ -138,10 +151,11 @@ def bind_evaluator(
 ) -> BoundEvaluator:
     """Bind one evaluator: a built-in, or any form that `docs/reference/evaluators.md` lists.
 
-    `name` and `weight` are its own for this use; `kind` overrides the detection of its form.
-    `scale` is its worst score and its best, where these are not 0 and 1: scores are brought to
-    0..1, and one outside is a failure. The result can stand wherever an evaluator can. Raises
-    `EvaluatorRefused`.
+    `name` and `weight` are its own for this use; without a name it goes by the `key` or
+    `feedback_key` that it returns, where its source says which, else by its own. `kind` overrides
+    the detection of its form. `scale` is its worst score and its best, where these are not 0 and 1:
+    scores are brought to 0..1, and one outside is a failure. The result can stand wherever an
+    evaluator can. Raises `EvaluatorRefused`.
 
     Example:
         >>> from orcheo_agentensor import bind_evaluator
@@ -160,13 +174,14 @@ def bind_evaluator(
             raise EvaluatorRefused(field="scale", value=scale, rule=rule)
         if name is not None:
             evaluator = evaluator.changed(name=name)
+        named = evaluator.name != evaluator.type_name
         name = _checked_name(evaluator.name)
         evaluator = evaluator.with_settings(settings or Settings())
         adapter = _builtin_adapter(evaluator)
     else:
         subject = Subject.of(evaluator)
-        adapter = detect(subject, kind)
-        name = _checked_name(subject.name if name is None else name)
+        adapter, named = detect(subject, kind), name is not None
+        name = _checked_name(name if named else returned_key(subject.function) or subject.name)
     way = "inline" if adapter.inline else "in a thread" if adapter.threaded else "awaited"
     fingerprint = _fingerprint(evaluator, kind=adapter.kind, name=name)
     if scale is not None:
@@ -179,7 +194,39 @@ def bind_evaluator(
         fingerprint=fingerprint,
         binding=f"{adapter.kind}: {adapter.form}, {way}",
         adapter=adapter,
+        named=named,
     )
+
+
+def returned_key(function: Any) -> str | None:
+    """The one `key` or `feedback_key` that the source of a function gives its results, if any."""
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        scope = inspect.getclosurevars(function)
+    except (OSError, TypeError, ValueError, SyntaxError, TokenError):
+        return None
+    names = {**scope.globals, **scope.nonlocals}
+
+    def text(node: ast.expr) -> str | None:
+        if isinstance(node, ast.JoinedStr):
+            parts = [text(p.value if isinstance(p, ast.FormattedValue) else p) for p in node.values]
+            return None if None in parts else "".join(map(str, parts))
+        found = node.value if isinstance(node, ast.Constant) else None
+        found = names.get(node.id) if isinstance(node, ast.Name) else found
+        return found if isinstance(found, str) else None
+
+    given: list[ast.expr] = []
+    for node in ast.walk(code):
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            given += [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "key"]
+        elif isinstance(node, ast.Call):
+            made = ast.unparse(node.func).endswith(("EvaluationResult", "dict"))
+            wanted = ("key", "feedback_key") if made else ("feedback_key",)
+            given += [keyword.value for keyword in node.keywords if keyword.arg in wanted]
+    keys = set(map(text, given))
+    key = keys.pop() if len(keys) == 1 else None
+    return key.replace(".", "_") if key and key.isprintable() and len(key) <= 100 else None
 
 
 def _builtin_adapter(evaluator: Builtin) -> Adapter:
@@ -245,7 +292,8 @@ def bind_evaluators(specs: Sequence[Any], *, settings: Settings) -> list[BoundEv
     A spec is an evaluator object, a `BoundEvaluator`, the name of a built-in, a
     `"module:attribute"` from the allowlist, `{"type": built-in, **params, "name", "weight"}` or
     `{"entrypoint": "module:attribute", "params", "kind", "scale", "name", "weight"}`. No two may
-    have the same name. Raises `EvaluatorRefused`.
+    be given the same name; those that go by a name of their own are numbered. Raises
+    `EvaluatorRefused`.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise EvaluatorRefused(field="evaluators", value=specs, rule="must be a list")
@@ -256,6 +304,10 @@ def bind_evaluators(specs: Sequence[Any], *, settings: Settings) -> list[BoundEv
     bound: dict[str, BoundEvaluator] = {}
     for n, spec in enumerate(specs):
         one = _bind_spec(spec, settings)
+        if one.name in bound and not one.named:
+            one = one.renamed(
+                next(k for i in itertools.count(2) if (k := f"{one.name}_{i}") not in bound)
+            )
         if one.name in bound:
             raise EvaluatorRefused(
                 f"evaluators.{n}: the name {one.name!r} is taken; give each its own `name`",
@@ -347,7 +399,7 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
     if isinstance(loaded, BoundEvaluator) and not params:
         name = loaded.name if spec.get("name") is None else _checked_name(spec["name"])
         weight = _checked_weight(spec.get("weight", loaded.weight))
-        return replace(loaded, name=name, weight=weight)
+        return replace(loaded, name=name, weight=weight, named=loaded.named or "name" in spec)
     if inspect.isclass(loaded):
         try:
             loaded = loaded(**params)

@@ -16,20 +16,27 @@ from orcheo_agentensor.evaluators.dialects import (
     FunctionDialect,
     LangSmith,
     LangSmithRunEvaluator,
+    LangSmithSummary,
     Mlflow,
     ObjectDialect,
     OpenEvals,
+    Opik,
+    Phoenix,
     Promptfoo,
     PydanticEvals,
+    Ragas,
     Subject,
+    TruLens,
+    made_by,
 )
 
-_LANGSMITH = LangSmith()
-
 OBJECTS: tuple[ObjectDialect, ...] = (
+    Phoenix(),
     PydanticEvals(),
     LangSmithRunEvaluator(),
     DeepEval(),
+    Ragas(),
+    Opik(),
     Autoevals(),
 )
 """In the order tried."""
@@ -37,8 +44,10 @@ OBJECTS: tuple[ObjectDialect, ...] = (
 FUNCTIONS: tuple[FunctionDialect, ...] = (
     ContextFunction(),
     Mlflow(),  # before LangSmith: decorated scorers take `expectations` optionally
+    TruLens(),
     OpenEvals(),
-    _LANGSMITH,
+    LangSmithSummary(),
+    LangSmith(),
     Promptfoo(),
     Braintrust(),
     Dspy(),
@@ -48,10 +57,8 @@ FUNCTIONS: tuple[FunctionDialect, ...] = (
 DIALECTS: dict[str, Dialect] = {dialect.kind: dialect for dialect in (*OBJECTS, *FUNCTIONS)}
 
 _KINDS = ", ".join(DIALECTS)
-_FORMS = (
-    *(dialect.form for dialect in DIALECTS.values()),
-    "a function of two parameters with other names: (run, example)",
-)
+_FORMS = [dialect.form for dialect in DIALECTS.values()]
+_TRUTH = ("true", "ref", "exp", "gold", "target", "label", "actual")
 
 
 def detect(subject: Subject, kind: str | None = None) -> Adapter:
@@ -65,21 +72,38 @@ def detect(subject: Subject, kind: str | None = None) -> Adapter:
         raise _refused(subject, f"{name} is a class; pass an instance, such as {name}()")
     if kind is not None:
         return _as_kind(subject, kind)
-    for of_objects in OBJECTS:
+    for name, needs in _NEEDS_MORE.items():
+        if made_by(subject.obj, "pydantic_evals", name):
+            raise _refused(subject, f"{name} of pydantic-evals {needs}")
+    for of_objects in () if made_by(subject.obj, "trulens") else OBJECTS:
         if of_objects.matches(subject):
             return of_objects.bind(subject)
     if subject.parameters is None:
         raise _refused(subject, "it cannot be called, or does not tell its parameters")
-    if {"runs", "examples"} & subject.named.keys():
-        raise _refused(subject, "a summary evaluator scores a whole dataset, not a case")
     for of_functions in FUNCTIONS:
         if of_functions.matches(subject):
             return of_functions.bind(subject)
-    known = {name for dialect in FUNCTIONS for name in dialect.values}
-    if len(subject.required) == 2 and known.isdisjoint(subject.required):
-        return _LANGSMITH.bind_in_order(subject)  # one known beside one unknown is ambiguous
     shown = f"{subject.name}({', '.join(map(str, subject.parameters.values()))})"
-    raise _refused(subject, f"nothing tells what {shown} would be given")
+    reason = f"nothing tells what {shown} would be given"
+    if len(subject.required) == 2:  # such as (y_true, y_pred)
+        given = ["outputs['output']", "reference_outputs['output']"]
+        if any(word in subject.required[0].lower() for word in _TRUTH):
+            given.reverse()
+        call = f"{subject.name}({', '.join(given)})"
+        reason += (
+            f"; write `lambda outputs, reference_outputs: {call}`, with the keys of your output "
+            "and expected output, or annotate its parameters with langsmith's Run and Example"
+        )
+    raise _refused(subject, reason)
+
+
+_NEEDS_MORE = {
+    "ReportEvaluator": "looks at a whole report of theirs, which there is none of here; a LangSmith"
+    " summary evaluator, such as def f(outputs: list, reference_outputs: list), scores all cases",
+    "HasMatchingSpan": "looks at a tree of spans, which is not recorded here; a LangSmith function"
+    " def f(run, example) finds the nodes in run.child_runs",
+}
+"""Classes of pydantic-evals that need what a case here does not have, and what that is."""
 
 
 def _as_kind(subject: Subject, kind: str) -> Adapter:

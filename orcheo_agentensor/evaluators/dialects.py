@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import json
+import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +23,10 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from pydantic import BaseModel
+
 from orcheo_agentensor.errors import EvaluatorRefused
+from orcheo_agentensor.evaluators.builtin import tool_calls
 from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
@@ -38,11 +43,14 @@ from orcheo_agentensor.evaluators.returns import (
     read_fields,
     several,
     single,
+    structured,
     wrong_shape,
 )
 from orcheo_agentensor.json_values import private_copy
+from orcheo_agentensor.tape import TARGET_NODE
 
-Getter = Callable[[EvaluatorContext], Any]
+Getter = Callable[[Any], Any]
+"""What an evaluator is given of an `EvaluatorContext`, or of the list of all of them."""
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -75,6 +83,15 @@ class Subject:
         """The names of parameters without a default, in order."""
         return [name for name, p in self.named.items() if p.default is inspect.Parameter.empty]
 
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """What each parameter stands for: its name, or what `Run` and `Example` annotations say."""
+        return {name: _role(parameter) for name, parameter in self.named.items()}
+
+    def lists(self, name: str) -> bool:
+        """Whether a parameter is annotated as a list."""
+        return _LIST.match(_annotation(self.named[name])) is not None
+
     @property
     def function(self) -> Any:
         """What is under partials and wrappers."""
@@ -103,6 +120,33 @@ class Subject:
         return found if callable(found) else None
 
 
+_LIST = re.compile(r"(typing\.|collections\.abc\.)?(list|List|Sequence)\b")
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    """The annotation of a parameter as text, such as `list[langsmith.schemas.Run]`."""
+    found = parameter.annotation
+    return found if isinstance(found, str) else inspect.formatannotation(found)
+
+
+def _role(parameter: inspect.Parameter) -> str:
+    if parameter.annotation is inspect.Parameter.empty:
+        return parameter.name
+    text = _annotation(parameter)
+    several = "s" if _LIST.match(text) else ""
+    if re.search(r"\b(Run|RunTree)\b", text):
+        return f"run{several}"
+    return f"example{several}" if re.search(r"\bExample\b", text) else parameter.name
+
+
+def made_by(obj: Any, package: str, kind: str | None = None) -> bool:
+    """Whether an object is of a class (named `kind`) of a package, or derived from one."""
+    return any(
+        cls.__module__.partition(".")[0] == package and kind in (None, cls.__name__)
+        for cls in type(obj).__mro__
+    )
+
+
 def is_async(function: Any) -> bool:
     """Whether calling `function` gives a coroutine; looks under partials and `__call__`."""
     while isinstance(function, functools.partial):
@@ -118,7 +162,8 @@ class Adapter:
     """One evaluator made callable with a context.
 
     `call` gives the raw return value or an awaitable of it; `threaded` says that it blocks.
-    `inline` is set instead for built-ins that neither block nor change their context.
+    `inline` is set instead for built-ins that neither block nor change their context. `whole` says
+    that `call` takes the contexts of all cases, `taped` that it reads the tape.
     """
 
     kind: str
@@ -127,6 +172,8 @@ class Adapter:
     call: Getter
     threaded: bool
     inline: Callable[[EvaluatorContext], Outcome] | None = None
+    whole: bool = False
+    taped: bool = False
 
 
 class Dialect(ABC):
@@ -194,12 +241,13 @@ def _run(ctx: EvaluatorContext) -> Any:
 
     run_id = uuid.uuid5(_IDS, f"run:{ctx.case_id}")
     ended = datetime.now(UTC)
+    started = ended - timedelta(milliseconds=ctx.latency_ms)
     return Run.model_construct(
         id=run_id,
         trace_id=run_id,
         name="target",
         run_type="chain",
-        start_time=ended - timedelta(milliseconds=ctx.latency_ms),
+        start_time=started,
         end_time=ended,
         inputs=_as_dict(ctx.inputs, "input"),
         outputs=_as_dict(ctx.output, "output"),
@@ -209,10 +257,43 @@ def _run(ctx: EvaluatorContext) -> Any:
         completion_tokens=ctx.usage.output_tokens,
         total_tokens=ctx.usage.tokens,
         dotted_order="",
-        child_runs=[],
+        child_runs=None if ctx.tape is None else _child_runs(ctx.tape, run_id, started),
         tags=[],
         events=[],
     )
+
+
+def taped(text: Any) -> Any:
+    """An input or output on a tape as the value it was, or as text where the tape cuts it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _child_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> list[Any]:
+    """The node runs of a rollout in order, as the runs below its LangSmith `Run`."""
+    from langsmith.schemas import Run
+
+    made: dict[str, Any] = {}
+    top: list[Any] = []
+    for entry in sorted(tape["runs"], key=lambda entry: (len(entry["path"]), entry["step"])):
+        if entry["node"] == TARGET_NODE:
+            continue
+        around = made.get("|".join(entry["path"]))
+        made[entry["id"]] = run = Run.model_construct(
+            id=uuid.uuid5(root, entry["id"]),
+            trace_id=root,
+            start_time=started,
+            parent_run_id=root if around is None else around.id,
+            name=entry["node"],
+            run_type="chain",
+            inputs=_as_dict(taped(entry["inputs"]), "input"),
+            outputs=_as_dict(taped(entry["output"]), "output"),
+            child_runs=[],
+        )
+        (top if around is None else around.child_runs).append(run)
+    return top
 
 
 def _example(ctx: EvaluatorContext) -> Any:
@@ -304,9 +385,10 @@ class LangSmithRunEvaluator(ObjectDialect):
     def bind(self, subject: Subject) -> Adapter:
         method: Any = self._method(subject)
         form = f"{type(subject.obj).__name__}.{getattr(method, '__name__', '')}(run, example)"
-        return self.adapter(
+        adapter = self.adapter(
             form, lambda ctx: method(_run(ctx), _example(ctx)), threaded=not is_async(method)
         )
+        return replace(adapter, taped=True)
 
     @staticmethod
     def _method(subject: Subject) -> Callable[..., Any] | None:
@@ -336,7 +418,14 @@ class DeepEval(ObjectDialect):
             return metric
 
         form = f"{type(subject.obj).__name__}.a_measure(test_case)"
-        return self.adapter(form, call, threaded=False)
+        needed = {str(getattr(p, "value", p)) for p in self._required(subject.obj)}
+        reads = not needed.isdisjoint(("tools_called", "retrieval_context"))
+        return replace(self.adapter(form, call, threaded=False), taped=reads)
+
+    @staticmethod
+    def _required(metric: Any) -> Iterable[Any]:
+        found = getattr(metric, "_required_params", ())
+        return found if isinstance(found, list | tuple) else ()
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         score, error = field_of(value, "score"), field_of(value, "error")
@@ -354,13 +443,182 @@ class DeepEval(ObjectDialect):
             "actual_output": as_text(ctx.output),
             "expected_output": None if expected is None else as_text(expected),
             "context": private_copy(ctx.metadata.get("context")),
-            "retrieval_context": private_copy(ctx.metadata.get("retrieval_context")),
+            "retrieval_context": retrieved(ctx),
         }
         try:
-            kind = import_module("deepeval.test_case").LLMTestCase
+            module: Any = import_module("deepeval.test_case")
         except ImportError:
-            kind = SimpleNamespace
-        return kind(**fields)
+            types = {"LLMTestCase": SimpleNamespace, "ToolCall": SimpleNamespace}
+            module = SimpleNamespace(**types)
+        wanted = ctx.metadata.get("expected_tools")
+        if wanted is None and isinstance(expected, list | dict):
+            wanted = expected
+        called = list(tool_calls(ctx.output)) or [
+            call for entry in (ctx.tape or _NO_RUNS)["runs"] for call in tool_calls(_output(entry))
+        ]
+        for name, calls in (("tools_called", called), ("expected_tools", tool_calls(wanted))):
+            fields[name] = [
+                module.ToolCall(name=tool, input_parameters=arguments or None)
+                for tool, arguments in calls
+            ]
+        return module.LLMTestCase(**fields)
+
+
+_NO_RUNS: Mapping[str, Any] = {"runs": ()}
+_RETRIEVED = ("retrieval_context", "retrieved_contexts", "context", "contexts", "documents", "docs")
+
+
+def _output(entry: Mapping[str, Any]) -> Any:
+    found = taped(entry["output"])
+    return found if isinstance(found, dict | list) else None
+
+
+def retrieved(ctx: EvaluatorContext) -> list[str] | None:
+    """The texts that a rollout has retrieved: from the case's metadata, the output or the tape."""
+    runs = (ctx.tape or _NO_RUNS)["runs"]
+    for place in (ctx.metadata, ctx.output, *(_output(entry) for entry in runs)):
+        for key in _RETRIEVED if isinstance(place, Mapping) else ():
+            found = place.get(key)
+            if found and isinstance(found, str | list):
+                return [_document(item) for item in ([found] if isinstance(found, str) else found)]
+    return None
+
+
+def _document(item: Any) -> str:
+    text = item.get("page_content", item.get("text")) if isinstance(item, Mapping) else item
+    return as_text(item if text is None else text)
+
+
+class Phoenix(ObjectDialect):
+    """Arize Phoenix evaluators: `evaluate(eval_input)` gives a list of `Score`s."""
+
+    kind = "phoenix"
+    form = "a Phoenix evaluator: evaluate(eval_input)"
+    methods = ("evaluate",)
+
+    def matches(self, subject: Subject) -> bool:
+        method = subject.method("evaluate")
+        return method is not None and "eval_input" in Subject.of(method).named
+
+    def bind(self, subject: Subject) -> Adapter:
+        method: Any = subject.method("evaluate")
+        form = f"{type(subject.obj).__name__}.evaluate(eval_input)"
+        return self.adapter(
+            form, lambda ctx: method(_flat_case(ctx)), threaded=not is_async(method)
+        )
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """`Score(name, score, label, explanation)`, or a list of them; one goes by `name`."""
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
+        return _named(name, value, _explained)
+
+
+def _explained(name: str, value: Any) -> Outcome:
+    score, label = field_of(value, "score"), field_of(value, "label")
+    reason = field_of(value, "explanation")
+    return single(name, label if score is None else score, reason=reason, label=label)
+
+
+def _flat_case(ctx: EvaluatorContext) -> dict[str, Any]:
+    """A case and its output as one mapping, under the names that evaluators use for them."""
+    inputs, output = private_copy(ctx.inputs), private_copy(ctx.output)
+    expected = private_copy(ctx.expected_output)
+    found = {**private_copy(ctx.metadata), **(inputs if isinstance(inputs, dict) else {})}
+    found |= output if isinstance(output, dict) else {}
+    found |= {"input": as_text(inputs), "output": as_text(output)}
+    if expected is not None:
+        found |= dict.fromkeys(("expected", "reference"), as_text(expected))
+    return found
+
+
+class Ragas(ObjectDialect):
+    """Ragas metrics: `single_turn_ascore(sample)`, or `ascore` with the parts by name."""
+
+    kind = "ragas"
+    form = "a Ragas metric: single_turn_ascore(sample), or ascore(user_input, response, …)"
+    methods = ("single_turn_ascore", "ascore")
+    values: ClassVar[Mapping[str, Getter]] = {
+        "user_input": lambda ctx: as_text(ctx.inputs),
+        "response": lambda ctx: as_text(ctx.output),
+        "reference": lambda ctx: (
+            None if ctx.expected_output is None else as_text(ctx.expected_output)
+        ),
+        "retrieved_contexts": retrieved,
+        "reference_contexts": lambda ctx: private_copy(ctx.metadata.get("reference_contexts")),
+    }
+
+    def matches(self, subject: Subject) -> bool:
+        if subject.method("single_turn_ascore") is not None:
+            return True
+        method = subject.method("ascore")
+        names = () if method is None else Subject.of(method).named
+        return bool(names) and set(names) <= self.values.keys()
+
+    def bind(self, subject: Subject) -> Adapter:
+        if (method := subject.method("single_turn_ascore")) is None:
+            taken = Subject.of(subject.obj.ascore)
+            call = call_by_name(taken, self.values)
+            form = f"{type(subject.obj).__name__}.ascore({', '.join(taken.named)})"
+        else:
+            call = functools.partial(self._single_turn, method)
+            form = f"{type(subject.obj).__name__}.single_turn_ascore(sample)"
+        reads = "retrieved_contexts" in form or "retrieved_contexts" in str(
+            getattr(subject.obj, "required_columns", "")
+        )
+        return replace(self.adapter(form, call, threaded=False), taped=reads)
+
+    def _single_turn(self, method: Callable[..., Any], ctx: EvaluatorContext) -> Any:
+        try:
+            sample = import_module("ragas.dataset_schema").SingleTurnSample
+        except ImportError:
+            sample = SimpleNamespace
+        return method(sample(**{name: getter(ctx) for name, getter in self.values.items()}))
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A number, or a `MetricResult(value, reason)`."""
+        if not hasattr(value, "value"):
+            return [single(name, value)]
+        return [single(name, value.value, reason=getattr(value, "reason", None))]
+
+
+class Opik(ObjectDialect):
+    """Opik metrics: `score(output, …)` by name gives `ScoreResult`s."""
+
+    kind = "opik"
+    form = "an Opik metric: score(output, reference=…)"
+    methods = ("score",)
+    values: ClassVar[Mapping[str, Getter]] = {
+        "input": lambda ctx: as_text(ctx.inputs),
+        "output": lambda ctx: as_text(ctx.output),
+        **dict.fromkeys(("reference", "expected_output", "expected"), Ragas.values["reference"]),
+        "context": retrieved,
+    }
+
+    def matches(self, subject: Subject) -> bool:
+        method = subject.method("score")
+        required = [] if method is None else Subject.of(method).required
+        return "output" in required and set(required) <= self.values.keys()
+
+    def bind(self, subject: Subject) -> Adapter:
+        taken = Subject.of(subject.obj.score)
+        names = [name for name in taken.named if name in self.values]
+        form = f"{type(subject.obj).__name__}.score({', '.join(names)})"
+        call = call_by_name(taken, self.values)
+        adapter = self.adapter(form, call, threaded=not is_async(subject.obj.score))
+        return replace(adapter, taped="context" in names)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """`ScoreResult(value, name, reason, scoring_failed)`, or a list of them."""
+        return _named(name, value, self._one)
+
+    @staticmethod
+    def _one(name: str, value: Any) -> Outcome:
+        if getattr(value, "scoring_failed", False):
+            return failure(name, "exception", str(value.reason))
+        if not hasattr(value, "value"):
+            return single(name, value)
+        return single(name, value.value, reason=getattr(value, "reason", None))
 
 
 class Autoevals(ObjectDialect):
@@ -409,14 +667,16 @@ class FunctionDialect(Dialect):
 
     def knows(self, subject: Subject) -> bool:
         """Whether every required parameter has a known name, and at least one is taken."""
-        return bool(self._known(subject)) and self.values.keys() >= set(subject.required)
+        known = self._known(subject)
+        return bool(known) and set(subject.required) <= set(known)
 
     def bind(self, subject: Subject) -> Adapter:
         """Call by name where the names are known, else in order."""
         if not self.knows(subject):
             return self.bind_in_order(subject)
-        call = call_by_name(subject, self.values)
-        return self._function(subject, call, self._known(subject))
+        known = self._known(subject)
+        values = {name: self.values[subject.roles[name]] for name in known}
+        return self._function(subject, call_by_name(subject, values), known)
 
     def bind_in_order(self, subject: Subject) -> Adapter:
         """Call with as many values as there are required parameters, in order."""
@@ -437,11 +697,13 @@ class FunctionDialect(Dialect):
         return self._function(subject, call, names)
 
     def _known(self, subject: Subject) -> list[str]:
-        return [name for name in subject.named if name in self.values]
+        return [name for name, role in subject.roles.items() if role in self.values]
 
     def _function(self, subject: Subject, call: Getter, names: Iterable[str]) -> Adapter:
         form = f"{subject.name}({', '.join(names)})"
-        return self.adapter(form, call, threaded=not is_async(subject.obj))
+        adapter = self.adapter(form, call, threaded=not is_async(subject.obj))
+        reads_run = {subject.roles.get(name, name) for name in names} & {"run", "root_run", "runs"}
+        return replace(adapter, taped=bool(reads_run))
 
 
 def call_by_name(subject: Subject, values: Mapping[str, Getter]) -> Getter:
@@ -492,13 +754,58 @@ class LangSmith(FunctionDialect):
     form = "a LangSmith function: any of inputs, outputs, reference_outputs, run, example"
     values: ClassVar = {
         "run": _run,
+        "root_run": _run,
         "example": _example,
         "inputs": lambda ctx: private_copy(ctx.inputs),
         "outputs": lambda ctx: _as_dict(ctx.output, "output"),
         "reference_outputs": lambda ctx: _as_dict(ctx.expected_output, "output"),
-        "attachments": lambda ctx: {},
+        "attachments": lambda ctx: private_copy(ctx.metadata.get("attachments") or {}),
     }
     positional = ("run", "example")
+
+
+def _of_each(name: str) -> Getter:
+    value: Getter = LangSmith.values[name]
+    return lambda contexts: [value(ctx) for ctx in contexts]
+
+
+class LangSmithSummary(FunctionDialect):
+    """LangSmith's summary evaluators, which score all cases together."""
+
+    kind = "langsmith_summary"
+    form = "a LangSmith summary evaluator: runs, examples, or lists of inputs, outputs, …"
+    values: ClassVar = {
+        "runs": _of_each("run"),
+        "examples": _of_each("example"),
+        **{name: _of_each(name) for name in ("inputs", "outputs", "reference_outputs")},
+    }
+    positional = ("runs", "examples")
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether it takes `runs` or `examples`, by name or annotation, or lists of a case's parts.
+
+        Raises `EvaluatorRefused` for one that compares several outputs for one case.
+        """
+        taken = set(subject.roles.values())
+        lists = {role for name, role in subject.roles.items() if subject.lists(name)}
+        listed = {"runs", "examples", *lists} & self.values.keys()
+        if not taken & listed:
+            return False
+        single = sorted((taken & LangSmith.values.keys()) - listed)
+        if single and taken & listed & {"runs", "outputs"}:
+            raise EvaluatorRefused(
+                f"{subject.name} compares several outputs for one case (one {', '.join(single)}): "
+                "such an evaluator serves comparisons of runs; here each case has one output. "
+                "To compare it with the expected output, use LLMJudge(pairwise=True)",
+                field="evaluators",
+                value=subject.name,
+                rule="must score one output",
+            )
+        return self.knows(subject)
+
+    def adapter(self, form: str, call: Getter, *, threaded: bool) -> Adapter:
+        """An adapter for all cases together."""
+        return replace(super().adapter(form, call, threaded=threaded), whole=True)
 
 
 class OpenEvals(FunctionDialect):
@@ -541,32 +848,39 @@ class OpenEvals(FunctionDialect):
 
         Of that each bool and number is a metric, each text a label; its reasoning is their reason.
         """
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
         if not isinstance(value, Mapping) or "key" in value or "results" in value:
             return read_fields(name, value)
-        told = ("reasoning", "reason", "comment")
-        reason = next((value[key] for key in told if isinstance(value.get(key), str)), None)
-        metrics = {
-            key: item
-            for key, item in value.items()
-            if key not in told and isinstance(item, bool | int | float | str)
-        }
-        return several(
-            name,
-            [(key, single(f"{name}.{key}", item, reason=reason)) for key, item in metrics.items()],
-        )
+        return structured(name, value)
 
 
 class Mlflow(FunctionDialect):
-    """MLflow scorers, told by `expectations`, a name that only they have."""
+    """MLflow scorers, told by their class, or by `expectations`, a name that only they have."""
 
     kind = "mlflow"
-    form = "an MLflow scorer: any of inputs, outputs, expectations"
+    form = "an MLflow Scorer, or a function of any of inputs, outputs, expectations"
     values: ClassVar = {
         "inputs": lambda ctx: private_copy(ctx.inputs),
         "outputs": lambda ctx: private_copy(ctx.output),
         "expectations": lambda ctx: _as_dict(ctx.expected_output, "expected_response"),
     }
     telling = frozenset({"expectations"})
+
+    def matches(self, subject: Subject) -> bool:
+        return made_by(subject.obj, "mlflow", "Scorer") or super().matches(subject)
+
+    def bind(self, subject: Subject) -> Adapter:
+        run = subject.method("run")
+        if run is None or not made_by(subject.obj, "mlflow", "Scorer"):
+            return super().bind(subject)
+        taken = set(subject.named) & self.values.keys() or self.values.keys()
+
+        def call(ctx: EvaluatorContext) -> Any:
+            return run(**{name: self.values[name](ctx) for name in taken})
+
+        form = f"{type(subject.obj).__name__}.run({', '.join(sorted(taken))})"
+        return self.adapter(form, call, threaded=True)
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A scalar, `Feedback(name, value, rationale)` or a list; "yes" is 1.0."""
@@ -601,6 +915,37 @@ class Braintrust(FunctionDialect):
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """`Score(name, score, metadata)`, a number, None, or a list of them."""
         return _named(name, value, _score)
+
+
+class TruLens(FunctionDialect):
+    """TruLens feedback functions, and the `Metric` or `Feedback` made of one."""
+
+    kind = "trulens"
+    form = "a TruLens feedback function, or a Metric of one: (prompt, response), (text), …"
+    values: ClassVar = {
+        **dict.fromkeys(("prompt", "question", "query"), Ragas.values["user_input"]),
+        **dict.fromkeys(("response", "statement", "text", "output"), Ragas.values["response"]),
+        **dict.fromkeys(("context", "source"), lambda ctx: "\n".join(retrieved(ctx) or []) or None),
+        **dict.fromkeys(("ground_truth", "expected"), Ragas.values["reference"]),
+    }
+    positional = ("prompt", "response")
+
+    def matches(self, subject: Subject) -> bool:
+        owner = getattr(subject.function, "__self__", subject.obj)
+        home = str(getattr(subject.function, "__module__", "")).partition(".")[0]
+        return home == "trulens" or made_by(owner, "trulens")
+
+    def bind(self, subject: Subject) -> Adapter:
+        inner = getattr(subject.obj, "imp", None)
+        adapter = super().bind(Subject.of(inner) if callable(inner) else subject)
+        return replace(adapter, taped="context" in adapter.form or "source" in adapter.form)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A number, or one with its reasons in a dict."""
+        reasons = None
+        if isinstance(value, tuple) and len(value) == 2:
+            value, reasons = value
+        return [single(name, value, reason=None if reasons is None else as_text(reasons))]
 
 
 class AttributeDict(dict[str, Any]):

@@ -14,6 +14,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel
+
 from orcheo_agentensor.errors import shorten
 from orcheo_agentensor.evaluators.context import (
     LARGEST_SCORE,
@@ -127,14 +129,34 @@ def read_fields(name: str, value: Any) -> list[Outcome]:
         value = value["results"]
     elif hasattr(value, "results") and not isinstance(value, Mapping):
         value = value.results
+    if isinstance(value, BaseModel) and _fields(value) is None:
+        return structured(name, value.model_dump())
     if not isinstance(value, list | tuple):
         return [_one(name, value)]
     fields = [_fields(item) for item in value]
     if any(item is None for item in fields):
         return [wrong_shape(name, value, "each of several results must be a dict with a `key`")]
     keys = [item.get("key") or item.get("name") for item in fields if item is not None]
+    pairs = zip(keys, value, strict=True)  # one that goes by its key is named after it once
     return several(
-        name, [(key, _one(f"{name}.{key}", item)) for key, item in zip(keys, value, strict=True)]
+        name, [(k, _one(name if k == name else f"{name}.{k}", item)) for k, item in pairs]
+    )
+
+
+_REASONS = ("reason", "comment", "reasoning", "explanation", "rationale")
+
+
+def structured(name: str, value: Mapping[str, Any]) -> list[Outcome]:
+    """Structured output: each bool and number is a metric, each text a label; its reasoning is
+    their reason."""
+    reason = next((value[key] for key in _REASONS if isinstance(value.get(key), str)), None)
+    metrics = {
+        key: item
+        for key, item in value.items()
+        if key not in _REASONS and isinstance(item, bool | int | float | str | Enum)
+    }
+    return several(
+        name, [(k, single(f"{name}.{k}", item, reason=reason)) for k, item in metrics.items()]
     )
 
 
@@ -144,7 +166,7 @@ def _one(name: str, value: Any) -> Outcome:
         return single(name, value)
     if not fields:
         return NotApplicable(name=name)
-    if not {"score", "value", "label", "comment", "reason"} & fields.keys():
+    if not {"score", "value", "label", *_REASONS} & fields.keys():
         return wrong_shape(
             name, value, "expected `score`, `value` or `label`; return a list for several metrics"
         )
@@ -158,11 +180,11 @@ def _one(name: str, value: Any) -> Outcome:
         score, label = label, None
     if label is None and isinstance(other, str) and other:
         label = other
-    reason = fields.get("reason") or fields.get("comment")
+    reason = next((fields[key] for key in _REASONS if fields.get(key)), None)
     return single(name, score, reason=reason, passed=passed, label=label)
 
 
-_FIELDS = ("key", "name", "score", "value", "comment", "reason", "passed", "label")
+_FIELDS = ("key", "name", "score", "value", *_REASONS, "passed", "label")
 
 
 def _fields(value: Any) -> Mapping[str, Any] | None:

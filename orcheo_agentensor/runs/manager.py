@@ -87,7 +87,7 @@ class CheckedJob(Generic[JobT]):
     `config` is the merged one without its prompts, `config_json` that as it is stored.
     `job_config` is what the job itself set, over the stored version that the prompts started from;
     `base_version` is the number of that version.
-    `plan` is what only a training has.
+    `plan` is what only a training has; `summary_evaluators` score all cases together.
     """
 
     record: RunRecord
@@ -95,6 +95,7 @@ class CheckedJob(Generic[JobT]):
     target: Target
     dataset: Dataset
     evaluators: tuple[BoundEvaluator, ...]
+    summary_evaluators: tuple[BoundEvaluator, ...]
     config: RunConfig
     config_json: dict[str, Any]
     job_config: RunConfig
@@ -102,6 +103,11 @@ class CheckedJob(Generic[JobT]):
     prompts: dict[str, TextTensor]
     base_version: int | None
     plan: Any = None
+
+    @property
+    def bindings(self) -> dict[str, str]:
+        """How each evaluator is called, by name."""
+        return {e.name: e.binding for e in (*self.evaluators, *self.summary_evaluators)}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -435,7 +441,8 @@ class RunManager(Generic[JobT]):
             job=job,
             target=target,
             dataset=dataset,
-            evaluators=tuple(evaluators),
+            evaluators=tuple(e for e in evaluators if not e.adapter.whole),
+            summary_evaluators=tuple(e for e in evaluators if e.adapter.whole),
             config=config,
             config_json=config_json,
             job_config=merge_configs(resolved.version, job_config),
@@ -509,7 +516,15 @@ class RunManager(Generic[JobT]):
             raise ConfigError(
                 field="job.evaluators", value=specs, rule="must name at least one evaluator"
             )
-        return bind_evaluators(list(specs), settings=self._settings)
+        bound = bind_evaluators(list(specs), settings=self._settings)
+        for one in bound if self._mode == "train" else ():
+            if one.adapter.whole:
+                raise ConfigError(
+                    field="job.evaluators",
+                    value=one.name,
+                    rule="scores all cases together; a training compares the scores of cases",
+                )
+        return bound
 
     def _planned(
         self, job: JobT, dataset: Dataset, prompts: Mapping[str, TextTensor]

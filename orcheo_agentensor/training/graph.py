@@ -263,7 +263,7 @@ def _announce(training: Training) -> None:
         optimizer=plan.optimizer.name,
         prompts=list(plan.trainable),
         evaluators=[evaluator.name for evaluator in run.evaluators],
-        bindings={evaluator.name: evaluator.binding for evaluator in run.evaluators},
+        bindings=run.bindings,
         splits={
             "train": len(plan.train),
             "validation": len(plan.validation),

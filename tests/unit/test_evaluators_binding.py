@@ -90,7 +90,6 @@ class Summary:
         (lambda: 1, "nothing tells what"),
         (lambda *args: 1, "nothing tells what"),
         (lambda **kwargs: 1, "nothing tells what"),
-        (lambda runs, examples: 1, "a summary evaluator scores a whole dataset"),
         (ExactMatch, "ExactMatch is a class; pass an instance, such as ExactMatch()"),
         (3, "it cannot be called"),
         (Summary(), "evaluate(inputs, outputs) must take one context"),
@@ -109,7 +108,7 @@ def test_a_refusal_lists_the_forms_and_the_kinds() -> None:
 def test_a_kind_given_overrides_the_detection() -> None:
     bound = bind_evaluator(lambda output, context: 1, kind="braintrust")
     assert bound.binding.startswith("braintrust: lambda(output, expected)")
-    with pytest.raises(EvaluatorRefused, match="kinds are evaluator"):
+    with pytest.raises(EvaluatorRefused, match="kinds are phoenix, evaluator"):
         bind_evaluator(lambda ctx: 1, kind="magic")
     with pytest.raises(EvaluatorRefused, match="'deepeval' needs a_measure"):
         bind_evaluator(lambda ctx: 1, kind="deepeval")
@@ -161,8 +160,8 @@ def test_a_broken_job_form_is_refused(spec: Any, message: str) -> None:
 
 
 def test_two_evaluators_of_one_name_are_refused() -> None:
-    with pytest.raises(EvaluatorRefused, match=r"evaluators\.1: the name 'exact_match' is taken"):
-        bind_evaluators(["exact_match", "exact_match"], settings=SETTINGS)
+    with pytest.raises(EvaluatorRefused, match=r"evaluators\.1: the name 'one' is taken"):
+        bind_evaluators([{"type": "exact_match", "name": "one"}] * 2, settings=SETTINGS)
     for none in ([], "exact_match", {"type": "exact_match"}):
         with pytest.raises(EvaluatorRefused, match="evaluators"):
             bind_evaluators(none, settings=SETTINGS)  # type: ignore[arg-type]

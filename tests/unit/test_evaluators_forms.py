@@ -100,8 +100,9 @@ async def test_values_that_are_no_dict_are_wrapped_as_langsmith_does() -> None:
     assert (await outcome(lambda outputs, reference_outputs: not outputs, nothing)).score == 1.0
 
 
-async def test_two_unknown_names_are_a_run_and_an_example() -> None:
-    assert (await outcome(lambda r, e: r.outputs == e.outputs)).score == 1.0
+async def test_two_unknown_names_are_a_run_and_an_example_where_the_kind_is_told() -> None:
+    assert (await outcome(lambda r, e: r.outputs == e.outputs, kind="langsmith")).score == 1.0
+    assert (await outcome(lambda root_run, example: root_run.outputs == example.outputs)).passed
 
 
 async def test_partials_methods_and_callable_objects_are_seen_through() -> None:
