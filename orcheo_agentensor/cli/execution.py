@@ -122,13 +122,15 @@ def resume_run(
     *,
     answer: Mapping[str, Any] | None,
     min_score: Sequence[str] | None,
+    accept_drift: bool,
     store: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
     """Go on with a run, or report its result where it has finished; returns the exit code.
 
-    `answer` is for a training that waits for approval.
+    `answer` is for a training that waits for approval. `accept_drift` goes on although the code of
+    the target has changed.
     """
     settings = load_settings()
     opened = named_store(store, settings)
@@ -168,7 +170,7 @@ def resume_run(
             silent=quiet or as_json,
         )
         async with opened:
-            checked = await runner.manager(opened).recall(run_id)
+            checked = await runner.manager(opened).recall(run_id, accept_drift=accept_drift)
             require_known(gates, [evaluator.name for evaluator in checked.evaluators])
             found = await runner.drive(None, run_id, checked.dataset, answer=answer)
             return ending.report(found, await opened.runs.get(run_id))

@@ -24,6 +24,7 @@ class Overrides:
     checkpoint: str | None = None
     split: str | None = None
     reuse: str | None = None
+    accept_drift: bool = False
 
 
 def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
@@ -98,6 +99,8 @@ def override(data: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         value = getattr(overrides, name)
         if value is not None:
             job[name] = value
+    if overrides.accept_drift:
+        job["accept_drift"] = True
     if overrides.concurrency is not None:
         job["limits"] = _with(job.get("limits"), "concurrency", overrides.concurrency)
     if overrides.split is not None:

@@ -48,6 +48,12 @@ Reuse = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Use the recorded rollouts of this run where they fit."),
 ]
+AcceptDrift = Annotated[
+    bool,
+    typer.Option(
+        "--accept-drift", help="Go on although the target's code has changed since; recorded."
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show what would run, write nothing.")
 ]

@@ -54,6 +54,7 @@ from orcheo_agentensor.runs.access import (
 from orcheo_agentensor.runs.job import Job
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
+from orcheo_agentensor.targets.isolation import changed_source, source_of
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store
@@ -87,7 +88,8 @@ class CheckedJob(Generic[JobT]):
     `config` is the merged one without its prompts, `config_json` that as it is stored.
     `job_config` is what the job itself set, over the stored version that the prompts started from;
     `base_version` is the number of that version.
-    `plan` is what only a training has; `summary_evaluators` score all cases together.
+    `drift` are accepted changes of the target's code since the run, or the one to reuse, was
+    started. `plan` is what only a training has; `summary_evaluators` score all cases together.
     """
 
     record: RunRecord
@@ -102,6 +104,7 @@ class CheckedJob(Generic[JobT]):
     callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
     base_version: int | None
+    drift: tuple[dict[str, Any], ...] = ()
     plan: Any = None
 
     @property
@@ -203,11 +206,15 @@ class RunManager(Generic[JobT]):
             if self._known.get(run_id) is checked:
                 self.forget(run_id)
             raise
+        if checked.drift:
+            record = await self._accept_drift(record, checked)
         self._known[run_id] = checked = replace(checked, record=record)
         return checked
 
-    async def recall(self, run_id: str) -> CheckedJob[JobT]:
+    async def recall(self, run_id: str, *, accept_drift: bool = False) -> CheckedJob[JobT]:
         """The checked job of a run, rebuilt from the store where this process does not have it.
+
+        `accept_drift` notes that the code of its target has changed, and goes on.
 
         Raises `NotFound` for an unknown run, `BadInput` where live objects or secrets the job was
         started with are not at hand, `RunMismatch` where the job has become another one.
@@ -236,8 +243,19 @@ class RunManager(Generic[JobT]):
                 value=run_id,
                 rule="must still be the same job",
             )
+        if record.status != "paused":  # which has run all its cases
+            job = job.model_copy(update={"accept_drift": accept_drift})
+            drift = drift_of(record, checked, job, "cannot go on")
+            if drift is not None:
+                record = await self._accept_drift(record, replace(checked, drift=(drift,)))
         self._known[run_id] = checked = replace(checked, record=record)
         return checked
+
+    async def _accept_drift(self, record: RunRecord, checked: CheckedJob[JobT]) -> RunRecord:
+        """Note in a run's record with which code of the target it goes on."""
+        noted = [*record.refs.get("drift", ()), *checked.drift]
+        refs = {**record.refs, "source": checked.record.refs["source"], "drift": noted}
+        return await self.store.runs.update(record.run_id, refs=refs)
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that has ended."""
@@ -362,7 +380,15 @@ class RunManager(Generic[JobT]):
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
             await require_run(self.store, job.reuse, caller)
-        return await self._resolve(job, await self._dataset(job), caller)
+        checked = await self._resolve(job, await self._dataset(job), caller)
+        found: list[dict[str, Any]] = []
+        for run_id, refused in ((job.run_id, "cannot go on"), (job.reuse, "cannot be reused")):
+            with contextlib.suppress(NotFound):  # a new run
+                before = None if run_id is None else await self.store.runs.get(run_id)
+                if before is not None and (run_id == job.reuse or before.status != "finished"):
+                    drift = drift_of(before, checked, job, refused)
+                    found += [] if drift is None else [drift]
+        return replace(checked, drift=tuple(found))
 
     async def _resolve(self, job: JobT, dataset: Dataset, caller: Identity) -> CheckedJob[JobT]:
         """A job with its dataset as a `CheckedJob` with a fresh run record; writes nothing.
@@ -415,10 +441,16 @@ class RunManager(Generic[JobT]):
             **({"replicates": job.replicates} if job.replicates > 1 else {}),
             **described,
         }
-        plain = job.model_dump(mode="json", exclude={"run_id", "dataset"}, exclude_none=True)
+        plain = job.model_dump(
+            mode="json", exclude={"run_id", "dataset", "accept_drift"}, exclude_none=True
+        )
         if base_version is not None:
             plain["config"] = _pin(plain.get("config"), base_version)
         stored_job = redact(plain)
+        refs: dict[str, Any] = {} if base_version is None else {"base_version": base_version}
+        source = await asyncio.to_thread(source_of, target)
+        if source:
+            refs["source"] = {"target": target.fingerprint, "modules": source}
         record = RunRecord(
             run_id=job.run_id or self._new_run_id(),
             workflow_id=workflow_id,
@@ -434,7 +466,7 @@ class RunManager(Generic[JobT]):
             dataset_id=dataset.id,
             dataset_version=dataset.version,
             evaluator_set=evaluator_set,
-            refs={"base_version": base_version} if base_version is not None else {},
+            refs=refs,
         )
         return CheckedJob(
             record=record,
@@ -591,6 +623,28 @@ class RunManager(Generic[JobT]):
                 value=record.run_id,
                 rule="must be resumable from its record",
             )
+
+
+def drift_of(
+    before: RunRecord, checked: CheckedJob[Any], job: Job, refused: str
+) -> dict[str, Any] | None:
+    """What has changed in the target's code since a run was started, where the job accepts it.
+
+    Raises `RunMismatch` where it does not.
+    """
+    changed = changed_source(before.refs.get("source", {}), checked.record.refs.get("source", {}))
+    if not changed:
+        return None
+    if not job.accept_drift:
+        raise RunMismatch(
+            f"run {before.run_id!r} {refused}: the code of its target has changed since it was "
+            f"started ({', '.join(changed)}), and old and new answers would be mixed; start a new "
+            "run, or accept it with accept_drift (--accept-drift), which is recorded",
+            field="reuse" if before.run_id == job.reuse else "run_id",
+            value=before.run_id,
+            rule="must be of the same code, or accept_drift set",
+        )
+    return {"run_id": before.run_id, "changed": changed}
 
 
 def slug(name: str) -> str:

@@ -176,7 +176,8 @@ def _inside(part: Any) -> Iterable[Any]:
     if isinstance(part, type):
         return [*vars(part).values()] if is_own(_module_of(part)) else ()
     held = getattr(part, "__dict__", {})
-    if isinstance(part, Runnable) or is_own(_module_of(type(part))):
+    ours = type(part).__module__.startswith(f"{__package__}.")  # a target of this package
+    if ours or isinstance(part, Runnable) or is_own(_module_of(type(part))):
         return [type(part), *held.values()]
     return [held.get("__wrapped__")]
 
@@ -229,7 +230,7 @@ def _not_own() -> tuple[str, ...]:
 
 
 def source_of(target: Any) -> dict[str, str]:
-    """Path -> content hash of the project's files that a target comes from.
+    """Module -> content hash of its file, for the project's modules that a target comes from.
 
     Those are the modules of its functions, nodes and objects, and the project's modules that these
     import. A function without a file, as in a notebook, counts by its own source.
@@ -248,15 +249,30 @@ def source_of(target: Any) -> dict[str, str]:
                 continue
     while modules:
         module = modules.pop()
-        path = str(module.__file__)
-        if path in found:
+        if module.__name__ in found:
             continue
-        found[path] = _hashed(Path(path).read_bytes())
+        try:
+            found[module.__name__] = _hashed(Path(str(module.__file__)).read_bytes())
+        except OSError:  # it is gone, so nothing will be compared with it
+            found[module.__name__] = ""
         for value in [*vars(module).values()]:
             known = value if isinstance(value, ModuleType) else _module_of(value)
             if known is not None and is_own(known):
                 modules.append(known)
     return found
+
+
+def changed_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The modules whose code has changed between two runs of one target.
+
+    A module that is in one of them alone says nothing: what a package holds depends on what else
+    was imported. Where the target itself uses another module, one of those that it had names it.
+    """
+    if before.get("target") != now.get("target"):
+        return []
+    old, new = before.get("modules", {}), now.get("modules", {})
+    both = old.keys() & new.keys()
+    return sorted(name for name in both if old[name] and new[name] and old[name] != new[name])
 
 
 def _hashed(source: bytes) -> str:

@@ -241,3 +241,22 @@ def test_a_job_that_has_changed_under_a_run_is_told(
     assert project.ok("resume", "e") == found
     unfinish(project, "e", tags=["new"])
     assert "have changed since it was started" in project.refused("resume", "e")
+
+
+def test_changed_code_is_refused_unless_it_is_accepted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    monkeypatch.syspath_prepend(project.folder)
+    monkeypatch.delitem(sys.modules, "shopflow", raising=False)  # that of another folder
+    job = project.write("job.yaml", evaluation_job())
+    run_id = project.ok("evaluate", str(job))["run_id"]
+    unfinish(project, run_id)
+    module = project.folder / "shopflow.py"
+    module.write_text(module.read_text() + "\n# mended\n")
+    for command in (["resume", run_id], ["evaluate", str(job), "--run-id", run_id]):
+        assert "(shopflow)" in project.refused(*command)
+    assert "(shopflow)" in project.refused("evaluate", str(job), "--reuse", run_id, "--dry-run")
+    assert project.ok("resume", run_id, "--accept-drift")["run_id"] == run_id
+    assert project.ok("evaluate", str(job), "--reuse", run_id)["usage"]["rollouts"] == 0
