@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import math
 import random
 import time
@@ -534,6 +535,7 @@ class Runner:
             self._unread = set(run.prompts)
         self._looks = MOST_LOOKS
         self._draining = run.draining
+        self._nonce, self._executions = uuid.uuid4().hex[:12], itertools.count()
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
 
     async def run(
@@ -641,7 +643,7 @@ class Runner:
         Its config is `shared` by the batch, with labels that lead from a trace to the case, and a
         thread of its own: on a shared one it would go on from another case or attempt.
         """
-        thread_id = f"{key}-{uuid.uuid4().hex[:12]}"
+        thread_id = f"{key}-{self._nonce}-{next(self._executions)}"
         own = (f"{CASE_ID}:{case.id}", f"{REPLICATE}:{replicate}")
         config = {
             **shared,
