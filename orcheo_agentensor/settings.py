@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PREFIX = "AGENTENSOR_"
 
 SCOPES = ("run", "train", "promote")
 """The scopes that a bearer token may have."""
@@ -44,7 +48,7 @@ class Settings(BaseSettings):
         'sqlite:///.agentensor/agentensor.db'
     """
 
-    model_config = SettingsConfigDict(env_prefix="AGENTENSOR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
     database_url: str = "sqlite:///.agentensor/agentensor.db"
     """The database of the side store: `sqlite:///PATH` or `postgresql://…`."""
@@ -143,3 +147,14 @@ def is_allowed(url: str, allowed: Iterable[str]) -> bool:
     port = parts.port or _PORTS[parts.scheme]
     names = {entry.lower() for entry in allowed}
     return not names.isdisjoint({host, shown, f"{shown}:{port}"})
+
+
+def read_settings() -> Settings:
+    """The settings as the environment has them now; read anew only where it has changed."""
+    own = [(key, value) for key, value in os.environ.items() if key.upper().startswith(_PREFIX)]
+    return _settings(tuple(own))
+
+
+@lru_cache(maxsize=1)
+def _settings(_environment: tuple[tuple[str, str], ...]) -> Settings:
+    return Settings()

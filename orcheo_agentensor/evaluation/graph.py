@@ -24,7 +24,7 @@ from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
-from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.tape import prompt_reads, unread_warning
 from orcheo_agentensor.targets.context import bind_places
 
@@ -109,7 +109,7 @@ def create_evaluation_graph(
     """
     from orcheo_agentensor.storage import Store
 
-    settings = settings or Settings()
+    settings = settings or read_settings()
     manager = RunManager(
         EvaluationJob,
         mode="evaluate",

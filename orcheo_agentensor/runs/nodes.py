@@ -59,9 +59,12 @@ class StrictGraph(StateGraph[StateT, None, InputT, OutputT]):
                 whole["run_id"] = run_id_inside(configurable.get("thread_id"), inside, job)
             return whole
 
+        async def acheck(job: Any, config: RunnableConfig) -> Any:
+            return check(job, config)  # a sync function would be run in a thread
+
         compiled = super().compile(*args, **kwargs)
-        start = compiled.nodes[START]
-        compiled.nodes[START] = start.copy({"bound": RunnableLambda(check), "subgraphs": []})
+        bound = RunnableLambda(check, afunc=acheck)
+        compiled.nodes[START] = compiled.nodes[START].copy({"bound": bound, "subgraphs": []})
         return compiled
 
 

@@ -16,7 +16,7 @@ from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
-from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
@@ -71,7 +71,7 @@ def create_training_graph(
     """
     from orcheo_agentensor.storage import Store
 
-    settings = settings or Settings()
+    settings = settings or read_settings()
     manager = RunManager(
         TrainingJob,
         mode="train",
