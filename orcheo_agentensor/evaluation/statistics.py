@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+_NORMAL = 1.959963984540054  # the quantile of a normal distribution for that interval
 PERMUTATIONS = 9_999
 
 
@@ -26,18 +27,18 @@ def describe(values: Sequence[float]) -> Mean:
     Values that are all 0 or 1 get the Wilson score interval (Wilson, 1927), which stays inside
     [0, 1] and does not collapse when all agree; others get Student's t interval.
     """
-    # scipy.stats would bring the same quantiles at four times the import time.
-    from scipy.special import ndtri, stdtrit
-
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
         return Mean(mean=mean, se=None, ci95=None)
     se = statistics.stdev(values) / math.sqrt(n)
-    upper = (1 + CONFIDENCE) / 2
     if set(values) <= {0.0, 1.0}:
-        return Mean(mean=mean, se=se, ci95=_wilson(mean, n, float(ndtri(upper))))
-    half = float(stdtrit(n - 1, upper)) * se
+        return Mean(mean=mean, se=se, ci95=_wilson(mean, n, _NORMAL))
+    # Only where it is needed: with numpy it takes a good part of a short run to import. (And
+    # scipy.stats would bring the same quantiles at four times the import time.)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * se
     return Mean(mean=mean, se=se, ci95=(mean - half, mean + half))
 
 
