@@ -110,3 +110,16 @@ def test_decisions_are_numbered_told_alike_and_listed() -> None:
         title = text.splitlines()[0].removeprefix("# ")
         assert f"- [{title}]({page.name})" in index
         assert f"- [{title.partition(' ')[2]}](../decisions/{page.name})" in architecture
+
+
+def test_the_architecture_names_files_and_names_that_there_are() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "orcheo_agentensor"
+    for name in set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text)):
+        assert (package / name).exists() or (ROOT / name).exists()
+    source = "\n".join(path.read_text("utf-8") for path in package.rglob("*.py"))
+    for name in set(re.findall(r"`([A-Z]\w+[a-z]\w+)`", text)):
+        assert re.search(rf"\b(class )?{name}\b", source), name
+    walks = re.findall(r"^## The walk of .*?(?=^## )", text, re.M | re.S)
+    assert len(walks) == 4
+    assert all(len(re.findall(r"^\d+\. ", walk, re.M)) <= 15 for walk in walks)
