@@ -123,6 +123,13 @@ class FeedbackRecord:
 
     `score` is the case's objective (None when the target failed); `feedback` says in words what
     was wrong; `trace` has the runs of the nodes that read the prompt (`node`, `inputs`, `output`).
+
+    Example:
+        >>> from orcheo_agentensor import FeedbackRecord, TextTensor
+        >>> tensor = TextTensor("Answer.")
+        >>> tensor.backward(FeedbackRecord(feedback="too long", case_id="a", score=0.0))
+        >>> str(tensor.gradients[0]), tensor.gradients[0].case_id
+        ('too long', 'a')
     """
 
     feedback: str

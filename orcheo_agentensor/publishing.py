@@ -253,9 +253,31 @@ async def apublish(
     """Put a stored version into an assistant as a new version of it, on each server named.
 
     Prompts and settings go where the assistant's graph reads them, beside what else the assistant
-    is set to. One that serves the version already is left as it is, unless `force`. Raises
-    `NotFound` for the version, `TargetRefused` for the assistant, `RunFailed` where the server
-    does not answer, `AliasConflict` where another process has published there meanwhile.
+    is set to. One that serves the version already is left as it is.
+
+    Args:
+        workflow_id: The workflow whose version it is.
+        version: A number or an alias.
+        assistant: The id or the name of an assistant, or the id of a graph.
+        store: The store that holds the version, and where the publication is noted.
+        url: One server or several; None: the server that runs this.
+        api_key_env: The environment variable that holds the server's key.
+        prompts_in: Where the graph reads prompts: "configurable", "context", or "auto" to find out.
+        graph: The graph of an assistant that is created.
+        create: Make an assistant that does not exist.
+        actor: Who publishes, for the log.
+        reason: Why, for the log.
+        force: Publish what the guardrail rejected, or what is served already.
+        settings: The operator's settings; those of the environment when left out.
+
+    Returns:
+        A `Publication` for each server.
+
+    Raises:
+        NotFound: There is no such version.
+        TargetRefused: The server refuses the assistant.
+        RunFailed: The server does not answer.
+        AliasConflict: Another process has published there meanwhile.
 
     Example:
         >>> import asyncio
@@ -340,8 +362,25 @@ async def arollback_publication(
     """Publish again what the assistant served before; a second rollback goes back one further.
 
     The assistant gets a new version with `rollback_of` in its metadata, set as the earlier one was;
-    before the first publication, that is what it was set to by others. Raises as `apublish` does,
-    and `BadInput` where there is nothing to go back to.
+    before the first publication, that is what it was set to by others.
+
+    Args:
+        workflow_id: The workflow whose version is served.
+        assistant: The id or the name of an assistant, or the id of a graph.
+        store: The store in which publications are noted.
+        url: One server or several; None: the server that runs this.
+        api_key_env: The environment variable that holds the server's key.
+        prompts_in: As for `apublish`.
+        actor: Who rolls back, for the log.
+        reason: Why, for the log.
+        settings: The operator's settings; those of the environment when left out.
+
+    Returns:
+        A `Publication` for each server.
+
+    Raises:
+        BadInput: There is nothing to go back to.
+        AgentensorError: As `apublish` raises.
 
     Example:
         >>> import asyncio

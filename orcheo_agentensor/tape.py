@@ -468,10 +468,17 @@ def get_prompt(
 ) -> str:
     """The current text of prompt `name`, for use inside a node or a target function.
 
-    `config` may be left out wherever LangGraph (or a run of ours) is the caller. `default` is the
-    text used when the run brings no such prompt, so that a workflow also runs bare.
+    Args:
+        name: The prompt's name.
+        config: The run's config; may be left out wherever LangGraph, or a run of ours, is the
+            caller.
+        default: The text where the run brings no such prompt, so that a workflow also runs bare.
 
-    Raises `PromptNotFound`, naming the prompts there are, when there is neither.
+    Returns:
+        The text.
+
+    Raises:
+        PromptNotFound: There is neither; the message names the prompts that there are.
 
     Example:
         >>> from orcheo_agentensor import evaluate, get_prompt

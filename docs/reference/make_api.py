@@ -104,12 +104,35 @@ def own_doc(value: Any) -> str:
     return inspect.cleandoc(doc) if doc else ""
 
 
+SECTION = re.compile(r"^(Args|Returns|Raises|Example):\n((?:(?: {4}.*)?\n)+)", re.M)
+
+
+def sections(doc: str) -> dict[str, str]:
+    """The sections of a docstring, dedented; what stands before them is ""."""
+    found = {match[1]: inspect.cleandoc("\n" + match[2]) for match in SECTION.finditer(doc + "\n")}
+    return {"": SECTION.sub("", doc + "\n").strip(), **found}
+
+
+def entries(section: str) -> dict[str, str]:
+    """The lines of `Args` or `Raises` by the name that each begins with."""
+    joined = re.sub(r"\n\s+", " ", section)
+    return dict(line.split(": ", 1) for line in joined.splitlines() if ": " in line)
+
+
 def as_markdown(doc: str) -> str:
-    """A docstring as Markdown: its examples become fenced blocks."""
-    prose, _, example = doc.partition("\nExample:\n")
-    if not example:
-        return prose
-    return f"{prose.rstrip()}\n\n```pycon\n{inspect.cleandoc(example)}\n```"
+    """A docstring as Markdown: lists of arguments and errors, and examples as fenced blocks."""
+    found = sections(doc)
+    parts = [found[""]]
+    if "Args" in found:
+        parts.append("\n".join(f"- `{n}`: {t}" for n, t in entries(found["Args"]).items()))
+    if "Returns" in found:
+        parts.append("Returns: " + " ".join(found["Returns"].split()))
+    if "Raises" in found:
+        raised = (f"- `{n}`: {t}" for n, t in entries(found["Raises"]).items())
+        parts.append("\n".join(["Raises:\n", *raised]))
+    if "Example" in found:
+        parts.append(f"```pycon\n{found['Example']}\n```")
+    return "\n\n".join(parts)
 
 
 def signature(name: str, value: Any, *, width: float = 88) -> str:

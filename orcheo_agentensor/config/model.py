@@ -451,8 +451,14 @@ _factories: dict[str, CallbackFactory] = {}
 def register_callback(name: str, factory: CallbackFactory) -> None:
     """Let configs name a callback: `{"callbacks": [name]}` adds `factory()` to the run.
 
-    Only names registered here are accepted from outside the process. Registering a name again
-    replaces its factory.
+    Only names registered here are accepted from outside the process.
+
+    Args:
+        name: What configs say. Registering it again replaces its factory.
+        factory: Called without arguments for each run; gives a `BaseCallbackHandler`.
+
+    Raises:
+        ConfigError: The name cannot be one.
 
     Example:
         >>> from langchain_core.callbacks import BaseCallbackHandler

@@ -54,19 +54,39 @@ async def aevaluate(
 ) -> EvaluationReport:
     """Evaluate `target` on `dataset` with `evaluators`.
 
-    `target` is a LangGraph graph, a Runnable, a function `(inputs, config) -> output` or a
-    "module:attribute" string; `dataset` a `Dataset`, a list of cases or a path; `store` a `Store`,
-    a database URL, or None for memory. `summary_evaluators` score all cases together. Where target
-    or judges are noisy, `replicates` runs each case as often; its score is the mean, and intervals
-    are over cases as before. `context` is the
-    context of a graph that needs live objects there; all rollouts share it. `memory_store` says
-    what the LangGraph `Store` of a rollout holds: nothing, what other rollouts left, or a copy of
-    what the graph's own held. `accept_drift` goes on although the target's code has changed since
-    the run, or the one to `reuse`, was started. Submitting a
-    `run_id` again resumes that run and runs nothing twice. `on_event` hears of the progress.
+    A case that fails raises nothing: it is counted in the summary and explained in `cases`.
 
-    Raises `BadInput` for a job that cannot run, `RunFailed` for one that broke. A case that fails
-    raises nothing: it is counted in the summary and explained in `cases`.
+    Args:
+        target: A LangGraph graph, a Runnable, a function `(inputs, config) -> output`, a
+            "module:attribute" string, or the mapping of a remote target.
+        dataset: A `Dataset`, a list of cases, a path, or `{"path": …, "split": …}`.
+        evaluators: One or several, of any known form.
+        summary_evaluators: These score all cases together.
+        prompts: Prompt name to text or `TextTensor`; nodes read them by `get_prompt` or where they
+            bind.
+        config: The `RunnableConfig` that the target runs with.
+        context: The context of a graph that needs live objects there; all rollouts share it.
+        limits: Concurrency, timeout and retries.
+        min_coverage: The share of cases that must be scored for the run to count.
+        replicates: How often each case is run and judged, where results are noisy; its score is the
+            mean, and intervals are over cases as before.
+        store: A `Store`, a database URL, or None for memory.
+        run_id: Submitting one again resumes that run and runs nothing twice.
+        workflow_id: The name under which the run is stored; that of the target when left out.
+        reuse: A run whose recorded rollouts are used where they fit.
+        memory_store: What the LangGraph `Store` of a rollout holds: nothing ("fresh"), what other
+            rollouts left ("shared"), or a copy of what the graph's own held ("seeded").
+        accept_drift: Go on although the target's code has changed since the run, or the one to
+            `reuse`, was started.
+        settings: The operator's settings; those of the environment when left out.
+        on_event: A plain function that hears of the progress.
+
+    Returns:
+        The report: scores by evaluator, coverage, latency, usage, and every case.
+
+    Raises:
+        BadInput: The job cannot run.
+        RunFailed: The run broke; submit its `run_id` again.
 
     Example:
         >>> import asyncio

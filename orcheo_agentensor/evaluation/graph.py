@@ -92,11 +92,24 @@ def create_evaluation_graph(
 ) -> JobGraph[EvaluationState, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
-    Its input is an `EvaluationJob`; whatever is given here, the job may leave out. `context` is
-    a live object for the graph's context. `store` is a
-    `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
-    stream. The output is an `EvaluationOutput`. `on_results` is given the run id and all results
-    before they are added up, for callers in this process.
+    Its input is an `EvaluationJob`; whatever is given here, the job may leave out. Its output is an
+    `EvaluationOutput`. Progress leaves through the custom stream.
+
+    Args:
+        target: As for `aevaluate`.
+        dataset: As for `aevaluate`.
+        evaluators: As for `aevaluate`.
+        prompts: As for `aevaluate`.
+        config: As for `aevaluate`.
+        context: A live object for the graph's context.
+        store: A `Store`, a database URL, or None for a store in memory.
+        settings: The operator's settings; those of the environment when left out.
+        new_run_id: Names runs whose job does not.
+        on_results: Given the run id and all results before they are added up, for callers in this
+            process.
+
+    Returns:
+        A `StateGraph`.
 
     Example:
         >>> from orcheo_agentensor import create_evaluation_graph

@@ -151,11 +151,21 @@ def bind_evaluator(
 ) -> BoundEvaluator:
     """Bind one evaluator: a built-in, or any form that `docs/reference/evaluators.md` lists.
 
-    `name` and `weight` are its own for this use; without a name it goes by the `key` or
-    `feedback_key` that it returns, where its source says which, else by its own. `kind` overrides
-    the detection of its form. `scale` is its worst score and its best, where these are not 0 and 1:
-    scores are brought to 0..1, and one outside is a failure. The result can stand wherever an
-    evaluator can. Raises `EvaluatorRefused`.
+    Args:
+        evaluator: A function, an evaluator object, the name of a built-in, or the job form.
+        name: What its results go by; without one, the `key` or `feedback_key` that it returns,
+            where its source says which, else its own name.
+        weight: Its share in the weighted mean; 0 only observes.
+        kind: Overrides the detection of its form.
+        scale: Its worst score and its best, where these are not 0 and 1: scores are brought to
+            0..1, and one outside is a failure.
+        settings: The operator's settings; those of the environment when left out.
+
+    Returns:
+        The bound evaluator, which can stand wherever an evaluator can.
+
+    Raises:
+        EvaluatorRefused: Its form is not known, or more than one fits.
 
     Example:
         >>> from orcheo_agentensor import bind_evaluator

@@ -109,5 +109,18 @@ def step(
     seed: int = 0,
     settings: Settings | None = None,
 ) -> dict[str, str]:
-    """`astep` for sync code, with the same arguments and errors; works in notebooks, too."""
+    """`astep` for sync code, with the same arguments and errors; works in notebooks, too.
+
+    Example:
+        >>> from orcheo_agentensor import TextGrad, TextTensor, step
+        >>> class Careful:
+        ...     async def propose(self, request):
+        ...         return {c.name: f"{c.text} {c.feedback[0]}" for c in request.components}
+        >>> tone, policy = TextTensor("Answer."), TextTensor("No refunds.", requires_grad=False)
+        >>> tone.backward("Be kind.")
+        >>> step({"tone": tone, "policy": policy}, optimizer=TextGrad(proposer=Careful()))
+        {}
+        >>> tone.text, policy.text
+        ('Answer. Be kind.', 'No refunds.')
+    """
     return run_sync(astep(tensors, optimizer=optimizer, seed=seed, settings=settings))

@@ -212,10 +212,22 @@ def _heard_by_host(configurable: Mapping[str, Any]) -> Iterator[None]:
 def evaluation_node(
     graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
 ) -> HostNode:
-    """A host node for an evaluation graph; see `subgraph_node`.
+    """A host node that runs an evaluation graph as a subgraph.
 
-    `map_input` makes the job from the host's state (by default the state's keys that are job
-    fields), `map_output` makes the host's update from the result (by default the result itself).
+    Events, interrupts and checkpoints pass through the host. A node that is executed again, on a
+    resume or a retry, goes on with the run it had begun.
+
+    Args:
+        graph: What `create_evaluation_graph` returned, compiled or not.
+        map_input: Makes the job from the host's state; by default the state's keys that are job
+            fields.
+        map_output: Makes the host's update from the result; by default the result itself.
+
+    Returns:
+        A node, as `StateGraph.add_node` takes it.
+
+    Raises:
+        ConfigError: The job has a field that is not known, at the call.
 
     Example:
         >>> from typing import TypedDict

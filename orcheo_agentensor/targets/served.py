@@ -82,16 +82,25 @@ def configure(
 ) -> ServedGraph:
     """`graph`, with a config that is checked, merged and recorded before each run.
 
-    The config of a call goes over the version it asks for (`configurable.agentensor.use`, an alias
-    or a number in `store`), which goes over the defaults kept in the store, which go over
-    `defaults`; then limits are capped by `settings`. With a `store` (or the URL of one) every run
-    leaves a record of mode "run". Other than that a call does what the graph does, and without any
-    config exactly what the bare graph does.
+    The config of a call goes over the version that it asks for (`configurable.agentensor.use`),
+    which goes over the defaults kept in the store, which go over `defaults`; then limits are
+    capped. Other than that a call does what the graph does, and without any config exactly what
+    the bare graph does. Callers are in this process and trusted: they may pass live callbacks,
+    which reach every node and are never stored.
 
-    `graph` may be uncompiled; it is then compiled, without a checkpointer. A `Runnable` that is no
-    graph becomes a graph of one node. Callers are in this process and trusted: they may pass live
-    callbacks, which reach every node and are never stored. Raises `ConfigError` for bad `defaults`
-    here, and for a bad config at the call.
+    Args:
+        graph: A graph, compiled or not (it is then compiled, without a checkpointer). A `Runnable`
+            that is no graph becomes a graph of one node.
+        workflow_id: The name under which runs are recorded and versions looked up.
+        defaults: The config that every run starts from.
+        store: A `Store` or the URL of one; every run then leaves a record of mode "run".
+        settings: The operator's settings; those of the environment when left out.
+
+    Returns:
+        A compiled graph: a server, a host graph and a job take it as they take `graph`.
+
+    Raises:
+        ConfigError: `defaults` break a rule, here; the config of a call does, at the call.
 
     Example:
         >>> from typing import TypedDict
@@ -137,8 +146,19 @@ def serve(
     While the flag `runnable_config_enabled` is on for `workflow_id`, a run's config goes over the
     stored version that it asks for (`configurable.agentensor.use`) and over the workflow's stored
     defaults, its nodes follow `configurable.node_overrides`, and it leaves a record of mode "run".
-    With the flag off it runs as the bare graph does. Give the graph its workflow's id as its name
-    in `langgraph.json`.
+    With the flag off it runs as the bare graph does.
+
+    Args:
+        graph: A graph, compiled or not.
+        workflow_id: The workflow's id; also its name in `langgraph.json`.
+        store: A `Store` or the URL of one; that of `settings` when left out.
+        settings: The operator's settings; those of the environment when left out.
+
+    Returns:
+        A compiled graph.
+
+    Raises:
+        ConfigError: The config of a call breaks a rule.
 
     Example:
         >>> from typing import TypedDict

@@ -63,15 +63,44 @@ async def atrain(
     """Train the `prompts` of `target` on `dataset`; frozen ones stay as they are, to the byte.
 
     The splits `train`, `validation` and `holdout` of the dataset are used: the search learns from
-    the first, chooses on the second, and proves the gain on the third. Submitting a `run_id` again
-    resumes that run and repeats no recorded call. With `promote="ask"` the result has the status
-    `awaiting_approval`; call again with the same `run_id` and `answer={"approve": True, "actor":
-    …, "reason": …}`. `guardrail` says what forbids a promotion; `publish` names the assistant that
-    a promoted version is published to.
-    `context`, `memory_store` and `accept_drift` are those of `aevaluate`.
+    the first, chooses on the second, and proves the gain on the third.
 
-    Raises `BadInput` for a job that cannot run (a budget that is too small among others),
-    `RunFailed` for one that broke and can be resumed.
+    Args:
+        target: As for `aevaluate`.
+        prompts: Prompt name to text or `TextTensor`; `requires_grad=False` freezes one.
+        dataset: As for `aevaluate`, with splits.
+        evaluators: One or several, of any known form; their scores are what is maximised.
+        optimizer: Such as `Reflective(…)`, the name of one, or a mapping with its name.
+        budget: What the run may spend; computed from the split sizes when left out.
+        stop: Conditions such as `TargetScore(1.0)`; the first that holds ends the search.
+        checkpoint_every: After how many steps a version is stored, beside those at each new best.
+        promote: Who moves `production`: "auto" (where the gain is proved), "ask" (a person) or
+            "never".
+        guardrail: What forbids a promotion by itself.
+        publish: The assistant that a promoted version is published to.
+        config: The `RunnableConfig` that the target runs with.
+        context: The context of a graph that needs live objects there; all rollouts share it.
+        limits: Concurrency, timeout and retries.
+        min_coverage: The share of cases that must be scored for the run to count.
+        replicates: How often each case is run and judged, where results are noisy.
+        seed: The same seed, data and target give the same search.
+        workflow_id: The name under which versions are stored; that of the target when left out.
+        run_id: Submitting one again resumes that run and repeats no recorded call.
+        reuse: A run whose recorded rollouts are used where they fit.
+        memory_store: As for `aevaluate`.
+        accept_drift: As for `aevaluate`.
+        store: A `Store`, a database URL, or None for memory.
+        settings: The operator's settings; those of the environment when left out.
+        on_event: A plain function that hears of the progress.
+        answer: To a run that is `awaiting_approval`, with its `run_id`:
+            `{"approve": True, "actor": …, "reason": …}`.
+
+    Returns:
+        The result: baseline and best as stored versions, the proof on holdout, and the decision.
+
+    Raises:
+        BadInput: The job cannot run; a budget that is too small is such a job.
+        RunFailed: The run broke; submit its `run_id` again.
 
     Example:
         >>> import asyncio
@@ -253,7 +282,18 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
 def training_node(
     graph: Any, *, map_input: MapInput | None = None, map_output: MapOutput | None = None
 ) -> HostNode:
-    """A host node for a training graph; see `evaluation_node`.
+    """A host node that runs a training graph as a subgraph; see `evaluation_node`.
+
+    Args:
+        graph: What `create_training_graph` returned, compiled or not.
+        map_input: As for `evaluation_node`.
+        map_output: As for `evaluation_node`.
+
+    Returns:
+        A node, as `StateGraph.add_node` takes it.
+
+    Raises:
+        ConfigError: The job has a field that is not known, at the call.
 
     Example:
         >>> from typing import TypedDict

@@ -45,11 +45,24 @@ def create_training_graph(
 ) -> JobGraph[TrainingState, TrainingJob, TrainingOutput]:
     """The training subgraph, uncompiled: compile it, or add it to a host with `training_node`.
 
-    Its input is a `TrainingJob`; whatever is given here, the job may leave out. `context` is
-    a live object for the graph's context. `store` is a
-    `Store`, a database URL, or None for a store in memory. Progress leaves through the custom
-    stream. The output is a `TrainingOutput`. With `promote: ask` the graph pauses by `interrupt()`
-    before it ends; compile it with a checkpointer for that.
+    Its input is a `TrainingJob`; whatever is given here, the job may leave out. Its output is a
+    `TrainingOutput`. Progress leaves through the custom stream. With `promote: ask` the graph
+    pauses by `interrupt()` before it ends; compile it with a checkpointer for that.
+
+    Args:
+        target: As for `atrain`.
+        dataset: As for `atrain`.
+        evaluators: As for `atrain`.
+        prompts: As for `atrain`.
+        config: As for `atrain`.
+        optimizer: As for `atrain`.
+        context: A live object for the graph's context.
+        store: A `Store`, a database URL, or None for a store in memory.
+        settings: The operator's settings; those of the environment when left out.
+        new_run_id: Names runs whose job does not.
+
+    Returns:
+        A `StateGraph`.
 
     Example:
         >>> from orcheo_agentensor import TextGrad, create_training_graph, get_prompt

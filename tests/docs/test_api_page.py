@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import orcheo_agentensor
+from orcheo_agentensor import errors
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "reference"
 
@@ -52,3 +53,23 @@ def test_a_public_name_is_explained_by_an_example_that_runs(
     told: list[str] = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append)
     assert not told, "".join(told)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if inspect.isroutine(getattr(orcheo_agentensor, name))]
+)
+def test_a_function_explains_each_argument_what_it_returns_and_raises(name: str) -> None:
+    function = getattr(orcheo_agentensor, name)
+    doc = MAKE_API.Definition(name).doc
+    if doc.startswith(f"`a{name}` for sync code, with the same arguments and errors"):
+        twin = getattr(orcheo_agentensor, f"a{name}")
+        assert list(inspect.signature(function).parameters.values()) == list(
+            inspect.signature(twin).parameters.values()
+        )
+        return
+    found = MAKE_API.sections(doc)
+    assert list(MAKE_API.entries(found["Args"])) == list(inspect.signature(function).parameters)
+    returns = inspect.signature(function).return_annotation
+    assert ("Returns" in found) == (returns not in ("None", None))
+    for error in MAKE_API.entries(found.get("Raises", "")):
+        assert issubclass(getattr(errors, error), orcheo_agentensor.AgentensorError)
