@@ -32,7 +32,8 @@ MAX_FRONT = 24
 GUARDS = 4  # one solved case per so many cases of a minibatch
 SOLVED = 1.0 - 1e-12
 MAX_GROWTH = 16  # a minibatch may grow to so many times its size
-MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again
+MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again,
+RECALLED_BEST = 25  # of which so many are those that the parent does best on
 
 
 @dataclass(kw_only=True)
@@ -367,6 +368,7 @@ class Reflective(BaseModel):
         parent.batch = list(cases)
         others = parent.scores.keys() - {*cases, *state["unread"]}
         known = sorted(others, key=lambda case: (parent.scores[case], case))  # the worst first
+        worst = MAX_RECALLED - RECALLED_BEST
         return replace(
             trial,
             parent=parent.hash,
@@ -374,7 +376,7 @@ class Reflective(BaseModel):
             purpose=purpose,
             validated=False,
             refined=True,
-            recalled=tuple(sorted(known[:MAX_RECALLED])),
+            recalled=tuple(sorted([*known[:worst], *known[worst:][-RECALLED_BEST:]])),
         )
 
     def _cases(

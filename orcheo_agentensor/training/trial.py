@@ -21,7 +21,7 @@ from orcheo_agentensor.optimizers import (
     TrialOutcome,
 )
 from orcheo_agentensor.optimizers.guards import through_guards
-from orcheo_agentensor.optimizers.proposer import ProposalRefused, as_material
+from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated, as_material
 from orcheo_agentensor.optimizers.update import proposal_request
 from orcheo_agentensor.prompts import Candidate, without_middle
 from orcheo_agentensor.storage.tables import clean_text
@@ -57,7 +57,7 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
             # Read inside the try: any mapping may be returned, and reading it may raise.
             texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
-            return {"refused": error.message}
+            return {"refused": error.message, "truncated": isinstance(error, ReplyTruncated)}
         except (BudgetExhausted, TimeoutError):
             raise
         except Exception as error:
@@ -81,7 +81,10 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
             key, "proposal", ask, meter=training.meter, who="proposer"
         )
     if "refused" in answer:
-        return Proposal(reason=answer["refused"])
+        why = answer["refused"]
+        # Remembered for each prompt, so that the next request asks for less.
+        cut = request.components if answer.get("truncated") else ()
+        return Proposal(refused={one.name: ("", why) for one in cut}, reason=why)
     texts = answer["texts"]
     passed, found = await asyncio.to_thread(through_guards, request, texts, cases=plan.texts)
     found |= {name: [UNFIT] for name in answer.get("unfit", ())}

@@ -1,0 +1,146 @@
+"""What the built-in proposer shows a chat model, and what it makes of the replies."""
+
+from __future__ import annotations
+
+import base64
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from rule_task import NAMES, Target, dataset, done
+
+from orcheo_agentensor import FeedbackRecord, MaxSteps, TextGrad, TextTensor, astep, atrain
+from orcheo_agentensor.optimizers.proposer import MAX_CHARS, LLMProposer
+from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
+
+
+async def asked(*records: FeedbackRecord, prompts: int = 1) -> str:
+    """What the model is asked where each of some prompts got these gradients."""
+    tensors = {f"p{n}": TextTensor("Answer.") for n in range(prompts)}
+    for tensor in tensors.values():
+        for one in records:
+            tensor.backward(one)
+    model = ScriptedChatModel(replies=[dict.fromkeys(tensors, "Answer well.")])
+    assert await astep(tensors, optimizer=TextGrad(model=model)) == {}
+    assert {tensor.text for tensor in tensors.values()} == {"Answer well."}
+    return str(model.calls[0][-1].text)
+
+
+def record(number: int = 0, **fields: Any) -> FeedbackRecord:
+    given: dict[str, Any] = {"feedback": f"wrong {number}", "case_id": f"c{number}", "score": 0.0}
+    return FeedbackRecord(**{**given, **fields})
+
+
+async def test_of_long_inputs_the_middle_goes_and_all_else_is_seen() -> None:
+    text = await asked(
+        record(
+            inputs={"document": "BEGIN " + "word " * 20_000 + " QUESTION?"},
+            output="THE OUTPUT",
+            expected_output="THE EXPECTED",
+            feedback="THE FEEDBACK " + "x" * 6_000 + " END",
+        )
+    )
+    order = [text.index(one) for one in ("THE FEEDBACK", "THE OUTPUT", "THE EXPECTED", "BEGIN")]
+    assert order == sorted(order)
+    assert "QUESTION?" in text
+    assert " END" in text
+    assert text.count("characters left out") == 2
+    assert len(text) < 20_000
+
+
+async def test_media_are_a_label() -> None:
+    image = base64.b64encode(bytes(range(256)) * 40).decode()
+    block = {"type": "image", "mime_type": "image/png", "base64": image}
+    text = await asked(record(inputs=[block, f"data:image/jpeg;base64,{image}"], output="fine"))
+    assert image[:60] not in text
+    assert f"[image/jpeg, {len(image):,} characters of base64]" in text
+    assert f"[binary data, {len(image):,} characters of base64]" in text
+    assert "image/png" in text
+
+
+async def test_a_hundred_cases_of_every_kind_are_seen_with_solved_ones_among_them() -> None:
+    failed = [record(n, feedback="too long" if n < 190 else "too short") for n in range(200)]
+    solved = [record(n, score=1.0, feedback="ok", output="SOLVED") for n in range(200, 230)]
+    text = await asked(*failed, *solved)
+    assert text.count("## Case, score") == 100
+    assert text.count("SOLVED") == 25
+    assert text.count("too short") == 10
+    assert "130 more cases are left out" in text
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+async def test_all_cases_together_stay_within_the_budget(prompts: int) -> None:
+    long = [record(n, inputs="in " * 5_000, output=f"out{n} " * 900) for n in range(150)]
+    text = await asked(*long, record(151, score=1.0, output="SOLVED"), prompts=prompts)
+    assert MAX_CHARS * 0.5 < len(text) < MAX_CHARS * 1.4
+    assert text.count("SOLVED") == prompts
+
+
+class LengthError(Exception):
+    """As OpenAI's client raises it."""
+
+    completion = SimpleNamespace(choices=[SimpleNamespace(finish_reason="length")], usage=None)
+
+
+CUT = [
+    AIMessage("{", response_metadata={"finish_reason": "length"}),
+    AIMessage("{", response_metadata={"stop_reason": "max_tokens"}),
+    AIMessage("{", response_metadata={"finish_reason": "MAX_TOKENS"}),
+    AIMessage("{", response_metadata={"incomplete_details": {"reason": "max_output_tokens"}}),
+    LengthError("cut"),
+]
+
+
+async def test_a_truncated_reply_asks_for_less_and_never_ends_the_run() -> None:
+    replies, seen = [*CUT, *CUT], []
+    events: list[Any] = []
+
+    def rule(messages: list[BaseMessage]) -> Any:
+        seen.append(str(messages[-1].text))
+        return replies[len(seen) - 1]
+
+    await atrain(
+        Target(),
+        prompts=dict.fromkeys(NAMES, "Go."),
+        dataset=dataset(),
+        evaluators=[done],
+        optimizer=TextGrad(minibatch=4, proposer=LLMProposer(RuleChatModel(rule=rule))),
+        stop=[MaxSteps(6)],
+        on_event=events.append,
+    )
+    refused = [e for e in events if e["type"] == "proposal_rejected"]
+    assert len(refused) == 6
+    assert all("cut off" in event["reason"] for event in refused)
+    assert [text.count("# Prompt ") for text in seen[:3]] == [2, 1, 1]
+    assert "much shorter" not in seen[0]
+    assert "much shorter" in seen[1]
+    assert "Length cap: 4000" in seen[0]
+    assert "Length cap: 1000" in seen[2]
+
+
+async def test_the_schema_is_keyed_by_the_names_of_the_prompts() -> None:
+    bound: list[Any] = []
+
+    class Watching(ScriptedChatModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            bound.extend(convert_to_openai_tool(tool) for tool in tools)
+            return super().bind_tools(tools, **kwargs)
+
+    tensors = {name: TextTensor("Go.") for name in NAMES}
+    for tensor in tensors.values():
+        tensor.backward("go on")
+    replies = [{NAMES[0]: "Plan well.", "other": "no"}]
+    await astep(tensors, optimizer=TextGrad(model=Watching(replies=replies)))
+    parameters = bound[0]["function"]["parameters"]
+    assert sorted(parameters["properties"]) == sorted(parameters["required"]) == sorted(NAMES)
+    assert [tensors[name].text for name in NAMES] == ["Plan well.", "Go."]
+
+
+async def test_a_reply_without_a_prompt_is_refused() -> None:
+    tensor = TextTensor("Go.")
+    tensor.backward("go on")
+    model = ScriptedChatModel(replies=["no JSON at all"])
+    refused = await astep({"p": tensor}, optimizer=TextGrad(model=model))
+    assert "does not have the form asked for" in refused["p"]
