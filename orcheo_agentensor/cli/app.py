@@ -9,7 +9,9 @@ import typer
 
 from orcheo_agentensor.cli import admin, checkpoints, jobs, options, runs
 from orcheo_agentensor.cli.errors import EXIT_CODES, command
-from orcheo_agentensor.cli.output import console, print_json, show
+from orcheo_agentensor.cli.output import console, print_json, show, show_table
+from orcheo_agentensor.display import number, percent
+from orcheo_agentensor.errors import BadInput
 
 schema_app = typer.Typer(help="Print JSON Schemas.", no_args_is_help=True)
 
@@ -96,6 +98,58 @@ def content_hash(file: File, as_json: options.AsJson = False) -> None:
         show(dataset.version)
 
 
+judge_app = typer.Typer(help="Check LLM judges.", no_args_is_help=True)
+
+
+@command(judge_app, "calibrate")
+def calibrate(
+    job: options.JobFile,
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="A dataset whose cases have `output` and a person's `label` in their metadata.",
+        ),
+    ],
+    evaluator: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The evaluator of the job; needed where it has several."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Ask an evaluator of a job about labelled outputs, and compare it with the labels."""
+    import asyncio
+
+    from orcheo_agentensor.cli.jobfile import Overrides, load_job
+    from orcheo_agentensor.datasets import Dataset
+    from orcheo_agentensor.evaluators import bind_evaluators
+    from orcheo_agentensor.evaluators.judge import calibrate as compare
+
+    specs = load_job(job, Overrides()).get("evaluators", [])
+    bound = bind_evaluators(specs, settings=options.load_settings())
+    found = [one for one in bound if evaluator in (None, one.name)]
+    if len(found) != 1:
+        raise BadInput(
+            field="evaluator",
+            value=evaluator,
+            rule=f"must be one of: {', '.join(e.name for e in bound)}",
+        )
+    result = asyncio.run(compare(found[0], Dataset.load(labels).cases))
+    if as_json:
+        print_json({"evaluator": found[0].name, **result})
+        return
+    show(f"evaluator  {found[0].name}")
+    show(f"labels     {result['n']} compared, {result['failures']} without a verdict")
+    show(f"agreement  {percent(result['agreement'])}")
+    show(f"kappa      {number(result['kappa'])}")
+    columns = sorted({verdict for row in result["confusion"].values() for verdict in row})
+    rows = [
+        (human, *(row.get(verdict, 0) for verdict in columns))
+        for human, row in result["confusion"].items()
+    ]
+    show_table(("label", *(f">judged {verdict}" for verdict in columns)), rows)
+
+
 app = typer.Typer(
     name="agentensor",
     help="Evaluate LangGraph workflows and train their prompts.",
@@ -114,6 +168,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(admin.workflows_app, name="workflows")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(judge_app, name="judge")
 app.add_typer(admin.database_app, name="db")
 app.add_typer(schema_app, name="schema")
 

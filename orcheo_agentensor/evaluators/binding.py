@@ -469,7 +469,8 @@ def _stable(value: Any, depth: int) -> Any:
     if inspect.ismodule(value):
         return {"module": value.__name__}
     if hasattr(value, "_llm_type"):
-        return {"model": qualified_name(type(value)), "name": _model_name(value)}
+        found = {"model": qualified_name(type(value)), "name": _model_name(value)}
+        return {**found, "settings": _stable(_model_settings(value), depth)}
     facts = {"type": qualified_name(type(value)), "source": _class_source(type(value))}
     return facts if depth > _DEEPEST_STATE else {**facts, "state": _state(value, depth)}
 
@@ -504,6 +505,20 @@ def _model_name(model: Any) -> str | None:
     names = (getattr(model, key, None) for key in ("model_name", "model", "deployment_name"))
     return next((name for name in names if isinstance(name, str)), None)
 
+
+def _model_settings(model: Any) -> dict[str, Any]:
+    """The settings of a chat model: those of its fields that are data, functions or models."""
+    fields = {name: getattr(model, name, None) for name in getattr(type(model), "model_fields", ())}
+    kinds = (bool, int, float, str, list, tuple, dict, set)
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _NO_SETTINGS
+        and (isinstance(value, kinds) or inspect.isfunction(value) or hasattr(value, "_llm_type"))
+    }
+
+
+_NO_SETTINGS = {"callbacks", "metadata", "name", "tags", "verbose", "cache"}
 
 _sources: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 

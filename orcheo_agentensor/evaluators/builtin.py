@@ -21,6 +21,7 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorFailure,
     Outcome,
     as_text,
+    text_of_blocks,
 )
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 
@@ -119,8 +120,12 @@ class OfOutput(Builtin):
         return tuple(self.field.split(".")) if self.field else ()
 
     def part(self, ctx: EvaluatorContext) -> Any:
-        """The part to look at, or `MISSING`."""
-        return pick(ctx.output, self._keys) if self._keys else ctx.output
+        """The part to look at, or `MISSING`; of a list of content blocks its text."""
+        found = pick(ctx.output, self._keys) if self._keys else ctx.output
+        if isinstance(found, list):
+            text = text_of_blocks(found)
+            return found if text is None else text
+        return found
 
     def no_such_field(self) -> EvaluationResult:
         """The score of an output that lacks `field`."""
@@ -201,6 +206,13 @@ class ExactMatch(Comparing):
             return self.full_score
         if found is not MISSING and equal(expected, found):
             return self.full_score
+        if isinstance(found, dict) and isinstance(found.get("messages"), list):
+            reason = (
+                f"the output is a whole state ({', '.join(found)}), the expected output none: name "
+                "the part to compare, such as `output: messages.-1.content` in the job's target "
+                "(target.output), or `field` of this evaluator"
+            )
+            return EvaluatorFailure(name=self.name, kind="wrong_shape", reason=reason)
         return self.falls_short(differs(expected, found))
 
     @staticmethod

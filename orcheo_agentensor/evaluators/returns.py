@@ -110,7 +110,10 @@ def own(name: str, value: Any) -> list[Outcome] | None:
         return None
     if not all(isinstance(item, Outcome) for item in value):
         return None
-    return several(name, [(i.name, replace(i, name=f"{name}.{i.name}")) for i in value])
+    return several(
+        name,
+        [(i.name, replace(i, name=name if i.name == name else f"{name}.{i.name}")) for i in value],
+    )
 
 
 def field_of(value: Any, key: str) -> Any:

@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.evaluators.context import text_of_blocks
 from orcheo_agentensor.json_values import all_json, check_json
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -22,8 +23,11 @@ _OTHERS = ("name", "tool_calls", "tool_call_id")
 def _message(
     kind: str, content: Any, *, name: Any, tool_calls: Any, tool_call_id: Any
 ) -> dict[str, Any]:
-    """A message in the role/content form that evaluators are written for."""
+    """A message in the role/content form that evaluators are written for: content is text, with the
+    blocks it was given in as `content_blocks`."""
     message: dict[str, Any] = {"role": _ROLES.get(kind, kind), "content": content}
+    if (text := text_of_blocks(content)) is not None:
+        message |= {"content": text, "content_blocks": content}
     if name:
         message["name"] = name
     if tool_calls:

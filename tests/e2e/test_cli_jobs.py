@@ -221,3 +221,40 @@ def test_an_unexpected_error_is_one_line(project: Project, monkeypatch: pytest.M
     assert result.stderr.startswith("error: internal error: ZeroDivisionError: oh")
     assert "AGENTENSOR_DEBUG" in result.stderr
     assert json.loads(result.stdout)["exit_code"] == 3
+
+
+def test_a_judge_is_calibrated_against_labels(project: Project) -> None:
+    project.write(
+        "labels.jsonl",
+        "".join(
+            json.dumps({"id": str(n), "inputs": "q", "expected_output": "good", "metadata": data})
+            + "\n"
+            for n, data in enumerate(
+                [
+                    {"output": "good", "label": True},
+                    {"output": "good", "label": False},
+                    {"output": "bad", "label": False},
+                    {"output": "bad", "label": 0},
+                ]
+            )
+        ),
+    )
+    project.write("judge.yaml", {"evaluators": ["exact_match", "json_valid"]})
+    asked = ("judge", "calibrate", "judge.yaml", "labels.jsonl")
+    assert "must be one of: exact_match, json_valid" in project.refused(*asked)
+    found = project.ok(*asked, "--evaluator", "exact_match")
+    assert (found["n"], found["agreement"], found["kappa"]) == (4, 0.75, 0.5)
+    assert found["confusion"] == {"fail": {"fail": 2, "pass": 1}, "pass": {"pass": 1}}
+    shown = project.call(*asked, "--evaluator", "exact_match").stdout
+    assert "agreement  75.0%" in shown
+    assert "judged pass" in shown
+    project.write("labels.jsonl", '{"id": "a", "inputs": "q"}\n')
+    assert "must have 'output' in its metadata" in project.refused(
+        *asked, "--evaluator", "exact_match"
+    )
+
+
+def test_every_start_says_how_each_evaluator_is_called(project: Project) -> None:
+    result = project.call("evaluate", "evaluate.yaml")
+    assert "  right: langsmith: right(" in result.stderr
+    assert "  right: langsmith: right(" in project.call("train", "train.yaml").stderr

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
 from orcheo_agentensor import BadInput, RandomSearch, Store, aevaluate, atrain, bind_evaluator
 
@@ -148,3 +149,47 @@ async def test_a_training_refuses_scores_outside_0_and_1() -> None:
 async def test_an_inverted_scale_inverts_what_passes(given: Any, mean: float) -> None:
     report = await evaluated(bind_evaluator(lambda ctx: given, name="toxic", scale=(1, 0)))
     assert (report.objective, report.scores["toxic"].pass_rate) == (mean, float(mean == 1.0))
+
+
+async def test_content_blocks_are_text_to_evaluators_and_stay_reachable() -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "hm {", "signature": "s"},
+        {"type": "text", "text": '{"a": '},
+        {"type": "text", "text": "1}", "citations": [{"url": "x"}]},
+    ]
+
+    async def state(inputs: Any) -> Any:
+        return {"messages": [AIMessage(content=blocks)]}
+
+    async def bare(inputs: Any) -> Any:
+        return AIMessage(content=blocks).content
+
+    def seen(outputs: Any) -> bool:
+        (message,) = outputs["messages"]
+        return message["content"] == '{"a": 1}' and message["content_blocks"] == blocks
+
+    cases = [{"id": "a", "inputs": {}, "expected_output": '{"a": 1}'}]
+    field = "messages.-1.content"
+    built_in = [
+        {"type": "json_valid", "field": field},
+        {"type": "exact_match", "field": field},
+        {"type": "regex", "pattern": r"\{.a.: 1\}", "full": True, "field": field},
+        {"type": "length", "at_most": 8, "field": field},
+    ]
+    report = await aevaluate(state, dataset=cases, evaluators=[*built_in, seen])
+    assert {score.mean for score in report.scores.values()} == {1.0}, report.cases[0].reasons
+    plain = [{k: v for k, v in one.items() if k != "field"} for one in built_in]
+    report = await aevaluate(bare, dataset=cases, evaluators=plain)
+    assert {score.mean for score in report.scores.values()} == {1.0}, report.cases[0].reasons
+
+
+async def test_exact_match_of_a_whole_state_says_what_to_name() -> None:
+    async def state(inputs: Any) -> Any:
+        return {"messages": [AIMessage(content="Paris")]}
+
+    cases = [{"id": "a", "inputs": {}, "expected_output": "Paris"}]
+    report = await aevaluate(state, dataset=cases, evaluators=["exact_match"])
+    assert (report.status, report.objective) == ("missed_threshold", None)
+    reason = report.cases[0].failure.reason
+    assert "the output is a whole state (messages)" in reason
+    assert "target.output" in reason

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableLambda
 from pydantic import ValidationError
 
+from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import EvaluatorRefused
 from orcheo_agentensor.evaluators import (
     EvaluationResult,
@@ -21,6 +24,7 @@ from orcheo_agentensor.evaluators import (
     bind_evaluator,
     bind_evaluators,
 )
+from orcheo_agentensor.evaluators.judge import calibrate
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
 from orcheo_agentensor.usage import Usage
@@ -31,7 +35,7 @@ CTX = EvaluatorContext(
 
 
 async def judged(reply: Any, **params: Any) -> tuple[Outcome, Usage]:
-    model = ScriptedChatModel(replies=[reply])
+    model = ScriptedChatModel(replies=[reply, reply])
     (found,), usage = await bind_evaluator(LLMJudge(rubric="r", model=model, **params)).score(CTX)
     return found, usage
 
@@ -78,13 +82,167 @@ async def test_a_reply_without_a_score_on_the_scale_is_a_failure(reply: Any) -> 
     found, usage = await judged(reply)
     assert isinstance(found, EvaluatorFailure)
     assert found.kind == "wrong_shape"
-    assert usage.calls == 1
+    assert usage.calls == 2
 
 
-async def test_a_reply_that_missed_the_form_is_read_not_asked_for_again() -> None:
-    found, usage = await judged('Well:\n```json\n{"score": 1, "reasoning": "ok"}\n```')
-    assert isinstance(found, EvaluationResult)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"score": 1, "reasoning": "ok"}',
+        '```json\n{"score": 1, "reasoning": "ok"}\n```',
+        '<think>{"score": 0}, or rather more</think>\n{"score": 1, "reasoning": "ok"}',
+    ],
+)
+async def test_a_verdict_is_the_whole_reply(reply: str) -> None:
+    found, usage = await judged(reply)
+    assert isinstance(found, EvaluationResult), found
     assert (found.score, found.reason, usage.calls) == (1.0, "ok", 1)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        'I refuse to grade this. The output says {"score": 1.0}.',
+        'I will not grade:\n```json\n{"score": 1.0, "reasoning": "great"}\n```',
+        '<think>The output says {"score": 1.0}</think> I refuse.',
+    ],
+)
+@pytest.mark.parametrize("kind", [RuleChatModel, NoTools])
+async def test_json_that_a_judge_quotes_is_no_verdict(quote: str, kind: Any) -> None:
+    bound = bind_evaluator(LLMJudge(rubric="r", model=kind(rule=lambda messages: quote)))
+    (found,), usage = await bound.score(CTX)
+    assert isinstance(found, EvaluatorFailure)
+    assert (found.kind, usage.calls) == ("wrong_shape", 2)
+    assert found.reason.startswith("the judge gave no score: ")
+
+
+async def test_a_reply_that_is_no_verdict_is_asked_for_once_more() -> None:
+    asked: list[list[BaseMessage]] = []
+
+    def rule(messages: list[BaseMessage]) -> Any:
+        asked.append(messages)
+        return "Quite good." if len(asked) == 1 else {"reasoning": "ok", "score": 0.5}
+
+    (found,), usage = await bind_evaluator(
+        LLMJudge(rubric="r", model=RuleChatModel(rule=rule))
+    ).score(CTX)
+    assert isinstance(found, EvaluationResult)
+    assert (found.score, usage.calls) == (0.5, 2)
+    assert [message.type for message in asked[1]] == ["system", "human", "ai", "human"]
+    assert "That is no verdict: gave no score: 'Quite good.'" in asked[1][-1].text
+
+
+async def test_a_provider_that_refuses_the_form_is_asked_for_text_from_then_on() -> None:
+    class NoForm(RuleChatModel):
+        def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
+            def refuse(messages: Any) -> Any:
+                forms.append(1)
+                raise ValueError("400: This response_format type is unavailable now")
+
+            return RunnableLambda(refuse)
+
+    forms: list[int] = []
+    model = NoForm(rule=lambda messages: '{"reasoning": "fine", "score": 1}')
+    bound = bind_evaluator(LLMJudge(rubric="r", model=model))
+    for _ in range(2):
+        (found,), usage = await bound.score(CTX)
+        assert isinstance(found, EvaluationResult), found
+        assert (found.score, usage.calls, len(forms)) == (1.0, 1, 1)
+
+
+async def test_choices_are_scored_and_anything_else_is_asked_again() -> None:
+    choices = {"good": 1.0, "fair": 0.5, "bad": 0.0}
+    found, usage = await judged({"reasoning": "so-so", "choice": "fair"}, choices=choices)
+    assert found == EvaluationResult(name="llm_judge", score=0.5, label="fair", reason="so-so")
+    found, usage = await judged({"reasoning": "x", "choice": "superb"}, choices=choices)
+    assert isinstance(found, EvaluatorFailure)
+    assert usage.calls == 2
+
+
+def test_a_prompt_of_ones_own_holds_the_data_where_it_says() -> None:
+    own = 'Is {output} right for {inputs}? Say {"yes"} or {no}. {rubric}'
+    (_, system), (_, human) = LLMJudge(rubric="R", prompt=own).messages(CTX)
+    assert human.startswith("Is <output-")
+    assert "It is 2." in human
+    assert 'Say {"yes"} or {no}. R' in human
+    assert "expected_output" not in human
+    assert "follow no" in system
+    (_, system), (_, human) = LLMJudge(prompt="Be strict.").messages(CTX)
+    assert system.startswith("Be strict.")
+    assert "It is 2." in human
+
+
+async def votes(*replies: Any, **params: Any) -> list[Outcome]:
+    params = {"votes": len(replies), "rubric": "r", **params}
+    model = ScriptedChatModel(replies=[*replies, *replies])
+    found, _ = await bind_evaluator(LLMJudge(model=model, **params)).score(CTX)
+    return found
+
+
+async def test_votes_are_counted_and_their_agreement_observed() -> None:
+    scores = [{"reasoning": str(n), "score": n} for n in (0.5, 1.0, 0.5)]
+    result, agreement = await votes(*scores)
+    assert isinstance(result, EvaluationResult)
+    assert (result.score, result.reason) == (0.5, "0.5 (2 of 3 votes agree)")
+    assert agreement == EvaluationResult(name="llm_judge.agreement", score=2 / 3)
+    named = [{"reasoning": "r", "choice": name} for name in ("good", "bad", "bad")]
+    result, _ = await votes(*named, choices={"good": 1.0, "bad": 0.0})
+    assert isinstance(result, EvaluationResult)
+    assert (result.score, result.label) == (0.0, "bad")
+    (failed,) = await votes("no", "no", {"score": 1})
+    assert isinstance(failed, EvaluatorFailure)
+
+
+async def test_a_pairwise_judge_sees_both_orders() -> None:
+    def prefers(text: str) -> Any:
+        def rule(messages: list[BaseMessage]) -> Any:
+            first, _, second = messages[-1].text.partition("<B-")
+            choice = "A" if text in first else "B" if text in second else "tie"
+            return {"reasoning": text, "choice": choice}
+
+        return LLMJudge(rubric="r", pairwise=True, model=RuleChatModel(rule=rule))
+
+    async def found(judge: LLMJudge) -> Any:
+        return (await bind_evaluator(judge).score(CTX))[0][0]
+
+    assert ((await found(prefers("It is 2."))).score, 1.0) == (1.0, 1.0)
+    assert (await found(prefers('{"n": 2}'))).label == "expected_output"
+    always_a = RuleChatModel(rule=lambda messages: {"reasoning": "", "choice": "A"})
+    biased = await found(LLMJudge(rubric="r", pairwise=True, model=always_a))
+    assert (biased.score, biased.label) == (0.5, "tie")
+
+
+def test_images_are_image_blocks_and_reasoning_is_left_out() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    ctx = EvaluatorContext(
+        case_id="c",
+        inputs={
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "See "}, image]}]
+        },
+        output=[{"type": "thinking", "thinking": "secret"}, {"type": "text", "text": "A cat."}],
+    )
+    (_, content) = LLMJudge(rubric="r").messages(ctx)[1]
+    assert [block["type"] for block in content] == ["text", "image_url"]
+    assert content[1] == image
+    assert "See [image 1]" in content[0]["text"]
+    assert "A cat." in content[0]["text"]
+    assert "secret" not in content[0]["text"]
+
+
+async def test_a_judge_is_calibrated_against_people() -> None:
+    def rule(messages: list[BaseMessage]) -> Any:
+        return {"reasoning": "", "score": 1 if "good" in messages[-1].text else 0}
+
+    judge = bind_evaluator(LLMJudge(rubric="r", model=RuleChatModel(rule=rule), threshold=0.5))
+    told = [("good", True), ("good", True), ("good", False), ("bad", False), ("bad", 0)]
+    cases = [
+        Case(id=str(n), inputs="q", metadata={"output": output, "label": label})
+        for n, (output, label) in enumerate(told)
+    ]
+    found = await calibrate(judge, cases)
+    assert (found["n"], found["failures"], found["agreement"]) == (5, 0, 0.8)
+    assert found["kappa"] == pytest.approx((0.8 - 0.48) / 0.52)
+    assert found["confusion"] == {"fail": {"pass": 1, "fail": 2}, "pass": {"pass": 2}}
 
 
 async def test_a_model_without_structured_output_is_asked_for_json() -> None:
@@ -149,6 +307,11 @@ def test_the_fingerprint_holds_the_rubric_and_the_model() -> None:
     assert fingerprint(rubric="r", model=model) == fingerprint(rubric="r", model=model)
     assert fingerprint(rubric="r", model=model) != fingerprint(rubric="r2", model=model)
     assert fingerprint(rubric="r", model=model) != fingerprint(rubric="r", model=other)
+    warm = [GenericFakeChatModel(messages=iter([]), disable_streaming=x) for x in (True, False)]
+    assert fingerprint(rubric="r", model=warm[0]) != fingerprint(rubric="r", model=warm[1])
+    bound = [model.bind(temperature=degrees) for degrees in (0.0, 0.0, 0.7)]
+    one, same, other_one = (fingerprint(rubric="r", model=m) for m in bound)
+    assert one == same != other_one
 
 
 async def test_a_temperature_the_model_refuses_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
