@@ -103,7 +103,7 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
             '{"metadata": {"cases": [1]},\n "cases": [\n{"inputs": 1},\n{"inputs": [1e999]}]}',
             "t.json:4: inputs.0: inf is not",
         ),
-        ("t.json", '{"cases": [],\n}', "t.json:2: is not JSON"),
+        ("t.json", '{"metadata": {},\n "cases": [],}', "t.json:2: is not JSON"),
         ("t.json", '{"cases": [], "name": 1}', "t.json: name: is not a field of a dataset file"),
         ("t.json", "3", "t.json: must be a list of cases"),
         ("t.json", "[" * 100_000, "t.json: is not JSON: nested too deeply"),
