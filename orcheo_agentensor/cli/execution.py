@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.runtime import RunControl
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,7 @@ from orcheo_agentensor.runs.nodes import JobGraph
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.targets import resolve_target
+from orcheo_agentensor.targets.local import FactoryTarget
 from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.targets.served import configure
 from orcheo_agentensor.training import TrainingJob, create_training_graph
@@ -555,4 +556,12 @@ def _runnable(job: RunJob, settings: Settings) -> Runnable[Any, Any]:
         found = found()
     if isinstance(found, Runnable) or not callable(found):
         return found  # type: ignore[no-any-return]
+    target = resolve_target(spec, settings=settings)
+    if isinstance(target, FactoryTarget):
+
+        async def build_and_run(inputs: Any, config: RunnableConfig) -> Any:
+            built = await target.connect(config)
+            return await built.run(inputs, config, rollout_id="run")
+
+        return RunnableLambda(build_and_run)
     return RunnableLambda(found)

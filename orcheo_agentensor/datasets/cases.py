@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, time
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +80,8 @@ class Case(BaseModel):
         if "inputs" not in data:
             raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
         case = dict(data)
+        if not all_json(case["inputs"], case.get("expected_output")):
+            case |= {key: _plain(case[key]) for key in ("inputs", "expected_output") if key in case}
         require_json(
             inputs=case["inputs"],
             expected_output=case.get("expected_output"),
@@ -125,6 +128,23 @@ def parse_case(data: Any, *, where: str) -> Case:
         raise DatasetError(
             f"{where}: {error.message}", field=error.field, value=error.value, rule=error.rule
         ) from None
+
+
+def _plain(value: Any) -> Any:
+    """What Python callers write naturally as the JSON that a file would hold: messages in
+    role/content form, tuples as lists, dates and times in ISO form; the rest is left as it is."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if not (hasattr(value, "content") and hasattr(value, "additional_kwargs")):
+        return value
+    role = {"human": "user", "ai": "assistant"}.get(value.type, value.type)
+    rest = {key: getattr(value, key, None) for key in ("name", "id", "tool_calls", "tool_call_id")}
+    given = {key: _plain(entry) for key, entry in rest.items() if entry}
+    return {"role": role, "content": value.content, **given}
 
 
 def require_json(**fields: Any) -> None:

@@ -6,9 +6,10 @@ These are functions, graphs and other runnables; assistants on servers are in `r
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -22,7 +23,7 @@ from orcheo_agentensor.config.model import (
 )
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
-from orcheo_agentensor.errors import BadInput, RunFailed
+from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.prompts import CONTEXT, put
 from orcheo_agentensor.settings import Settings
@@ -106,7 +107,8 @@ class ConnectedTarget(Protocol):
 class CallableTarget:
     """A function `(inputs, config) -> output` or `(inputs) -> output`, async or sync.
 
-    A sync function runs in a thread. `get_prompt("NAME")` works inside either.
+    A sync function runs in a thread. `get_prompt("NAME")` works inside either. A generator gives
+    its parts joined, where they can be added, else the last one.
     """
 
     function: Callable[..., Any]
@@ -137,7 +139,9 @@ class CallableTarget:
         ]
         required = [p for p in positional if p.default is p.empty]
         takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if len(required) > 2 or not (positional or takes_any):
+        named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        unknown = any(p.default is p.empty and p.name != "config" for p in named)
+        if len(required) > 2 or not (positional or takes_any) or unknown:
             raise BadInput(
                 f"target: {shown!r} must take (inputs) or (inputs, config)",
                 field="target",
@@ -147,6 +151,9 @@ class CallableTarget:
         takes_config = len(required) == 2 or (
             len(positional) > 1 and positional[1].name == "config"
         )
+        if any(p.name == "config" for p in named):
+            takes_config = True
+            function = _config_by_name(function)
         call = getattr(function, "__call__", function)  # noqa: B004 - its code is inspected
         return cls(
             function=function,
@@ -177,12 +184,41 @@ class CallableTarget:
                 result = await self.function(*arguments)
             else:
                 result = await run_in_thread(self.function, *arguments)
-                result = await result if inspect.isawaitable(result) else result
+                if inspect.isawaitable(result):
+                    result = await result
+                elif inspect.isasyncgen(result):
+                    result = _joined([part async for part in result])
+                elif inspect.isgenerator(result):
+                    result = _joined(await run_in_thread(list, result))
             if taped:
                 record_target_run(inputs, result)
             return result
         finally:
             var_child_runnable_config.reset(token)
+
+
+def _config_by_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which takes its config by keyword, taking it as the second argument."""
+
+    def sync(inputs: Any, config: RunnableConfig) -> Any:
+        return function(inputs, config=config)
+
+    async def awaited(inputs: Any, config: RunnableConfig) -> Any:
+        return await function(inputs, config=config)
+
+    chosen = awaited if inspect.iscoroutinefunction(function) else sync
+    return functools.wraps(function)(chosen)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """The parts of a stream as one value, as LangChain joins them."""
+    whole = None
+    for part in parts:
+        try:
+            whole = part if whole is None else whole + part
+        except TypeError:
+            whole = part
+    return whole
 
 
 @dataclass(frozen=True)
@@ -395,16 +431,113 @@ class PickedTarget:
         return pick(to_json_output(result), self.output)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FactoryTarget:
+    """A function that builds the workflow for each rollout, as a LangGraph server calls one.
+
+    It may be async, take the config, and be a context manager or generator that ends what it has
+    opened once the rollout is over. `connect` builds it once, to see what it is.
+    """
+
+    factory: Callable[..., Any]
+    name: str
+    memory_store: MemoryStore
+    context: Any
+    output: str | None = None
+    fingerprint: str = ""
+    edges: tuple[tuple[str, str], ...] = ()
+    built: Target | None = None
+
+    async def connect(self, config: RunnableConfig) -> Target:
+        """Build the workflow with the config of the job; raises `BadInput` where that fails."""
+        try:
+            async with self._building(config) as workflow:
+                built = _from_object(workflow, self.name, self.memory_store, self.context)
+        except AgentensorError:
+            raise
+        except Exception as error:
+            raise _not_built(self.name, error) from error
+        check_target(built, config.get("configurable") or {}, prompts_in(config))
+        found = replace(self, built=built, fingerprint=built.fingerprint, edges=built.edges)
+        return found if self.output is None else _picked(found, self.output)
+
+    async def came_back(self, *, lost: bool) -> bool:
+        """It has no server to wait for."""
+        return False
+
+    async def disconnect(self) -> None:
+        """Each rollout closes what it has opened."""
+
+    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+        """Build the workflow with this rollout's config, and run it."""
+        taped = bool(prompts_in(config)) and is_taping()
+        tree = prompt_tree(prompts_in(config)) if taped else {}
+        async with self._building(watched_config(config, tree) if taped else config) as workflow:
+            if isinstance(self.built, RunnableTarget):
+                target: Target = replace(self.built, runnable=compiled(workflow), _watched={})
+            else:
+                target = _from_object(workflow, self.name, self.memory_store, self.context)
+            result = await target.run(inputs, config, rollout_id=rollout_id)
+            if taped:  # where the prompt was read in building
+                record_target_run(inputs, result)
+            return result
+
+    @asynccontextmanager
+    async def _building(self, config: RunnableConfig) -> AsyncIterator[Any]:
+        make = self.factory
+        if inspect.isasyncgenfunction(make):
+            make = asynccontextmanager(make)
+        elif inspect.isgeneratorfunction(make):
+            make = contextmanager(make)
+        parameters = inspect.signature(make).parameters.values()
+        given = [config for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        named = {p.name: config for p in parameters if p.kind is p.KEYWORD_ONLY}
+        made = make(*given, **named)
+        if inspect.isawaitable(made):
+            made = await made
+        async with AsyncExitStack() as stack:
+            if hasattr(made, "__aenter__"):
+                made = await stack.enter_async_context(made)
+            elif hasattr(made, "__enter__"):
+                made = stack.enter_context(made)
+            yield made
+
+
+def _is_factory(found: Any) -> bool:
+    """Whether a function builds a workflow: it takes a config and nothing else, or nothing at all
+    and is more than a plain function, which is called once."""
+    if not inspect.isfunction(found):
+        return False
+    parameters = inspect.signature(found).parameters.values()
+    if parameters:
+        configs = [p.name == "config" or "RunnableConfig" in str(p.annotation) for p in parameters]
+        return all(configs) and len(configs) == 1
+    kinds = (
+        inspect.iscoroutinefunction,
+        inspect.isasyncgenfunction,
+        inspect.isgeneratorfunction,
+    )
+    made_of = inspect.unwrap(found)  # of `asynccontextmanager` and `contextmanager`
+    return any(kind(made_of) for kind in kinds)
+
+
+def _picked(inner: Target, output: str) -> PickedTarget:
+    known_as = f"{inner.fingerprint}#{output}"
+    return PickedTarget(inner, output, inner.name, known_as, inner.edges)
+
+
 def resolve_target(
     spec: Any, *, settings: Settings, memory_store: MemoryStore = "fresh", context: Any = None
 ) -> Target:
     """The target that `spec` names or is.
 
     `spec` is one of: a compiled or uncompiled LangGraph graph, any `Runnable` (a `RemoteGraph`
-    too), an async or sync function `(inputs, config) -> output`, a `"module:attribute"` string, or
-    a mapping with `entrypoint` and, to keep a part of the output, `output` (a dotted path). A
-    no-argument factory that returns a graph is called. A mapping with `url` and `assistant` is a
-    workflow on LangGraph servers; without `url` it is one of the server that we run on.
+    too), an async or sync function `(inputs, config) -> output`, a `"module:attribute"` or
+    `"./path/file.py:attribute"` string, or a mapping with `entrypoint` and, to keep a part of the
+    output, `output` (a dotted path). A no-argument factory that returns a graph is called; one
+    that takes the config, or is async, a generator or a context manager, builds the graph of each
+    rollout. A mapping with `url` and `assistant` is a workflow on LangGraph servers; without `url`
+    it is one of the server that we run on.
 
     Raises `BadInput`, `EntrypointNotAllowed` or `EntrypointNotFound`.
     """
@@ -429,24 +562,29 @@ def resolve_target(
         if not spec.get("output"):
             return inner
         output = str(spec["output"])
-        known_as = f"{inner.fingerprint}#{output}"
-        return PickedTarget(inner, output, inner.name, known_as, inner.edges)
+        if isinstance(inner, FactoryTarget):
+            return replace(inner, output=output)
+        return _picked(inner, output)
     return _from_object(spec, None, memory_store, context)
 
 
 def _called(found: Any, spec: str) -> Any:
-    """What a graph factory returns; anything else as it is."""
-    if not inspect.isfunction(found) or inspect.signature(found).parameters:
+    """What a plain graph factory returns; anything else as it is."""
+    if not inspect.isfunction(found) or inspect.signature(found).parameters or _is_factory(found):
         return found
     try:
         return found()
     except Exception as error:  # whatever a user's factory raises
-        raise BadInput(
-            f"target: {spec!r} could not be built: {type(error).__name__}: {error}",
-            field="target",
-            value=spec,
-            rule="must build without an error",
-        ) from error
+        raise _not_built(spec, error) from error
+
+
+def _not_built(name: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"target: {name!r} could not be built: {type(error).__name__}: {error}",
+        field="target",
+        value=name,
+        rule="must build without an error",
+    )
 
 
 def _from_object(value: Any, name: str | None, memory_store: MemoryStore, context: Any) -> Target:
@@ -456,6 +594,16 @@ def _from_object(value: Any, name: str | None, memory_store: MemoryStore, contex
         found = RunnableTarget.of(value, name=name, memory_store=memory_store, context=context)
     elif isinstance(value, Target):
         return value
+    elif _is_factory(value):
+        shown = name or value.__name__
+        known_as = f"{lasting_module(value)}:{shown}"
+        return FactoryTarget(
+            factory=value,
+            name=shown,
+            memory_store=memory_store,
+            context=context,
+            fingerprint=known_as,
+        )
     elif callable(value):
         found = CallableTarget.of(value, name=name, memory_store=memory_store, context=context)
     else:

@@ -1,0 +1,274 @@
+"""Targets named as `langgraph.json` names them, and the inputs that Python callers write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+from typing_extensions import TypedDict
+
+from orcheo_agentensor import Case, aevaluate, atrain, get_prompt
+from orcheo_agentensor.errors import BadInput, EntrypointNotAllowed, EntrypointNotFound
+from orcheo_agentensor.settings import Settings
+
+CASES = [
+    {"id": str(n), "inputs": {"n": n}, "expected_output": {"n": n, "text": f"hi {n}"}}
+    for n in range(3)
+]
+MODULE = """
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    n: int
+    text: str
+
+def node(state):
+    return {"text": f"hi {state['n']}"}
+
+builder = StateGraph(State)
+builder.add_node("node", node)
+builder.add_edge(START, "node")
+graph = builder.compile()
+
+async def make_graph(config):
+    return graph
+"""
+
+
+class State(TypedDict, total=False):
+    n: int
+    text: str
+
+
+def graph_of(config: Any) -> Any:
+    """A graph that is built for one prompt, and keeps what it has seen on its thread."""
+    text = get_prompt("p", config=config, default="hi")
+    graph = StateGraph(State)
+    graph.add_node("node", lambda state: {"text": f"{text} {state['n']}"})
+    graph.add_edge(START, "node")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+OPEN: list[str] = []
+"""What is open at the moment; nothing may be left."""
+
+
+def make_graph(config: RunnableConfig) -> Any:
+    return graph_of(config)
+
+
+async def make_graph_async(config: RunnableConfig) -> Any:
+    return graph_of(config)
+
+
+def make_graph_by_keyword(*, config: RunnableConfig) -> Any:
+    return graph_of(config)
+
+
+@asynccontextmanager
+async def open_graph(config: RunnableConfig) -> AsyncIterator[Any]:
+    OPEN.append("graph")
+    yield graph_of(config)
+    OPEN.remove("graph")
+
+
+@contextmanager
+def open_graph_sync(config: RunnableConfig) -> Iterator[Any]:
+    OPEN.append("graph")
+    yield graph_of(config)
+    OPEN.remove("graph")
+
+
+async def yield_graph(config: RunnableConfig) -> AsyncIterator[Any]:
+    OPEN.append("graph")
+    yield graph_of(config)
+    OPEN.remove("graph")
+
+
+async def make_uncompiled() -> Any:
+    return graph_of(None).builder
+
+
+FACTORIES = [
+    make_graph,
+    make_graph_async,
+    make_graph_by_keyword,
+    open_graph,
+    open_graph_sync,
+    yield_graph,
+    make_uncompiled,
+]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+async def test_a_factory_builds_the_graph_of_each_rollout(factory: Any) -> None:
+    report = await aevaluate(factory, dataset=CASES, evaluators=["exact_match"])
+    assert report.objective == 1.0, report.cases[0]
+    assert not OPEN
+
+
+async def test_a_factory_gets_the_prompts_of_its_rollout() -> None:
+    class Proposer:
+        async def propose(self, request: Any) -> dict[str, str]:
+            return {"p": "hi"}
+
+    result = await atrain(
+        open_graph,
+        prompts={"p": "ho"},
+        dataset=[
+            {**case, "split": split, "id": split + str(case["id"])}
+            for split in ("train", "validation")
+            for case in CASES
+        ],
+        evaluators=["exact_match"],
+        optimizer={"name": "random_search", "proposer": Proposer()},
+        budget={"rollouts": 20},
+    )
+    assert result.best.prompts["p"].text == "hi"
+    assert not OPEN
+
+
+async def test_a_factory_that_fails_is_refused_before_anything_runs() -> None:
+    def make_broken(config: RunnableConfig) -> Any:
+        raise KeyError("DATABASE")
+
+    with pytest.raises(BadInput, match="could not be built: KeyError: 'DATABASE'"):
+        await aevaluate(make_broken, dataset=CASES, evaluators=["exact_match"])
+
+
+async def test_a_function_takes_its_config_by_keyword() -> None:
+    async def target(inputs: Any, *, config: RunnableConfig) -> Any:
+        return {**inputs, "text": f"{config['configurable']['word']} {inputs['n']}"}
+
+    def sync(inputs: Any, *, config: RunnableConfig, loud: bool = False) -> Any:
+        return {**inputs, "text": f"{get_prompt('p', config=config)} {inputs['n']}"}
+
+    config = {"configurable": {"word": "hi"}}
+    for each in (target, sync):
+        report = await aevaluate(
+            each, dataset=CASES, evaluators=["exact_match"], config=config, prompts={"p": "hi"}
+        )
+        assert report.objective == 1.0, report.cases[0]
+
+
+async def test_the_parts_of_a_stream_are_joined() -> None:
+    async def words(inputs: Any) -> AsyncIterator[str]:
+        yield "hi "
+        yield str(inputs["n"])
+
+    def states(inputs: Any) -> Iterator[dict[str, Any]]:
+        yield {"text": "wait"}
+        yield {"n": inputs["n"], "text": f"hi {inputs['n']}"}
+
+    said = [{**case, "expected_output": case["expected_output"]["text"]} for case in CASES]  # type: ignore[index]
+    for target, dataset in ((words, said), (states, CASES)):
+        report = await aevaluate(target, dataset=dataset, evaluators=["exact_match"])
+        assert report.objective == 1.0, report.cases[0]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "src" / "pathshop").mkdir(parents=True)
+    (tmp_path / "src" / "pathshop" / "graph.py").write_text(MODULE)
+    (tmp_path / "other.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if "pathshop" in name]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("attribute", ["graph", "builder", "make_graph"])
+@pytest.mark.parametrize("on_path", [True, False])
+async def test_a_target_is_named_by_its_file(
+    project: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, on_path: bool
+) -> None:
+    if on_path:  # as `dependencies: ["./src"]` has it
+        monkeypatch.syspath_prepend(project / "src")
+    report = await aevaluate(
+        f"./src/pathshop/graph.py:{attribute}",
+        dataset=CASES,
+        evaluators=["exact_match"],
+        settings=Settings(allowed_modules=("pathshop" if on_path else "src.pathshop",)),
+    )
+    assert report.objective == 1.0
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("./other.py:graph", EntrypointNotAllowed),
+        ("./src/pathshop/../../other.py:graph", EntrypointNotAllowed),
+        ("./src/pathshop/absent.py:graph", EntrypointNotFound),
+        ("./src/pathshop/graph.py:absent", EntrypointNotFound),
+        ("./src/pathshop/graph.py:_private", EntrypointNotAllowed),
+        ("/etc/passwd.py:graph", EntrypointNotFound),
+    ],
+)
+async def test_a_file_outside_the_allowed_modules_is_not_imported(
+    project: Path, target: str, error: Any
+) -> None:
+    with pytest.raises(error):
+        await aevaluate(
+            target,
+            dataset=CASES,
+            evaluators=["exact_match"],
+            settings=Settings(allowed_modules=("src.pathshop",)),
+        )
+
+
+async def test_a_link_out_of_an_allowed_folder_is_not_followed(project: Path) -> None:
+    (project / "src" / "pathshop" / "link.py").symlink_to(project / "other.py")
+    with pytest.raises(EntrypointNotAllowed):
+        await aevaluate(
+            "./src/pathshop/link.py:graph",
+            dataset=CASES,
+            evaluators=["exact_match"],
+            settings=Settings(allowed_modules=("src.pathshop",)),
+        )
+
+
+async def test_messages_tuples_and_dates_are_inputs() -> None:
+    class Chat(TypedDict, total=False):
+        messages: Annotated[list[Any], add_messages]
+        day: str
+
+    seen: list[Any] = []
+
+    async def node(state: Chat) -> Any:
+        seen.append((*[type(message) for message in state["messages"]], state["day"]))
+        return {"messages": [AIMessage("done")]}
+
+    graph = StateGraph(Chat)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    call = {"name": "find", "args": {"q": 1}, "id": "c1"}
+    report = await aevaluate(
+        graph,
+        dataset=[
+            Case(
+                inputs={
+                    "messages": [
+                        HumanMessage("hi"),
+                        AIMessage("", tool_calls=[call]),
+                        ToolMessage("found", tool_call_id="c1"),
+                        ("user", "and?"),
+                    ],
+                    "day": date(2026, 1, 2),
+                }
+            )
+        ],
+        evaluators=["json_valid"],
+    )
+    assert report.objective == 1.0, report.cases[0]
+    assert seen == [(HumanMessage, AIMessage, ToolMessage, HumanMessage, "2026-01-02")]
