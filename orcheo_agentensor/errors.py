@@ -53,6 +53,9 @@ class AgentensorError(RuntimeError):
 
     A `RuntimeError`, because a LangGraph server shows clients the messages of built-in kinds alone.
 
+    Args:
+        message: What a user reads; the first sentence of the class where it is left out.
+
     Example:
         >>> from orcheo_agentensor import AgentensorError, Dataset
         >>> try:
@@ -75,8 +78,13 @@ class AgentensorError(RuntimeError):
 class BadInput(AgentensorError):
     """Input was refused.
 
-    Carries the `field` (a dotted path), the `value` found there and the `rule` it breaks, so
-    that servers can list problems without parsing prose.
+    What it carries lets servers list problems without parsing prose.
+
+    Args:
+        message: What a user reads; made of the others where it is left out.
+        field: A dotted path to what was refused.
+        value: What was found there.
+        rule: The rule that it breaks.
 
     Example:
         >>> from orcheo_agentensor import BadInput, Case

@@ -44,10 +44,13 @@ _KEY = "is a key that is not a text"
 _TYPE = "is not a JSON value (object, array, text, finite number, true, false or null)"
 
 
-def without_example(schema: dict[str, Any]) -> None:
-    """Leave the example of a model's docstring out of its JSON Schema."""
+_SECTIONS = re.compile(r"\n\n(?:Args|Returns|Raises|Example):\n")
+
+
+def prose_only(schema: dict[str, Any]) -> None:
+    """Leave the sections of a model's docstring (`Args`, `Example`, …) out of its JSON Schema."""
     if "description" in schema:
-        schema["description"] = schema["description"].partition("\n\nExample:")[0]
+        schema["description"] = _SECTIONS.split(schema["description"])[0]
 
 
 def check_json(value: Any, *, field: str) -> None:

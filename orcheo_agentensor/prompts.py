@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from orcheo_agentensor.errors import BadInput, ConfigError
-from orcheo_agentensor.json_values import content_hash, without_example
+from orcheo_agentensor.json_values import content_hash, prose_only
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -121,8 +121,14 @@ def without_middle(text: str, *, limit: int) -> str:
 class FeedbackRecord:
     """A gradient: what one case taught about one prompt. As a text it is its `feedback`.
 
-    `score` is the case's objective (None when the target failed); `feedback` says in words what
-    was wrong; `trace` has the runs of the nodes that read the prompt (`node`, `inputs`, `output`).
+    Args:
+        feedback: What was wrong, in words.
+        case_id: The case.
+        inputs: The case's.
+        output: What the target gave.
+        expected_output: The case's.
+        score: The case's objective; None when the target failed.
+        trace: The runs of the nodes that read the prompt (`node`, `inputs`, `output`).
 
     Example:
         >>> from orcheo_agentensor import FeedbackRecord, TextTensor
@@ -147,15 +153,21 @@ class FeedbackRecord:
 class TextTensor(BaseModel):
     """A prompt text with what training needs to know about it.
 
-    `text` is the prompt; `requires_grad=False` freezes it: no optimizer changes a byte of it.
     `gradients` are what a backward pass has taught about the text, in words, an idea and a name of
     TextGrad (Yuksekgonul et al., 2024): the newest `MAX_GRADIENTS` records. They are no part of the
     JSON form, of equality or of anything stored.
-    `metadata` is free, except for the constraints that the proposal guards read: `max_chars`,
-    `max_line_words`, `must_keep`, `never`.
 
-    `bind` is `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
-    the text is put there for each run. `ConfigError` is raised for any other.
+    Args:
+        text: The prompt.
+        type: The mark of the JSON form.
+        requires_grad: False freezes it: no optimizer changes a byte of it.
+        metadata: Free, except for the constraints that the proposal guards read: `max_chars`,
+            `max_line_words`, `must_keep`, `never`.
+        bind: `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
+            the text is put there for each run.
+
+    Raises:
+        ConfigError: `bind` is anything else.
 
     Example:
         >>> from orcheo_agentensor import TextTensor
@@ -167,7 +179,7 @@ class TextTensor(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, json_schema_extra=without_example
+        extra="forbid", validate_assignment=True, json_schema_extra=prose_only
     )
 
     type: Literal["TextTensor"] = "TextTensor"

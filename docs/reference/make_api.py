@@ -119,11 +119,11 @@ def entries(section: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in joined.splitlines() if ": " in line)
 
 
-def as_markdown(doc: str) -> str:
+def as_markdown(doc: str, *, arguments: bool = True) -> str:
     """A docstring as Markdown: lists of arguments and errors, and examples as fenced blocks."""
     found = sections(doc)
     parts = [found[""]]
-    if "Args" in found:
+    if "Args" in found and arguments:
         parts.append("\n".join(f"- `{n}`: {t}" for n, t in entries(found["Args"]).items()))
     if "Returns" in found:
         parts.append("Returns: " + " ".join(found["Returns"].split()))
@@ -179,8 +179,8 @@ def shown(default: Any) -> str:
     return repr(default)
 
 
-def fields(model: type[BaseModel]) -> Iterator[str]:
-    """The rows of the table of a model's fields."""
+def fields(model: type[BaseModel], doc: str) -> Iterator[str]:
+    """The rows of the table of a model's fields; `doc` may tell of them."""
     written: dict[str, Any] = {}
     told: dict[str, str] = {}
     for base in reversed(model.__mro__):
@@ -189,12 +189,13 @@ def fields(model: type[BaseModel]) -> Iterator[str]:
             told |= dict(attribute_docs(base))
     yield "| field | type | default | |"
     yield "|---|---|---|---|"
+    told |= entries(sections(doc).get("Args", ""))
     for name, field in model.model_fields.items():
         kind = re.sub(r"\s+", " ", annotated(written.get(name, field.annotation)))
         if kind.startswith("Annotated["):
             (statement,) = ast.parse(kind).body
             kind = ast.unparse(statement.value.slice.elts[0])  # type: ignore[attr-defined]
-        about = (field.description or told.get(name, "")).replace("|", "\\|").replace("\n", " ")
+        about = (told.get(name) or field.description or "").replace("|", "\\|").replace("\n", " ")
         kind = kind.replace("|", "\\|")
         yield f"| `{field.alias or name}` | `{kind}` | {default_of(field)} | {about} |"
 
@@ -260,9 +261,9 @@ def entry(name: str) -> str:
     own_init = is_model and "__init__" in vars(value)
     if not is_model or own_init or is_dataclass(value):
         parts.append(f"```py\n{signature(name, value)}\n```")
-    parts.append(as_markdown(found.doc))
+    parts.append(as_markdown(found.doc, arguments=not is_model))
     if is_model:
-        parts.append("\n".join(fields(value)))
+        parts.append("\n".join(fields(value, found.doc)))
     if inspect.isclass(value) and (listed := "\n".join(members(value))):
         parts.append(listed)
     return "\n\n".join(part for part in parts if part)

@@ -26,7 +26,7 @@ from orcheo_agentensor.json_values import (
     dotted,
     json_problems,
     json_size,
-    without_example,
+    prose_only,
 )
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
@@ -69,11 +69,22 @@ _Limit: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 class RunConfig(BaseModel):
     """A validated run config; immutable.
 
-    `prompts` are named `TextTensor`s. `callbacks` are registered names: live callbacks are kept
-    beside the model (see `trusted`) and are never stored.
+    `RunConfig.parse` reads one from outside the process.
 
-    `RunConfig.parse` reads a config from outside the process and raises `ConfigError`, with every
-    problem, for one that breaks a rule.
+    Args:
+        tags: Reach every nested call and its callbacks.
+        metadata: Likewise.
+        configurable: Values that the nodes read.
+        run_name: The name of the root run in traces.
+        run_id: Its id.
+        recursion_limit: Most supersteps of the graph.
+        max_concurrency: Most nodes of one superstep at once.
+        callbacks: Registered names; live callbacks are kept beside the model (see `trusted`) and
+            are never stored.
+        prompts: Prompt name to `TextTensor`.
+
+    Raises:
+        ConfigError: The config breaks rules; the message lists every one.
 
     Example:
         >>> from orcheo_agentensor import RunConfig
@@ -82,7 +93,7 @@ class RunConfig(BaseModel):
         (('a',), 'Kindly:')
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
 
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -26,7 +26,7 @@ from orcheo_agentensor.json_values import (
     all_json,
     check_json,
     content_hash,
-    without_example,
+    prose_only,
 )
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
@@ -52,7 +52,9 @@ class Case(BaseModel):
 
     All fields hold JSON. An `id` left out is derived from the content (`case-` and ten hex
     digits), so it stays the same wherever the case stands. A whole number is taken as an id too.
-    Breaking a rule raises `DatasetError`.
+
+    Raises:
+        DatasetError: A field breaks a rule.
 
     Example:
         >>> from orcheo_agentensor import Case
@@ -61,7 +63,7 @@ class Case(BaseModel):
         'case-...'
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
 
     id: str = Field(default="", description="Unique in the dataset; derived when left out")
     inputs: Any = Field(description="What the target is given")

@@ -116,8 +116,14 @@ def _draw(seed: int, case_id: str) -> bytes:
 class Dataset:
     """Cases in order. Make one with `Dataset.load`, `Dataset.from_cases` or `as_dataset`.
 
-    `metadata` describes the whole (domains, languages, rubric, anything else) and takes no part in
-    `version`.
+    Args:
+        id: Its name.
+        cases: The cases; each id once.
+        metadata: What describes the whole (domains, languages, rubric, anything else); it takes no
+            part in `version`.
+
+    Raises:
+        DatasetError: A case breaks a rule, or there is none.
 
     Example:
         >>> from orcheo_agentensor import Dataset

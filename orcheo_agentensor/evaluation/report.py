@@ -82,10 +82,13 @@ class LatencySummary:
 class EvaluationReport:
     """What an evaluation found.
 
-    `scores` has a `ScoreSummary` by evaluator name, `objective` their weighted mean, `coverage`
-    the share of cases that could be scored, `latency` percentiles, `usage` what was spent, `cases`
-    a `CaseResult` for each case in dataset order. `summary` is the same as plain JSON, as graphs,
-    server and command line give it (`docs/reference/results.md`).
+    Args:
+        run_id: The run; outputs and scores are stored under it.
+        status: "finished", or "missed_threshold" where the coverage is below `min_coverage`.
+        summary: The summary as plain JSON, as graphs, server and command line give it
+            (`docs/reference/results.md`).
+        usage: What was spent.
+        cases: A `CaseResult` for each case, in dataset order.
 
     Example:
         >>> from orcheo_agentensor import evaluate

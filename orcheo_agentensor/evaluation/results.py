@@ -31,8 +31,16 @@ from orcheo_agentensor.usage import NOTHING, Usage
 class CaseResult:
     """One case under one prompt set: its output, its scores, or what broke.
 
-    `usage` is the target's and the evaluators' together; `replayed` tells that everything came
-    from the ledger and nothing was run. In a report `case` is the dataset's case.
+    Args:
+        case_id: The case.
+        output: What the target gave, as JSON.
+        outcomes: What each evaluator said: a score, a failure, or that it does not apply.
+        target_failure: Why the target broke; None where it did not.
+        latency_ms: The target's own time.
+        usage: What the target and the evaluators spent.
+        tape: Which node read which prompt, where that was recorded.
+        replayed: Whether everything came from the ledger and nothing was run.
+        case: The dataset's case, in a report.
 
     Example:
         >>> from orcheo_agentensor import evaluate

@@ -262,6 +262,9 @@ class Contains(Comparing):
 class Regex(OfOutput):
     """1 when the pattern is found in the output (or matches all of it, with `full`), else 0.
 
+    Args:
+        ignore_case: Match letters of either case.
+
     Example:
         >>> from orcheo_agentensor import EvaluatorContext, Regex
         >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="Order 1234 is on its way.")
@@ -301,6 +304,10 @@ class NumericTolerance(Comparing):
     """1 when the output is a number close enough to the expected one, else 0.
 
     Numbers written as text count. Close is `|a - b| <= max(rel_tol * max(|a|, |b|), abs_tol)`.
+
+    Args:
+        abs_tol: The absolute tolerance.
+        rel_tol: The tolerance as a share of the larger number.
 
     Example:
         >>> from orcheo_agentensor import EvaluatorContext, NumericTolerance
@@ -362,6 +369,11 @@ class StringSimilarity(Comparing):
 class Length(OfOutput):
     """1 when the output's length lies within the bounds, else 0.
 
+    Args:
+        at_least: The lower bound.
+        at_most: The upper bound.
+        unit: "characters" or "words".
+
     Example:
         >>> from orcheo_agentensor import EvaluatorContext, Length
         >>> ctx = EvaluatorContext(case_id="a", inputs={}, output="four words in all")
@@ -398,6 +410,9 @@ class Latency(Builtin):
     """1 when the target took at most `max_ms` milliseconds, else 0.
 
     The target's own time counts, without queueing, backing off and evaluators.
+
+    Args:
+        max_ms: The limit.
 
     Example:
         >>> from orcheo_agentensor import EvaluatorContext, Latency
@@ -633,8 +648,9 @@ class ToolCallMatch(_ComparingToolCalls):
 class TrajectoryMatch(_ComparingToolCalls):
     """1 when the sequence of tool calls is as expected, else 0.
 
-    `strict`: the same calls in the same order; `unordered`: the same calls in any order;
-    `subset`: no call that is not expected; `superset`: at least the expected calls.
+    Args:
+        mode: "strict": the same calls in the same order; "unordered": the same calls in any order;
+            "subset": no call that is not expected; "superset": at least the expected calls.
 
     Example:
         >>> from orcheo_agentensor import EvaluatorContext, TrajectoryMatch

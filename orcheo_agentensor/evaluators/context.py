@@ -23,13 +23,16 @@ LARGEST_SCORE = 1e100
 class EvaluationResult:
     """One score of one evaluator on one case.
 
-    `score` is a finite float of at most `LARGEST_SCORE`; it is None only for a purely categorical
-    result, which then has a `label` and takes part in label counts, never in a mean. `passed`
-    defaults to None: the summary then counts a case as passed when its score is at least 1.0.
-    `name` is set by the binding.
+    Args:
+        score: A finite number of at most `LARGEST_SCORE`; None only for a purely categorical
+            result, which then has a `label` and takes part in label counts, never in a mean.
+        passed: The verdict; where it is None, a case counts as passed from a score of 1.0 on.
+        reason: Why, in words; a training reads it.
+        label: A category.
+        name: Set by the binding.
 
-    Raises `ValueError` for a score that is not finite or too large, and where there is neither
-    score nor label.
+    Raises:
+        ValueError: The score is not finite or too large, or there is neither score nor label.
 
     Example:
         >>> from orcheo_agentensor import EvaluationResult, evaluate
@@ -57,8 +60,10 @@ class EvaluationResult:
 class EvaluatorFailure:
     """The evaluator broke. Not a score: it is counted and reported, never averaged in.
 
-    `kind` says how it broke ("exception", "timeout", "not_finite", "wrong_shape", "missing"),
-    `reason` in words.
+    Args:
+        name: The evaluator.
+        kind: How: "exception", "timeout", "not_finite", "wrong_shape" or "missing".
+        reason: In words.
 
     Example:
         >>> from orcheo_agentensor import evaluate
@@ -87,8 +92,10 @@ class NotApplicable:
 class TargetFailure:
     """The target broke on a case. Evaluators are then not called at all.
 
-    `kind` says how it broke ("exception", "timeout", "not_json"), `reason` in words, `attempts` how
-    often it was run.
+    Args:
+        kind: How: "exception", "timeout" or "not_json".
+        reason: In words.
+        attempts: How often it was run.
 
     Example:
         >>> from orcheo_agentensor import evaluate
@@ -116,9 +123,15 @@ def failure_to_json(failure: EvaluatorFailure | TargetFailure) -> dict[str, Any]
 class EvaluatorContext:
     """One finished rollout, as JSON values; the only input of an evaluator.
 
-    `inputs`, `expected_output` and `metadata` are the case's; `output` is what the target gave
-    (messages in the role/content form). `latency_ms` is the target's own time, without queueing
-    or backing off. `tape` is the rollout's tape in JSON form where one was recorded.
+    Args:
+        case_id: The case.
+        inputs: The case's.
+        output: What the target gave (messages in the role/content form).
+        expected_output: The case's.
+        metadata: The case's.
+        latency_ms: The target's own time, without queueing or backing off.
+        usage: What the target spent.
+        tape: The rollout's tape in JSON form, where one was recorded.
 
     Example:
         >>> from orcheo_agentensor import EvaluatorContext

@@ -26,10 +26,15 @@ from orcheo_agentensor.tape import get_prompt
 
 
 class TrainablePrompt(AgentMiddleware[Any, Any]):
-    """Makes the prompt `prompt_name` of the run the agent's system prompt.
+    """Middleware for `create_agent`: makes a prompt of the run the agent's system prompt.
 
-    A run that brings no such prompt gets `default`, or else the `system_prompt` that the agent was
-    created with; `PromptNotFound` is raised where there is none of the three.
+    Args:
+        prompt_name: The prompt.
+        default: The text of a run that brings no such prompt; left out, the `system_prompt` that
+            the agent was created with.
+
+    Raises:
+        PromptNotFound: There is none of the three, at the call.
 
     Example:
         >>> from langchain.agents import create_agent
@@ -77,17 +82,25 @@ class TrainablePrompt(AgentMiddleware[Any, Any]):
 class AgentNode(TaskNode):
     """Calls a chat model once, or runs a LangChain agent when it has tools.
 
-    `model` is a chat model or its name for `init_chat_model` ("openai:gpt-5-mini"), `temperature`
-    goes over the one it has. What is sent is
-    `system_prompt`, then `messages`, then `user_prompt` as a user message; with neither of the last
-    two, the messages of the state. `messages` is a list of messages in any form LangChain takes, or
-    a reference such as `"{{messages}}"`.
+    What is sent is `system_prompt`, then `messages`, then `user_prompt` as a user message; with
+    neither of the last two, the messages of the state.
 
     The update holds the new `messages`, the output in `results` under the node's name (the text of
-    the last message, or the structured output as JSON) and, with a `response_format` (a pydantic
-    model or a JSON Schema), `structured_response`.
+    the last message, or the structured output as JSON) and, with a `response_format`,
+    `structured_response`.
 
-    Raises `RunFailed` where the model gives no structured output though one is asked for.
+    Args:
+        name: The node's name, under which its output is in `results`.
+        model: A chat model, or its name for `init_chat_model` ("openai:gpt-5-mini").
+        temperature: Goes over the one that the model has.
+        system_prompt: A text or a template.
+        user_prompt: A text or a template.
+        messages: In any form LangChain takes, or a reference such as `"{{messages}}"`.
+        tools: With any, the node is an agent.
+        response_format: A pydantic model or a JSON Schema of the answer.
+
+    Raises:
+        RunFailed: The model gives no structured output though one is asked for.
 
     Example:
         >>> import asyncio

@@ -113,12 +113,15 @@ def _as_data(value: Any) -> Any:
 class AgentensorNode(JobFields, TaskNode):
     """Runs the evaluation subgraph (`mode="evaluate"`) or the training subgraph (`"train"`).
 
-    The fields are those of `JobFields`. A field that is a text may be a template
+    The fields are those of the job. A field that is a text may be a template
     (`dataset="{{inputs.dataset}}"`, `prompts="{{config.prompts}}"`); texts deeper inside are left
     alone, because prompts and cases have braces of their own.
 
     The output in `results` is that of the subgraph. Its events, checkpoints and interrupts pass
     through the workflow around it.
+
+    Args:
+        name: The node's name, under which its output is in `results`.
 
     Example:
         >>> import asyncio

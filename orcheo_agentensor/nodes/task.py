@@ -56,10 +56,13 @@ class TaskNode(BaseModel, ABC):
     with the types that a reference in it may resolve to (`int | str` for a number, `str |
     TextTensor` for a prompt); resolved values are not validated again.
 
-    The output goes to `results` under the node's name. The name may be a template too: where a
-    fan-out runs one node several times, `name="grade_{{inputs.id}}"` keeps every output.
+    Args:
+        name: The node's name, under which its output is in `results`. It may be a template, too:
+            where a fan-out runs one node several times, `name="grade_{{inputs.id}}"` keeps every
+            output.
 
-    Raises `TemplateError`, with a list of what there is, for a reference that leads nowhere.
+    Raises:
+        TemplateError: A reference leads nowhere; the message lists what there is.
 
     Example:
         >>> import asyncio

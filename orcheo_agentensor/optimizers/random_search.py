@@ -25,7 +25,13 @@ from orcheo_agentensor.optimizers.protocol import (
 class RandomSearch(BaseModel):
     """Paraphrase the baseline again and again; validate each paraphrase in full.
 
-    The proposer is shown `minibatch` cases; `parallel` paraphrases make one step.
+    Args:
+        name: Its name in job files.
+        minibatch: How many cases the proposer is shown.
+        parallel: How many paraphrases make one step.
+        momentum: How many past edits of a prompt the proposer sees.
+        proposer: An object with `async propose(request)`, or its "module:attribute".
+        model: The chat model that proposes where there is no `proposer`.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, RandomSearch, get_prompt, train

@@ -248,13 +248,18 @@ def next_merge(pool: CandidatePool, best: str, merged: Sequence[str]) -> Merge |
 class Reflective(BaseModel):
     """Reflective search over a Pareto pool.
 
-    `minibatch` is the most cases a trial learns from and is tested on, and `chain` how many
-    accepted edits may follow each other before one is validated; when a chain that won on
-    minibatches loses on validation, the first doubles and the second is halved. `parallel` trials
-    are in flight at once: several proposals from the same minibatch, of which the search continues
-    with the best. `momentum` is how many past edits of a prompt the proposer sees, `patience` how
-    many minibatches without a better child a parent gets before another one is chosen. `model`
-    names the chat model that proposes; `proposer` replaces it.
+    Args:
+        name: Its name in job files.
+        minibatch: The most cases that a trial learns from and is tested on.
+        parallel: Trials in flight at once: several proposals from the same minibatch, of which the
+            search continues with the best.
+        momentum: How many past edits of a prompt the proposer sees.
+        chain: How many accepted edits may follow each other before one is validated. When a chain
+            that won on minibatches loses on validation, it is halved and the minibatch doubled.
+        patience: How many minibatches without a better child a parent gets before another one is
+            chosen.
+        proposer: An object with `async propose(request)`, or its "module:attribute".
+        model: The chat model that proposes where there is no `proposer`.
 
     Example:
         >>> from orcheo_agentensor import Reflective, get_prompt, train

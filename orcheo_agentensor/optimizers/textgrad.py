@@ -26,9 +26,13 @@ from orcheo_agentensor.optimizers.protocol import (
 class TextGrad(BaseModel):
     """Gradient-descent-like search over texts.
 
-    `minibatch` cases teach each step. `model` names the chat model that proposes and, as the
-    backward pass, criticises along the tape's edges; `proposer` replaces it as proposer.
-    `momentum` is how many past edits of a prompt the proposer sees.
+    Args:
+        name: Its name in job files.
+        minibatch: How many cases teach each step.
+        momentum: How many past edits of a prompt the proposer sees.
+        proposer: An object with `async propose(request)`, or its "module:attribute".
+        model: The chat model that proposes where there is no `proposer` and that, as the backward
+            pass, criticises along the tape's edges.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.datasets import Case, DatasetSpec
 from orcheo_agentensor.errors import ConfigError, shorten
-from orcheo_agentensor.json_values import without_example
+from orcheo_agentensor.json_values import prose_only
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
 _DEMO = "orcheo_agentensor.demo"
@@ -22,7 +22,7 @@ def as_form(schema: dict[str, Any]) -> None:
 
     Null is still taken, and means that the field is left out.
     """
-    without_example(schema)
+    prose_only(schema)
     for field in schema.get("properties", {}).values():
         if isinstance(field.get("default"), dict):
             field["default"] = {k: v for k, v in field["default"].items() if v is not None}

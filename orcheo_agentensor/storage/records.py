@@ -41,8 +41,20 @@ class _Record(BaseModel):
 class ConfigCheckpoint(_Record):
     """One immutable, versioned `RunnableConfig` with the metrics measured on it.
 
-    `config_version` counts up from 1 for each `workflow_id`; `metrics` is the evaluation summary on
-    the validation cases; `metadata` says why it was stored.
+    Args:
+        id: Unique in the store.
+        workflow_id: The workflow.
+        config_version: Counts up from 1 for each workflow.
+        runnable_config: The prompts in `configurable.prompts`, and the settings that the job set.
+        metrics: The evaluation summary on the validation cases.
+        metadata: Why it was stored, at which step, by which optimizer.
+        content_hash: SHA-256 of the config.
+        parent_version: The version that its prompts were made from.
+        run_id: The run that made it.
+        dataset_version: What it was measured on.
+        evaluator_set: What it was measured by.
+        artifact_url: Free, for a link to something kept elsewhere.
+        created_at: When, UTC.
 
     Example:
         >>> import asyncio

@@ -33,13 +33,20 @@ def _new_id() -> str:
 
 
 class Store:
-    """Runs, ledgers, datasets, versions and aliases in one database.
+    """Runs, ledgers, datasets, versions and aliases in one database; see `Store.from_url`.
 
     Opens itself with the first call, works from any event loop (one after the other, too), and
     is closed by `close()`, `async with`, or the garbage collector.
 
-    `Store.from_url` raises `BadInput` for a URL of another kind; methods raise `NotFound` for what
-    is not stored, and `StoreError` for a database that cannot be used.
+    Args:
+        target: The parsed URL of the database.
+        clock: Gives the time.
+        new_id: Gives new ids.
+
+    Raises:
+        BadInput: `Store.from_url` got a URL of another kind.
+        NotFound: A method was asked for what is not stored.
+        StoreError: The database cannot be used.
 
     Example:
         >>> import asyncio

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.json_values import canonical_json, without_example
+from orcheo_agentensor.json_values import canonical_json, prose_only
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
@@ -47,7 +47,7 @@ _TYPE = "Which condition this is."
 
 
 class _Stop(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
@@ -221,7 +221,7 @@ class Guardrail(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, title="Guardrail", json_schema_extra=without_example
+        extra="forbid", frozen=True, title="Guardrail", json_schema_extra=prose_only
     )
 
     alpha: float = Field(

@@ -32,10 +32,14 @@ TrainingStatus: TypeAlias = Literal["finished", "missed_threshold", "awaiting_ap
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """`promoted`, `kept`, `rejected` or `awaiting_approval`, with the reasons.
+    """What follows from a training, with the reasons.
 
-    `target_gain` tells whether the mean rose by the ten percent aimed for; `stopped` why the
-    search ended; `published` where the promoted version was published to.
+    Args:
+        status: "promoted", "kept", "rejected" or "awaiting_approval".
+        reasons: Why, in sentences.
+        stopped: Why the search ended.
+        target_gain: Whether the mean rose by the ten percent aimed for.
+        published: Where the promoted version was published to.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -65,11 +69,20 @@ class Decision:
 class TrainingResult:
     """What a training found.
 
-    `best` and `baseline` are stored versions with their validation metrics (`best` is `baseline`
-    where nothing was better); `checkpoints` all versions of the run, oldest first; `holdout` the
-    paired comparison on cases the search never saw, None where the dataset has none. `gradients`
-    are what the last trial that began at `best` learnt about its prompts: the worst few, without
-    inputs and outputs; empty where no trial began there.
+    Args:
+        run_id: The run.
+        status: "finished", "awaiting_approval", or "missed_threshold" where too few cases were
+            scored.
+        best: A stored version with its validation metrics; `baseline` where nothing was better.
+        baseline: The version of the prompts that the search started from.
+        checkpoints: All versions of the run, oldest first.
+        holdout: The paired comparison on cases the search never saw; None where the dataset has
+            none.
+        summary: The summary of `best` on the validation cases.
+        decision: What follows from it, with the reasons.
+        usage: What was spent.
+        gradients: What the last trial that began at `best` learnt about its prompts: the worst few,
+            without inputs and outputs; empty where no trial began there.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train

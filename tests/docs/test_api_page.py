@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pydantic import BaseModel
 
 import orcheo_agentensor
 from orcheo_agentensor import errors
@@ -73,3 +74,20 @@ def test_a_function_explains_each_argument_what_it_returns_and_raises(name: str)
     assert ("Returns" in found) == (returns not in ("None", None))
     for error in MAKE_API.entries(found.get("Raises", "")):
         assert issubclass(getattr(errors, error), orcheo_agentensor.AgentensorError)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if inspect.isclass(getattr(orcheo_agentensor, name))]
+)
+def test_a_class_explains_each_field(name: str) -> None:
+    definition = MAKE_API.Definition(name)
+    value = definition.value
+    told = set(MAKE_API.entries(MAKE_API.sections(definition.doc).get("Args", "")))
+    fields = set(inspect.signature(value).parameters)
+    if issubclass(value, BaseModel):
+        fields = set(value.model_fields)
+        told |= {name for name, field in value.model_fields.items() if field.description}
+        for base in value.__mro__:
+            if issubclass(base, BaseModel) and base.__module__.startswith("orcheo_agentensor"):
+                told |= {attribute for attribute, _ in MAKE_API.attribute_docs(base)}
+    assert fields - told == set()
