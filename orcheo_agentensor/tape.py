@@ -314,7 +314,11 @@ def _cut(text: str, longest: int) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseMessage):
-        return {"role": value.type, "content": value.content}
+        calls = getattr(value, "tool_calls", None)
+        more = (
+            {"tool_calls": [{"name": c["name"], "args": c["args"]} for c in calls]} if calls else {}
+        )
+        return {"role": value.type, "content": value.content, **more}
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     return repr(value)

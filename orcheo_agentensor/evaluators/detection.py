@@ -7,27 +7,29 @@ import inspect
 from orcheo_agentensor.errors import EvaluatorRefused
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
-    Autoevals,
-    Braintrust,
     ContextFunction,
-    DeepEval,
     Dialect,
-    Dspy,
     FunctionDialect,
     LangSmith,
     LangSmithRunEvaluator,
     LangSmithSummary,
-    Mlflow,
     ObjectDialect,
     OpenEvals,
+    PydanticEvals,
+    Subject,
+    made_by,
+)
+from orcheo_agentensor.evaluators.packages import (
+    Autoevals,
+    Braintrust,
+    DeepEval,
+    Dspy,
+    Mlflow,
     Opik,
     Phoenix,
     Promptfoo,
-    PydanticEvals,
     Ragas,
-    Subject,
     TruLens,
-    made_by,
 )
 
 OBJECTS: tuple[ObjectDialect, ...] = (

@@ -1,8 +1,8 @@
 """Reading what an evaluator returned: one value, several, or our own result objects.
 
-What is particular to one convention stands with it in `dialects.py`. The kind of the evaluator
-decides how its answer is read, never the answer's shape: `{"score": 1, "comment": "c"}` is one
-result from a LangSmith function and two from a pydantic-evals evaluator.
+What is particular to one convention stands with it in `dialects.py` or `packages.py`. The kind of
+the evaluator decides how its answer is read, never the answer's shape: `{"score": 1, "comment":
+"c"}` is one result from a LangSmith function and two from a pydantic-evals evaluator.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.messages import AIMessage
 from langgraph.graph import StateGraph
 
 from orcheo_agentensor import BadInput, RandomSearch, Store, aevaluate, atrain
@@ -142,3 +144,38 @@ async def test_the_steps_of_a_rollout_are_the_child_runs_of_its_run() -> None:
     )
     assert again.scores["steps"].failures == 1  # no tape there: a failure, not a score of 0
     await store.close()
+
+
+class Answer(TypedDict, total=False):
+    answer: str
+
+
+class Agent(Answer, total=False):
+    question: str
+    messages: list[Any]
+    documents: list[str]
+
+
+async def test_a_deepeval_metric_finds_tools_and_retrieved_texts_on_the_tape() -> None:
+    call = {"id": "1", "name": "search", "args": {"q": "x"}}
+    graph = StateGraph(Agent, output_schema=Answer)
+    graph.add_node("think", lambda s: {"messages": [AIMessage(content="", tool_calls=[call])]})
+    graph.add_node("look", lambda s: {"documents": ["Paris is the capital."]})
+    graph.add_node("say", lambda s: {"answer": "Paris"})
+    graph.add_edge("__start__", "think")
+    graph.add_edge("think", "look")
+    graph.add_edge("look", "say")
+
+    class Metric:
+        _required_params = (SimpleNamespace(value="tools_called"),)
+        name, score, reason, success = "tools", None, None, None
+
+        async def a_measure(self, test_case: Any) -> None:
+            (tool,) = test_case.tools_called
+            found = (tool.name, tool.input_parameters, test_case.retrieval_context)
+            self.reason = repr(found)
+            self.score = float(found == ("search", {"q": "x"}, ["Paris is the capital."]))
+
+    cases = [{"id": "a", "inputs": {"question": "?"}}]
+    report = await aevaluate(graph, dataset=cases, evaluators=[Metric()])
+    assert report.objective == 1.0, report.cases[0]
