@@ -12,12 +12,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 
@@ -35,6 +32,7 @@ from orcheo_agentensor.errors import (
     is_transient,
     status_of,
 )
+from orcheo_agentensor.evaluation.limits import OutOfTime, Share, Slots, TimeLimits, process_slots
 from orcheo_agentensor.evaluation.results import (
     CaseListener,
     CaseResult,
@@ -88,152 +86,6 @@ def traced(labels: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         var_child_runnable_config.reset(token)
-
-
-class OutOfTime(TimeoutError):
-    """The call took longer than its time limit."""
-
-
-class TimeLimits:
-    """Time limits of one length: `with limits` cancels what the current task does in the block when
-    its time is up, which outside the block is an `OutOfTime`.
-
-    Limits of one length begin in order, so they end in order, and one timer serves all.
-    `asyncio.timeout` puts a timer on the loop's heap for each, which for a case that takes no time
-    is a good part of its cost.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
-        self._expired: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self.seconds
-        self._running[task] = ends, task.cancelling()
-        if self._timer is None:
-            self._timer = loop.call_at(ends, self._expire)
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        _ends, cancelling = self._running.pop(task)
-        if not self._expired or task not in self._expired:
-            return
-        self._expired.remove(task)
-        others = task.uncancel() > cancelling  # the task is cancelled from outside, too
-        if not others and isinstance(error, asyncio.CancelledError):
-            raise OutOfTime(f"no answer within {self.seconds:g} s") from error
-
-    def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        for task, (ends, _) in self._running.items():
-            if task in self._expired:
-                continue
-            if ends > loop.time():
-                self._timer = loop.call_at(ends, self._expire)
-                return
-            self._expired.add(task)
-            task.cancel()
-
-
-class Slots:
-    """At most `limit` holders at once.
-
-    A slot that falls free goes to the waiting share that holds the fewest, so that a run with a few
-    cases at once is not starved by one with many.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._waiting: dict[Share, None] = {}  # in order of their last turn
-        self._own = Share()
-
-    @property
-    def full(self) -> bool:
-        """Whether the next one has to wait."""
-        return not self._free
-
-    @property
-    def held(self) -> int:
-        """How many slots are held without a share."""
-        return self._own.held
-
-    async def acquire(self, share: Share | None = None) -> None:
-        """Take a slot for `share`, when its turn comes."""
-        share = share or self._own
-        if self._free:  # then nobody waits
-            self._free -= 1
-            share.held += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        share.turns.append(turn)
-        self._waiting.setdefault(share)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it had just come
-                self.release(share)
-            raise
-
-    def release(self, share: Share | None = None) -> None:
-        """Release a slot to the waiting share that holds the fewest."""
-        (share or self._own).held -= 1
-        self._free += 1
-        while self._free and self._waiting:
-            poorest = min(self._waiting, key=lambda waiting: waiting.held)
-            turn = poorest.turns.popleft()
-            del self._waiting[poorest]
-            if poorest.turns:
-                self._waiting[poorest] = None
-            if not turn.done():
-                self._free -= 1
-                poorest.held += 1
-                turn.set_result(None)
-
-
-class Share:
-    """One run's part of slots that several runs take."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self.turns: deque[asyncio.Future[None]] = deque()
-
-
-THREADS_PER_ROLLOUT = 8
-"""Most threads that a rollout may block at once; a pool makes them only as they are needed."""
-
-_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
-
-
-def process_slots(limit: int) -> Slots:
-    """The slots of the running loop, to which their futures belong; the `limit` of its first run
-    decides how many there are.
-
-    That many rollouts may block a thread each, and more where a step waits for its own steps, as a
-    sync `@entrypoint` does for its tasks. LangGraph takes these threads from the loop's default
-    executor; one that has fewer is replaced.
-    """
-    loop = asyncio.get_running_loop()
-    found = _slots.get(loop)
-    if found is None:
-        found = _slots[loop] = Slots(limit)
-        threads = limit * THREADS_PER_ROLLOUT
-        there = getattr(loop, "_default_executor", None)  # nothing public tells
-        if getattr(there, "_max_workers", 0) < threads:
-            name = "agentensor-rollout"
-            loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix=name))
-    return found
 
 
 class Meter(CallGate, Protocol):
@@ -505,6 +357,7 @@ class Runner:
     ) -> None:
         self.target = run.target
         self.evaluators = run.evaluators
+        self.fingerprints = [evaluator.fingerprint for evaluator in run.evaluators]
         self.weights = run.weights
         self.meter = meter
         self.replicates = run.job.replicates
@@ -856,7 +709,9 @@ class _Batch:
     async def _settle(self, commit: Commit) -> None:
         """Take in the results of cases whose rows are in `commit`, once it is done."""
         await commit
-        for index, replicate, _, result in self._let_go(commit):
+        for index, replicate, key, result in self._let_go(commit):
+            if not self.runner.taped:  # an evaluation does not come back to a case
+                self.runner.ledger.forget(key, self.runner.fingerprints)
             self._add(index, replicate, result)
 
     def _let_go(self, commit: Commit) -> list[tuple[int, int, str, CaseResult]]:

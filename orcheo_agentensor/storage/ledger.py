@@ -470,6 +470,12 @@ class Ledger:
         self._calls.setdefault(key, response)
         return group
 
+    def forget(self, rollout_key: str, evaluator_fingerprints: Sequence[str]) -> None:
+        """Let go of committed rows that nobody will look up again; they stay in the database."""
+        self.rollouts.pop(rollout_key, None)
+        for fingerprint in evaluator_fingerprints:
+            self.scores.pop((rollout_key, fingerprint), None)
+
     async def flush(self) -> None:
         """Renew the lease and commit the event number, with whatever waits."""
         await self._open()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from orcheo_agentensor.evaluation.runner import Share, Slots, process_slots
+from orcheo_agentensor.evaluation.limits import Share, Slots, process_slots
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orcheo_agentensor.evaluation.runner import OutOfTime, TimeLimits
+from orcheo_agentensor.evaluation.limits import OutOfTime, TimeLimits
 
 
 async def test_what_takes_too_long_is_a_timeout_and_the_task_goes_on() -> None:
