@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.errors import AliasConflict, BadInput, RunFailed
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.prompts import TextTensor, prompts_to_json
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.servers import (
     Assistant,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 
 _MARKS = ("workflow_id", "config_version", "content_hash")
+_AS_SET = "published_settings"
+"""The mark with the hash of what was set; others have edited it where it differs."""
 
 
 class PublishTo(AssistantAddress):
@@ -95,6 +98,8 @@ class AssistantPublisher:
         look = look_up if self._to.create else find_assistant
         name = self._to.assistant
         assistant = await look(self._client, name, own=self._own)
+        if assistant is not None and not force:
+            _require_unedited(assistant, name)
         model = assistant or await find_assistant(self._client, str(self._to.graph), own=self._own)
         metadata = {
             "workflow_id": checkpoint.workflow_id,
@@ -106,15 +111,15 @@ class AssistantPublisher:
         if assistant is not None and rollback_of is not None:
             wanted = await self._as_before(assistant, checkpoint)
         wanted = wanted or self._wanted(model, checkpoint, fresh=assistant is None)
-        changed = True
+        changed, marks = True, {**metadata, _AS_SET: content_hash(_parts(wanted))}
         if assistant is None:
             called: Any = {"assistant_id": name} if is_id(name) else {"name": name}
             written: Any = await self._client.assistants.create(
-                model.graph_id, metadata=metadata, **called, **wanted
+                model.graph_id, metadata=marks, **called, **wanted
             )
         elif force or not _serves(assistant, wanted, metadata):
             written = await self._client.assistants.update(
-                assistant.id, graph_id=assistant.graph_id, metadata=metadata, **wanted
+                assistant.id, graph_id=assistant.graph_id, metadata=marks, **wanted
             )
         else:
             written, changed = {"assistant_id": assistant.id, "version": assistant.version}, False
@@ -129,12 +134,12 @@ class AssistantPublisher:
         )
 
     async def withdraw(self, workflow_id: str, version: int) -> Publication:
-        """Set the assistant as it was before anything of the workflow was published to it."""
+        """Set the assistant as it was before versions of the workflow were published to it."""
         name = self._to.assistant
         assistant = await find_assistant(self._client, name, own=self._own)
+        _require_unedited(assistant, name)
         versions: list[Any] = await self._client.assistants.get_versions(assistant.id, limit=100)
-        ours = [v["version"] for v in versions if _marks(v).get("workflow_id") == workflow_id]
-        before = [v for v in versions if ours and v["version"] < min(ours)]
+        before = [v for v in versions if _marks(v).get("workflow_id") != workflow_id]
         if not before or assistant.metadata.get("workflow_id") != workflow_id:
             raise BadInput(
                 f"assistant: {name!r} was set to nothing else before version "
@@ -149,7 +154,7 @@ class AssistantPublisher:
         written = await self._client.assistants.update(
             assistant.id,
             graph_id=assistant.graph_id,
-            metadata=dict.fromkeys(_MARKS) | _marks(then) | {"rollback_of": version},
+            metadata=dict.fromkeys((*_MARKS, _AS_SET)) | _marks(then) | {"rollback_of": version},
             **_request(placed, settings),
         )
         return Publication(
@@ -160,6 +165,14 @@ class AssistantPublisher:
             alias=alias_of(self._url, name),
             rollback_of=version,
         )
+
+    async def check(self, prompts: Mapping[str, TextTensor]) -> None:
+        """Raise `TargetRefused` or `BadInput` where versions with these prompts have no place."""
+        look = look_up if self._to.create else find_assistant
+        assistant = await look(self._client, self._to.assistant, own=self._own)
+        if assistant is None:
+            assistant = await find_assistant(self._client, str(self._to.graph), own=self._own)
+        assistant.placement(self._to.prompts_in).put(prompts_to_json(prompts), {})
 
     @asynccontextmanager
     async def following(self, store: Store, workflow_id: str, alias: str) -> AsyncIterator[None]:
@@ -202,6 +215,18 @@ class AssistantPublisher:
                 if values in placed.values():  # and was not changed by hand since
                     return _request(placed, settings)
         return None
+
+
+def _require_unedited(assistant: Assistant, name: str) -> None:
+    """Raise `AliasConflict` where an assistant is not as the last publication has set it."""
+    marks = assistant.metadata
+    known = marks.get(_AS_SET)
+    if known and known != content_hash((assistant.values, assistant.settings)):
+        raise AliasConflict(
+            f"assistant {name!r} was edited since version {marks.get('config_version')} of "
+            f"workflow {marks.get('workflow_id')!r} was published to it: nothing was overwritten; "
+            "publish with force to replace what was edited"
+        )
 
 
 def _parts(version: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -347,6 +372,15 @@ async def publish_to(
     return made
 
 
+async def require_publishable(
+    to: PublishTo, prompts: Mapping[str, TextTensor], *, settings: Settings
+) -> None:
+    """Raise, as `apublish` does, where versions with these prompts could not be published."""
+    for url in to.urls:
+        async with _publisher(to, url, settings) as publisher:
+            await publisher.check(prompts)
+
+
 async def arollback_publication(
     workflow_id: str,
     *,
@@ -413,14 +447,15 @@ async def arollback_publication(
             else:
                 checkpoint = await store.checkpoints.get(workflow_id, before)
                 publication = await publisher.publish(checkpoint, rollback_of=current)
-                async with publisher.following(store, workflow_id, alias):
-                    await store.aliases.rollback(
-                        workflow_id,
-                        alias,
-                        actor=actor,
-                        reason=_why(publication, reason),
-                        expect=current,
-                    )
+            async with publisher.following(store, workflow_id, alias):
+                await store.aliases.rollback(
+                    workflow_id,
+                    alias,
+                    actor=actor,
+                    reason=_why(publication, reason),
+                    expect=current,
+                    to_baseline=False,
+                )
         made.append(publication)
     return made
 

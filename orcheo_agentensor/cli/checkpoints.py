@@ -365,7 +365,7 @@ def _move_line(move: AliasMove) -> str:
     origin = "nothing" if move.from_version is None else f"version {move.from_version}"
     back = " back" if move.kind == "rollback" else ""
     why = f": {move.reason}" if move.reason else ""
-    target = f"version {move.to_version}"
+    target = "nothing" if move.to_version is None else f"version {move.to_version}"
     return f"{move.alias!r} moved{back} from {origin} to {target} by {move.actor}{why}"
 
 

@@ -35,6 +35,7 @@ from orcheo_agentensor.cli.options import (
 from orcheo_agentensor.cli.output import print_json, say, show
 from orcheo_agentensor.cli.progress import progress
 from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor.config.resolve import version_of
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -506,8 +507,7 @@ def run_once(
 
     async def main() -> None:
         async with reading(opened) as there:
-            if request.use is not None:
-                await there.checkpoints.get(workflow_id, request.use)
+            await version_of(request, workflow_id, store=there)
         if dry_run:
             plan = {"target": target.name, "workflow_id": workflow_id, "config": request.to_json()}
             if as_json:

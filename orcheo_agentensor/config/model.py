@@ -55,6 +55,14 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ALIAS = re.compile(r"(?!\d+$)[a-z0-9_-]{1,64}")
 """What an alias of a stored version may be called."""
 
+BASELINE = "baseline"
+"""What `otherwise` names where a run may do without a stored version."""
+
+_USE_RULE = (
+    "must be an alias such as 'production', a version number, or "
+    '{"alias": "production", "otherwise": "baseline"}'
+)
+
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 """The number of a stored version where it is given as a text, as from a form."""
 
@@ -167,8 +175,18 @@ class RunConfig(BaseModel):
     @property
     def use(self) -> str | int | None:
         """The stored version asked for by `configurable.agentensor.use`: alias, number or None."""
-        found: str | int | None = self.configurable.get("agentensor", {}).get("use")
-        return int(found) if isinstance(found, str) and VERSION.fullmatch(found) else found
+        return self.uses[0] if self.uses else None
+
+    @property
+    def uses(self) -> tuple[str | int, ...]:
+        """`use`, and the version to take where that is not stored, if one is named."""
+        use = self.configurable.get("agentensor", {}).get("use")
+        found = (use["alias"], use["otherwise"]) if isinstance(use, dict) else (use,)
+        return tuple(
+            int(one) if isinstance(one, str) and one.isdecimal() else one
+            for one in found
+            if one is not None
+        )
 
     def clamp(self, settings: Settings) -> RunConfig:
         """This config with its limits capped by the operator's; a limit not set stays so."""
@@ -246,7 +264,10 @@ def config_schema() -> dict[str, Any]:
         "additionalProperties": prompt,
     }
     texts = [{"type": "string", "pattern": f"^{one.pattern}$"} for one in (ALIAS, VERSION)]
-    use = {"anyOf": [*texts, {"type": "integer", "minimum": 1}]}
+    one = {"anyOf": [*texts, {"type": "integer", "minimum": 1}]}
+    either = {"alias": one, "otherwise": one}
+    both = {"type": "object", "properties": either, "required": [*either]}
+    use = {"anyOf": [*one["anyOf"], {**both, "additionalProperties": False}]}
     reserved = {"type": "object", "properties": {"use": use}, "additionalProperties": False}
     properties = schema["properties"]
     properties["prompts"] = prompts
@@ -432,10 +453,14 @@ def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:
         if key != "use":
             yield f"{path}.{key}", key, _unknown_rule(str(key), ("use",), "key of agentensor")
     use = own.get("use")
-    named = isinstance(use, str) and (ALIAS.fullmatch(use) or VERSION.fullmatch(use))
-    numbered = type(use) is int and use >= 1
-    if use is not None and not named and not numbered:
-        yield f"{path}.use", use, "must be an alias such as 'production', or a version number"
+    parts = {"use": use}
+    if isinstance(use, dict) and use.keys() == {"alias", "otherwise"}:
+        parts = {f"use.{key}": one for key, one in use.items()}
+    for key, one in parts.items():
+        named = isinstance(one, str) and (ALIAS.fullmatch(one) or VERSION.fullmatch(one))
+        numbered = type(one) is int and one >= 1
+        if not named and not numbered and (one is not None or key != "use"):
+            yield f"{path}.{key}", one, _USE_RULE
 
 
 def _is_uuid(value: Any) -> bool:

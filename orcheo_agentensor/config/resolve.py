@@ -12,6 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orcheo_agentensor.config.model import (
+    BASELINE,
     RunConfig,
     bind_problems,
     config_error,
@@ -21,7 +22,7 @@ from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import Store, WorkflowRecord
+    from orcheo_agentensor.storage import ConfigCheckpoint, Store, WorkflowRecord
 
 Flag: TypeAlias = Literal["runnable_config_enabled", "agent_trainer_enabled"]
 """A feature that is switched on by workflow, or by the operator for all of them."""
@@ -64,32 +65,53 @@ async def resolve(
         return ResolvedConfig(config=settle(defaults, assistant, request, settings=settings))
     record = await store.workflows.get(workflow_id)
     stored = RunConfig.parse(record.default_config if record else None, field="defaults")
-    use = merge_configs(defaults, stored, assistant, request).use
-    version, base_version = RunConfig(), None
-    if use is not None:
-        try:
-            found = await store.checkpoints.get(workflow_id, use)
-        except NotFound as error:
-            error.value = use
-            raise
-        version = RunConfig.parse(found.runnable_config, field="checkpoint")
-        base_version = found.config_version
+    asked = merge_configs(defaults, stored, assistant, request)
+    found = await version_of(asked, workflow_id, store=store)
+    version = RunConfig.parse(found.runnable_config if found else None, field="checkpoint")
     return ResolvedConfig(
         config=settle(defaults, stored, version, assistant, request, settings=settings),
-        use=use,
+        use=asked.use if found else None,
         version=version,
-        base_version=base_version,
+        base_version=found.config_version if found else None,
         defaults_version=record.default_version or None if record else None,
     )
 
 
-def refuse_use(config: RunConfig, field: str) -> None:
+async def version_of(
+    config: RunConfig, workflow_id: str, *, store: Store
+) -> ConfigCheckpoint | None:
+    """The stored version that a config asks for; None for none, or `otherwise: baseline`.
+
+    Raises `NotFound` where neither it nor what is named by `otherwise` is stored.
+    """
+    for use in config.uses:
+        if use == BASELINE and use != config.use:
+            return None
+        try:
+            return await store.checkpoints.get(workflow_id, use)
+        except NotFound as error:
+            error.value = use
+            if use == config.uses[-1]:
+                raise
+    return None
+
+
+def refuse_use(
+    config: RunConfig | Mapping[str, Any],
+    field: str,
+    why: str = "the workflow was configured without a store",
+) -> None:
     """Raise `ConfigError` where a config asks for a stored version."""
-    if config.use is not None:
+    configurable = config.get("configurable") if isinstance(config, Mapping) else None
+    own = configurable.get("agentensor") if isinstance(configurable, Mapping) else None
+    use = own.get("use") if isinstance(own, Mapping) else None
+    if isinstance(config, RunConfig) and config.uses:
+        use = config.use
+    if use is not None:
         raise ConfigError(
             field=f"{field}.configurable.agentensor.use",
-            value=config.use,
-            rule="names a stored version, but the workflow was configured without a store",
+            value=use,
+            rule=f"names a stored version, but {why}",
         )
 
 

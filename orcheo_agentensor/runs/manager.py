@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -155,6 +155,7 @@ class RunManager(Generic[JobT]):
         settings: Settings,
         new_run_id: Callable[[], str],
         make_plan: MakePlan | None = None,
+        require: Callable[[CheckedJob[JobT]], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self._job_model = job_model
@@ -163,6 +164,7 @@ class RunManager(Generic[JobT]):
         self._settings = settings
         self._new_run_id = new_run_id
         self._make_plan = make_plan
+        self._require = require
         self._known: dict[str, CheckedJob[JobT]] = {}
 
     async def check(
@@ -388,6 +390,8 @@ class RunManager(Generic[JobT]):
                 if before is not None and (run_id == job.reuse or before.status != "finished"):
                     drift = drift_of(before, checked, job, refused)
                     found += [] if drift is None else [drift]
+        if self._require is not None:
+            await self._require(checked)
         return replace(checked, drift=tuple(found))
 
     async def _resolve(self, job: JobT, dataset: Dataset, caller: Identity) -> CheckedJob[JobT]:
@@ -418,7 +422,8 @@ class RunManager(Generic[JobT]):
             settings=self._settings,
         )
         config, base_version = resolved.config, resolved.base_version
-        if base_version is not None:  # an alias may move before the run is resumed
+        asks = bool(config.uses)
+        if asks:  # an alias may move before the run is resumed
             pinned = RunConfig.parse(_pin({}, base_version))
             config, job_config = merge_configs(config, pinned), merge_configs(job_config, pinned)
         prompts = dict(config.prompts)
@@ -444,7 +449,7 @@ class RunManager(Generic[JobT]):
         plain = job.model_dump(
             mode="json", exclude={"run_id", "dataset", "accept_drift"}, exclude_none=True
         )
-        if base_version is not None:
+        if asks:
             plain["config"] = _pin(plain.get("config"), base_version)
         stored_job = redact(plain)
         refs: dict[str, Any] = {} if base_version is None else {"base_version": base_version}
@@ -652,8 +657,8 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.:_")[:128] or "workflow"
 
 
-def _pin(config: Mapping[str, Any] | None, version: int) -> dict[str, Any]:
-    """`config` asking for this version by number."""
+def _pin(config: Mapping[str, Any] | None, version: int | None) -> dict[str, Any]:
+    """`config` asking for this version by number, or for none."""
     configurable = (config or {}).get("configurable") or {}
     return {**(config or {}), "configurable": {**configurable, "agentensor": {"use": version}}}
 

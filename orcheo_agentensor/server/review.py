@@ -24,6 +24,7 @@ from orcheo_agentensor.config.resolve import (
     ResolvedConfig,
     flag_in,
     merge_configs,
+    refuse_use,
     resolve,
     version_refused,
 )
@@ -205,6 +206,9 @@ class RequestReviewer:
         if request.starts_run and graph.trains:
             await self._require_trainer(workflow_id or request.graph_id)
         if not enabled:
+            if graph.jobs is None and isinstance(config := request.item.get("config"), Mapping):
+                off = f"runnable_config_enabled is off for {request.graph_id!r}"
+                refuse_use(config, "config", off)
             return request.item, workflow_id
         for path, value, rule in text_problems:
             problems.add(path, value, rule)

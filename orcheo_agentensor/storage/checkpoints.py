@@ -8,7 +8,7 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from orcheo_agentensor.errors import AliasConflict, BadInput, NotFound
 from orcheo_agentensor.json_values import content_hash
@@ -247,9 +247,9 @@ class Aliases(Repository):
         return await self._point(workflow_id, alias, target, actor, reason, "move")
 
     async def previous(self, workflow_id: str, alias: str) -> int | None:
-        """The version that `rollback` would point `alias` to; None where there is none."""
+        """Where `alias` pointed before its last move that no rollback has undone; None: nowhere."""
         return await self._db.read(
-            lambda connection: _before_last_move(connection, workflow_id, alias)
+            lambda connection: (_undone_moves(connection, workflow_id, alias) or [None])[-1]
         )
 
     async def rollback(
@@ -260,25 +260,30 @@ class Aliases(Repository):
         actor: str,
         reason: str,
         expect: int | None = None,
+        to_baseline: bool = True,
     ) -> AliasMove:
         """Undo the last move of `alias`; again undoes the one before it.
 
-        Raises `AliasConflict` where it does not point to version `expect`, if that is given.
+        The first move is undone `to_baseline`, the version that the training of the current one
+        began with; without one, or with False, the alias is taken away. Raises `AliasConflict`
+        where it does not point to version `expect`, if that is given.
         """
 
-        def target(connection: Connection, current: int | None) -> int:
+        def target(connection: Connection, current: int | None) -> int | None:
             if current is None:
                 names = listed([*_aliases(connection, workflow_id)])
                 raise NotFound(f"workflow {workflow_id!r} has no alias {alias!r}; aliases: {names}")
             if expect is not None and current != expect:
                 raise _conflict(workflow_id, alias, current, expect)
-            before = _before_last_move(connection, workflow_id, alias)
-            if before is None:
+            moves = _undone_moves(connection, workflow_id, alias)
+            if not moves:
                 raise BadInput(
-                    f"alias {alias!r} of workflow {workflow_id!r} was first set to version "
+                    f"alias {alias!r} of workflow {workflow_id!r} was set back to version "
                     f"{current}: there is nothing before it to roll back to"
                 )
-            return before
+            if moves[-1] is None and to_baseline:
+                return _baseline_of(connection, workflow_id, current)
+            return moves[-1]
 
         return await self._point(workflow_id, alias, target, actor, reason, "rollback")
 
@@ -286,12 +291,12 @@ class Aliases(Repository):
         self,
         workflow_id: str,
         alias: str,
-        target: Callable[[Connection, int | None], int],
+        target: Callable[[Connection, int | None], int | None],
         actor: str,
         reason: str,
         kind: AliasMoveKind,
     ) -> AliasMove:
-        """Point an alias to the version that `target` gives for where it points now."""
+        """Point an alias to what `target` gives for where it points now; None takes it away."""
         _check_movable(alias)
 
         def work(connection: Connection) -> AliasMove:
@@ -376,17 +381,28 @@ def _store_move(connection: Connection, move: AliasMove) -> AliasMove:
             )
         )
     else:
-        connection.execute(
-            update(aliases)
-            .where(aliases.c.workflow_id == move.workflow_id, aliases.c.alias == move.alias)
-            .values(version=move.to_version, updated_at=move.created_at)
-        )
-    connection.execute(insert(alias_log).values(**dict(move)))
+        this = (aliases.c.workflow_id == move.workflow_id, aliases.c.alias == move.alias)
+        change = update(aliases).values(version=move.to_version, updated_at=move.created_at)
+        connection.execute((delete(aliases) if move.to_version is None else change).where(*this))
+    row = {**dict(move), "to_version": move.to_version or 0}  # the column takes no NULL
+    connection.execute(insert(alias_log).values(**row))
     return move
 
 
-def _before_last_move(connection: Connection, workflow_id: str, alias: str) -> int | None:
-    """Where `alias` pointed before the last move that no rollback has undone yet.
+def _baseline_of(connection: Connection, workflow_id: str, version: int) -> int | None:
+    """The version that the training which made `version` began with, if it is another one."""
+    run = select(_VERSION.run_id).where(
+        _VERSION.workflow_id == workflow_id, _VERSION.config_version == version
+    )
+    query = select(func.min(_VERSION.config_version)).where(
+        _VERSION.workflow_id == workflow_id, _VERSION.run_id == run.scalar_subquery()
+    )
+    found = connection.scalar(query)
+    return None if found == version else found
+
+
+def _undone_moves(connection: Connection, workflow_id: str, alias: str) -> list[int | None]:
+    """Where `alias` pointed before each of the moves that no rollback has undone yet.
 
     A move to the version that the alias points to already is logged, but cannot be undone.
     """
@@ -402,7 +418,7 @@ def _before_last_move(connection: Connection, workflow_id: str, alias: str) -> i
             came_from.pop()
         else:
             came_from.append(from_version)
-    return came_from[-1] if came_from else None
+    return came_from
 
 
 def _not_found(connection: Connection, workflow_id: str, version: int | str) -> NotFound:

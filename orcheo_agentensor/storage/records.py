@@ -89,12 +89,15 @@ class ConfigCheckpoint(_Record):
 
 
 class AliasMove(_Record):
-    """One row of the append-only alias log: a move of an alias, with its actor, time and reason."""
+    """One row of the append-only alias log: a move of an alias, with its actor, time and reason.
+
+    A rollback of the first move leads to no version: `to_version` is None, and the alias is gone.
+    """
 
     workflow_id: str
     alias: str
     from_version: int | None
-    to_version: int
+    to_version: Annotated[int | None, BeforeValidator(lambda number: number or None)]
     actor: str
     reason: str
     kind: AliasMoveKind

@@ -225,6 +225,7 @@ class Workflow:
         given: Mapping[str, Any] = config or {}
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
         if not reviewed and not await self.is_on():
+            refuse_use(given, "config", f"runnable_config_enabled is off for {self.workflow_id!r}")
             return RunPlan(runnable=config)
         limit = given.get("recursion_limit")
         if not reviewed and _is_from_server(given):  # the limit may be the server's own

@@ -3,6 +3,7 @@ START -> prepare -> baseline -> step <-> checkpoint -> holdout -> decide -> END.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,10 +12,11 @@ from typing import Any, Literal
 from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
-from orcheo_agentensor.errors import shorten
+from orcheo_agentensor.errors import RunFailed, shorten
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
-from orcheo_agentensor.runs.manager import Given, RunManager
+from orcheo_agentensor.publishing import require_publishable
+from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.storage.records import CANCELLED
@@ -28,6 +30,8 @@ from orcheo_agentensor.training.state import (
     TrainingOutput,
     TrainingState,
 )
+
+log = logging.getLogger(__name__)
 
 
 def create_training_graph(
@@ -85,6 +89,15 @@ def create_training_graph(
     from orcheo_agentensor.storage import Store
 
     settings = settings or read_settings()
+
+    async def require_publishing(checked: CheckedJob[TrainingJob]) -> None:
+        """Refuse a place to publish to that cannot work, before anything is paid for."""
+        if checked.plan.publish is not None:
+            try:
+                await require_publishable(checked.plan.publish, checked.prompts, settings=settings)
+            except RunFailed as away:  # it may be back once there is a version to publish
+                log.warning("%s; the training goes on", away.message)
+
     manager = RunManager(
         TrainingJob,
         mode="train",
@@ -103,6 +116,7 @@ def create_training_graph(
         make_plan=lambda job, cases, tensors: make_plan(
             job, cases, tensors, optimizer=optimizer, settings=settings
         ),
+        require=require_publishing,
     )
     known: dict[str, tuple[int, SearchState, CandidateStore]] = {}
 

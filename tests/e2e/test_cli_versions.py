@@ -99,6 +99,8 @@ def test_promote_and_roll_back(project: Project) -> None:
     assert (move["from_version"], move["to_version"], move["actor"]) == (2, 4, "ann")
     result = project.call("checkpoints", "rollback", "shop", "--alias", "canary", "--reason", "no")
     assert "moved back from version 4 to version 2" in result.stdout
+    result = project.call("checkpoints", "rollback", "shop", "--alias", "canary")
+    assert "moved back from version 2 to version 1" in result.stdout  # the baseline
     assert "nothing before it" in project.refused(
         "checkpoints", "rollback", "shop", "--alias", "canary"
     )

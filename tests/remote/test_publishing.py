@@ -113,7 +113,13 @@ async def test_publishing_twice_changes_nothing_unless_forced_or_edited_by_hand(
     [forced] = await apublish("twice", version, **place, force=True)
     assert (forced.changed, forced.assistant_version) == (True, 2)
     await client.assistants.update(first.assistant_id, context={"system_prompt": "By hand."})
-    [mended] = await apublish("twice", version, **place)
+    conflict = "'twice' was edited since version 1 of workflow 'twice'"
+    with pytest.raises(AliasConflict, match=conflict):
+        await apublish("twice", version, **place)
+    with pytest.raises(AliasConflict, match=conflict):
+        await arollback_publication("twice", **place)
+    assert await said(client, first.assistant_id) == "By hand. (plain)|hi"
+    [mended] = await apublish("twice", version, **place, force=True)
     assert mended.changed
     assert await said(client, first.assistant_id) == "Once. (plain)|hi"
 
@@ -138,6 +144,56 @@ async def test_the_first_publication_is_rolled_back_to_what_was_set_before(
     await apublish("bare", version, **place, create=True, graph="clerk")
     with pytest.raises(BadInput, match="nothing to roll back to"):
         await arollback_publication("bare", **place)
+
+
+async def test_rollbacks_between_publications_end_at_the_settings_before_the_first(
+    deployed: Deployment, client: Any, store: Store
+) -> None:
+    made = await client.assistants.create("persona", name="often", context={"tone": "own"})
+    place: dict[str, Any] = {"url": deployed.url, "assistant": "often", "store": store}
+    for number in (1, 2, 3):
+        await save(store, "often", {"prompts": {"system_prompt": f"Version {number}."}})
+    await apublish("often", 1, **place)
+    await apublish("often", 3, **place)
+    await arollback_publication("often", **place)
+    await arollback_publication("often", **place)
+    await apublish("often", 2, **place)
+    assert await said(client, made["assistant_id"]) == "Version 2. (own)|hi"
+    await arollback_publication("often", **place)
+    assert await said(client, made["assistant_id"]) == "You are helpful. (own)|hi"
+    with pytest.raises(BadInput, match="nothing to roll back to"):
+        await arollback_publication("often", **place)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"assistant": "nobody"}, "'nobody' is no assistant"),
+        ({"assistant": "new", "create": True, "graph": "nothing"}, "'nothing' is no assistant"),
+        ({"assistant": "persona", "prompts_in": "context"}, "is not in the deployed graph's"),
+    ],
+)
+async def test_a_place_that_cannot_be_published_to_is_refused_before_the_training_is_paid(
+    deployed: Deployment, settings: Settings, store: Store, place: dict[str, Any], said: str
+) -> None:
+    calls = []
+
+    async def target(inputs: dict[str, Any]) -> Any:
+        calls.append(inputs)
+
+    with pytest.raises(BadInput, match=said):
+        await atrain(
+            target,
+            prompts={"skills": "card"},
+            dataset=[*cases("train", 8)],
+            evaluators=[right],
+            optimizer=TextGrad(proposer=Tutor()),
+            publish={"url": deployed.url, **place},
+            store=store,
+            settings=settings,
+        )
+    assert not calls
+    assert await store.runs.list() == []
 
 
 async def test_of_publishers_who_race_one_wins_and_its_version_is_served(

@@ -440,9 +440,12 @@ async def test_a_workflow_that_has_not_opted_in_is_left_alone(
     assert answer.status_code == 200
     assert "one" in answer.json()
     thread = (await client.threads.create())["thread_id"]
-    await client.runs.wait(
-        thread, "bare", input={}, config={"configurable": {"agentensor": {"use": 99}}}
-    )
+    use = {"configurable": {"agentensor": {"use": 99}}}
+    asked = {"assistant_id": "bare", "input": {}, "config": use}
+    answer = await http.post("/runs/wait", json=asked)
+    assert answer.status_code == 422
+    assert "runnable_config_enabled is off for 'bare'" in answer.json()["error"]["message"]
+    await client.runs.wait(thread, "bare", input={}, config={"configurable": {"top": 3}})
     [run] = await client.runs.list(thread)
     assert not [key for key in run["metadata"] if key.startswith("agentensor")]
     await store.workflows.set_flags("bare", {"runnable_config_enabled": None})

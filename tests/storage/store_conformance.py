@@ -556,16 +556,36 @@ class AliasConformance:
         first = await store.aliases.rollback("support", "production", **back)
         second = await store.aliases.rollback("support", "production", **back)
         assert [(m.from_version, m.to_version) for m in (first, second)] == [(3, 2), (2, 1)]
-        with refused(BadInput, "nothing before it"):
+        gone = await store.aliases.rollback("support", "production", **back)
+        assert (gone.from_version, gone.to_version) == (1, None)
+        assert await store.aliases.resolve("support", "production") is None
+        with refused(NotFound, "no alias 'production'"):
             await store.aliases.rollback("support", "production", **back)
         log = await store.aliases.log("support", "production")
         assert [(m.kind, m.from_version, m.to_version, m.actor) for m in log] == [
+            ("rollback", 1, None, "bob"),
             ("rollback", 2, 1, "bob"),
             ("rollback", 3, 2, "bob"),
             ("move", 2, 3, "ada"),
             ("move", 1, 2, "ada"),
             ("move", None, 1, "ada"),
         ]
+
+    async def test_the_first_rollback_goes_to_the_baseline_of_the_training(
+        self, store: Store
+    ) -> None:
+        await leased_run(store, "run-1")
+        for number in range(3):
+            await new_version(store, number, run_id="run-1" if number else None)
+        move: dict[str, Any] = {"actor": "ada", "reason": "r"}
+        await store.aliases.move("support", "production", to=3, **move)
+        back = await store.aliases.rollback("support", "production", **move)
+        assert (back.from_version, back.to_version) == (3, 2)
+        with refused(BadInput, "nothing before it"):
+            await store.aliases.rollback("support", "production", **move)
+        await store.aliases.move("support", "production", to=1, **move)
+        back = await store.aliases.rollback("support", "production", **move)
+        assert (back.from_version, back.to_version) == (1, 2)
 
     async def test_latest_and_best_do_not_move_by_hand(self, store: Store) -> None:
         await new_version(store)

@@ -687,15 +687,46 @@ async def test_a_served_graph_whose_flag_is_off_is_the_bare_graph(form: str) -> 
         settings=Settings(runnable_config_enabled=False),
     )
     assert ours.get_name() == "w"
-    config: Any = {"tags": ["t"], "configurable": {"agentensor": {"use": "nope"}}}
+    config: Any = {"tags": ["t"], "configurable": {"top": 3}}
     expected = await bare.graph().compile().ainvoke({"n": 1}, config)
     assert await ours.ainvoke({"n": 1}, config) == expected
     assert await ours.abatch([{"n": 1}], config) == [expected]
     assert comparable(spy.configs["plain"][0]) == comparable(bare.configs["plain"][0])
     assert await runs_of(store) == []
+    use: Any = {"configurable": {"agentensor": {"use": "nope"}}}
+    with pytest.raises(ConfigError, match="runnable_config_enabled is off for 'w'"):
+        await ours.ainvoke({"n": 1}, use)
     await store.workflows.set_flags("w", {"runnable_config_enabled": True})
     with pytest.raises(NotFound):
-        await ours.ainvoke({"n": 1}, config)
+        await ours.ainvoke({"n": 1}, use)
+
+
+async def test_a_version_may_be_asked_for_before_there_is_one() -> None:
+    store = Store.from_url(None)
+    ours = configured(counting(), store=store)
+
+    def asking(**use: Any) -> Any:
+        return {"configurable": {"agentensor": {"use": use}}}
+
+    first = asking(alias="production", otherwise="baseline")
+    bare = await counting().ainvoke({"n": 1})
+    assert await ours.ainvoke({"n": 1}, first) == bare
+    with pytest.raises(NotFound, match="no versions"):
+        await ours.ainvoke({"n": 1}, asking(alias="production", otherwise="best"))
+    await store.checkpoints.save(
+        workflow_id="w",
+        runnable_config={"configurable": {"by": 5}},
+        metrics={"objective": 1.0, "complete": True},
+    )
+    await ours.ainvoke({"n": 1}, asking(alias="production", otherwise="best"))
+    assert await ours.ainvoke({"n": 1}, first) == bare
+    await store.aliases.move("w", "production", to=1, actor="a", reason="r")
+    await ours.ainvoke({"n": 1}, first)
+    versions = [run.refs.get("base_version") for run in await runs_of(store)]
+    assert sorted(versions, key=str) == [1, 1, None, None]
+    for wrong in ({"alias": "production"}, {"alias": "production", "otherwise": None}):
+        with pytest.raises(ConfigError, match=r"agentensor\.use.* must be an alias"):
+            await ours.ainvoke({"n": 1}, asking(**wrong))
 
 
 # -- Records ---------------------------------------------------------------------------------------

@@ -347,9 +347,10 @@ def _require_match(if_match: str | None, workflow_id: str, alias: str, current: 
 
 
 def _tagged(move: AliasMove, response: Response) -> AliasMove:
-    """The move, answered with the entity tag that the alias has now."""
-    now = Alias(workflow_id=move.workflow_id, alias=move.alias, version=move.to_version)
-    response.headers["etag"] = now.tag
+    """The move, answered with the entity tag that the alias has now, if there is one."""
+    if move.to_version is not None:
+        now = Alias(workflow_id=move.workflow_id, alias=move.alias, version=move.to_version)
+        response.headers["etag"] = now.tag
     return move
 
 
