@@ -1,5 +1,10 @@
 """Optimizers: strategies that decide what to try next."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orcheo_agentensor.lazy import lazily
 from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
@@ -20,11 +25,15 @@ from orcheo_agentensor.optimizers.textgrad import TextGrad
 from orcheo_agentensor.optimizers.update import astep, step
 from orcheo_agentensor.prompts import FeedbackRecord
 
+if TYPE_CHECKING:
+    from orcheo_agentensor.optimizers.proposer import LLMProposer
+
 __all__ = [
     "CaseTexts",
     "ComponentRequest",
     "Edit",
     "FeedbackRecord",
+    "LLMProposer",
     "Optimizer",
     "ProposalRequest",
     "Proposer",
@@ -43,3 +52,5 @@ __all__ = [
     "resolve_proposer",
     "step",
 ]
+
+__getattr__ = lazily(__name__, {"proposer": ("LLMProposer",)})

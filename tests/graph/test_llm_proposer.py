@@ -12,8 +12,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from rule_task import NAMES, Target, dataset, done
 
 from orcheo_agentensor import FeedbackRecord, MaxSteps, TextGrad, TextTensor, astep, atrain
-from orcheo_agentensor.optimizers.proposer import MAX_CHARS, LLMProposer
+from orcheo_agentensor.optimizers import LLMProposer
 from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
+
+MAX_CHARS = 80_000  # shown of all cases together
 
 
 async def asked(*records: FeedbackRecord, prompts: int = 1) -> str:
