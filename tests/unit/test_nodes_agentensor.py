@@ -30,7 +30,7 @@ CASES = [
     {
         "id": f"{split}-{n}",
         "split": split,
-        "inputs": {"word": f"w{n % 2}"},
+        "inputs": {"word": f"w{n % 2}", "case": f"{split}-{n}"},
         "expected_output": True,
     }
     for split in ("train", "validation", "holdout")
