@@ -68,6 +68,8 @@ CASE_ID = "agentensor_case_id"
 CANDIDATE = "agentensor_candidate"
 PHASE = "agentensor_phase"
 REPLICATE = "agentensor_replicate"
+LABELS = (RUN_ID, CASE_ID, CANDIDATE, PHASE, REPLICATE)
+"""The keys of metadata that lead from a call to its case."""
 
 
 def labelled(config: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:

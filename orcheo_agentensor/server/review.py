@@ -29,6 +29,7 @@ from orcheo_agentensor.config.resolve import (
     version_refused,
 )
 from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound, StoreError
+from orcheo_agentensor.evaluation.runner import LABELS
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put
@@ -362,6 +363,8 @@ def _check_metadata(metadata: Any, problems: Problems) -> None:
     for path, value, rule in islice(found, MAX_PROBLEMS):
         problems.add(path.removeprefix("."), value, rule)
     for key in filter(_is_own, metadata if isinstance(metadata, dict) else ()):
+        if key in LABELS:  # of a rollout whose target is served here
+            continue
         problems.add(f"metadata.{key}", metadata[key], "is a key that the server sets")
 
 

@@ -33,4 +33,4 @@ async def test_the_tutorial_works(served: Any, capsys: Any) -> None:
 
 async def test_what_the_reference_calls_works(served: Any, capsys: Any) -> None:
     names = await follow("reference/server.md", served, blocks=1)
-    assert capsys.readouterr().out.strip() == names["found"]["queue"] == "security"
+    assert capsys.readouterr().out.strip() == names["found"]["queue"] == "payments"
