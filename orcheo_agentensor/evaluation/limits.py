@@ -68,32 +68,22 @@ class TimeLimits:
 
 
 class Slots:
-    """At most `limit` holders at once.
+    """At most `limit` holders at once; `free` slots are left.
 
     A slot that falls free goes to the waiting share that holds the fewest, so that a run with a few
     cases at once is not starved by one with many.
     """
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
+        self.free = limit
         self._waiting: dict[Share, None] = {}  # in order of their last turn
         self._own = Share()
-
-    @property
-    def full(self) -> bool:
-        """Whether the next one has to wait."""
-        return not self._free
-
-    @property
-    def held(self) -> int:
-        """How many slots are held without a share."""
-        return self._own.held
 
     async def acquire(self, share: Share | None = None) -> None:
         """Take a slot for `share`, when its turn comes."""
         share = share or self._own
-        if self._free:  # then nobody waits
-            self._free -= 1
+        if self.free:  # then nobody waits
+            self.free -= 1
             share.held += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -109,15 +99,15 @@ class Slots:
     def release(self, share: Share | None = None) -> None:
         """Release a slot to the waiting share that holds the fewest."""
         (share or self._own).held -= 1
-        self._free += 1
-        while self._free and self._waiting:
+        self.free += 1
+        while self.free and self._waiting:
             poorest = min(self._waiting, key=lambda waiting: waiting.held)
             turn = poorest.turns.popleft()
             del self._waiting[poorest]
             if poorest.turns:
                 self._waiting[poorest] = None
             if not turn.done():
-                self._free -= 1
+                self.free -= 1
                 poorest.held += 1
                 turn.set_result(None)
 

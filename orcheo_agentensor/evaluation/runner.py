@@ -651,7 +651,8 @@ class _Batch:
                 await asyncio.sleep(0)
         try:
             async with asyncio.TaskGroup() as group:
-                self._start_worker(group)
+                if self._pending:
+                    self._start_worker(group)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
@@ -662,25 +663,25 @@ class _Batch:
         return [result for result in self._results if result is not None]
 
     def _start_worker(self, group: asyncio.TaskGroup) -> None:
-        if self._pending and not self._starting and self._workers < self.runner.concurrency:
-            self._starting = True
-            self._workers += 1
-            group.create_task(self._work(group))
+        self._starting = True
+        self._workers += 1
+        group.create_task(self._work(group))
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         """Run cases one after the other; before each a further worker is started, so that there
         are as many as find something to do. Where cases take no time that is one or two."""
         runner, places = self.runner, self.runner.in_flight
         self._starting = False
-        while self._pending and not self._stopped and not (self._waiting and places.full):
-            self._waiting = places.full
+        while self._pending and not self._stopped and (places.free or not self._waiting):
+            self._waiting = not places.free
             await places.acquire()
             self._waiting = False
             if not self._pending:
                 places.release()
                 break
             index, replicate, key = self._pending.popleft()
-            self._start_worker(group)
+            if self._pending and not self._starting and self._workers < runner.concurrency:
+                self._start_worker(group)
             commit: Commit | None = None
             await runner.running.acquire()
             try:
@@ -704,16 +705,20 @@ class _Batch:
                 self._committing[commit] = []
                 group.create_task(self._settle(commit))
             self._committing[commit].append((index, replicate, key, result))
-            if places.held == runner.concurrency:  # let the ledger begin to write
+            if (
+                places.free == runner.concurrency
+            ):  # half of them are taken: let the ledger begin to write
                 await asyncio.sleep(0)
         self._workers -= 1
 
     async def _settle(self, commit: Commit) -> None:
         """Take in the results of cases whose rows are in `commit`, once it is done."""
         await commit
-        for index, replicate, key, result in self._let_go(commit):
-            if not self.runner.taped:  # an evaluation does not come back to a case
-                self.runner.ledger.forget(key, self.runner.fingerprints)
+        results = self._let_go(commit)
+        if not self.runner.taped:  # an evaluation does not come back to a case
+            keys = [key for _, _, key, _ in results]
+            self.runner.ledger.forget(keys, self.runner.fingerprints)
+        for index, replicate, _, result in results:
             self._add(index, replicate, result)
 
     def _let_go(self, commit: Commit) -> list[tuple[int, int, str, CaseResult]]:

@@ -26,7 +26,7 @@ from orcheo_agentensor.storage.tables import (
     rollouts,
     scores,
 )
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
 if TYPE_CHECKING:
     from typing import Self
@@ -87,6 +87,7 @@ def fence_sql(*, postgres: bool) -> str:
 
 def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
     """A rollout in the order of the table's columns."""
+    no_calls = row.reused or row.usage is ONE_ROLLOUT
     return (
         run_id,
         row.key,
@@ -100,7 +101,7 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
         row.attempts,
         None if row.failure is None else encode(row.failure),
         0 if row.reused else row.attempts,
-        *_counts(NOTHING if row.reused else row.usage)[1:],
+        *(_FREE if no_calls else _counts(row.usage))[1:],
     )
 
 
@@ -470,11 +471,12 @@ class Ledger:
         self._calls.setdefault(key, response)
         return group
 
-    def forget(self, rollout_key: str, evaluator_fingerprints: Sequence[str]) -> None:
+    def forget(self, rollout_keys: Sequence[str], evaluator_fingerprints: Sequence[str]) -> None:
         """Let go of committed rows that nobody will look up again; they stay in the database."""
-        self.rollouts.pop(rollout_key, None)
-        for fingerprint in evaluator_fingerprints:
-            self.scores.pop((rollout_key, fingerprint), None)
+        for key in rollout_keys:
+            self.rollouts.pop(key, None)
+            for fingerprint in evaluator_fingerprints:
+                self.scores.pop((key, fingerprint), None)
 
     async def flush(self) -> None:
         """Renew the lease and commit the event number, with whatever waits."""

@@ -86,7 +86,7 @@ def to_json_output(value: Any) -> Any:
     a NUL character).
     """
     try:
-        converted = _convert(value)
+        converted = value if type(value) in _ATOMS else _convert(value)
     except (PydanticSerializationError, RecursionError) as error:
         raise BadInput(
             f"output: {error}; return JSON values, or name the part to keep with target.output"
