@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from orcheo_agentensor.cli.app import app
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(
@@ -106,3 +111,25 @@ def test_every_page_of_docs_is_in_the_index() -> None:
         for page in (ROOT / "docs" / kind).glob("*.md")
     }
     assert pages - listed == set()
+
+
+def test_the_readme_is_a_script_and_its_commands_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTENSOR_MAX_CONCURRENCY", "2")
+    page = ROOT / "README.md"
+    (tmp_path / "my_app.py").write_text("\n".join(code for _, code in blocks(page, "python")))
+    done = subprocess.run(
+        [sys.executable, "my_app.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "decision: promoted" in done.stdout
+    bare, served = "{'text': 'a crash', 'label': 'praise'}", "{'text': 'a crash', 'label': 'bug'}"
+    assert done.stdout.splitlines()[-1] == f"{bare} {served}"
+    commands = [line for _, code in blocks(page, "text") for line in code.splitlines()]
+    commands = [line for line in commands if line.startswith("agentensor ")]
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
