@@ -3,20 +3,111 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from string import Formatter
+from typing import Any, Literal, TypeAlias, get_args
 
+from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
+from orcheo_agentensor.redaction import holds_secret
 from orcheo_agentensor.storage.tables import clean_text
 
 COPY_LENGTH = 40
-_PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.\-]*\s*\}\}|(?<!\{)\{[A-Za-z_][\w.]*\}(?!\})")
+MANY_CASES = 3
+"""A stretch in so many cases is no copy of one of them: a label, or boilerplate."""
+
+Template: TypeAlias = Literal["f-string", "jinja", "mustache", "percent", "dollar", "none"]
+
+_NAME = r"[A-Za-z_][\w-]*(?:\.[\w-]+)*"
+_FIELD = r"(?:[A-Za-z_]\w*|\d+)(?:\.\w+|\[[^\]{}]+\])*"
+_DOUBLED = rf"\{{\{{\s*{_NAME}\s*\}}\}}"
+_FORMATTED = (
+    rf"(?<![{{$])\{{{_FIELD}(?:![rsa])?(?::(?:[^{{}}\"'\s]|\{{\w+\}})[^{{}}\"']*)?\}}(?!\}})"
+)
+_TOKENS: Mapping[str, re.Pattern[str]] = {
+    "f-string": re.compile(rf"{_DOUBLED}|{_FORMATTED}"),
+    "jinja": re.compile(r"\{\{[^{}]*\}\}|\{%[^{}]*?%\}"),
+    "mustache": re.compile(
+        rf"\{{\{{\{{\s*{_NAME}\s*\}}\}}\}}|\{{\{{\s*[#/^&>]?\s*{_NAME}\s*\}}\}}"
+    ),
+    "percent": re.compile(r"%%|%(?:\(\w+\))?[-#0 +]*(?:\d+|\*)?(?:\.\d+)?[diouxXeEfFgGcrsa]"),
+    "dollar": re.compile(r"\$\$|\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})"),
+}
+_ESCAPES = ("%%", "$$")
+_BLOCK = re.compile(r"\{%|\{\{[#/^]")
+_LATEX = re.compile(r"\\[A-Za-z]+\*?(?:\{[^{}\n]*\})+|\$(?=\S)[^$\n]*(?<=\S)\$(?!\w)")
+_OF_JINJA = re.compile(r"\{%[^{}]*%\}|\{\{[^{}]*[|()\[][^{}]*\}\}")
+_OF_PERCENT = re.compile(r"%\(\w+\)[-#0 +\d.]*[a-zA-Z]")
 _LABELLED_LINE = re.compile(r"^\s*(?:[-*]\s+)?[^\s:][^:]{0,60}:(?P<words>.*)$")
+_REASONING = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
+_CHATTER = re.compile(
+    r"^\W*(?:sure|certainly|of course|absolutely)\b\s*[!,.:]"
+    r"|^\W*(?:okay|ok|great)?\W*here(?:['’]s| is) (?:the|an|a|my|your) "
+    r"(?:(?:new|improved|revised|updated|rewritten|better|optimi[sz]ed|refined|final) )+"
+    r"|^\W*i(?:['’]ve| have) (?:rewritten|revised|improved|updated)\b"
+    r"|\b(?:i )?hope this helps\W*$"
+    r"|\blet me know if you(?:['’]d| would)? (?:like|want|need)\b[^\n]*$",
+    re.IGNORECASE,
+)
 
 
-def placeholders(text: str) -> tuple[str, ...]:
-    """The distinct `{{x}}` and `{x}` of a text, without white space in the braces, sorted."""
-    return tuple(sorted({re.sub(r"\s+", "", found) for found in _PLACEHOLDER.findall(text)}))
+def template_of(text: str, metadata: Mapping[str, Any]) -> Template:
+    """The template language in `metadata["template"]`, else the one that `text` is written in.
+
+    Raises `BadInput` for a language that is not known.
+    """
+    known: tuple[Template, ...] = get_args(Template)
+    if "template" in metadata:
+        for name in known:
+            if metadata["template"] == name:
+                return name
+        rule = f"must be one of {', '.join(known)}"
+        raise BadInput(field="metadata.template", value=metadata["template"], rule=rule)
+    if _OF_JINJA.search(text):
+        return "jinja"
+    plain = _LATEX.sub("", text)  # \boxed{answer} and $x$ are formulas
+    if re.search(_FORMATTED, plain):
+        return "f-string"
+    if _TOKENS["mustache"].search(plain):
+        return "mustache"
+    if _OF_PERCENT.search(text):
+        return "percent"
+    return "dollar" if placeholders(plain, "dollar") else "none"
+
+
+def placeholders(text: str, template: str) -> tuple[str, ...]:
+    """What a template language would fill in a text, without white space in the braces, sorted.
+
+    Each stands there once; `{% … %}` and the sections of mustache as often as in the text.
+    """
+    if template == "none":
+        return ()
+    if template == "f-string" and (fields := _format_fields(text)) is not None:
+        doubled = re.findall(_DOUBLED, text) if "{{" in text else []
+        found = [*fields, *doubled]
+    else:
+        searched = _LATEX.sub("", text) if template in ("f-string", "dollar") else text
+        found = [one for one in _TOKENS[template].findall(searched) if one not in _ESCAPES]
+    if template in ("percent", "dollar"):
+        return tuple(sorted(set(found)))
+    short = [re.sub(r"\s+", " " if one.startswith("{%") else "", one) for one in found]
+    blocks = [one for one in short if _BLOCK.match(one)]
+    return tuple(sorted([*{*short} - {*blocks}, *blocks]))
+
+
+def _format_fields(text: str) -> list[str] | None:
+    """The fields of a text that `str.format` takes; None where it does not."""
+    try:
+        parts = [part[1:] for part in Formatter().parse(text) if part[1] is not None]
+    except ValueError:
+        return None
+    if not all(name and re.fullmatch(_FIELD, name) for name, _spec, _kind in parts):
+        return None
+    return [
+        f"{{{name}{'!' + kind if kind else ''}{':' + spec if spec else ''}}}"
+        for name, spec, kind in parts
+    ]
 
 
 def default_max_chars(initial: str) -> int:
@@ -25,21 +116,63 @@ def default_max_chars(initial: str) -> int:
 
 
 class CaseTexts:
-    """The texts of the cases' inputs and expected outputs, to search a proposal for copies."""
+    """The texts of cases, to search a proposal for copies.
 
-    def __init__(self, values: Iterable[Any]) -> None:
-        texts = (_folded(text) for value in values for text in texts_in(value))
-        self._texts = "\0".join(text for text in texts if len(text) >= COPY_LENGTH)
+    `held` are the validation and holdout cases, `train` those that may be quoted; each is a value
+    with the texts of one case. Time is linear in the characters of the cases.
+    """
 
-    def copied(self, text: str, *, parent: str) -> str | None:
-        """The first `COPY_LENGTH` characters that `text` copies from a case and its parent did not
-        hold, or None. White space and case are folded."""
-        folded, held = _folded(text), _folded(parent)
-        for start in range(len(folded) - COPY_LENGTH + 1):
-            stretch = folded[start : start + COPY_LENGTH]
-            if stretch in self._texts and stretch not in held:
-                return stretch
-        return None
+    def __init__(self, held: Iterable[Any], *, train: Iterable[Any] = ()) -> None:
+        self._held = [_long_texts(value) for value in held]
+        self._train = [_long_texts(value) for value in train]
+
+    def copied(self, text: str, *, parent: str, no_quotes: bool = False) -> str | None:
+        """The first `COPY_LENGTH` characters that `text` copies from a case, or None.
+
+        What its parent held is no copy, nor what `MANY_CASES` hold. What stands in a train case is
+        one with `no_quotes` only. White space and case are folded.
+        """
+        folded, before = _folded(text), _folded(parent)
+        held_before = set(_stretches(before, COPY_LENGTH))
+        fresh = dict.fromkeys(
+            one for one in _stretches(folded, COPY_LENGTH) if one not in held_before
+        )
+        if not fresh:
+            return None
+        cases = [*self._held, *self._train] if no_quotes else self._held
+        rare = {one for one, n in _shared(cases, {*fresh}).items() if n < MANY_CASES}
+        if rare and not no_quotes:
+            rare -= _shared(self._train, rare).keys()
+        return next((one for one in fresh if one in rare), None)
+
+
+def _shared(cases: Iterable[str], stretches: set[str]) -> Counter[str]:
+    """In how many cases each of the stretches stands.
+
+    A stretch holds a block of half its length wherever the case is cut into such blocks: only
+    where one is met, the stretches around it are looked up.
+    """
+    half = COPY_LENGTH // 2
+    blocks = {part for one in stretches for part in _stretches(one, half)}
+    found: Counter[str] = Counter()
+    for case in cases:
+        there: set[str] = set()
+        for start in range(0, len(case) - half + 1, half):
+            if case[start : start + half] in blocks:
+                first = max(0, start - half)
+                near = (case[n : n + COPY_LENGTH] for n in range(first, start + 1))
+                there.update(one for one in near if one in stretches)
+        found.update(there)
+    return found
+
+
+def _stretches(text: str, length: int) -> Iterator[str]:
+    return (text[start : start + length] for start in range(len(text) - length + 1))
+
+
+def _long_texts(value: Any) -> str:
+    texts = (_folded(text) for text in texts_in(value))
+    return "\0".join(text for text in texts if len(text) >= COPY_LENGTH)
 
 
 def _folded(text: str) -> str:
@@ -60,22 +193,32 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
 
     The prompt's metadata may ask for more: `max_line_words` caps the words after the colon of every
     `label: words` line, `must_keep` lists texts that have to stay, `never` texts that must not
-    appear (in any case of letters).
+    appear (in any case of letters), `no_quotes` refuses copies of training cases too.
     """
     if not isinstance(text, str) or not text.strip():
         return ["empty"]
     if text == component.text:
         return ["identical to its parent"]
-    reasons = []
+    reasons = _broken_constraints(component, text)
+    if len(text) > component.max_chars:  # it may be very long: nothing else is searched for
+        return [f"{len(text)} characters, over the cap of {component.max_chars}", *reasons]
     if clean_text(text) != text:
         reasons.append("holds characters that cannot be stored")
-    if len(text) > component.max_chars:
-        reasons.append(f"{len(text)} characters, over the cap of {component.max_chars}")
-    held, wanted = set(placeholders(text)), set(component.placeholders)
+    template = component.template or template_of(
+        " ".join(component.placeholders), component.metadata
+    )
+    held, wanted = Counter(placeholders(text, template)), Counter(component.placeholders)
     if lost := sorted(wanted - held):
         reasons.append(f"lost placeholders: {', '.join(lost)}")
     if invented := sorted(held - wanted):
         reasons.append(f"invented placeholders: {', '.join(invented)}")
+    if template == "f-string" and _format_fields(component.text) and not _format_fields(text):
+        reasons.append("is no f-string template any more: braces that are text must be doubled")
+    for what, pattern in (("reasoning", _REASONING), ("chatter", _CHATTER)):
+        if (found := pattern.search(text)) and not pattern.search(component.text):
+            reasons.append(f"holds {what} around the text: {found[0].strip()!r}")
+    if holds_secret(text):
+        reasons.append("holds a secret")
     if sum(line.lstrip().startswith("```") for line in text.splitlines()) % 2:
         reasons.append("a code fence is not closed")
     if isinstance(cap := component.metadata.get("max_line_words"), int):
@@ -85,14 +228,20 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
             if (found := _LABELLED_LINE.match(line))
             and (count := len(found["words"].split())) > cap
         ]
+    no_quotes = bool(component.metadata.get("no_quotes"))
+    if copied := cases.copied(text, parent=component.text, no_quotes=no_quotes):
+        reasons.append(f"copies a case: {copied!r}")
+    return reasons
+
+
+def _broken_constraints(component: ComponentRequest, text: str) -> list[str]:
+    reasons = []
     for kept in _listed(component.metadata.get("must_keep")):
         if kept not in text:
             reasons.append(f"must keep {kept!r}")
     for banned in _listed(component.metadata.get("never")):
         if banned.casefold() in text.casefold():
             reasons.append(f"must never say {banned!r}")
-    if copied := cases.copied(text, parent=component.text):
-        reasons.append(f"copies a case: {copied!r}")
     return reasons
 
 

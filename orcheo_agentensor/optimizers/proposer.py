@@ -145,7 +145,8 @@ def _render_component(component: ComponentRequest, *, cap: int, chars: int) -> s
     lines = [f"# Prompt {component.name!r}", as_material(component.text)]
     lines.append(f"Length cap: {cap} characters.")
     if component.placeholders:
-        lines.append(f"Placeholders to keep: {', '.join(component.placeholders)}")
+        kept = ", ".join(component.placeholders)
+        lines.append(f"Placeholders to keep ({component.template}): {kept}")
     if component.metadata:
         lines.append(f"Constraints: {json.dumps(dict(component.metadata), ensure_ascii=False)}")
     for name, text in component.siblings.items():

@@ -205,7 +205,10 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentRequest:
-    """One prompt to rewrite, with all a proposer may use."""
+    """One prompt to rewrite, with all a proposer may use.
+
+    `placeholders` are those of the initial text, in the language `template`.
+    """
 
     name: str
     text: str
@@ -215,6 +218,7 @@ class ComponentRequest:
     max_chars: int
     placeholders: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    template: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from orcheo_agentensor.optimizers.guards import (
     CaseTexts,
     default_max_chars,
     placeholders,
+    template_of,
     through_guards,
 )
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
@@ -35,6 +36,7 @@ def proposal_request(
 
     def component(name: str) -> ComponentRequest:
         first = (initial or tensors)[name]
+        template = template_of(first.text, first.metadata)
         return ComponentRequest(
             name=name,
             text=tensors[name].text,
@@ -42,8 +44,9 @@ def proposal_request(
             siblings={other: t.text for other, t in tensors.items() if other != name},
             history=history(name),
             max_chars=int(first.metadata.get("max_chars") or default_max_chars(first.text)),
-            placeholders=placeholders(first.text),
+            placeholders=placeholders(first.text, template),
             metadata=dict(first.metadata),
+            template=template,
         )
 
     return ProposalRequest(components=tuple(map(component, names)), seed=seed, purpose=purpose)

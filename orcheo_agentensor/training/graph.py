@@ -289,6 +289,7 @@ def _announce(training: Training) -> None:
         target=run.target.name,
         optimizer=plan.optimizer.name,
         prompts=list(plan.trainable),
+        templates=dict(plan.templates),
         evaluators=[evaluator.name for evaluator in run.evaluators],
         bindings=run.bindings,
         splits={

@@ -18,7 +18,7 @@ from orcheo_agentensor.optimizers import (
     resolve_optimizer,
     resolve_proposer,
 )
-from orcheo_agentensor.optimizers.guards import CaseTexts
+from orcheo_agentensor.optimizers.guards import CaseTexts, template_of
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.publishing import PublishTo
 from orcheo_agentensor.runs.job import Job
@@ -341,6 +341,7 @@ class TrainingPlan:
     leaked: int
     trainable: tuple[str, ...]
     texts: CaseTexts
+    templates: Mapping[str, str]
     publish: PublishTo | None = None
     broken: list[str] = field(default_factory=list)
 
@@ -380,6 +381,7 @@ def make_plan(
     if job.publish is not None:
         publish = PublishTo.parse(job.publish, field="job.publish")
         publish.require_allowed(settings, field="job.publish")
+    learnt = {case.id for case in train}
     plan = TrainingPlan(
         optimizer=chosen,
         minibatch=batch,
@@ -397,7 +399,13 @@ def make_plan(
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *held_out)}),
         trainable=trainable,
         publish=publish,
-        texts=CaseTexts(value for case in dataset for value in (case.inputs, case.expected_output)),
+        texts=CaseTexts(
+            [(c.inputs, c.expected_output) for c in (*validation, *holdout) if c.id not in learnt],
+            train=[(case.inputs, case.expected_output) for case in train],
+        ),
+        templates={
+            name: template_of(prompts[name].text, prompts[name].metadata) for name in trainable
+        },
     )
     described = {
         "optimizer": describe(chosen),

@@ -325,7 +325,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         "step": state.step,
         "components": sorted({*outcome.prompts, *outcome.refused}),
         "gradients": outcome.gradients,
-        "refused": {name: shorten(reason) for name, (_, reason) in outcome.refused.items()},
+        "refused": {name: reason[:300] for name, (_, reason) in outcome.refused.items()},
         **scores,
     }
     if accepted and child is not None:

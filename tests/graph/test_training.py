@@ -229,7 +229,7 @@ async def test_a_worse_or_equal_rewrite_is_never_kept() -> None:
 async def test_a_proposer_of_rubbish_is_refused_and_the_search_ends() -> None:
     class Rubbish:
         async def propose(self, request: ProposalRequest) -> Any:
-            kinds = [{}, {"plan": ""}, {"plan": 3}, {"other": "x"}, "text", {"plan": "{lost}"}]
+            kinds = [{}, {"plan": ""}, {"plan": 3}, {"other": "x"}, "text", {"plan": "<think>…"}]
             return kinds[request.seed % len(kinds)]
 
     events: list[dict[str, Any]] = []
