@@ -705,10 +705,8 @@ class _Batch:
                 self._committing[commit] = []
                 group.create_task(self._settle(commit))
             self._committing[commit].append((index, replicate, key, result))
-            if (
-                places.free == runner.concurrency
-            ):  # half of them are taken: let the ledger begin to write
-                await asyncio.sleep(0)
+            if places.free == runner.concurrency:
+                await asyncio.sleep(0)  # half are taken: let the ledger begin to write
         self._workers -= 1
 
     async def _settle(self, commit: Commit) -> None:
