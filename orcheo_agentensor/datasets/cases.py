@@ -82,13 +82,13 @@ class Case(BaseModel):
         if "inputs" not in data:
             raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
         case = dict(data)
-        if not all_json(case["inputs"], case.get("expected_output")):
+        if not all_json(case["inputs"], case.get("expected_output"), case.get("metadata")):
             case |= {key: _plain(case[key]) for key in ("inputs", "expected_output") if key in case}
-        require_json(
-            inputs=case["inputs"],
-            expected_output=case.get("expected_output"),
-            metadata=case.get("metadata"),
-        )
+            require_json(
+                inputs=case["inputs"],
+                expected_output=case.get("expected_output"),
+                metadata=case.get("metadata"),
+            )
         if case.get("metadata") is None:
             case["metadata"] = {}
         if not isinstance(case["metadata"], dict):
