@@ -74,6 +74,10 @@ class LLMProposer:
             raise ReplyTruncated
         reply = found["parsed"]
         texts = reply if isinstance(reply, Mapping) else {}
+        listed = texts.get("prompts")
+        if isinstance(listed, list):  # as models also answer: [{"name": …, "text": …}, …]
+            pairs = [one for one in listed if isinstance(one, Mapping)]
+            texts = {str(one.get("name")): one.get("text") for one in pairs}
         names = {component.name for component in asked}
         texts = {n: t for n, t in texts.items() if n in names and isinstance(t, str)}
         if not texts:
