@@ -27,6 +27,20 @@ def is_entrypoint(value: object) -> bool:
     return isinstance(value, str) and any(form.fullmatch(value) for form in (_FORM, _PATH_FORM))
 
 
+def chat_model(name: str, **options: Any) -> Any:
+    """The chat model of a name such as "openai:gpt-5-mini", for calls that this package repeats.
+
+    The retries of its client, which would multiply ours, are switched off. Raises as LangChain's
+    `init_chat_model` does.
+    """
+    from langchain.chat_models import init_chat_model
+
+    model = init_chat_model(name, **options)
+    if "max_retries" in type(model).model_fields:
+        return init_chat_model(name, max_retries=0, **options)
+    return model
+
+
 def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point") -> object:
     """The object that `spec` ("module.sub:attribute", or "./path/file.py:attribute") names.
 

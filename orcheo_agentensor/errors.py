@@ -258,18 +258,60 @@ def is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in (408, 409, 425, 429) or status >= 500
-    if isinstance(error, ConnectionError):
-        return True
     return any(
-        base.__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
-        and base.__name__ == "TransportError"
-        for base in type(error).__mro__
+        isinstance(cause, ConnectionError)
+        or any(base.__name__ in _LOST_CONNECTIONS for base in type(cause).__mro__)
+        for cause in causes(error)
     )
 
 
+_LOST_CONNECTIONS = frozenset(
+    {
+        "TransportError",  # httpx
+        "APIConnectionError",  # openai, anthropic and others; their timeouts derive from it
+        "ModelConnectionError",  # langchain-core
+        "ModelTimeoutError",
+        "ClientConnectionError",  # aiohttp
+    }
+)
+"""The names of exceptions that clients raise where a connection is lost or never made."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from, down to its innermost cause.
+
+    A group stands for the first of its exceptions that is not transient, or else the first.
+    """
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        if isinstance(at, BaseExceptionGroup):
+            lasting = (one for one in at.exceptions if not is_transient(one))
+            at = next(lasting, at.exceptions[0])
+        else:
+            at = at.__cause__
+    return found
+
+
+def describe(error: BaseException) -> str:
+    """An error in words: its innermost cause, and as what it was raised."""
+    told = [_named(one) for one in causes(error) if not isinstance(one, BaseExceptionGroup)]
+    outer, inner = told[0], told[-1]
+    return inner if inner == outer else f"{inner} (raised as {outer})"
+
+
+def _named(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error carries."""
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
+    """The HTTP status that an error or one of its causes carries."""
+    for cause in causes(error):
+        status = getattr(cause, "status_code", None)
+        if status is None:
+            status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -254,12 +255,23 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         case_sla_ms=run.job.limits.case_sla_ms,
         replicates=run.job.replicates,
     )
+    reasons = [one.failure.reason for one in results if one.failure is not None]
+    if results and len(reasons) == len(results):
+        summary["warnings"] = [nothing_scored(reasons), *summary.get("warnings", ())]
     tapes = [one.tape for one in results if one.tape is not None]
     if run.prompts and tapes and summary["n_target_failed"] < len(results):
         summary["reads"] = prompt_reads(run.prompts, tapes)
         if unread := unread_warnings(run, run.prompts, tapes):
             summary["warnings"] = [*summary.get("warnings", ()), *unread]
     return summary
+
+
+def nothing_scored(reasons: Iterable[str]) -> str:
+    """A sentence on cases that all failed for these reasons."""
+    counted = Counter(reasons)
+    ((most, times),) = counted.most_common(1)
+    what = f"all {times} cases" if len(counted) == 1 else f"{times} of {counted.total()} cases"
+    return f"nothing could be scored: {what} failed with {most}"
 
 
 def unread_warnings(

@@ -29,6 +29,8 @@ from orcheo_agentensor.errors import (
     TargetRefused,
     TargetUnavailable,
     TemplateError,
+    causes,
+    describe,
     is_transient,
     status_of,
 )
@@ -51,7 +53,7 @@ from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage import RolloutRow
-from orcheo_agentensor.storage.records import CANCELLED
+from orcheo_agentensor.storage.records import CANCELLED, PASSING
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
@@ -136,7 +138,8 @@ def retry_after(error: BaseException) -> float:
 
     At most `MOST_RETRY_AFTER`; 0.0 where it asks for nothing.
     """
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    found = (getattr(getattr(one, "response", None), "headers", None) for one in causes(error))
+    headers: Any = next(filter(None, found), {})
     asked = str(headers.get("retry-after") or "").strip()
     if not asked:
         return 0.0
@@ -215,7 +218,7 @@ class PaidCalls:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 if cancelled and (task is None or task.cancelling()):
                     raise
-                timeout = isinstance(error, TimeoutError)
+                timeout = any(isinstance(cause, TimeoutError) for cause in causes(error))
                 transient = timeout or is_transient(error)
                 found = Attempt(
                     error=error,  # a cancellation that nobody asked for is the call's own doing
@@ -328,11 +331,14 @@ def _trouble(who: str, error: BaseException) -> str:
         return f"the {who} gave {error}; resume the run to ask again"
     if isinstance(error, asyncio.CancelledError):
         return f"the {who} was cancelled; mend it and resume the run"
-    return f"the {who} failed: {type(error).__name__}: {error}; mend it and resume the run"
+    return f"the {who} failed: {describe(error)}; mend it and resume the run"
 
 
 FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable)
 """What is the job's trouble and not the case's: every other case would fail in the same way."""
+
+LOCKED_OUT = (401, 402, 403, 404)
+"""The HTTP statuses that no prompt can mend: a wrong key, an empty account, an unknown model."""
 
 REFUSED = (429, 503)
 """The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
@@ -540,9 +546,14 @@ class Runner:
             kind = "not_json" if "output" in error.message else "exception"
             reason = error.message
         else:
-            kind, text = "exception", str(error)
-            reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return storable({"kind": kind, "reason": reason})
+            assert error is not None
+            kind, reason = "exception", describe(error)
+        told = {"kind": kind, "reason": reason}
+        if attempt.transient:
+            told[PASSING] = "yes"
+        elif error is not None and status_of(error) in LOCKED_OUT:
+            told["status"] = str(status_of(error))
+        return storable(told)
 
     async def score(
         self,
@@ -564,6 +575,7 @@ class Runner:
             spent = Usage.total(row.usage for row in rows)
             return [outcome_of(row) for row in rows], spent, False
         outcomes: Sequence[Outcome]
+        passing = False
         if evaluator.adapter.inline is not None:
             usage = NOTHING
             try:
@@ -578,10 +590,12 @@ class Runner:
                 key,
                 meter=meter,
             )
-            outcomes = made.outcomes
+            outcomes, passing = made.outcomes, made.transient
         if len(outcomes) > 1:
             outcomes = sorted(outcomes, key=lambda outcome: clean_text(outcome.name))
         rows = score_rows(key, fingerprint, outcomes, usage)
+        for row in rows if passing else ():
+            row.failure = row.failure and {**row.failure, PASSING: "yes"}
         commits.append(self.ledger.put_scores(key, fingerprint, rows))
         return as_recorded(outcomes, rows), usage, True
 

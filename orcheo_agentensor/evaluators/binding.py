@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from pydantic import ValidationError
 
 from orcheo_agentensor.entrypoints import load_entrypoint, qualified_name
-from orcheo_agentensor.errors import EvaluatorRefused, is_transient, shorten
+from orcheo_agentensor.errors import EvaluatorRefused, causes, describe, is_transient, shorten
 from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.detection import detect
@@ -132,12 +132,13 @@ class BoundEvaluator:
             if limit.expired() and isinstance(error, TimeoutError):
                 late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
                 return Scoring([late], transient=True)
-            passing = is_transient(error) or isinstance(error, TimeoutError)
+            timeout_within = any(isinstance(cause, TimeoutError) for cause in causes(error))
+            passing = timeout_within or is_transient(error)
             return Scoring([self.broken(error)], transient=passing)
 
     def broken(self, error: BaseException) -> Outcome:
         """The failure of an evaluator that raised."""
-        return failure(self.name, "exception", f"{type(error).__name__}: {error}")
+        return failure(self.name, "exception", describe(error))
 
 
 def bind_evaluator(

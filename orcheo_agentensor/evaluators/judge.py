@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import BadInput, EvaluatorRefused, is_transient, shorten
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import (
@@ -329,10 +330,8 @@ class LLMJudge(Builtin):
     def _chat(self) -> Any:
         if not isinstance(self.model, str):
             return self.model
-        from langchain.chat_models import init_chat_model
-
         options: Any = {"temperature": self.temperature} if self._sets_temperature else {}
-        return init_chat_model(self.model, **options)
+        return chat_model(self.model, **options)
 
     @cached_property
     def _answers_with(self) -> type[BaseModel]:

@@ -26,7 +26,10 @@ from orcheo_agentensor.tape import get_prompt
 
 
 class TrainablePrompt(AgentMiddleware[Any, Any]):
-    """Middleware for `create_agent`: makes a prompt of the run the agent's system prompt.
+    """Middleware for `create_agent`: a prompt of the run as the base of the system prompt.
+
+    What earlier middleware has added to it stays, and so do marks such as `cache_control`. Where
+    the agent has no `system_prompt`, put it before middleware that adds to one.
 
     Args:
         prompt_name: The prompt.
@@ -73,9 +76,34 @@ class TrainablePrompt(AgentMiddleware[Any, Any]):
         return await handler(self._with_prompt(request))
 
     def _with_prompt(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        there = request.system_message
         default = self.default if self.default is not None else request.system_prompt
         text = get_prompt(self.prompt_name, default=default)
-        return request.override(system_message=SystemMessage(text))
+        if there is None:
+            return request.override(system_message=SystemMessage(text))
+        if text == request.system_prompt:  # as it is, with the marks on its blocks
+            return request
+        known = None if self.default is None else str(self.default)
+        content = _with_base(there.content, text, known=known)
+        return request.override(system_message=there.model_copy(update={"content": content}))
+
+
+def _with_base(content: str | list[Any], text: str, *, known: str | None) -> str | list[Any]:
+    """A system message's content with `text` as its base: what middleware has added stays.
+
+    Middleware adds blocks that begin with an empty line; to a plain text it adds what follows on
+    the `known` base. Marks of the base, such as `cache_control`, go to the new text.
+    """
+    if isinstance(content, str):
+        return text + content[len(known) :] if known and content.startswith(known) else text
+    added = (
+        index
+        for index, block in enumerate(content)
+        if (block if isinstance(block, str) else block.get("text", "")).startswith("\n\n")
+    )
+    end = next(added, len(content))
+    marks = {k: v for block in content[:end] if isinstance(block, dict) for k, v in block.items()}
+    return [{"type": "text", **marks, "text": text}, *content[end:]]
 
 
 @register_node("AgentNode", description="Call a chat model, with tools or without", category="ai")

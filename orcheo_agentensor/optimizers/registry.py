@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from orcheo_agentensor.entrypoints import load_entrypoint
+from orcheo_agentensor.entrypoints import chat_model, load_entrypoint
 from orcheo_agentensor.errors import BadInput, EntrypointNotFound, MissingExtra, shorten
 from orcheo_agentensor.optimizers.protocol import Optimizer, Proposer
 from orcheo_agentensor.optimizers.random_search import RandomSearch
@@ -67,10 +67,8 @@ def resolve_model(spec: Any, *, field: str) -> Any:
     """The chat model that `spec` names the LangChain way ("openai:gpt-5-mini") or is."""
     if not isinstance(spec, str):
         return spec
-    from langchain.chat_models import init_chat_model
-
     try:
-        return init_chat_model(spec)
+        return chat_model(spec)
     except ImportError as error:
         provider = spec.split(":", 1)[0]
         raise MissingExtra(str(error.name or provider), extra=provider) from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Row, Table, bindparam, select, text
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
-from orcheo_agentensor.storage.records import CANCELLED, Lease, RolloutRow, ScoreRow
+from orcheo_agentensor.storage.records import CANCELLED, PASSING, Lease, RolloutRow, ScoreRow
 from orcheo_agentensor.storage.tables import (
     Json,
     calls,
@@ -586,6 +586,19 @@ class Ledger:
                 for score in candidate_scores(connection, run_id, candidate_hash):
                     score.reused = reused
                     scores.append(score)
+            # What failed in passing in the other run is tried again.
+            again = {row.key for row in rows if row.reused and PASSING in (row.failure or ())}
+            late = {
+                (one.rollout_key, one.evaluator_fingerprint)
+                for one in scores
+                if one.reused and PASSING in (one.failure or ())
+            }
+            rows = [row for row in rows if not (row.reused and row.key in again)]
+            scores = [
+                one
+                for one in scores
+                if not (one.reused and (one.rollout_key, one.evaluator_fingerprint) in late)
+            ]
             return rows, scores
 
         rows, scores = await self._db.read(read)

@@ -24,6 +24,9 @@ Expected: TypeAlias = int | Literal[_Wildcard.ANY] | None
 CANCELLED: Final = "cancelled"
 """The kind of call under which the ledger keeps the cost of cancelled work."""
 
+PASSING: Final = "passing"
+"""The key of a failure in the ledger that may not come again: a run that reuses it tries again."""
+
 RunMode: TypeAlias = Literal["run", "evaluate", "train"]
 RunStatus: TypeAlias = Literal["running", "finished", "failed", "interrupted", "paused"]
 AliasMoveKind: TypeAlias = Literal["move", "rollback", "auto"]

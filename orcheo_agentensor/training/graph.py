@@ -197,7 +197,10 @@ def create_training_graph(
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
         async with opened(run_id, running=False) as training:
             run = training.run
+            summary = await search.validate(training, training.candidates[training.state.best])
             status, reasons = decision.assess(training, found)
+            if not summary["n_ok"] and summary.get("warnings") and not training.state.blocked:
+                reasons = summary["warnings"][:1]
             actor, why = f"run {run_id}", "; ".join(reasons)
             if run.job.promote == "ask" and state["best"] != state["baseline"]:
                 request = decision.approval_request(training, status, reasons, found)

@@ -12,12 +12,13 @@ from typing import Any, Self, get_args
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
-from orcheo_agentensor.evaluation.graph import summary_of, unread_warnings
+from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.manager import Draining
+from orcheo_agentensor.storage.records import PASSING
 from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
@@ -209,6 +210,9 @@ def _blocked(training: Training) -> str | None:
     if any(row.failure is None for row in rows):
         read = prompt_reads(names, tapes)
         return "; ".join(unread_warnings(run, names, tapes)) if not any(read.values()) else None
+    failures = [row.failure or {} for row in rows]
+    if failures and all("status" in one or PASSING in one for one in failures):  # no prompt's doing
+        return nothing_scored(one["reason"] for one in failures)
     return None
 
 

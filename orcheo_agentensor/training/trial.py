@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BadInput, BudgetExhausted, is_transient
+from orcheo_agentensor.errors import BadInput, BudgetExhausted, describe, is_transient
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.json_values import content_hash
@@ -63,7 +63,7 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
         except Exception as error:
             if is_transient(error):
                 raise
-            broken.append(f"{type(error).__name__}: {error}")
+            broken.append(describe(error))
             if len(broken) >= BROKEN_IN_A_ROW:
                 raise
             return {"refused": f"the proposer failed: {clean_text(broken[-1])}"}

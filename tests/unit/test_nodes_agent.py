@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import TodoListMiddleware
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langgraph.checkpoint.memory import InMemorySaver
@@ -16,7 +18,9 @@ from pydantic import BaseModel, Field
 
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.nodes import AgentNode, State
+from orcheo_agentensor.nodes.agent import TrainablePrompt
 from orcheo_agentensor.tape import record_tape
+from orcheo_agentensor.testing import RuleChatModel
 from orcheo_agentensor.usage import record_usage
 
 
@@ -218,3 +222,46 @@ async def test_calls_are_streamed_counted_and_taped() -> None:
     assert "echo: hi" in [message.text for message, _ in chunks]
     assert usage.total.calls == 1
     assert [run.prompts for run in tape.runs.values()] == [["tone"]]
+
+
+def remembered(agent: Any, prompts: Any = None) -> Any:
+    config: Any = {"configurable": {"prompts": prompts}} if prompts else {}
+    agent.invoke({"messages": [("user", "hi")]}, config)
+
+
+def test_a_trained_prompt_replaces_the_base_and_keeps_what_middleware_added() -> None:
+    seen: list[Any] = []
+
+    def rule(messages: Any) -> str:
+        seen.append(messages[0])
+        return "ok"
+
+    agent = create_agent(
+        RuleChatModel(rule=rule),
+        system_prompt="Be kind.",
+        middleware=[TodoListMiddleware(), TrainablePrompt("tone")],
+    )
+    remembered(agent)
+    remembered(agent, {"tone": "Be brief."})
+    plain, trained = (message.content for message in seen)
+    added = plain[-1]
+    assert "write_todos" in added["text"]
+    assert trained == [{"type": "text", "text": "Be brief."}, added]
+
+
+def test_the_marks_of_a_system_message_stay() -> None:
+    seen: list[Any] = []
+
+    def rule(messages: Any) -> str:
+        seen.append(messages[0])
+        return "ok"
+
+    cached = {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}
+    agent = create_agent(
+        RuleChatModel(rule=rule),
+        system_prompt=SystemMessage([cached]),
+        middleware=[TrainablePrompt("tone")],
+    )
+    remembered(agent)
+    remembered(agent, {"tone": "Be brief."})
+    assert [message.content for message in seen] == [[cached], [{**cached, "text": "Be brief."}]]
