@@ -46,10 +46,9 @@ from orcheo_agentensor.errors import (
 )
 from orcheo_agentensor.evaluation import EvaluationJob, create_evaluation_graph
 from orcheo_agentensor.prompts import prompts_to_json
-from orcheo_agentensor.runs.driver import INTERRUPTED, drive
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
-from orcheo_agentensor.runs.nodes import JobGraph
+from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.targets import resolve_target

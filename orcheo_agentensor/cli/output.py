@@ -100,14 +100,14 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def show_evaluators(summary: Mapping[str, Any]) -> None:
     """Print the table of evaluators with the objective."""
-    from orcheo_agentensor.evaluation.report import SCORE_COLUMNS, score_table
+    from orcheo_agentensor.evaluation.api import SCORE_COLUMNS, score_table
 
     show_table(SCORE_COLUMNS, score_table(summary))
 
 
 def show_measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> None:
     """Print coverage, failures, latency, tokens and cost."""
-    from orcheo_agentensor.evaluation.report import measures
+    from orcheo_agentensor.evaluation.api import measures
 
     for line in measures(summary, usage):
         show(line)
@@ -138,7 +138,7 @@ def _show_missed(status: str) -> None:
 
 def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> None:
     """Print the result of a training; `job` is the job file, for a suggested command."""
-    from orcheo_agentensor.training.report import COMPARISON_COLUMNS, comparison_table
+    from orcheo_agentensor.training.api import COMPARISON_COLUMNS, comparison_table
 
     baseline, best, holdout = found["baseline"], found["best"], found["holdout"]
     show_table(COMPARISON_COLUMNS, comparison_table(baseline, best, holdout))
@@ -186,7 +186,7 @@ def _show_reasons(reasons: Iterable[str], diff: str) -> None:
 
 def show_gain(holdout: Mapping[str, Any] | None) -> None:
     """Print the gain on held-out cases, in a sentence."""
-    from orcheo_agentensor.training.report import gain_sentence
+    from orcheo_agentensor.training.api import gain_sentence
 
     show(gain_sentence(holdout), style="yellow" if holdout is None else None)
 

@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from orcheo_agentensor.config.model import (
-    BASELINE,
-    RunConfig,
-    bind_problems,
-    config_error,
-)
+from orcheo_agentensor.config.model import BASELINE, RunConfig, bind_problems, config_error
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings

@@ -21,13 +21,7 @@ from typing import Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.errors import BadInput, DatasetError
-from orcheo_agentensor.json_values import (
-    MAX_DEPTH,
-    all_json,
-    check_json,
-    content_hash,
-    prose_only,
-)
+from orcheo_agentensor.json_values import MAX_DEPTH, all_json, check_json, content_hash, prose_only
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
 MAX_ID = 200

@@ -17,12 +17,7 @@ if TYPE_CHECKING:
         words,
     )
     from orcheo_agentensor.demo.run import WORKFLOW, set_up
-    from orcheo_agentensor.demo.workflow import (
-        MAX_LINE_WORDS,
-        QUEUES,
-        REPLY,
-        triage_text,
-    )
+    from orcheo_agentensor.demo.workflow import MAX_LINE_WORDS, QUEUES, REPLY, triage_text
 
 __all__ = [
     "MAX_LINE_WORDS",

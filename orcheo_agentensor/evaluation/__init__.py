@@ -1,8 +1,7 @@
 """Evaluation: any workflow, any dataset, any evaluators; as a subgraph and as a function."""
 
-from orcheo_agentensor.evaluation.api import aevaluate, evaluate
+from orcheo_agentensor.evaluation.api import EvaluationReport, aevaluate, evaluate
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
-from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.runs.job import EvaluationJob, Limits
 from orcheo_agentensor.runs.nodes import evaluation_node

@@ -1,14 +1,31 @@
-"""`aevaluate` and `evaluate`: the evaluation subgraph as a function call."""
+"""`EvaluationReport`: what an evaluation found, typed, and as a table for people.
+
+The functions that word numbers and lay out tables serve the command line and notebooks alike.
+"""
 
 from __future__ import annotations
 
+import html
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import starmap
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orcheo_agentensor.datasets import Case, Dataset
+from orcheo_agentensor.display import (
+    Row,
+    html_table,
+    interval,
+    milliseconds,
+    number,
+    percent,
+    rich_table,
+    spent,
+)
+from orcheo_agentensor.errors import MissingExtra
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
-from orcheo_agentensor.evaluation.report import EvaluationReport
 from orcheo_agentensor.evaluation.results import (
     CaseResult,
     case_result,
@@ -22,13 +39,237 @@ from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, check_arguments
-from orcheo_agentensor.runs.driver import as_data, drive, require_result, split_live
 from orcheo_agentensor.runs.job import Limits
+from orcheo_agentensor.runs.nodes import as_data, drive, require_result, split_live
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, Store
+
+
+# The functions that word numbers and lay out tables serve the command line and notebooks alike.
+
+
+EvaluationStatus: TypeAlias = Literal["finished", "missed_threshold"]
+"""`missed_threshold`: fewer cases than `min_coverage` asks for could be scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary:
+    """The scores of one evaluator over all cases.
+
+    `mean`, `se` (its standard error) and `ci95` (its 95 % interval) are None where too few cases
+    were scored; `n` counts the cases that were. `pass_rate` is the share of passed verdicts,
+    `failures` the number of cases on which the evaluator broke, `not_applicable` of those it does
+    not apply to, `labels` how often each was given. `in_objective` is False for one of weight 0 or
+    with scores outside [0, 1].
+    """
+
+    name: str
+    mean: float | None
+    se: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    pass_rate: float | None
+    failures: int
+    not_applicable: int = 0
+    in_objective: bool = True
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, name: str, entry: Mapping[str, Any]) -> ScoreSummary:
+        """One entry of `summary["evaluators"]`."""
+        low_high = entry["ci95"]
+        return cls(
+            name=name,
+            mean=entry["mean"],
+            se=entry["se"],
+            ci95=None if low_high is None else (low_high[0], low_high[1]),
+            n=entry["n"],
+            pass_rate=entry["pass_rate"],
+            failures=entry["failures"],
+            not_applicable=entry.get("not_applicable", 0),
+            in_objective=entry.get("in_objective", True),
+            labels=dict(entry.get("labels") or {}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySummary:
+    """How long the target took, in milliseconds; None where no case was run to its end."""
+
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """What an evaluation found.
+
+    Args:
+        run_id: The run; outputs and scores are stored under it.
+        status: "finished", or "missed_threshold" where the coverage is below `min_coverage`.
+        summary: The summary as plain JSON, as graphs, server and command line give it
+            (`docs/reference/results.md`).
+        usage: What was spent.
+        cases: A `CaseResult` for each case, in dataset order.
+
+    Example:
+        >>> from orcheo_agentensor import evaluate
+        >>> report = evaluate(
+        ...     lambda inputs: inputs["text"].upper(),
+        ...     dataset=[{"id": "a", "inputs": {"text": "hi"}, "expected_output": "HI"}],
+        ...     evaluators=["exact_match"],
+        ... )
+        >>> report.scores["exact_match"].mean
+        1.0
+        >>> report.cases[0].output
+        'HI'
+    """
+
+    run_id: str
+    status: EvaluationStatus
+    summary: Mapping[str, Any] = field(repr=False)
+    usage: Usage
+    cases: tuple[CaseResult, ...] = field(repr=False)
+
+    @cached_property
+    def scores(self) -> dict[str, ScoreSummary]:
+        """Evaluator name -> its scores over all cases."""
+        return {
+            name: ScoreSummary.from_json(name, entry)
+            for name, entry in self.summary["evaluators"].items()
+        }
+
+    @property
+    def objective(self) -> float | None:
+        """The weighted mean over all evaluators; None where nothing was scored."""
+        found: float | None = self.summary["objective"]
+        return found
+
+    @property
+    def coverage(self) -> float:
+        """The share of cases that were scored completely, from 0 to 1."""
+        return float(self.summary["coverage"])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the numbers leave out, and what to write so that they do not."""
+        return tuple(self.summary.get("warnings", ()))
+
+    @property
+    def latency(self) -> LatencySummary:
+        """Percentiles of the target's latency."""
+        return LatencySummary(**self.summary["latency_ms"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON: run, status, summary, usage and a list of cases."""
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "summary": dict(self.summary),
+            "usage": self.usage.to_json(),
+            "cases": [
+                {
+                    **case.to_json(),
+                    "inputs": case.inputs,
+                    "expected_output": case.expected_output,
+                    "output": case.output,
+                    "reasons": case.reasons,
+                }
+                for case in self.cases
+            ],
+        }
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row per case.
+
+        Its columns are case id, inputs, outputs, each score, failure, latency, tokens and cost.
+
+        Raises `MissingExtra` where pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        except ImportError as error:
+            raise MissingExtra("pandas", extra="pandas") from error
+        return pandas.DataFrame(
+            {
+                "case_id": case.case_id,
+                "inputs": case.inputs,
+                "expected_output": case.expected_output,
+                "output": case.output,
+                **{name: case.scores.get(name) for name in self.scores},
+                "failure": case.failure,
+                "latency_ms": case.latency_ms,
+                "tokens": case.usage.tokens,
+                "cost": case.usage.cost,
+            }
+            for case in self.cases
+        )
+
+    def print(self, *, file: IO[str] | None = None) -> None:
+        """Print the table of scores and what they cost, to stdout or `file`."""
+        from rich.console import Console
+
+        console = Console(file=file)
+        console.print(rich_table(SCORE_COLUMNS, score_table(self.summary)))
+        for line in measures(self.summary):
+            console.print(line, markup=False, highlight=False)
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook."""
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in measures(self.summary))
+        return html_table(SCORE_COLUMNS, score_table(self.summary)) + lines
+
+
+SCORE_COLUMNS = ("evaluator", ">mean", ">95 % interval", ">passed", ">scored", ">failures")
+"""Heads of the table of scores; `>` marks a column of numbers."""
+
+
+def score_table(summary: Mapping[str, Any]) -> list[Row]:
+    """A row per evaluator, and the objective where it is not the one evaluator's mean."""
+    rows: list[Row] = [
+        (
+            name,
+            number(entry["mean"]),
+            interval(entry["ci95"]),
+            percent(entry["pass_rate"]),
+            entry["n"],
+            entry["failures"],
+        )
+        for name, entry in summary["evaluators"].items()
+    ]
+    if [entry["mean"] for entry in summary["evaluators"].values()] != [summary["objective"]]:
+        rows.append(("objective (weighted)", number(summary["objective"]), "", "", "", ""))
+    return rows
+
+
+def _whole(name: str, entry: Mapping[str, Any]) -> str:
+    """What a summary evaluator has said."""
+    if "failure" in entry:
+        return f"over all cases, {name} failed: {entry['failure']['reason']}"
+    said = number(entry["score"]) if "score" in entry else entry.get("label", "not applicable")
+    reason = f" ({entry['reason']})" if entry.get("reason") else ""
+    return f"over all {entry['n']} cases, {name}: {said}{reason}"
+
+
+def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Sentences on coverage and failures, on latency, on what was spent, and the warnings."""
+    times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
+    latency = summary["latency_ms"]
+    late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
+    silent = summary.get("not_applicable", 0)
+    cases = f"{summary['cases'] - silent} cases" + (f" ({silent} not applicable)" * bool(silent))
+    return (
+        f"coverage {percent(summary['coverage'])} of {cases}{times}; "
+        f"target failures {summary['n_target_failed']}, "
+        f"evaluator failures {summary['n_evaluator_failed']}",
+        f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
+        f"spent: {spent(usage or summary['usage'])}",
+        *starmap(_whole, summary.get("summary_evaluators", {}).items()),
+        *(f"warning: {warning}" for warning in summary.get("warnings", ())),
+    )
 
 
 async def aevaluate(

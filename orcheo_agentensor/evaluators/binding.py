@@ -1,4 +1,4 @@
-"""Binding: what a job names as an evaluator is made callable, under a name and a fingerprint."""
+"""Which form an evaluator has. Decided once, when it is bound, and never by what it returns."""
 
 from __future__ import annotations
 
@@ -24,14 +24,141 @@ from orcheo_agentensor.entrypoints import load_entrypoint, qualified_name
 from orcheo_agentensor.errors import EvaluatorRefused, causes, describe, is_transient, shorten
 from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
-from orcheo_agentensor.evaluators.detection import detect
-from orcheo_agentensor.evaluators.dialects import Adapter, Subject
+from orcheo_agentensor.evaluators.dialects import (
+    Adapter,
+    ContextFunction,
+    Dialect,
+    FunctionDialect,
+    LangSmith,
+    LangSmithRunEvaluator,
+    LangSmithSummary,
+    ObjectDialect,
+    OpenEvals,
+    PydanticEvals,
+    Subject,
+    made_by,
+)
 from orcheo_agentensor.evaluators.judge import LLMJudge
+from orcheo_agentensor.evaluators.packages import (
+    Autoevals,
+    Braintrust,
+    DeepEval,
+    Dspy,
+    Mlflow,
+    Opik,
+    Phoenix,
+    Promptfoo,
+    Ragas,
+    TruLens,
+)
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage, UsageRecorder
+
+OBJECTS: tuple[ObjectDialect, ...] = (
+    Phoenix(),
+    PydanticEvals(),
+    LangSmithRunEvaluator(),
+    DeepEval(),
+    Ragas(),
+    Opik(),
+    Autoevals(),
+)
+"""In the order tried."""
+
+FUNCTIONS: tuple[FunctionDialect, ...] = (
+    ContextFunction(),
+    Mlflow(),  # before LangSmith: decorated scorers take `expectations` optionally
+    TruLens(),
+    OpenEvals(),
+    LangSmithSummary(),
+    LangSmith(),
+    Promptfoo(),
+    Braintrust(),
+    Dspy(),
+)
+"""In the order tried, after the objects."""
+
+DIALECTS: dict[str, Dialect] = {dialect.kind: dialect for dialect in (*OBJECTS, *FUNCTIONS)}
+
+_KINDS = ", ".join(DIALECTS)
+_FORMS = [dialect.form for dialect in DIALECTS.values()]
+_TRUTH = ("true", "ref", "exp", "gold", "target", "label", "actual")
+
+
+def detect(subject: Subject, kind: str | None = None) -> Adapter:
+    """The adapter of an evaluator; `kind` overrides the detection.
+
+    Raises `EvaluatorRefused` for anything that fits no form, or where its parameters do not tell
+    what each would be given.
+    """
+    if inspect.isclass(subject.obj):
+        name = subject.obj.__name__
+        raise _refused(subject, f"{name} is a class; pass an instance, such as {name}()")
+    if kind is not None:
+        return _as_kind(subject, kind)
+    for name, needs in _NEEDS_MORE.items():
+        if made_by(subject.obj, "pydantic_evals", name):
+            raise _refused(subject, f"{name} of pydantic-evals {needs}")
+    for of_objects in () if made_by(subject.obj, "trulens") else OBJECTS:
+        if of_objects.matches(subject):
+            return of_objects.bind(subject)
+    if subject.parameters is None:
+        raise _refused(subject, "it cannot be called, or does not tell its parameters")
+    for of_functions in FUNCTIONS:
+        if of_functions.matches(subject):
+            return of_functions.bind(subject)
+    shown = f"{subject.name}({', '.join(map(str, subject.parameters.values()))})"
+    reason = f"nothing tells what {shown} would be given"
+    if len(subject.required) == 2:  # such as (y_true, y_pred)
+        given = ["outputs['output']", "reference_outputs['output']"]
+        if any(word in subject.required[0].lower() for word in _TRUTH):
+            given.reverse()
+        call = f"{subject.name}({', '.join(given)})"
+        reason += (
+            f"; write `lambda outputs, reference_outputs: {call}`, with the keys of your output "
+            "and expected output, or annotate its parameters with langsmith's Run and Example"
+        )
+    raise _refused(subject, reason)
+
+
+_NEEDS_MORE = {
+    "ReportEvaluator": "looks at a whole report of theirs, which there is none of here; a LangSmith"
+    " summary evaluator, such as def f(outputs: list, reference_outputs: list), scores all cases",
+    "HasMatchingSpan": "looks at a tree of spans, which is not recorded here; a LangSmith function"
+    " def f(run, example) finds the nodes in run.child_runs",
+}
+"""Classes of pydantic-evals that need what a case here does not have, and what that is."""
+
+
+def _as_kind(subject: Subject, kind: str) -> Adapter:
+    dialect = DIALECTS.get(kind)
+    if dialect is None:
+        raise EvaluatorRefused(
+            f"kind: {kind!r} is not known; kinds are {_KINDS}",
+            field="kind",
+            value=kind,
+            rule=f"must be one of {_KINDS}",
+        )
+    if isinstance(dialect, ObjectDialect) and not dialect.matches(subject):
+        raise _refused(subject, f"kind {kind!r} needs {' or '.join(dialect.methods)}")
+    if isinstance(dialect, FunctionDialect) and subject.parameters is None:
+        raise _refused(subject, f"kind {kind!r} needs a function")
+    return dialect.bind(subject)
+
+
+def _refused(subject: Subject, reason: str) -> EvaluatorRefused:
+    forms = "\n".join(f"  - {form}" for form in _FORMS)
+    return EvaluatorRefused(
+        f"evaluator {subject.name}: {reason}. An evaluator is one of:\n{forms}\n"
+        f"or say which with kind= ({_KINDS})",
+        field="evaluators",
+        value=subject.name,
+        rule=reason,
+    )
+
 
 BUILTINS: dict[str, type[Builtin]] = {
     **{kind.type_name: kind for kind in KINDS},

@@ -2,7 +2,7 @@
 
 Those of LangSmith, pydantic-evals and our own are here, those of other packages in `packages.py`.
 To add one, write a class (`ObjectDialect` for objects told by a method, `FunctionDialect` for
-functions told by the names of their parameters) and list it in `detection.py`, where it is tried
+functions told by the names of their parameters) and list it in `binding.py`, where it is tried
 in that order. A class says how an evaluator of its kind is recognised (`matches`), how it is called
 with a context (`bind`) and how its answer is read (`read`).
 """

@@ -11,11 +11,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from orcheo_agentensor.evaluators.builtin import tool_calls
-from orcheo_agentensor.evaluators.context import (
-    EvaluatorContext,
-    Outcome,
-    as_text,
-)
+from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome, as_text
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
     FunctionDialect,

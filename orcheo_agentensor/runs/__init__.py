@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orcheo_agentensor.lazy import lazily
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.runs.driver import drive
+    from orcheo_agentensor.runs.nodes import drive
 
 __all__ = [
     "drive",
@@ -16,6 +16,6 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "driver": ("drive",),
+        "nodes": ("drive",),
     },
 )

@@ -17,11 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orcheo_agentensor.config.model import (
-    LiveCallbacks,
-    RunConfig,
-    with_prompts,
-)
+from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, with_prompts
 from orcheo_agentensor.config.resolve import merge_configs, resolve
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import (

@@ -21,8 +21,7 @@ from orcheo_agentensor.errors import AgentensorError
 from orcheo_agentensor.server.http import NO_STORE, PREFIX, error_response
 from orcheo_agentensor.server.middleware import RunRequests
 from orcheo_agentensor.server.review import RequestReviewer
-from orcheo_agentensor.server.routes import checkpoints, runs
-from orcheo_agentensor.server.routes.routing import errors
+from orcheo_agentensor.server.routes import checkpoints, errors, runs
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:

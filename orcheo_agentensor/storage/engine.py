@@ -41,12 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from orcheo_agentensor.errors import (
-    StoreError,
-    StoreOutdated,
-    StoreTooNew,
-    require_extra,
-)
+from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew, require_extra
 from orcheo_agentensor.storage import tables
 from orcheo_agentensor.storage.urls import StoreUrl
 

@@ -18,14 +18,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, select, text
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
 from orcheo_agentensor.storage.records import CANCELLED, PASSING, Lease, RolloutRow, ScoreRow
-from orcheo_agentensor.storage.tables import (
-    Json,
-    calls,
-    clean_text,
-    encode,
-    rollouts,
-    scores,
-)
+from orcheo_agentensor.storage.tables import Json, calls, clean_text, encode, rollouts, scores
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
 if TYPE_CHECKING:

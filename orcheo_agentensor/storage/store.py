@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.datasets import Datasets
     from orcheo_agentensor.storage.engine import Context
     from orcheo_agentensor.storage.ledger import Ledger
-    from orcheo_agentensor.storage.optimizer_states import OptimizerStates
-    from orcheo_agentensor.storage.runs import Runs
+    from orcheo_agentensor.storage.runs import OptimizerStates, Runs
     from orcheo_agentensor.storage.workflows import Workflows
 
 
@@ -144,7 +143,7 @@ class Store:
     @cached_property
     def training(self) -> OptimizerStates:
         """Candidates and optimizer states."""
-        from orcheo_agentensor.storage.optimizer_states import OptimizerStates
+        from orcheo_agentensor.storage.runs import OptimizerStates
 
         return OptimizerStates(self._context)
 

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.config.model import (
-    RunConfig,
-    config_error,
-)
+from orcheo_agentensor.config.model import RunConfig, config_error
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed

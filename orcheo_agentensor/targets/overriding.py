@@ -8,11 +8,7 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
-from orcheo_agentensor.config.model import (
-    Problem,
-    RunConfig,
-    config_error,
-)
+from orcheo_agentensor.config.model import Problem, RunConfig, config_error
 from orcheo_agentensor.config.overrides import (
     MODEL_FIELDS,
     NODE_OVERRIDES,

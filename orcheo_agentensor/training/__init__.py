@@ -1,6 +1,6 @@
 """Training: better prompts, proved on held-out cases; as a subgraph and as a function."""
 
-from orcheo_agentensor.training.api import atrain, train, training_node
+from orcheo_agentensor.training.api import Decision, TrainingResult, atrain, train, training_node
 from orcheo_agentensor.training.budget import Budget, BudgetMeter
 from orcheo_agentensor.training.feedback import blame
 from orcheo_agentensor.training.graph import create_training_graph
@@ -13,7 +13,6 @@ from orcheo_agentensor.training.job import (
     TargetScore,
     TrainingJob,
 )
-from orcheo_agentensor.training.report import Decision, TrainingResult
 
 __all__ = [
     "Budget",

@@ -13,13 +13,7 @@ from orcheo_agentensor.errors import BadInput, BudgetExhausted, describe, is_tra
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.optimizers import (
-    Edit,
-    ProposalRequest,
-    Purpose,
-    Trial,
-    TrialOutcome,
-)
+from orcheo_agentensor.optimizers import Edit, ProposalRequest, Purpose, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.guards import through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated, as_material
 from orcheo_agentensor.optimizers.update import proposal_request

@@ -11,12 +11,7 @@ import pytest
 import respx
 
 from orcheo_agentensor import Settings, aevaluate
-from orcheo_agentensor.errors import (
-    BadInput,
-    ConfigError,
-    TargetRefused,
-    TargetUnavailable,
-)
+from orcheo_agentensor.errors import BadInput, ConfigError, TargetRefused, TargetUnavailable
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import is_allowed
 from orcheo_agentensor.targets import resolve_target

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
 from orcheo_agentensor.server.http import PreconditionFailed, RejectedVersion
-from orcheo_agentensor.server.routes.routing import (
+from orcheo_agentensor.server.routes import (
     MOST,
     Name,
     NoQuery,

@@ -14,7 +14,7 @@ from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
 from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
-from orcheo_agentensor.server.routes.routing import (
+from orcheo_agentensor.server.routes import (
     Name,
     Page,
     PageQuery,
