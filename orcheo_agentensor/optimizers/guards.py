@@ -42,11 +42,11 @@ _OF_PERCENT = re.compile(r"%\(\w+\)[-#0 +\d.]*[a-zA-Z]")
 _LABELLED_LINE = re.compile(r"^\s*(?:[-*]\s+)?[^\s:][^:]{0,60}:(?P<words>.*)$")
 _REASONING = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _CHATTER = re.compile(
-    r"^\W*(?:sure|certainly|of course|absolutely)\b\s*[!,.:]"
-    r"|^\W*(?:okay|ok|great)?\W*here(?:['’]s| is) (?:the|an|a|my|your) "
+    r"^\W{0,20}(?:sure|certainly|of course|absolutely)\b\s*[!,.:]"
+    r"|^\W{0,20}(?:okay|ok|great)?\W{0,20}here(?:['’]s| is) (?:the|an|a|my|your) "
     r"(?:(?:new|improved|revised|updated|rewritten|better|optimi[sz]ed|refined|final) )+"
-    r"|^\W*i(?:['’]ve| have) (?:rewritten|revised|improved|updated)\b"
-    r"|\b(?:i )?hope this helps\W*$"
+    r"|^\W{0,20}i(?:['’]ve| have) (?:rewritten|revised|improved|updated)\b"
+    r"|\b(?:i )?hope this helps\W{0,20}$"
     r"|\blet me know if you(?:['’]d| would)? (?:like|want|need)\b[^\n]*$",
     re.IGNORECASE,
 )

@@ -220,6 +220,19 @@ def test_a_text_over_the_cap_is_searched_for_nothing() -> None:
     assert cost[1] < 0.1
 
 
+@pytest.mark.parametrize(
+    "unit", ["{{ ", "{a:", "$ ", "<", "%(", "{%", " ", "a: ", "hope this helps "]
+)
+def test_the_guards_take_time_linear_in_the_text(unit: str) -> None:
+    cost = []
+    for size in (20_000, 80_000):
+        text = unit * (size // len(unit)) + "x"
+        started = time.process_time()
+        refusals(component("Hi {x}", max_chars=size + 9), text, cases=NO_CASES)
+        cost.append(time.process_time() - started)
+    assert cost[1] < 8 * cost[0] + 0.05
+
+
 def test_short_quotes_and_what_the_parent_already_held_are_no_copies() -> None:
     sentence = "please tell me where my card is because it never came"
     cases = CaseTexts([{"ticket": sentence}])
