@@ -255,8 +255,10 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         case_sla_ms=run.job.limits.case_sla_ms,
         replicates=run.job.replicates,
     )
-    reasons = [one.failure.reason for one in results if one.failure is not None]
-    if results and len(reasons) == len(results):
+    reasons = []
+    if not summary["n_ok"]:
+        reasons = [one.failure.reason for one in results if one.failure is not None]
+    if reasons and len(reasons) == len(results):
         summary["warnings"] = [nothing_scored(reasons), *summary.get("warnings", ())]
     tapes = [one.tape for one in results if one.tape is not None]
     if run.prompts and tapes and summary["n_target_failed"] < len(results):
