@@ -58,6 +58,7 @@ from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
 from orcheo_agentensor.targets.output import to_json_output
+from orcheo_agentensor.targets.served import ROLLOUT_OF
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, UsageRecorder
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.ledger import Commit
 
 
-RUN_ID = "agentensor_run_id"
+RUN_ID = ROLLOUT_OF
 CASE_ID = "agentensor_case_id"
 CANDIDATE = "agentensor_candidate"
 PHASE = "agentensor_phase"

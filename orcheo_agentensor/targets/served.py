@@ -65,6 +65,8 @@ AnyGraph: TypeAlias = "StateGraph[Any, Any, Any, Any] | Runnable[Any, Any]"
 _Ending = Literal["finished", "failed", "interrupted", "paused"]
 
 RESOLVED_BY = "agentensor_resolved"
+ROLLOUT_OF = "agentensor_run_id"
+"""The label in the metadata of a rollout that names its run."""
 """The key of a run's metadata that names the workflow its config was resolved for on submission."""
 
 _THREAD_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
@@ -225,7 +227,9 @@ class Workflow:
         given: Mapping[str, Any] = config or {}
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
         if not reviewed and not await self.is_on():
-            refuse_use(given, "config", f"runnable_config_enabled is off for {self.workflow_id!r}")
+            if not (given.get("metadata") or {}).get(ROLLOUT_OF):  # its job has resolved `use`
+                off = f"runnable_config_enabled is off for {self.workflow_id!r}"
+                refuse_use(given, "config", off)
             return RunPlan(runnable=config)
         limit = given.get("recursion_limit")
         if not reviewed and _is_from_server(given):  # the limit may be the server's own

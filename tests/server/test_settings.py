@@ -47,12 +47,16 @@ def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
     with running(folder, environment=environment) as server:
         key = {"authorization": "Bearer key"}
         with httpx.Client(base_url=server.url, headers=key, timeout=None) as http:
-            odd: dict[str, Any] = {"oddity": 1, "configurable": {"agentensor": {"use": 99}}}
+            odd: dict[str, Any] = {"oddity": 1, "configurable": {"agentensor": {"x": 99}}}
+            using: dict[str, Any] = {"configurable": {"agentensor": {"use": 99}}}
             for graph in GRAPHS:
                 body = {"assistant_id": graph, "input": {}, "config": odd}
                 answer = http.post("/runs/wait", json=body)
                 assert answer.status_code == 200, answer.text
-                assert answer.json()["one"]["agentensor"] == {"use": 99}
+                assert answer.json()["one"]["agentensor"] == {"x": 99}
+                refused = http.post("/runs/wait", json={**body, "config": using})
+                assert refused.status_code == 422
+                assert "runnable_config_enabled is off" in refused.text
             answer = http.post("/runs/wait", json={"assistant_id": "training", "input": TRAINING})
             assert answer.status_code == 403
             assert answer.json()["error"]["type"] == "Forbidden"
