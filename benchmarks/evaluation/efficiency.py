@@ -10,7 +10,9 @@ from benchmarks.evaluation.measure import Plan, Result, Row, interleave, paired_
 CASES = 10_000
 CONCURRENCY = 50
 SECONDS = 0.020
-TARGET = 0.93
+WHOLE = "ours, start to report"
+LEAST = 0.85  # of the ideal, from start to report
+TARGET = 0.93  # of what bare asyncio reaches
 
 
 def run(plan: Plan) -> Result:
@@ -21,9 +23,7 @@ def run(plan: Plan) -> Result:
     running: list[float] = []
     seconds = interleave(
         {
-            "ours, start to report": sides.ours(
-                task, count=count, concurrency=CONCURRENCY, running=running
-            ),
+            WHOLE: sides.ours(task, count=count, concurrency=CONCURRENCY, running=running),
             "pydantic-evals, start to report": sides.pydantic_evals(
                 task, count=count, concurrency=CONCURRENCY
             ),
@@ -36,9 +36,9 @@ def run(plan: Plan) -> Result:
     return Result(
         setup=(
             f"{count:,} cases of {SECONDS * 1000:.0f} ms, {CONCURRENCY} at once, each durable in "
-            f"SQLite; ideal is {ideal:.1f} s. A case holds its place until its rows are committed. "
-            "While cases run: from the event that starts the run to that of the last case, "
-            "without preparing the dataset and adding up."
+            f"SQLite; ideal is {ideal:.1f} s. A case that has returned gives its place to the next "
+            "and waits for its commit, as many as may run. While cases run: from the event that "
+            "starts the run to that of the last case, without preparing the dataset and adding up."
         ),
         rows=(
             *(
@@ -47,6 +47,8 @@ def run(plan: Plan) -> Result:
                     value=ideal / median(values),
                     unit="",
                     samples=tuple(ideal / value for value in values),
+                    target=f"≥ {LEAST}" if name == WHOLE else "",
+                    met=ideal / median(values) >= LEAST if name == WHOLE else None,
                 )
                 for name, values in seconds.items()
             ),

@@ -8,8 +8,8 @@ from benchmarks.evaluation import sides
 from benchmarks.evaluation.measure import Plan, Result, Row, interleave, paired_ratio
 
 CASES = 2_000
-CONCURRENCY = 200
-TARGET = 0.8
+CONCURRENCY = 50
+TARGET = 0.55
 
 
 def run(plan: Plan) -> Result:

@@ -53,7 +53,7 @@ class Limits(BaseModel):
         ge=1,
         le=1_000,
         title="Concurrency",
-        description="Most cases of this run in flight at once.",
+        description="Most cases of this run at once; as many more may wait to be recorded.",
     )
     case_timeout: float = Field(
         default=120.0,
