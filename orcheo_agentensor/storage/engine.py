@@ -63,27 +63,36 @@ DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 class HeldConnection:
     """A driver's connection; `with` gives it to one thread at a time, for one transaction.
 
-    The task that waits for a transaction may be cancelled while the thread still works on it;
-    closing the connection under that thread would crash the process.
+    The first transaction opens it. The task that waits for a transaction may be cancelled while the
+    thread still works on it, or opens it; closing the connection under that thread would crash the
+    process, and forgetting it would leave it open.
     """
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Any:
         self._lock.acquire()
-        if self._connection is None:
+        try:
+            if self._closed:
+                raise StoreError("the store was closed")
+            if self._connection is None:
+                self._connection = self._connect()
+        except BaseException:
             self._lock.release()
-            raise StoreError("the store was closed")
+            raise
         return self._connection
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def close(self) -> None:
-        """Give the connection back to its pool."""
+        """Give the connection back to its pool, when its last transaction is over. Blocks."""
         with self._lock:
+            self._closed = True
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
@@ -201,8 +210,8 @@ class Database:
             return engine
 
     def hold_connection(self) -> HeldConnection:
-        """A connection for one user, until `drop_connection`. Blocks."""
-        held = HeldConnection(self.engine().raw_connection())
+        """A connection for one user, until `drop_connection`."""
+        held = HeldConnection(lambda: self.engine().raw_connection())
         self._handles.held.add(held)
         return held
 

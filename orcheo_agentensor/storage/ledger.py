@@ -366,6 +366,7 @@ class Ledger:
     async def start(self) -> None:
         """Start the writer and the heartbeat that keeps the lease."""
         if not self._tasks:
+            self._connection = self._db.hold_connection()
             writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
             writer.add_done_callback(self._ended)
             heartbeat = asyncio.create_task(self._beat(), name=f"heartbeat {self.run_id}")
@@ -382,8 +383,7 @@ class Ledger:
         try:
             await asyncio.wait([writer, heartbeat])  # an error is with those who waited
         finally:
-            if self._connection is not None:
-                await self._db.call(self._db.drop_connection, self._connection)
+            await self._db.call(self._db.drop_connection, self._connection)
 
     async def load(self, candidate_hash: str) -> None:
         """Bring a candidate's rollouts and scores to memory, once."""
@@ -527,8 +527,6 @@ class Ledger:
                 await self.flush()
 
     def _commit(self, group: Commit) -> None:
-        if self._connection is None:
-            self._connection = self._db.hold_connection()
         postgres = self._db.postgres
         with self._connection as connection:
             cursor = connection.cursor()
