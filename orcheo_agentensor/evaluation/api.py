@@ -346,7 +346,7 @@ async def aevaluate(
         plain, live = split_live(
             target=target,
             dataset=dataset,
-            evaluators=[*_listed(evaluators), *map(_for_all_cases, summary_evaluators)],
+            evaluators=[*listed(evaluators), *map(_for_all_cases, summary_evaluators)],
             config=config,
         )
         job = {
@@ -471,5 +471,6 @@ def _for_all_cases(evaluator: Any) -> Any:
     return bind_evaluator(evaluator, kind=LangSmithSummary.kind)
 
 
-def _listed(evaluators: Any) -> list[Any]:
+def listed(evaluators: Any) -> list[Any]:
+    """The evaluators of an argument that takes one or several."""
     return list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]

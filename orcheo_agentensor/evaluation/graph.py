@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from orcheo_agentensor.evaluation.results import (
     CaseProgress,
     CaseResult,
-    context_of_result,
+    context_of,
     outcome_to_json,
     settled,
     summarize,
@@ -229,7 +229,7 @@ async def over_all_cases(
     `n` counts these cases. An answer is recorded, and not asked for again after a resume.
     """
     contexts = [
-        context_of_result(case, result)
+        context_of(case, result)
         for case, result in zip(run.dataset.cases, results, strict=True)
         if result.target_failure is None
     ]

@@ -389,31 +389,17 @@ def case_result(
     )
 
 
-def context_of(case: Case, row: RolloutRow) -> EvaluatorContext:
-    """What an evaluator is given of a rollout."""
+def context_of(case: Case, measured: RolloutRow | CaseResult) -> EvaluatorContext:
+    """What an evaluator is given of a rollout, or a summary evaluator of a case."""
     return EvaluatorContext(
         case_id=case.id,
         inputs=case.inputs,
-        output=row.output,
+        output=measured.output,
         expected_output=case.expected_output,
         metadata=case.metadata,
-        latency_ms=row.latency_ms,
-        usage=row.usage,
-        tape=row.tape,
-    )
-
-
-def context_of_result(case: Case, result: CaseResult) -> EvaluatorContext:
-    """What a summary evaluator is given of a case."""
-    return EvaluatorContext(
-        case_id=case.id,
-        inputs=case.inputs,
-        output=result.output,
-        expected_output=case.expected_output,
-        metadata=case.metadata,
-        latency_ms=result.latency_ms,
-        usage=result.usage,
-        tape=result.tape,
+        latency_ms=measured.latency_ms,
+        usage=measured.usage,
+        tape=measured.tape,
     )
 
 

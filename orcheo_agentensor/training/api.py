@@ -20,7 +20,7 @@ from orcheo_agentensor.display import (
     rich_table,
 )
 from orcheo_agentensor.evaluation import Limits, evaluation_node
-from orcheo_agentensor.evaluation.api import measures
+from orcheo_agentensor.evaluation.api import listed, measures
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import FeedbackRecord, PromptsLike, as_prompts, prompts_to_json
@@ -379,9 +379,12 @@ async def atrain(
 
     opened = store if isinstance(store, Store) else Store.from_url(store)
     try:
-        listed = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
         plain, live = split_live(
-            target=target, dataset=dataset, evaluators=listed, config=config, optimizer=optimizer
+            target=target,
+            dataset=dataset,
+            evaluators=listed(evaluators),
+            config=config,
+            optimizer=optimizer,
         )
         job: dict[str, Any] = {
             **plain,
