@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +17,23 @@ from typing import Any
 from orcheo_agentensor.errors import BadInput, EntrypointNotAllowed, EntrypointNotFound
 from orcheo_agentensor.settings import Settings
 
-OWN_MODULES = ("orcheo_agentensor.demo",)
-"""Always allowed: the bundled demo."""
+_DEMO = "orcheo_agentensor.demo"
+OWN_NAMES = (
+    f"{_DEMO}.workflow:create_support_triage",
+    f"{_DEMO}.evaluators:queue_accuracy",
+    f"{_DEMO}.evaluators:reply_policy",
+    f"{_DEMO}.proposer:LexicalProposer",
+    f"{_DEMO}.proposer:MemorisingProposer",
+    f"{_DEMO}.proposer:ParaphraseProposer",
+)
+"""Always allowed: what the bundled demo is made of, and nothing else of its modules."""
+
+_KINDS = {
+    "target": ("ainvoke", "invoke", "compile", "run"),
+    "evaluator": ("evaluate", "evaluate_async", "evaluate_run", "a_measure", "eval_async"),
+    "proposer": ("propose",),
+}
+"""The methods, one of which makes a class or an object what it is wanted as."""
 
 _NAME = r"[A-Za-z][A-Za-z0-9_]*"
 _FORM = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
@@ -41,14 +59,15 @@ def chat_model(name: str, **options: Any) -> Any:
     return model
 
 
-def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point") -> object:
+def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
     """The object that `spec` ("module.sub:attribute", or "./path/file.py:attribute") names.
 
     A path, as `langgraph.json` has it, stands for the module that its file is, seen from the
     working directory or from a folder that Python imports from. The module must be one of
-    `settings.allowed_modules`, or under one; that is checked before anything is imported. Private
-    names, modules themselves and what the module merely imported from the standard library are
-    refused. `what` says in messages what was being loaded.
+    `settings.allowed_modules`, or under one, or the whole name one of them; that is checked before
+    anything is imported. Private names, modules themselves, what the module merely imported from
+    one that is not allowed, and classes that are not `what` is wanted are refused. `what` is
+    "target", "evaluator" or "proposer".
 
     Raises `EntrypointNotAllowed`, or `EntrypointNotFound` where an allowed module cannot be
     imported or lacks the attribute.
@@ -61,7 +80,7 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point")
         form = "'module:attribute' in public names"
         raise refused(EntrypointNotAllowed, f"is not of the form {form}", f"must be {form}")
     module_name, _, attribute = spec.rpartition(":")
-    allowed = (*settings.allowed_modules, *OWN_MODULES)
+    allowed = (*settings.allowed_modules, *OWN_NAMES)
     file: Path | None = None
     if _PATH_FORM.fullmatch(spec):
         file, names = _modules_of(Path(module_name))
@@ -69,8 +88,9 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point")
             raise refused(
                 EntrypointNotFound, f"was not found: there is no file {module_name!r}", "must exist"
             )
-        module_name = next((name for name in names if _is_under(name, allowed)), names[0])
-    if not _is_under(module_name, allowed):
+        usable = (name for name in names if _is_allowed(name, attribute, allowed))
+        module_name = next(usable, names[0])
+    if not _is_allowed(module_name, attribute, allowed):
         shown = ", ".join(settings.allowed_modules) or "any allowed module (none is set)"
         rule = f"is not under {shown}; add its module to AGENTENSOR_ALLOWED_MODULES"
         raise EntrypointNotAllowed(f"{spec!r} {rule}", field=what, value=spec, rule=rule)
@@ -86,13 +106,17 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str = "entry point")
     if isinstance(found, ModuleType):
         why = "is a module; name something defined in it"
         raise refused(EntrypointNotAllowed, why, "must not be a module")
-    origin = _standard_library_origin(found)
-    if origin is not None and not _is_under(origin, allowed):
-        why = (
-            f"comes from the standard library ({origin}); "
-            f"define a function of your own in {module_name}"
-        )
-        raise refused(EntrypointNotAllowed, why, "must not come from the standard library")
+    modules = {module_name, *(entry for entry in allowed if ":" not in entry)}
+    for origin in [*_origins(found, what), *_imported_from(module, attribute, found)]:
+        if not _is_under(origin, modules):
+            why = (
+                f"comes from {origin}, which is not allowed; "
+                f"define a function of your own in {module_name}"
+            )
+            raise refused(EntrypointNotAllowed, why, "must be defined in an allowed module")
+    if inspect.isclass(found) and (what == "target" or not _is_kind(found, what)):
+        why = f"is a class that is no {what}; name an object, a function or a class that is one"
+        raise refused(EntrypointNotAllowed, why, f"must be a {what}")
     return found
 
 
@@ -127,17 +151,76 @@ def _imported(name: str, file: Path | None) -> ModuleType:
     return module
 
 
-def _is_under(module: str, allowed: tuple[str, ...]) -> bool:
+def _is_under(module: str, allowed: Iterable[str]) -> bool:
     return any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed)
 
 
-def _standard_library_origin(found: object) -> str | None:
-    if not (inspect.isroutine(found) or inspect.isclass(found)):
-        return None
-    origin = getattr(found, "__module__", None)
-    if not isinstance(origin, str) or origin.partition(".")[0] not in sys.stdlib_module_names:
-        return None
-    return origin
+def _is_allowed(module: str, attribute: str, allowed: Collection[str]) -> bool:
+    return f"{module}:{attribute}" in allowed or _is_under(module, allowed)
+
+
+def _is_kind(defined: type, what: str) -> bool:
+    """Whether a class says that it is a target, an evaluator or a proposer; one that can be called
+    on a rollout is an evaluator too."""
+    own = {name for base in defined.__mro__[:-1] for name in vars(base)}
+    return not own.isdisjoint(_KINDS[what]) or (what == "evaluator" and "__call__" in own)
+
+
+def _origins(found: Any, what: str) -> Iterator[str]:
+    """The modules in which what runs when `found` is called was defined.
+
+    Looks inside partial functions, bound methods and wrappers. An object of another library's
+    class counts as made where it stands, such as a graph or a scorer with parameters of its own, if
+    that class is what is wanted; so does a function made by a call.
+    """
+    inner = getattr(found, "__wrapped__", None)
+    if isinstance(found, functools.partial | functools.partialmethod):
+        yield from _origins(found.func, what)
+    elif inner is not None and callable(inner):
+        yield from _origins(inner, what)
+    elif inspect.isclass(found):
+        yield found.__module__
+    elif inspect.isroutine(found):
+        owner = getattr(found, "__self__", None)
+        if owner is not None and not isinstance(owner, ModuleType):
+            yield (owner if inspect.isclass(owner) else type(owner)).__module__
+        elif "<locals>" not in getattr(found, "__qualname__", ""):
+            yield str(getattr(found, "__module__", None) or type(found).__module__)
+    else:
+        held = [getattr(found, name, None) for name in ("func", "afunc")]
+        if code := [one for one in held if inspect.isroutine(one)]:  # RunnableLambda, a task
+            for one in code:
+                yield from _origins(one, what)
+        elif callable(found) and not _is_kind(type(found), what):
+            yield type(found).__module__
+
+
+def _imported_from(module: ModuleType, attribute: str, found: object) -> Iterator[str]:
+    """The modules from which an object that does not say where it was made was imported by name."""
+    if inspect.isclass(found) or (
+        inspect.isroutine(found) and "<locals>" not in getattr(found, "__qualname__", "")
+    ):
+        return
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        for alias in node.names:
+            name = attribute if alias.name == "*" else alias.name
+            source = "." * node.level + (node.module or "")
+            origin = importlib.util.resolve_name(source, package)
+            there = sys.modules.get(origin)
+            if (
+                attribute in (alias.asname or alias.name, name)
+                and getattr(there, name, None) is found
+            ):
+                yield origin
+                if there is not None and there is not module:
+                    yield from _imported_from(there, name, found)
 
 
 def qualified_name(defined: Any) -> str:

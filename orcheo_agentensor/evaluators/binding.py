@@ -549,6 +549,9 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
                 rule="must construct the evaluator",
             ) from error
     elif params:
+        if not callable(loaded):
+            rule = "are for functions and classes, and this is neither"
+            raise EvaluatorRefused(field="params", value=dict(params), rule=rule)
         loaded = functools.partial(loaded, **params)
     return bind_evaluator(
         loaded,

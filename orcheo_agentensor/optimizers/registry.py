@@ -89,15 +89,15 @@ def resolve_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
     """
     from orcheo_agentensor.optimizers.proposer import LLMProposer
 
-    spec = getattr(optimizer, "proposer", None)
-    if isinstance(spec, str):
-        spec = load_entrypoint(spec, settings=settings, what="proposer")
+    spec = named = getattr(optimizer, "proposer", None)
+    if isinstance(named, str):
+        spec = load_entrypoint(named, settings=settings, what="proposer")
     if isinstance(spec, type):
         spec = spec()
     if spec is not None:
         if not isinstance(spec, Proposer):
             raise BadInput(
-                field="optimizer.proposer", value=spec, rule="must have async propose(request)"
+                field="optimizer.proposer", value=named, rule="must have async propose(request)"
             )
         return spec
     model = getattr(optimizer, "model", None) or settings.model

@@ -604,7 +604,7 @@ def _from_object(value: Any, name: str | None, memory_store: MemoryStore, contex
     elif callable(value):
         found = CallableTarget.of(value, name=name, memory_store=memory_store, context=context)
     else:
-        raise BadInput(field="target", value=value, rule=f"must be {_FORMS}")
+        raise BadInput(field="target", value=name or value, rule=f"must be {_FORMS}")
     if memory_store != "fresh":  # whose rollouts are no others' to reuse
         found = replace(found, fingerprint=f"{found.fingerprint}#store={memory_store}")
     return found
