@@ -277,6 +277,10 @@ _LOST_CONNECTIONS = frozenset(
 """The names of exceptions that clients raise where a connection is lost or never made."""
 
 
+LOCKED_OUT = (401, 402, 403, 404)
+"""The HTTP statuses that no prompt can mend: a wrong key, an empty account, an unknown model."""
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """An error and what it was raised from, down to its innermost cause.
 

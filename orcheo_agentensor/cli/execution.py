@@ -124,6 +124,7 @@ def resume_run(
     answer: Mapping[str, Any] | None,
     min_score: Sequence[str] | None,
     accept_drift: bool,
+    retry_failed: bool,
     store: str | None,
     as_json: bool,
     quiet: bool,
@@ -131,7 +132,7 @@ def resume_run(
     """Go on with a run, or report its result where it has finished; returns the exit code.
 
     `answer` is for a training that waits for approval. `accept_drift` goes on although the code of
-    the target has changed.
+    the target has changed. `retry_failed` tries again what failed in passing.
     """
     settings = load_settings()
     opened = named_store(store, settings)
@@ -157,10 +158,19 @@ def resume_run(
                 value=known.status,
                 rule="needs a run that waits for approval",
             )
+        if answer is not None and retry_failed:
+            rule = "changes what is to be approved: leave --approve and --reject out"
+            raise BadInput(field="--retry-failed", value=True, rule=rule)
         ending = Ending(mode=known.mode, as_json=as_json, store_url=store, gates=gates)
-        if known.status == "finished" and known.result is not None:
-            require_known(gates, known.result["summary"]["evaluators"])
-            return ending.report({**known.result, "run_id": run_id}, known)
+
+        def stands() -> int:
+            result = known.result or {}
+            require_known(gates, result["summary"]["evaluators"])
+            return ending.report({**result, "run_id": run_id}, known)
+
+        finished = known.status == "finished" and known.result is not None
+        if finished and not retry_failed:
+            return stands()
         folders = [Path(known.refs[_FOLDER])] if _FOLDER in known.refs else []
         make_importable(*folders, Path.cwd())
         runner = JobRunner(
@@ -173,7 +183,14 @@ def resume_run(
         async with opened:
             checked = await runner.manager(opened).recall(run_id, accept_drift=accept_drift)
             require_known(gates, [evaluator.name for evaluator in checked.evaluators])
-            found = await runner.drive(None, run_id, checked.dataset, answer=answer)
+            job = None
+            if retry_failed:
+                tried = await opened.runs.retry_failed(run_id)
+                say(f"{tried} failed rollouts and scores are tried again")
+                if finished and not tried:
+                    return stands()
+                job = known.job["job"] if tried else None
+            found = await runner.drive(job, run_id, checked.dataset, answer=answer)
             return ending.report(found, await opened.runs.get(run_id))
 
     return stopper.run(main())

@@ -115,13 +115,15 @@ def resume(
     reason: options.Reason = "",
     min_score: options.MinScore = None,
     accept_drift: options.AcceptDrift = False,
+    retry_failed: options.RetryFailed = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Go on with a run that was interrupted, failed, or waits for approval.
 
-    Nothing that is recorded runs again. A finished run shows its result.
+    Nothing that is recorded runs again, but what --retry-failed asks for. A finished run shows its
+    result.
     """
     from orcheo_agentensor.cli.execution import resume_run
 
@@ -133,6 +135,7 @@ def resume(
         answer=answer,
         min_score=min_score,
         accept_drift=accept_drift,
+        retry_failed=retry_failed,
         store=store,
         as_json=as_json,
         quiet=quiet,

@@ -54,6 +54,14 @@ AcceptDrift = Annotated[
         "--accept-drift", help="Go on although the target's code has changed since; recorded."
     ),
 ]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Try again what failed by an outage, a refused key or a timeout, also of a run that "
+        "has finished; its report and decision follow.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show what would run, write nothing.")
 ]

@@ -290,6 +290,7 @@ async def aevaluate(
     reuse: str | None = None,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
+    retry_failed: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -319,6 +320,8 @@ async def aevaluate(
             rollouts left ("shared"), or a copy of what the graph's own held ("seeded").
         accept_drift: Go on although the target's code has changed since the run, or the one to
             `reuse`, was started.
+        retry_failed: Of the known run `run_id`, try again what failed by an outage, a refused key
+            or a timeout, and report anew.
         settings: The operator's settings; those of the environment when left out.
         on_event: A plain function that hears of the progress.
 
@@ -359,6 +362,7 @@ async def aevaluate(
             "reuse": reuse,
             "memory_store": memory_store,
             "accept_drift": accept_drift,
+            "retry_failed": retry_failed,
         }
         measured: dict[str, Sequence[CaseResult]] = {}
         graph = create_evaluation_graph(
@@ -401,6 +405,7 @@ def evaluate(
     reuse: str | None = None,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
+    retry_failed: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -435,6 +440,7 @@ def evaluate(
             reuse=reuse,
             memory_store=memory_store,
             accept_drift=accept_drift,
+            retry_failed=retry_failed,
             settings=settings,
             on_event=on_event,
         )

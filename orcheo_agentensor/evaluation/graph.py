@@ -71,6 +71,7 @@ class JobState(TypedDict, total=False):
     replicates: Annotated[int, shown_as(Job, "replicates")]
     memory_store: Annotated[str, shown_as(Job, "memory_store")]
     accept_drift: Annotated[bool, shown_as(Job, "accept_drift")]
+    retry_failed: Annotated[bool, shown_as(Job, "retry_failed")]
     reuse: Annotated[str | None, shown_as(Job, "reuse")]
 
 

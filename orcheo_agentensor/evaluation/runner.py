@@ -21,6 +21,7 @@ from langchain_core.runnables.config import RunnableConfig, var_child_runnable_c
 from orcheo_agentensor.config.model import with_prompts
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import (
+    LOCKED_OUT,
     AgentensorError,
     BadInput,
     BudgetExhausted,
@@ -338,9 +339,6 @@ def _trouble(who: str, error: BaseException) -> str:
 FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable)
 """What is the job's trouble and not the case's: every other case would fail in the same way."""
 
-LOCKED_OUT = (401, 402, 403, 404)
-"""The HTTP statuses that no prompt can mend: a wrong key, an empty account, an unknown model."""
-
 REFUSED = (429, 503)
 """The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
 
@@ -541,19 +539,17 @@ class Runner:
 
     def _failure(self, attempt: Attempt) -> dict[str, str]:
         error = attempt.error
+        assert error is not None
         if isinstance(error, OutOfTime):
             kind, reason = "timeout", str(error)
         elif isinstance(error, BadInput):
             kind = "not_json" if "output" in error.message else "exception"
             reason = error.message
         else:
-            assert error is not None
             kind, reason = "exception", describe(error)
         told = {"kind": kind, "reason": reason}
-        if attempt.transient:
+        if attempt.transient or status_of(error) in LOCKED_OUT:
             told[PASSING] = "yes"
-        elif error is not None and status_of(error) in LOCKED_OUT:
-            told["status"] = str(status_of(error))
         return storable(told)
 
     async def score(
@@ -591,7 +587,7 @@ class Runner:
                 key,
                 meter=meter,
             )
-            outcomes, passing = made.outcomes, made.transient
+            outcomes, passing = made.outcomes, made.passing
         if len(outcomes) > 1:
             outcomes = sorted(outcomes, key=lambda outcome: clean_text(outcome.name))
         rows = score_rows(key, fingerprint, outcomes, usage)

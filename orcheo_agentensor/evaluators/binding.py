@@ -21,7 +21,15 @@ from weakref import WeakKeyDictionary
 from pydantic import ValidationError
 
 from orcheo_agentensor.entrypoints import load_entrypoint, qualified_name
-from orcheo_agentensor.errors import EvaluatorRefused, causes, describe, is_transient, shorten
+from orcheo_agentensor.errors import (
+    LOCKED_OUT,
+    EvaluatorRefused,
+    causes,
+    describe,
+    is_transient,
+    shorten,
+    status_of,
+)
 from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.dialects import (
@@ -176,10 +184,15 @@ Scale: TypeAlias = tuple[float, float]
 
 @dataclass(slots=True)
 class Scoring:
-    """The outcomes of one attempt of an evaluator; `transient` failures are worth another."""
+    """The outcomes of one attempt of an evaluator.
+
+    A `transient` failure is worth another attempt, a `passing` one another run: it is no doing of
+    the case, as a refused key is not.
+    """
 
     outcomes: list[Outcome]
     transient: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,10 +271,11 @@ class BoundEvaluator:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
             if limit.expired() and isinstance(error, TimeoutError):
                 late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
-                return Scoring([late], transient=True)
+                return Scoring([late], transient=True, passing=True)
             timeout_within = any(isinstance(cause, TimeoutError) for cause in causes(error))
-            passing = timeout_within or is_transient(error)
-            return Scoring([self.broken(error)], transient=passing)
+            transient = timeout_within or is_transient(error)
+            passing = transient or status_of(error) in LOCKED_OUT
+            return Scoring([self.broken(error)], transient=transient, passing=passing)
 
     def broken(self, error: BaseException) -> Outcome:
         """The failure of an evaluator that raised."""

@@ -48,6 +48,7 @@ class JobFields(BaseModel):
     replicates: int | None = _field("replicates")
     memory_store: str | None = _field("memory_store")
     accept_drift: bool | None = _field("accept_drift")
+    retry_failed: bool | None = _field("retry_failed")
     reuse: str | None = _field("reuse")
     optimizer: Any = _field("optimizer")
     budget: Any = _field("budget")

@@ -156,6 +156,12 @@ class Job(BaseModel):
         title="Accept drift",
         description="Go on with, or reuse, a run of which the target's code has changed since.",
     )
+    retry_failed: bool = Field(
+        default=False,
+        title="Retry failed",
+        description="Of a known run, try again what failed by an outage, a refused key or a "
+        "timeout, and report anew.",
+    )
     reuse: str | None = Field(
         default=None,
         title="Reuse",

@@ -198,6 +198,9 @@ class RunManager(Generic[JobT]):
         await self._until_free(checked.record)
         self._known[run_id] = checked
         try:
+            if checked.job.retry_failed:
+                with contextlib.suppress(NotFound):  # a new run
+                    await self.store.runs.retry_failed(run_id)
             record = await self.store.runs.create(checked.record)
             await self._save_dataset(checked.dataset)
         except BaseException:
@@ -383,7 +386,10 @@ class RunManager(Generic[JobT]):
         for run_id, refused in ((job.run_id, "cannot go on"), (job.reuse, "cannot be reused")):
             with contextlib.suppress(NotFound):  # a new run
                 before = None if run_id is None else await self.store.runs.get(run_id)
-                if before is not None and (run_id == job.reuse or before.status != "finished"):
+                goes_on = before is not None and (
+                    run_id == job.reuse or before.status != "finished" or job.retry_failed
+                )
+                if before is not None and goes_on:
                     drift = drift_of(before, checked, job, refused)
                     found += [] if drift is None else [drift]
         if self._require is not None:
@@ -443,7 +449,9 @@ class RunManager(Generic[JobT]):
             **described,
         }
         plain = job.model_dump(
-            mode="json", exclude={"run_id", "dataset", "accept_drift"}, exclude_none=True
+            mode="json",
+            exclude={"run_id", "dataset", "accept_drift", "retry_failed"},
+            exclude_none=True,
         )
         if asks:
             plain["config"] = _pin(plain.get("config"), base_version)

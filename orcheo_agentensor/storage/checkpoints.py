@@ -71,8 +71,9 @@ class Checkpoints(Repository):
 
         def work(connection: Connection) -> ConfigCheckpoint:
             fence(connection, lease)
-            if there := first(connection, ConfigCheckpoint, _same_as(row)):
-                return there
+            there = first(connection, ConfigCheckpoint, _same_as(row))
+            if there and there.metrics.get("n_ok") == metrics.get("n_ok"):
+                return there  # and was not measured again where it had failed
             newest = connection.scalar(
                 select(func.max(_VERSION.config_version)).where(_VERSION.workflow_id == workflow_id)
             )
@@ -159,7 +160,7 @@ def _same_as(row: ConfigCheckpoint) -> Select[Any]:
             _VERSION.dataset_version.is_not_distinct_from(row.dataset_version),
             _VERSION.evaluator_set.is_not_distinct_from(row.evaluator_set),
         )
-        .order_by(_VERSION.config_version)
+        .order_by(_VERSION.config_version.desc())
         .limit(1)
     )
 

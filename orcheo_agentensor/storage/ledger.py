@@ -14,10 +14,17 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, select, text
+from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, text
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
-from orcheo_agentensor.storage.records import CANCELLED, PASSING, Lease, RolloutRow, ScoreRow
+from orcheo_agentensor.storage.records import (
+    CANCELLED,
+    PASSING,
+    RETRIED,
+    Lease,
+    RolloutRow,
+    ScoreRow,
+)
 from orcheo_agentensor.storage.tables import Json, calls, clean_text, encode, rollouts, scores
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
@@ -193,16 +200,47 @@ def call_of(connection: Connection, run_id: str, key: str) -> tuple[str, dict[st
     return None if row is None else (row.kind, row.response)
 
 
-def total_usage(connection: Connection, run_id: str, kinds: Sequence[str] = ()) -> Usage:
+def take_back_passing(connection: Connection, run_id: str, *, mark: str) -> int:
+    """Delete the rollouts and scores of a run that failed in passing; returns how many there were.
+
+    What they have cost stays, as calls of the kind `RETRIED` whose keys end with `mark`.
+    """
+    found: list[tuple[Table, str, Any, Usage]] = []
+    query = select(*ROLLOUT_COLUMNS).where(
+        rollouts.c.run_id == run_id, rollouts.c.failure.is_not(None)
+    )
+    for row in map(rollout_row, connection.execute(query)):
+        if PASSING in (row.failure or ()):
+            found.append((rollouts, row.key, rollouts.c.key == row.key, row.usage))
+    failed = select(*_SCORE_COLUMNS).where(scores.c.run_id == run_id, scores.c.failure.is_not(None))
+    for one in _score_rows(connection, failed):
+        if PASSING in (one.failure or ()):  # of one call, which gave nothing else
+            same = (scores.c.rollout_key == one.rollout_key) & (
+                scores.c.evaluator_fingerprint == one.evaluator_fingerprint
+            )
+            key = f"{one.rollout_key}:{one.evaluator_fingerprint}"
+            found.append((scores, key, same, one.usage))
+    for table, key, same, usage in found:
+        connection.execute(delete(table).where(table.c.run_id == run_id, same))
+        if usage != NOTHING:
+            values = (run_id, f"{key}:{mark}", RETRIED, {"failed": True}, *_counts(usage))
+            names = calls.c.keys()
+            connection.execute(insert(calls).values(dict(zip(names, values, strict=True))))
+    return len(found)
+
+
+def total_usage(
+    connection: Connection, run_id: str, kinds: Sequence[str] = (), *, without: str = CANCELLED
+) -> Usage:
     """What all rows of a run have cost together, or its calls of these kinds.
 
-    What was cancelled is left out, unless asked for: a run that was stopped and resumed ends with
-    the totals of one that was not. The cost is None if that of any row is.
+    What was cancelled is left out, or calls of another kind: a run that was stopped and resumed
+    ends with the totals of one that was not. The cost is None if that of any row is.
     """
     if kinds:
         query = _TOTAL_OF_KINDS.bindparams(run_id=run_id, kinds=kinds)
     else:
-        query = _TOTAL.bindparams(run_id=run_id, cancelled=CANCELLED)
+        query = _TOTAL.bindparams(run_id=run_id, without=without)
     sums = []
     for unpriced, cost, *counts in connection.execute(query):
         executed, made, into, out, unreported, cached = [int(n or 0) for n in counts]
@@ -218,7 +256,7 @@ _SUMS = (
 _TOTAL = text(
     f"{_SUMS} {rollouts.name} WHERE run_id = :run_id UNION ALL "
     f"{_SUMS} {scores.name} WHERE run_id = :run_id UNION ALL "
-    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind <> :cancelled"
+    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind <> :without"
 )
 _TOTAL_OF_KINDS = text(
     f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind IN :kinds"
@@ -475,12 +513,13 @@ class Ledger:
         """Renew the lease and commit the event number, with whatever waits."""
         await self._open()
 
-    async def usage(self, *kinds: str) -> Usage:
+    async def usage(self, *kinds: str, without: str = CANCELLED) -> Usage:
         """What the run has spent, from the committed rows of every process that worked on it.
 
-        What was cancelled is left out. With `kinds`, what the calls of these kinds have cost.
+        What was cancelled is left out, or calls of another kind. With `kinds`, what the calls of
+        these kinds have cost.
         """
-        return await self._db.read(lambda c: total_usage(c, self.run_id, kinds))
+        return await self._db.read(lambda c: total_usage(c, self.run_id, kinds, without=without))
 
     def _open(self) -> Commit:
         """The group at hand, which will be written."""

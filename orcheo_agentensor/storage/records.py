@@ -24,8 +24,12 @@ Expected: TypeAlias = int | Literal[_Wildcard.ANY] | None
 CANCELLED: Final = "cancelled"
 """The kind of call under which the ledger keeps the cost of cancelled work."""
 
+RETRIED: Final = "retried"
+"""The kind of call under which the ledger keeps the cost of failures that are tried again."""
+
 PASSING: Final = "passing"
-"""The key of a failure in the ledger that may not come again: a run that reuses it tries again."""
+"""The key of a failure in the ledger that is not the case's doing, and may not come again: a run
+that reuses it, or is asked to retry, tries again."""
 
 RunMode: TypeAlias = Literal["run", "evaluate", "train"]
 RunStatus: TypeAlias = Literal["running", "finished", "failed", "interrupted", "paused"]

@@ -28,6 +28,7 @@ from orcheo_agentensor.storage import ledger
 from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.lease import fence
 from orcheo_agentensor.storage.records import (
+    RETRIED,
     CandidateRecord,
     CaseRow,
     Lease,
@@ -114,6 +115,15 @@ class OptimizerStates(Repository):
                     run_id=run_id, step=step, state=change, created_at=self._clock()
                 )
             )
+
+        await self._db.write(work, lock=f"run:{run_id}")
+
+    async def restart(self, run_id: str, *, lease: Lease | None = None) -> None:
+        """Forget what the steps of a run have changed."""
+
+        def work(connection: Connection) -> None:
+            fence(connection, lease)
+            connection.execute(delete(optimizer_state).where(optimizer_state.c.run_id == run_id))
 
         await self._db.write(work, lock=f"run:{run_id}")
 
@@ -256,6 +266,31 @@ class Runs(Repository):
             ),
             lock=f"run:{lease.run_id}",
         )
+
+    async def retry_failed(self, run_id: str) -> int:
+        """Open a run again for what failed in passing; returns how many rollouts and scores.
+
+        What these have cost stays counted. A run without any stays as it is. Raises
+        `RunAlreadyActive` while a process works on it.
+        """
+
+        def work(connection: Connection) -> int:
+            now = self._clock()
+            lease = leases.take(
+                connection, run_id, owner=leases.process_owner(), ttl=leases.DEFAULT_TTL, now=now
+            )
+            found = ledger.take_back_passing(connection, run_id, mark=f"{RETRIED}-{lease.token}")
+            if found:
+                refs = self._get(connection, run_id).refs
+                refs = {**refs, RETRIED: refs.get(RETRIED, 0) + 1}
+                again = {"status": "interrupted", "result": None, "error": None, "ended_at": None}
+                connection.execute(
+                    update(runs).where(runs.c.run_id == run_id).values(**again, refs=refs)
+                )
+            leases.give_back(connection, lease, event_seq=lease.event_seq, now=now)
+            return found
+
+        return await self._db.write(work, lock=f"run:{run_id}")
 
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""

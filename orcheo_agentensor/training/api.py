@@ -310,6 +310,7 @@ async def atrain(
     reuse: str | None = None,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
+    retry_failed: bool = False,
     store: Store | str | None = None,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
@@ -344,6 +345,8 @@ async def atrain(
         reuse: A run whose recorded rollouts are used where they fit.
         memory_store: As for `aevaluate`.
         accept_drift: As for `aevaluate`.
+        retry_failed: As for `aevaluate`; the decision follows, and what is tried again has its
+            budget back.
         store: A `Store`, a database URL, or None for memory.
         settings: The operator's settings; those of the environment when left out.
         on_event: A plain function that hears of the progress.
@@ -403,6 +406,7 @@ async def atrain(
             "reuse": reuse,
             "memory_store": memory_store,
             "accept_drift": accept_drift,
+            "retry_failed": retry_failed,
         }
         graph = create_training_graph(**live, context=context, store=opened, settings=settings)
         run_id = run_id or uuid.uuid4().hex
@@ -445,6 +449,7 @@ def train(
     reuse: str | None = None,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
+    retry_failed: bool = False,
     store: Store | str | None = None,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
@@ -492,6 +497,7 @@ def train(
             reuse=reuse,
             memory_store=memory_store,
             accept_drift=accept_drift,
+            retry_failed=retry_failed,
             store=store,
             settings=settings,
             on_event=on_event,

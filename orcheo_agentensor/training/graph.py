@@ -19,7 +19,7 @@ from orcheo_agentensor.publishing import require_publishable
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings, read_settings
-from orcheo_agentensor.storage.records import CANCELLED
+from orcheo_agentensor.storage.records import RETRIED
 from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import ASKED, BudgetMeter
@@ -125,7 +125,7 @@ def create_training_graph(
         async with manager.open(run_id, running=running) as run:
             meter = BudgetMeter(
                 run.plan.budget,
-                spent=await run.ledger.usage() + await run.ledger.usage(CANCELLED),
+                spent=await run.ledger.usage(without=RETRIED),  # which has its budget back
                 asked=await run.ledger.usage(*ASKED),
                 clock=run.store.clock,
             )
@@ -167,6 +167,7 @@ def create_training_graph(
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
         async with opened(state["run_id"]) as training:
             _announce(training)
+            await search.follow_retry(training)
             if not training.state.baseline:
                 training.state = await search.begin(training)
             return _mirror(training)

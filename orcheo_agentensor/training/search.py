@@ -18,7 +18,7 @@ from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.manager import Draining
-from orcheo_agentensor.storage.records import PASSING
+from orcheo_agentensor.storage.records import PASSING, RETRIED
 from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
@@ -174,7 +174,9 @@ async def begin(training: Training) -> SearchState:
     """
     run, plan = training.run, training.plan
     candidate = Candidate.of(run.prompts)
-    training.state = state = SearchState(baseline=candidate.hash, best=candidate.hash)
+    training.state = state = SearchState(
+        baseline=candidate.hash, best=candidate.hash, retried=training.state.retried
+    )
     space = SearchSpace(
         components=plan.trainable,
         case_ids=tuple(case.id for case in plan.train),
@@ -187,6 +189,44 @@ async def begin(training: Training) -> SearchState:
     await training.candidates.save(run, candidate, parent=None, status="accepted", step=0, info={})
     await state.save(run)
     return state
+
+
+async def follow_retry(training: Training) -> None:
+    """Take in what a retry of failures that were no prompt's doing has changed, once.
+
+    A search that they had stopped begins anew. Of any other the steps stand: its validated
+    candidates are measured where they had failed, the best of them is the best, and those with new
+    metrics are stored as new versions.
+    """
+    run, state = training.run, training.state
+    retried = run.record.refs.get(RETRIED, 0)
+    if retried == state.retried or not state.baseline:
+        state.retried = retried
+        return
+    if state.blocked is not None:
+        await run.store.training.restart(run.record.run_id, lease=run.lease)
+        training.state = SearchState(retried=retried)
+        return
+    ranks = {}
+    for candidate_hash in state.validated:
+        summary, failures = await _validated(training, candidate_hash)
+        ranks[candidate_hash] = _rank(failures, summary["objective"]), summary, failures
+        number = state.versions.get(candidate_hash)
+        if number is not None:
+            stored = await run.store.checkpoints.get(run.record.workflow_id, number)
+            if stored.metrics["n_ok"] != summary["n_ok"]:
+                del state.versions[candidate_hash]
+                state.make_due(candidate_hash, "failures tried again")
+    for candidate_hash, (rank, summary, failures) in ranks.items():
+        if state.best in ranks and rank < ranks[state.best][0]:
+            state.best, state.objective, state.failures = (
+                candidate_hash,
+                summary["objective"],
+                failures,
+            )
+            state.make_due(candidate_hash, "new best")
+    state.retried = retried
+    await state.save(run)
 
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
@@ -211,7 +251,7 @@ def _blocked(training: Training) -> str | None:
         read = prompt_reads(names, tapes)
         return "; ".join(unread_warnings(run, names, tapes)) if not any(read.values()) else None
     failures = [row.failure or {} for row in rows]
-    if failures and all("status" in one or PASSING in one for one in failures):  # no prompt's doing
+    if failures and all(PASSING in one for one in failures):  # no prompt's doing
         return nothing_scored(one["reason"] for one in failures)
     return None
 

@@ -61,7 +61,8 @@ class SearchState:
     candidates to store as versions, with the reason; `versions` maps stored candidates to version
     numbers. `idle` counts the newest steps without a new candidate; `refused` is why the newest
     proposal was refused, as long as every one was. `blocked` says why no step can help, `stopped`
-    why the search ended; it is `settled` once its finalists were validated.
+    why the search ended; it is `settled` once its finalists were validated. `retried` counts the
+    retries of passing failures that it knows of.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -86,6 +87,7 @@ class SearchState:
     settled: bool = False
     refused: str | None = None
     blocked: str | None = None
+    retried: int = 0
 
     def __post_init__(self) -> None:
         self._stored = -1  # the step of the newest row,

@@ -69,6 +69,39 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def test_a_finished_run_that_met_an_outage_is_repaired(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = project.folder / "outage"
+    project.write(
+        "outage.py",
+        "import shopflow\n"
+        "from pathlib import Path\n"
+        "async def answer(inputs, config):\n"
+        f"    if Path({str(outage)!r}).exists() and inputs['id'] in ('c1', 'c2'):\n"
+        "        raise ConnectionResetError('reset by peer')\n"
+        "    return await shopflow.answer(inputs, config)\n",
+    )
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "shopflow,outage")
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    project.write("shaky.yaml", evaluation_job(target="outage:answer"))
+    outage.touch()
+    project.refused("evaluate", "shaky.yaml", "--run-id", "r", code=1)
+    assert len(project.executions()) == 34
+    outage.unlink()
+    project.refused("resume", "r", code=1)  # unasked, the result stands
+    assert len(project.executions()) == 34
+    found = project.ok("resume", "r", "--retry-failed")
+    assert found["summary"]["coverage"] == 1.0
+    assert sorted(case for case, _ in project.executions()[34:]) == ["c1", "c2"]
+    assert "0 failed rollouts" in project.call("resume", "r", "--retry-failed").stderr
+    assert len(project.executions()) == 36
+    assert "leave --approve and --reject out" in project.refused(
+        "resume", "r", "--retry-failed", "--approve"
+    )
+
+
 def test_a_killed_training_resumes_and_repeats_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
