@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -54,11 +55,21 @@ class Settings(BaseSettings):
     """The database of the side store: `sqlite:///PATH` or `postgresql://…`."""
 
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = ()
-    """Modules, with their submodules, that "module:attribute" may name; comma-separated."""
+    """Modules, with their submodules, and single names ("shop.flow:graph") that jobs may name;
+    comma-separated."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts (or host:port) that a job may name, as the URL of an HTTP evaluator or of a remote
     target; comma-separated. No other host is allowed."""
+
+    host_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Which environment variables may be sent to which host as its key, where a job names them in
+    `api_key_env`: `HOST=VARIABLE` or `HOST:PORT=VARIABLE`; comma-separated. No other is sent."""
+
+    allowed_models: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Chat models that jobs and run requests may name, with `*` for any text ("openai:gpt-5*");
+    comma-separated. Without a list any may be named, but on a server that knows its callers only
+    `AGENTENSOR_MODEL`."""
 
     http_timeout: float = Field(default=30.0, gt=0)
     """Seconds in which a remote target's server must take a connection or answer a request."""
@@ -96,11 +107,22 @@ class Settings(BaseSettings):
     auth_tokens: tuple[AuthToken, ...] = ()
     """The tokens of a server: `[{"sha256": "…", "identity": "ana", "scopes": ["run"]}]`."""
 
-    @field_validator("allowed_modules", "allowed_hosts", mode="before")
+    @field_validator(
+        "allowed_modules", "allowed_hosts", "host_keys", "allowed_models", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("host_keys")
+    @classmethod
+    def _check_host_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in value:
+            host, _, variable = pair.partition("=")
+            if not host.strip() or not variable.strip():
+                raise ValueError(f"{pair!r} must be HOST=VARIABLE, such as api.example.com=API_KEY")
         return value
 
     @model_validator(mode="after")
@@ -114,6 +136,17 @@ class Settings(BaseSettings):
         """A feature flag of the operator; by default on in the development set-up, else off."""
         value: bool | None = getattr(self, name)
         return self.dev_server if value is None else value
+
+    def may_use_model(self, name: str, *, known_caller: bool) -> bool:
+        """Whether a job may name this chat model; `known_caller`: a server knows who sent it."""
+        if name == self.model or (self.allowed_models is None and not known_caller):
+            return True
+        return any(fnmatchcase(name, pattern) for pattern in self.allowed_models or ())
+
+    def may_send_key(self, url: str, variable: str) -> bool:
+        """Whether the operator has bound this environment variable to the host of `url`."""
+        bound = [[part.strip() for part in pair.split("=", 1)] for pair in self.host_keys]
+        return is_allowed(url, [host for host, named in bound if named == variable])
 
 
 _PORTS = {"http": 80, "https": 443}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.config.model import config_error
 from orcheo_agentensor.errors import (
     AgentensorError,
     ConfigError,
@@ -18,6 +20,7 @@ from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import DatasetSpec
+    from orcheo_agentensor.runs.job import Job
     from orcheo_agentensor.storage import Lease, RunRecord, Store
 
 
@@ -92,6 +95,48 @@ def require_readable(dataset: Any, settings: Settings, caller: Identity) -> None
             value=path,
             rule="is a file; files are off until the operator sets AGENTENSOR_DATASET_DIR",
         )
+
+
+def require_models(job: Job, settings: Settings, caller: Identity) -> None:
+    """Raise `ConfigError` for each chat model that a job names and that the operator does not let
+    it use."""
+    places = {"evaluators": job.evaluators, "optimizer": getattr(job, "optimizer", None)}
+    found = models_refused({**places, "config": job.config}, settings, caller)
+    if found and not inside_a_host():
+        raise config_error(((f"job.{path}", name, MODEL_RULE) for path, name in found), "the job")
+
+
+def models_refused(
+    places: Mapping[str, Any], settings: Settings, caller: Identity
+) -> list[tuple[str, str]]:
+    """Path and name of each chat model in `places` that `caller` may not have used.
+
+    What a graph makes of `configurable.model` is its own; it is looked at where there is a list.
+    """
+    return [
+        (path, name)
+        for place, given in places.items()
+        for path, name in _models_in(given, place)
+        if not settings.may_use_model(name, known_caller=caller.name is not None)
+        and (path != "config.configurable.model" or settings.allowed_models is not None)
+    ]
+
+
+MODEL_RULE = "is not a model that the operator allows (AGENTENSOR_ALLOWED_MODELS)"
+
+
+def _models_in(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The texts under a key `model`, each with its path."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, item in items:
+        if key == "model" and isinstance(item, str):
+            yield f"{path}.{key}", item
+        elif key != "metadata":
+            yield from _models_in(item, f"{path}.{key}")
 
 
 LOOK_AGAIN = 0.1

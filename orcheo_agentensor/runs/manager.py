@@ -42,6 +42,7 @@ from orcheo_agentensor.runs.access import (
     RunEnded,
     require_dataset,
     require_free_run_id,
+    require_models,
     require_readable,
     require_run,
     take_lease,
@@ -375,6 +376,7 @@ class RunManager(Generic[JobT]):
     async def _checked(self, job: JobT, caller: Identity) -> CheckedJob[JobT]:
         """Resolve a job, once everything it refers to is known to be `caller`'s to use."""
         require_readable(job.dataset, self._settings, caller)
+        require_models(job, self._settings, caller)
         if isinstance(job.dataset, dict):
             await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
         if job.run_id is not None:

@@ -34,7 +34,7 @@ from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put
 from orcheo_agentensor.redaction import redact
-from orcheo_agentensor.runs.access import workflow_taken
+from orcheo_agentensor.runs.access import MODEL_RULE, models_refused, workflow_taken
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.manager import CheckedJob
 from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
@@ -250,6 +250,10 @@ class RequestReviewer:
         if request.starts_run and item.get("input") is not None:
             _check_input(item["input"], graph, problems)
         await _check_against_graph(config, graph, request.graph_id, problems)
+        for path, name in models_refused(
+            {"config": config.to_plain()}, self.settings, request.identity
+        ):
+            problems.add(path, name, MODEL_RULE)
         try:
             resolved = await self._resolved(config, request, graph)
             plain = _as_sent(resolved.config)

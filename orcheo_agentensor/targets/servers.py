@@ -136,6 +136,13 @@ class AssistantAddress(BaseModel):
                     value=host_of(url),
                     rule="must be an allowed host",
                 )
+            key = self.api_key_env
+            if url is not None and key is not None and not settings.may_send_key(url, key):
+                rule = (
+                    f"is not bound to host {host_of(url)!r}; the operator binds it with "
+                    f"AGENTENSOR_HOST_KEYS={host_of(url)}={key}"
+                )
+                raise BadInput(field=f"{field}.api_key_env", value=key, rule=rule)
 
     def client(self, url: str | None, *, settings: Settings, streams: bool) -> LangGraphClient:
         """A client of one server; with `streams`, reading from it has no time limit.

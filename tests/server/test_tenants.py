@@ -136,7 +136,7 @@ async def test_a_target_on_this_server_is_reached_with_its_key(
         await ben.runs.wait(None, "evaluation", input=job)
     assert "no assistant and no graph" in caught.value.response.text
     elsewhere = {"url": guarded.url, "assistant": made, "api_key_env": "TENANT_KEY"}
-    settings = Settings(allowed_hosts=("127.0.0.1",))
+    settings = Settings(allowed_hosts=("127.0.0.1",), host_keys=("127.0.0.1=TENANT_KEY",))
     for key, may in (("ana-token", True), ("Bearer ana-token", True), ("ben-token", False)):
         monkeypatch.setenv("TENANT_KEY", key)
         remote = {**job, "target": elsewhere, "settings": settings}

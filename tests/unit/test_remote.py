@@ -18,7 +18,11 @@ from orcheo_agentensor.targets import resolve_target
 from orcheo_agentensor.targets.servers import Assistant, Placement, Server, queued_events
 
 URL = "http://agents.example"
-SETTINGS = Settings(allowed_hosts=("agents.example",), http_patience=0.0)
+SETTINGS = Settings(
+    allowed_hosts=("agents.example",),
+    host_keys=("agents.example=CLERK_KEY", "agents.example=NOT_SET_ANYWHERE"),
+    http_patience=0.0,
+)
 KEY = "lsv2_pt_0123456789abcdef0123456789"
 
 
