@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.errors import AliasConflict, BadInput, RunFailed
+from orcheo_agentensor.errors import AliasConflict, BadInput, LeaseLost, RunFailed
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, prompts_to_json
 from orcheo_agentensor.settings import Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from langgraph_sdk.client import LangGraphClient
 
-    from orcheo_agentensor.storage import ConfigCheckpoint, Store
+    from orcheo_agentensor.storage import ConfigCheckpoint, Lease, Store
 
 
 _MARKS = ("workflow_id", "config_version", "content_hash")
@@ -176,10 +176,11 @@ class AssistantPublisher:
 
     @asynccontextmanager
     async def following(self, store: Store, workflow_id: str, alias: str) -> AsyncIterator[None]:
-        """Publish what the alias points to where another process moves it inside the block."""
+        """Publish what the alias points to where another process moves it inside the block, or has
+        taken the run over that publishes."""
         try:
             yield
-        except AliasConflict:
+        except (AliasConflict, LeaseLost):
             theirs = await store.aliases.resolve(workflow_id, alias)
             if theirs is not None:
                 await self.publish(await store.checkpoints.get(workflow_id, theirs))
@@ -347,14 +348,17 @@ async def publish_to(
     reason: str,
     settings: Settings,
     force: bool = False,
+    lease: Lease | None = None,
 ) -> list[Publication]:
-    """As `apublish`."""
+    """As `apublish`; for a run, while its `lease` holds."""
     checkpoint = await store.checkpoints.get(workflow_id, version)
     made = []
     for url in to.urls:
         alias = alias_of(url, to.assistant)
-        current = await store.aliases.resolve(workflow_id, alias)
+        current, head = await store.aliases.head(workflow_id, alias)
         async with _publisher(to, url, settings) as publisher:
+            if lease is not None:
+                await store.runs.update(lease.run_id, lease=lease)
             publication = await publisher.publish(checkpoint, force=force)
             async with publisher.following(store, workflow_id, alias):
                 if current != checkpoint.config_version:
@@ -363,10 +367,12 @@ async def publish_to(
                         alias,
                         to=checkpoint.config_version,
                         expect=current,
+                        head=head,
+                        lease=lease,
                         actor=actor,
                         reason=_why(publication, reason),
                     )
-                elif await store.aliases.resolve(workflow_id, alias) != current:
+                elif await store.aliases.head(workflow_id, alias) != (current, head):
                     raise AliasConflict(f"another version was published to {to.assistant!r}")
         made.append(publication)
     return made
@@ -431,7 +437,7 @@ async def arollback_publication(
     settings, made = settings or Settings(), []
     for place in to.urls:
         alias = alias_of(place, assistant)
-        current = await store.aliases.resolve(workflow_id, alias)
+        current, head = await store.aliases.head(workflow_id, alias)
         if current is None:
             raise BadInput(
                 f"assistant: nothing of workflow {workflow_id!r} was published to {assistant!r} at "
@@ -454,6 +460,7 @@ async def arollback_publication(
                     actor=actor,
                     reason=_why(publication, reason),
                     expect=current,
+                    head=head,
                     to_baseline=False,
                 )
         made.append(publication)

@@ -218,6 +218,19 @@ class Aliases(Repository):
         """Every alias of a workflow with its version."""
         return await self._db.read(lambda connection: _aliases(connection, workflow_id))
 
+    async def head(self, workflow_id: str, alias: str) -> tuple[int | None, int]:
+        """Where `alias` points (None: nowhere), and the place of its last move in the log.
+
+        A later `move` or `rollback` that is given this place as `head` is refused once the alias
+        was moved at all, even to where it points now.
+        """
+
+        def work(connection: Connection) -> tuple[int | None, int]:
+            current = _aliases(connection, workflow_id).get(alias)
+            return current, next((place for place, _ in _last(connection, workflow_id, alias)), 0)
+
+        return await self._db.read(work)
+
     async def move(
         self,
         workflow_id: str,
@@ -227,10 +240,14 @@ class Aliases(Repository):
         actor: str,
         reason: str,
         expect: Expected = ANY,
+        head: int | None = None,
+        lease: Lease | None = None,
     ) -> AliasMove:
         """Point `alias` to version `to`, if it points to `expect` now (None: nowhere yet).
 
-        Raises `AliasConflict` where it points elsewhere, `NotFound` where there is no such version.
+        With `head`, only if nobody has moved it since `head()`; with `lease`, only while that lease
+        holds. Raises `AliasConflict` where it points elsewhere or was moved, `LeaseLost`, and
+        `NotFound` where there is no such version.
         """
 
         def target(connection: Connection, current: int | None) -> int:
@@ -245,7 +262,7 @@ class Aliases(Repository):
                 raise _conflict(workflow_id, alias, current, expect)
             return to
 
-        return await self._point(workflow_id, alias, target, actor, reason, "move")
+        return await self._point(workflow_id, alias, target, actor, reason, "move", head, lease)
 
     async def previous(self, workflow_id: str, alias: str) -> int | None:
         """Where `alias` pointed before its last move that no rollback has undone; None: nowhere."""
@@ -261,13 +278,14 @@ class Aliases(Repository):
         actor: str,
         reason: str,
         expect: int | None = None,
+        head: int | None = None,
         to_baseline: bool = True,
     ) -> AliasMove:
         """Undo the last move of `alias`; again undoes the one before it.
 
         The first move is undone `to_baseline`, the version that the training of the current one
         began with; without one, or with False, the alias is taken away. Raises `AliasConflict`
-        where it does not point to version `expect`, if that is given.
+        where it does not point to version `expect`, or was moved since `head`, as `move` does.
         """
 
         def target(connection: Connection, current: int | None) -> int | None:
@@ -286,7 +304,7 @@ class Aliases(Repository):
                 return _baseline_of(connection, workflow_id, current)
             return moves[-1]
 
-        return await self._point(workflow_id, alias, target, actor, reason, "rollback")
+        return await self._point(workflow_id, alias, target, actor, reason, "rollback", head)
 
     async def _point(
         self,
@@ -296,21 +314,30 @@ class Aliases(Repository):
         actor: str,
         reason: str,
         kind: AliasMoveKind,
+        head: int | None = None,
+        lease: Lease | None = None,
     ) -> AliasMove:
         """Point an alias to what `target` gives for where it points now; None takes it away."""
         _check_movable(alias)
+        told: dict[str, Any] = {"actor": clean_text(actor), "reason": clean_text(reason)}
+        told |= {"kind": kind, "created_at": self._clock()}
 
         def work(connection: Connection) -> AliasMove:
+            fence(connection, lease)
             current = _aliases(connection, workflow_id).get(alias)
-            move = AliasMove(
-                workflow_id=workflow_id,
-                alias=alias,
-                from_version=current,
-                to_version=target(connection, current),
-                actor=clean_text(actor),
-                reason=clean_text(reason),
-                kind=kind,
-                created_at=self._clock(),
+            for place, last in _last(connection, workflow_id, alias):
+                if all(getattr(last, key) == value for key, value in told.items()):
+                    return last  # its connection was lost while it committed
+                if head is not None and place != head:
+                    raise _moved(last)
+            move = AliasMove.model_validate(
+                {
+                    **told,
+                    "workflow_id": workflow_id,
+                    "alias": alias,
+                    "from_version": current,
+                    "to_version": target(connection, current),
+                }
             )
             return _store_move(connection, move)
 
@@ -342,11 +369,33 @@ class Aliases(Repository):
         if before is not None:
             query = query.where(alias_log.c.id < before)
 
-        def work(connection: Connection) -> builtins.list[tuple[int, AliasMove]]:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-            return [(row.pop("id"), AliasMove.model_validate(row)) for row in rows]
+        return await self._db.read(lambda connection: _moves(connection, query))
 
-        return await self._db.read(work)
+
+def _moves(connection: Connection, query: Select[Any]) -> builtins.list[tuple[int, AliasMove]]:
+    rows = [dict(row) for row in connection.execute(query).mappings()]
+    return [(row.pop("id"), AliasMove.model_validate(row)) for row in rows]
+
+
+def _last(
+    connection: Connection, workflow_id: str, alias: str
+) -> builtins.list[tuple[int, AliasMove]]:
+    """The last move of an alias with its place in the log, if there is one."""
+    query = (
+        select(alias_log)
+        .where(alias_log.c.workflow_id == workflow_id, alias_log.c.alias == alias)
+        .order_by(alias_log.c.id.desc())
+        .limit(1)
+    )
+    return _moves(connection, query)
+
+
+def _moved(last: AliasMove) -> AliasConflict:
+    to = "no version" if last.to_version is None else f"version {last.to_version}"
+    return AliasConflict(
+        f"alias {last.alias!r} of workflow {last.workflow_id!r} was moved to {to} by "
+        f"{last.actor} meanwhile: look again and retry"
+    )
 
 
 def _check_movable(alias: str) -> None:

@@ -9,7 +9,13 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from orcheo_agentensor.errors import AgentensorError, AliasConflict, BudgetExhausted, NotFound
+from orcheo_agentensor.errors import (
+    AgentensorError,
+    AliasConflict,
+    BudgetExhausted,
+    LeaseLost,
+    NotFound,
+)
 from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.statistics import (
@@ -346,26 +352,37 @@ def read_answer(answer: Any) -> tuple[bool, str, str] | None:
 
 
 async def promote(training: Training, *, actor: str, reason: str) -> tuple[str, list[str]]:
-    """Move `production` to the best version, unless it was moved meanwhile; status and reasons."""
+    """Move `production` to the best version, unless it was moved meanwhile; status and reasons.
+
+    A run promotes once: one that had moved it before it was cut off does not move it again, though
+    others may have moved it since. Raises `LeaseLost` where another process works on the run.
+    """
     run, state = training.run, training.state
     workflow_id = run.record.workflow_id
     version = state.versions[state.best]
     aliases = run.store.aliases
-    current = await aliases.resolve(workflow_id, PRODUCTION)
-    before = current
-    if current == version:
-        (last,) = await aliases.log(workflow_id, PRODUCTION, limit=1)
-        if (last.actor, last.reason) != (actor, reason):
-            return "promoted", [f"{PRODUCTION!r} points to version {version}"]
-        before = last.from_version  # moved by this run, before it was cut off
+    current, head = await aliases.head(workflow_id, PRODUCTION)
+    log = await aliases.log(workflow_id, PRODUCTION)
+    own = [m for m in log if (m.to_version, m.actor, m.reason) == (version, actor, reason)]
+    if own:
+        current = own[-1].from_version
+    elif current == version:
+        return "promoted", [f"{PRODUCTION!r} points to version {version}"]
     else:
         try:
             await aliases.move(
-                workflow_id, PRODUCTION, to=version, expect=current, actor=actor, reason=reason
+                workflow_id,
+                PRODUCTION,
+                to=version,
+                expect=current,
+                head=head,
+                lease=run.lease,
+                actor=actor,
+                reason=reason,
             )
         except AliasConflict as conflict:
             return "kept", [conflict.message]
-    shown = "nothing" if before is None else f"version {before}"
+    shown = "nothing" if current is None else f"version {current}"
     return "promoted", [f"{PRODUCTION!r} moved from {shown} to version {version}"]
 
 
@@ -380,6 +397,8 @@ async def publish(
     if to is None:
         return [], []
     version = state.versions[state.best]
+    if await run.store.aliases.resolve(run.record.workflow_id, PRODUCTION) != version:
+        return [], [f"version {version} was not published: {PRODUCTION!r} was moved since"]
     try:
         made = await publish_to(
             to,
@@ -389,7 +408,10 @@ async def publish(
             actor=actor,
             reason=reason,
             settings=settings,
+            lease=run.lease,
         )
+    except LeaseLost:  # whoever works on the run now publishes
+        raise
     except AgentensorError as error:
         return [], [f"version {version} could not be published: {error.message}"]
     told = [

@@ -87,11 +87,12 @@ class Diff(BaseModel):
 
 
 class Alias(BaseModel):
-    """Where an alias points."""
+    """Where an alias points, and the number of its last move: another one after each move."""
 
     workflow_id: str
     alias: str
     version: int
+    last_move: int
 
     @property
     def tag(self) -> str:
@@ -258,8 +259,9 @@ async def promote(
     Answers 409 where the alias points elsewhere by now, 412 where `If-Match` does not hold.
     """
     version = await visible.version(workflow_id, str(body.version))
-    current = await visible.store.aliases.resolve(workflow_id, alias)
-    _require_match(if_match, workflow_id, alias, current)
+    current, head = await visible.store.aliases.head(workflow_id, alias)
+    now = None if current is None else _alias(workflow_id, alias, current, head)
+    _require_match(if_match, alias, now)
     expected: Expected = current
     if "expected_version" in body.model_fields_set:
         expected = body.expected_version
@@ -277,10 +279,11 @@ async def promote(
         alias,
         to=version.config_version,
         expect=expected,
+        head=head if if_match is not None else None,
         actor=visible.identity.name or "http",
         reason=body.reason,
     )
-    return _tagged(move, response)
+    return await _tagged(visible, move, response)
 
 
 @promoting.post(_ALIAS + "/rollback", responses=_MOVED)
@@ -294,16 +297,17 @@ async def roll_back(
 ) -> AliasMove:
     """Undo the last move of an alias; once more undoes the one before it."""
     await visible.require_workflow(workflow_id)
-    current = (await _existing_alias(visible, workflow_id, alias)).version
-    _require_match(if_match, workflow_id, alias, current)
+    now = await _existing_alias(visible, workflow_id, alias)
+    _require_match(if_match, alias, now)
     move = await visible.store.aliases.rollback(
         workflow_id,
         alias,
         actor=visible.identity.name or "http",
         reason=body.reason,
-        expect=body.expected_version or (None if if_match is None else current),
+        expect=body.expected_version,
+        head=now.last_move if if_match is not None else None,
     )
-    return _tagged(move, response)
+    return await _tagged(visible, move, response)
 
 
 @reading.get(_ALIAS + "/log", responses=errors(404))
@@ -325,31 +329,32 @@ async def list_alias_moves(
 
 
 async def _existing_alias(visible: VisibleStore, workflow_id: str, alias: str) -> Alias:
-    version = await visible.store.aliases.resolve(workflow_id, alias)
+    version, head = await visible.store.aliases.head(workflow_id, alias)
     if version is None:
         raise _no_alias(workflow_id, alias)
-    return Alias(workflow_id=workflow_id, alias=alias, version=version)
+    return _alias(workflow_id, alias, version, head)
+
+
+def _alias(workflow_id: str, alias: str, version: int, head: int) -> Alias:
+    return Alias(workflow_id=workflow_id, alias=alias, version=version, last_move=head)
 
 
 def _no_alias(workflow_id: str, alias: str) -> NotFound:
     return NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
 
 
-def _require_match(if_match: str | None, workflow_id: str, alias: str, current: int | None) -> None:
+def _require_match(if_match: str | None, alias: str, now: Alias | None) -> None:
     """Raise `PreconditionFailed` unless `If-Match`, where it is sent, names what is there now."""
-    if if_match is None:
+    if if_match is None or (now is not None and tag_matches(if_match, now.tag)):
         return
-    if current is not None:
-        now = Alias(workflow_id=workflow_id, alias=alias, version=current)
-        if tag_matches(if_match, now.tag):
-            return
     raise PreconditionFailed(f"alias {alias!r} is not as it was read; look again and retry")
 
 
-def _tagged(move: AliasMove, response: Response) -> AliasMove:
-    """The move, answered with the entity tag that the alias has now, if there is one."""
-    if move.to_version is not None:
-        now = Alias(workflow_id=move.workflow_id, alias=move.alias, version=move.to_version)
+async def _tagged(visible: VisibleStore, move: AliasMove, response: Response) -> AliasMove:
+    """The move, answered with the entity tag that the alias has now, if it is still there."""
+    version, head = await visible.store.aliases.head(move.workflow_id, move.alias)
+    if version is not None and version == move.to_version:
+        now = _alias(move.workflow_id, move.alias, version, head)
         response.headers["etag"] = now.tag
     return move
 

@@ -1,0 +1,44 @@
+"""Processes that tests stop, kill and cut off; what they do is told by what they print."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PRELUDE = """
+import asyncio, os, sys
+from orcheo_agentensor.storage import *
+from orcheo_agentensor.usage import Usage
+URL = sys.argv[1]
+"""
+
+
+def start(
+    code: str, *args: str, prelude: str = PRELUDE, **environment: str
+) -> subprocess.Popen[str]:
+    """Run `code` in a process of its own, with the store's URL as the first of `args`."""
+    folders = [ROOT, HERE, ROOT / "tests" / "storage", ROOT / "tests" / "graph"]
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + code, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, folders)),
+            **environment,
+        },
+    )
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for something that another process does."""
+    while not holds():
+        time.sleep(0.005)
