@@ -275,8 +275,63 @@ def _first_count(report: Mapping[str, Any], names: Sequence[str]) -> int | None:
     return next((int(v) for v in values if isinstance(v, int | float) and v == v), None)
 
 
+_ENDINGS = (
+    "finish_reason",
+    "finishReason",
+    "stop_reason",
+    "stopReason",
+    "done_reason",
+    "completionReason",
+    "stop_type",
+)
+_CUT = frozenset(
+    {
+        "length",  # OpenAI, Ollama, vLLM, TGI, Titan
+        "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere, watsonx
+        "max_output_tokens",  # OpenAI's responses
+        "model_length",  # Mistral
+        "error_limit",  # Cohere
+        "token_limit",  # watsonx
+        "limit",  # llama.cpp
+        "model_context_window_exceeded",  # Anthropic, where the context is full
+    }
+)
+
+
+def is_cut(metadata: Mapping[str, Any]) -> bool:
+    """Whether a reply with this metadata was cut off by its length, in any provider's words."""
+    details = metadata.get("incomplete_details")
+    said = [metadata.get(key) for key in _ENDINGS]
+    said.append(details.get("reason") if isinstance(details, Mapping) else None)
+    # Gemini's is an enum: "FinishReason.MAX_TOKENS".
+    return any(str(one).rpartition(".")[2].lower() in _CUT for one in said if one)
+
+
+def is_cut_by(error: BaseException) -> bool:
+    """Whether a client has raised because of the length, as OpenAI's does for structured output."""
+    choices = getattr(getattr(error, "completion", None), "choices", None) or ()
+    return any(is_cut({"finish_reason": choice.finish_reason}) for choice in choices)
+
+
+def is_empty(content: Any) -> bool:
+    """Whether the content of a message has no text, and nothing else but reasoning."""
+    if isinstance(content, list):
+        return all(map(is_empty, content))
+    if isinstance(content, Mapping):
+        kind = content.get("type")
+        return kind in _REASONING or (kind in _TEXT and is_empty(content.get("text")))
+    return content is None or (isinstance(content, str) and not content.strip())
+
+
+_TEXT = ("text", "output_text")
+_REASONING = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
+
+
 class UsageRecorder(BaseCallbackHandler):
     """Adds up the model calls made in its `with` block. Thread-safe; ask for `total` after it.
+
+    `empty` and `cut` count the replies without text or tool calls, and those cut off by their
+    length.
 
     A call that the block left behind unfinished counts as one whose tokens are unknown, or, with a
     `gate`, as having used what was reserved for it. With a `gate` each call is reserved first; once
@@ -290,6 +345,7 @@ class UsageRecorder(BaseCallbackHandler):
     def __init__(self, gate: CallGate | None = None) -> None:
         self.total = NOTHING
         self.refused: AgentensorError | None = None
+        self.empty = self.cut = 0
         self._gate = gate
         self._calls: dict[UUID, Usage] = {}  # begun and not ended, with what is reserved for each
         self._lock = threading.Lock()
@@ -335,11 +391,20 @@ class UsageRecorder(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Count one finished call."""
+        self.replied(*_reply_of(response))
         self._end(run_id, usage_of(response))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Count a call that failed; some clients raise with a reply that was paid for."""
+        self.replied(cut=is_cut_by(error))
         self._end(run_id, usage_of_error(error))
+
+    def replied(self, empty: bool = False, cut: bool = False) -> None:
+        """Count a reply that was empty, or cut off by its length."""
+        if empty or cut:
+            with self._lock:
+                self.empty += empty
+                self.cut += cut
 
     def add(self, usage: Usage) -> None:
         """Count calls that nobody asked for before they were made."""
@@ -394,6 +459,26 @@ def usage_of(response: LLMResult) -> Usage:
         return Usage(cached_calls=1)
     own = getattr(message, "response_metadata", None) or {}
     return one_call(token_counts(response), {**(response.llm_output or {}), **own})
+
+
+def _reply_of(response: LLMResult) -> tuple[bool, bool]:
+    """Whether a reply is empty, and whether it was cut off by its length."""
+    empty = cut = False
+    for generation in (one for several in response.generations for one in several):
+        info = getattr(generation, "generation_info", None) or {}
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        if message is None:
+            empty |= is_empty(generation.text)
+        else:
+            extra = message.additional_kwargs
+            said = getattr(message, "tool_calls", None) or getattr(
+                message, "invalid_tool_calls", None
+            )
+            other = any(extra.get(key) for key in ("function_call", "audio", "refusal"))
+            empty |= is_empty(message.content) and not said and not other
+            info = {**info, **message.response_metadata}
+        cut |= is_cut(info)
+    return empty, cut or is_cut(response.llm_output or {})
 
 
 def usage_of_error(error: BaseException) -> Usage:
@@ -481,8 +566,10 @@ def record_usage(gate: CallGate | None = None) -> Iterator[UsageRecorder]:
         yield recorder
 
 
-def add_usage(usage: Usage) -> None:
-    """Count model calls that were made elsewhere (a remote run reports its own)."""
+def add_usage(usage: Usage, *, cut: int = 0) -> None:
+    """Count model calls that were made elsewhere (a remote run reports its own), and how many of
+    their replies were cut off by their length."""
     recorder = _recorder.get()
     if recorder is not None:
         recorder.add(usage)
+        recorder.cut += cut

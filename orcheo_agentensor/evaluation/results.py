@@ -41,6 +41,9 @@ class CaseResult:
         tape: Which node read which prompt, where that was recorded.
         replayed: Whether everything came from the ledger and nothing was run.
         case: The dataset's case, in a report.
+        empty_replies: How many replies of the target's models were without text; 1 for an output
+            without text.
+        cut_replies: How many replies of its models were cut off by their length.
 
     Example:
         >>> from orcheo_agentensor import evaluate
@@ -63,6 +66,8 @@ class CaseResult:
     tape: dict[str, Any] | None = None
     replayed: bool = False
     case: Case | None = field(default=None, repr=False)
+    empty_replies: int = 0
+    cut_replies: int = 0
 
     @property
     def inputs(self) -> Any:
@@ -131,6 +136,10 @@ class CaseResult:
             data["evaluator_failures"] = failures
         if not_applicable:
             data["not_applicable"] = not_applicable
+        if self.empty_replies:
+            data["empty_replies"] = self.empty_replies
+        if self.cut_replies:
+            data["cut_replies"] = self.cut_replies
         return data
 
 
@@ -203,7 +212,8 @@ def summarize(
     every evaluator that applies to them, and `complete` tells whether that is all of them;
     `not_applicable` counts the cases to which none does. `objective` is the weighted mean of the
     evaluators' means; an evaluator that scored outside [0, 1] takes no part, which `warnings` say.
-    `replicates` is there when each case was run more than once.
+    `empty_replies` and `cut_replies` count the cases in which a reply of the target's models had no
+    text, or was cut off by its length. `replicates` is there when each case was run more than once.
     """
     tallies: dict[str, _Tally] = {}
     latencies: list[float] = []
@@ -250,6 +260,12 @@ def summarize(
             means[name] = entry["mean"]
         elif counts and beyond:
             warnings.append(_beyond(name, scores))
+    empty = sum(result.empty_replies > 0 for result in results)
+    cut = sum(result.cut_replies > 0 for result in results)
+    if empty:
+        warnings.append(f"{empty} of {len(results)} cases had a reply without text: {_EMPTY_TODO}")
+    if cut:
+        warnings.append(f"{cut} of {len(results)} cases had a reply that was cut off: {_CUT_TODO}")
     applicable = len(results) - not_applicable
     n_ok = applicable - n_target_failed - n_evaluator_failed
     summary: dict[str, Any] = {
@@ -258,6 +274,8 @@ def summarize(
         "n_target_failed": n_target_failed,
         "n_evaluator_failed": n_evaluator_failed,
         "not_applicable": not_applicable,
+        "empty_replies": empty,
+        "cut_replies": cut,
         "coverage": n_ok / applicable if applicable else 0.0,
         "complete": bool(applicable) and n_ok == applicable,
         "objective": weighted_mean(means, weights),
@@ -272,6 +290,13 @@ def summarize(
     if case_sla_ms is not None:
         summary["over_sla"] = sum(latency > case_sla_ms for latency in latencies)
     return summary
+
+
+_EMPTY_TODO = "look at them (`empty_replies` of a case) before you believe their scores"
+_CUT_TODO = (
+    "the model met its limit of tokens, and what it had left to say is not scored; give it more "
+    "room (max_tokens), or ask for less"
+)
 
 
 class _Tally:
@@ -386,6 +411,8 @@ def case_result(
         tape=row.tape,
         replayed=replayed,
         case=case,
+        empty_replies=row.empty_replies,
+        cut_replies=row.cut_replies,
     )
 
 
@@ -439,6 +466,8 @@ def merged(replicates: Sequence[CaseResult], weights: Mapping[str, float]) -> Ca
         latency_ms=math.fsum(one.latency_ms for one in replicates) / len(replicates),
         usage=Usage.total(one.usage for one in replicates),
         replayed=all(one.replayed for one in replicates),
+        empty_replies=sum(one.empty_replies for one in replicates),
+        cut_replies=sum(one.cut_replies for one in replicates),
     )
 
 

@@ -58,7 +58,7 @@ from orcheo_agentensor.storage.records import CANCELLED, PASSING
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
-from orcheo_agentensor.targets.output import to_json_output
+from orcheo_agentensor.targets.output import is_empty_output, to_json_output
 from orcheo_agentensor.targets.served import ROLLOUT_OF
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, UsageRecorder
 
@@ -130,6 +130,8 @@ class Attempt:
     retry_after: float = 0.0
     lost: bool = False
     tape: dict[str, Any] | None = None
+    empty_replies: int = 0
+    cut_replies: int = 0
 
 
 MOST_RETRY_AFTER = 60.0  # seconds; a server that asks for longer is asked again before
@@ -488,6 +490,8 @@ class Runner:
             latency_ms=last.latency_ms,
             attempts=usage.rollouts,
             failure=None if last.error is None else self._failure(last),
+            empty_replies=last.empty_replies,
+            cut_replies=last.cut_replies,
         )
 
     async def _execute(
@@ -527,6 +531,9 @@ class Runner:
                 found.value, found.error = None, error
         elif isinstance(found.error, FOR_EVERY_CASE):
             raise found.error
+        found.empty_replies, found.cut_replies = recorder.empty, recorder.cut
+        if not found.empty_replies and found.error is None:
+            found.empty_replies = int(is_empty_output(found.value))
         return found
 
     def _looked(self, found: Attempt) -> None:

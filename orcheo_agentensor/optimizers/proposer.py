@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.errors import AgentensorError
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
 from orcheo_agentensor.prompts import FeedbackRecord, without_middle
+from orcheo_agentensor.usage import is_cut, is_cut_by
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -67,10 +68,10 @@ class LLMProposer:
         try:
             found: Any = await model.ainvoke([("system", _SYSTEM), ("user", user)])
         except Exception as error:
-            if _truncated_by(error):
+            if is_cut_by(error):
                 raise ReplyTruncated from error
             raise
-        if _is_truncated(getattr(found["raw"], "response_metadata", None) or {}):
+        if is_cut(getattr(found["raw"], "response_metadata", None) or {}):
             raise ReplyTruncated
         reply = found["parsed"]
         texts = reply if isinstance(reply, Mapping) else {}
@@ -110,20 +111,6 @@ def _less(request: ProposalRequest) -> tuple[Sequence[ComponentRequest], int]:
     count = max(1, len(request.components) >> cuts)
     first = request.seed % len(request.components) if cuts else 0
     return (request.components[first:] + request.components[:first])[:count], cuts
-
-
-def _is_truncated(metadata: Mapping[str, Any]) -> bool:
-    details = metadata.get("incomplete_details")
-    said = [metadata.get(key) for key in ("finish_reason", "stop_reason", "done_reason")]
-    said += [metadata.get("stopReason"), details.get("reason") if details else None]
-    cut = {"length", "max_tokens", "max_output_tokens", "model_length"}
-    return any(isinstance(one, str) and one.lower() in cut for one in said)
-
-
-def _truncated_by(error: BaseException) -> bool:
-    """Whether a client has raised because of the length, as OpenAI's does for structured output."""
-    choices = getattr(getattr(error, "completion", None), "choices", None) or ()
-    return any(_is_truncated({"finish_reason": c.finish_reason}) for c in choices)
 
 
 _TASKS = {

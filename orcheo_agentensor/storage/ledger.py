@@ -96,7 +96,7 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
         row.replicate,
         row.phase,
         None if row.output is None else encode(row.output),
-        None if row.tape is None else encode(row.tape),
+        _noted(row),
         row.latency_ms,
         row.attempts,
         None if row.failure is None else encode(row.failure),
@@ -136,6 +136,7 @@ def rollout_row(row: Row[Any]) -> RolloutRow:
         failure,
         *counts,
     ) = tuple(row)
+    empty, cut = tape.pop(_REPLIES, (0, 0)) if tape else (0, 0)
     return RolloutRow(
         key=key,
         case_id=case_id,
@@ -143,12 +144,24 @@ def rollout_row(row: Row[Any]) -> RolloutRow:
         replicate=replicate,
         phase=phase,
         output=output,
-        tape=tape,
+        tape=tape or None,
         usage=_usage(counts),
         latency_ms=latency_ms,
         attempts=attempts,
         failure=failure,
+        empty_replies=empty,
+        cut_replies=cut,
     )
+
+
+_REPLIES = "replies"
+"""The key beside a tape under which a rollout's empty and cut replies are stored."""
+
+
+def _noted(row: RolloutRow) -> str | None:
+    if row.empty_replies or row.cut_replies:
+        return encode({**(row.tape or {}), _REPLIES: [row.empty_replies, row.cut_replies]})
+    return None if row.tape is None else encode(row.tape)
 
 
 def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[RolloutRow]:

@@ -193,6 +193,8 @@ class RolloutRow:
 
     `reused` marks a row found in the run named by `reuse=`. Putting such a row writes a copy that
     costs nothing; any other row counts its `usage`, with `attempts` as the number of rollouts.
+    `empty_replies` and `cut_replies` count the replies of its models that were empty, or cut off by
+    their length; an output without text counts as one that was empty.
     """
 
     key: str
@@ -207,6 +209,8 @@ class RolloutRow:
     attempts: int = 1
     failure: dict[str, Any] | None = None
     reused: bool = False
+    empty_replies: int = 0
+    cut_replies: int = 0
 
 
 @dataclass(kw_only=True, slots=True)

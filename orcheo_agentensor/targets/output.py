@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.evaluators.context import text_of_blocks
 from orcheo_agentensor.json_values import all_json, check_json
+from orcheo_agentensor.usage import is_empty
 
 _ROLES = {"human": "user", "ai": "assistant"}
 _OTHERS = ("name", "tool_calls", "tool_call_id")
@@ -94,6 +95,16 @@ def to_json_output(value: Any) -> Any:
     if not all_json(converted):
         check_json(converted, field="output")
     return converted
+
+
+def is_empty_output(value: Any) -> bool:
+    """Whether an output says nothing: no text, or messages of which the last is an empty answer."""
+    if isinstance(value, dict) and (messages := value.get("messages")):
+        last = messages[-1] if isinstance(messages, list) else None
+        if not isinstance(last, dict) or last.get("role") != "assistant":
+            return False
+        return not last.get("tool_calls") and is_empty(last.get("content_blocks", last["content"]))
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def pick(value: Any, path: str) -> Any:

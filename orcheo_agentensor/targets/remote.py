@@ -34,6 +34,7 @@ from orcheo_agentensor.usage import (
     TokenCounts,
     Usage,
     add_usage,
+    is_cut,
     one_call,
     provider_counts,
     reported_counts,
@@ -114,6 +115,11 @@ class RunEvents:
     def usage(self) -> Usage:
         """What the model calls reported so far used."""
         return Usage.total(call.usage() for call in self._calls.values())
+
+    @property
+    def cut_replies(self) -> int:
+        """How many replies of models were cut off by their length."""
+        return sum(is_cut(call.metadata) for call in self._calls.values())
 
     @property
     def is_cut(self) -> bool:
@@ -292,7 +298,7 @@ class RemoteTarget:
             with server.serving():
                 await self._stream(server, payload, events)
         finally:
-            add_usage(events.usage)
+            add_usage(events.usage, cut=events.cut_replies)
             events.finish()  # a failed rollout has a tape too
         output = with_plain_messages(events.output)
         return output if self.output is None else pick(output, self.output)
