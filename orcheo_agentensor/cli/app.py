@@ -1,4 +1,4 @@
-"""The `agentensor` command, with its small commands `schema`, `dataset`, `demo` and `version`."""
+"""The `agentensor` command, with its small commands `schema`, `judge`, `demo` and `version`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orcheo_agentensor.cli import admin, checkpoints, jobs, options, runs
+from orcheo_agentensor.cli import admin, checkpoints, datasets, jobs, options, runs
 from orcheo_agentensor.cli.errors import EXIT_CODES, command
 from orcheo_agentensor.cli.output import console, print_json, show, show_table
 from orcheo_agentensor.display import number, percent
@@ -48,54 +48,6 @@ def dataset() -> None:
     from orcheo_agentensor.runs.job import dataset_schema
 
     print_json({"$schema": _DIALECT, **dataset_schema()})
-
-
-dataset_app = typer.Typer(help="Check dataset files.", no_args_is_help=True)
-
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A .jsonl, .json, .yaml, .yml or .csv file.")
-]
-
-
-@command(dataset_app, "validate")
-def validate(file: File, as_json: options.AsJson = False) -> None:
-    """Read a dataset and say what is in it; errors name the line."""
-    from orcheo_agentensor.datasets import Dataset
-
-    dataset = Dataset.load(file)
-    splits = dataset.splits()
-    left_out = len(dataset) - sum(splits.values())
-    if as_json:
-        print_json(
-            {
-                "id": dataset.id,
-                "version": dataset.version,
-                "cases": len(dataset),
-                "splits": splits,
-                "without_split": left_out,
-                "metadata": dataset.metadata,
-            }
-        )
-        return
-    counts = [f"{name} {count}" for name, count in splits.items()]
-    show(f"dataset    {dataset.id}")
-    show(f"version    {dataset.version}")
-    show(f"cases      {len(dataset)}")
-    show(f"splits     {', '.join(counts) or 'none'}")
-    if splits and left_out:
-        show(f"           {left_out} cases have no split")
-
-
-@command(dataset_app, "hash")
-def content_hash(file: File, as_json: options.AsJson = False) -> None:
-    """Print a dataset's version: the hash of its cases, whatever the file format."""
-    from orcheo_agentensor.datasets import Dataset
-
-    dataset = Dataset.load(file)
-    if as_json:
-        print_json({"id": dataset.id, "version": dataset.version})
-    else:
-        show(dataset.version)
 
 
 judge_app = typer.Typer(help="Check LLM judges.", no_args_is_help=True)
@@ -167,7 +119,7 @@ command(app, "publish")(checkpoints.publish)
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(admin.workflows_app, name="workflows")
-app.add_typer(dataset_app, name="dataset")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(judge_app, name="judge")
 app.add_typer(admin.database_app, name="db")
 app.add_typer(schema_app, name="schema")

@@ -8,9 +8,11 @@ such as `inputs.question` or `metadata.language`.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
 from difflib import get_close_matches
@@ -326,24 +328,15 @@ Content: TypeAlias = tuple[dict[str, Any], Iterable[tuple[int, Any]]]
 
 def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
     """The head, the cases, and the place of each ("tickets.jsonl:17"); raises `DatasetError`."""
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(kind_of(path))
     if reader is None:
         raise DatasetError(
-            f"{path.name}: a dataset file ends in {', '.join(READERS)}",
+            f"{path.name}: a dataset file ends in {', '.join(READERS)}, or in one of them and .gz",
             field="path",
             value=str(path),
-            rule="must be a JSONL, JSON, YAML or CSV file",
+            rule="must be a JSONL, JSON, YAML, CSV or TSV file",
         )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error.strerror})",
-            field="path",
-            value=str(path),
-            rule="must be a readable file",
-        ) from None
-    head, items = reader(_text(data, path.name), path.name)
+    head, items = reader(read_text(path), path.name)
     cases: list[Case] = []
     places: list[str] = []
     for line, item in items:
@@ -352,6 +345,42 @@ def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
     if not cases:
         raise DatasetError(f"{path.name}: holds no case", field="path", rule="holds no case")
     return head, tuple(cases), places
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what a file holds, in lower case: that before `.gz`."""
+    whole = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return whole.suffix.lower()
+
+
+def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
+    """The text of a file, unpacked where it ends in `.gz`; raises `DatasetError`; blocking."""
+    try:
+        data = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(
+            f"{path}: cannot be read ({reason})",
+            field="path",
+            value=str(path),
+            rule="must be a readable file",
+        ) from None
+    try:
+        return data.decode(encoding)
+    except LookupError:
+        raise DatasetError(
+            field="encoding", value=encoding, rule="must be an encoding, such as utf-8 or latin-1"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise DatasetError(
+            f"{path.name}:{line}: is not {name} (byte 0x{data[error.start]:02x}); a file in "
+            "another encoding is read by: agentensor dataset convert FILE --encoding latin-1",
+            rule=f"must be {name}",
+        ) from None
 
 
 def decode_json(text: str) -> Any:
@@ -385,8 +414,8 @@ def _read_yaml(text: str, name: str) -> Content:
     return head, zip(lines, cases, strict=False)
 
 
-def _csv_cases(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv_cases(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     columns: list[str] | None = None
     try:
@@ -428,7 +457,7 @@ def _columns(header: list[str], name: str) -> list[str]:
 def _csv_case(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
     """One row as a case. Empty cells are left out; values stay text.
 
-    Only a whole-field cell that is a JSON object is read as one.
+    Only a whole-field cell that is a JSON object or list is read as one.
     """
     case: dict[str, Any] = {}
     for column, cell in zip(columns, row, strict=False):
@@ -443,12 +472,12 @@ def _csv_case(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
         if leaf in level:
             raise DatasetError(f"{where}: {column}: also has columns under it")
         whole = not parents and column not in ("id", "split")
-        level[leaf] = _json_object_or_text(cell) if whole else cell
+        level[leaf] = _json_or_text(cell) if whole else cell
     return case
 
 
-def _json_object_or_text(cell: str) -> Any:
-    if cell.lstrip().startswith("{"):
+def _json_or_text(cell: str) -> Any:
+    if cell.lstrip().startswith(("{", "[")):
         try:
             return decode_json(cell)
         except (ValueError, RecursionError):
@@ -478,17 +507,6 @@ def _split(document: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
     return document, document["cases"]
 
 
-def _text(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DatasetError(
-            f"{name}:{line}: is not UTF-8 (byte 0x{data[error.start]:02x})",
-            rule="must be UTF-8",
-        ) from None
-
-
 def _not_readable(where: str, kind: str, error: Exception) -> DatasetError:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     return DatasetError(f"{where}: is not {kind}: {reason}", rule=f"must be {kind}")
@@ -509,8 +527,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[str, str], Content]] = {
     ".jsonl": lambda text, name: ({}, _jsonl_cases(text, name)),
+    ".ndjson": lambda text, name: ({}, _jsonl_cases(text, name)),
     ".json": _read_json,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,
     ".csv": lambda text, name: ({}, _csv_cases(text, name)),
+    ".tsv": lambda text, name: ({}, _csv_cases(text, name, "\t")),
 }

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import floor, isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,7 @@ from orcheo_agentensor.datasets.cases import (
     read_file,
     require_json,
 )
+from orcheo_agentensor.datasets.formats import Format, Imported, read_foreign
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import canonical_json
 
@@ -164,16 +165,54 @@ class Dataset:
         return cls(id=id, cases=parsed, metadata=dict(metadata or {}))
 
     @classmethod
-    def load(cls, path: str | Path, *, id: str | None = None) -> Dataset:
-        """Read a `.jsonl`, `.json`, `.yaml`, `.yml` or `.csv` file; blocking.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        id: str | None = None,
+        format: Format | Literal["auto"] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Dataset:
+        """Read a dataset file; blocking.
 
-        Without `id` the name in the file is taken, else the file's own. Raises `DatasetError`
-        naming the line: `tickets.jsonl:17: inputs.x: nan is not a finite number`.
+        Args:
+            path: A `.jsonl`, `.ndjson`, `.json`, `.yaml`, `.yml`, `.csv` or `.tsv` file, which may
+                be packed (`.gz`). With a `format` also a `.parquet` file (needs pyarrow), or a
+                folder with a file for each case.
+            id: The name of the dataset; by default that in the file, else the file's own.
+            format: The tool that wrote the file ("langsmith", "promptfoo", …), or "auto", which
+                tells it by its fields. None: the form that `docs/reference/datasets.md` describes.
+            columns: Where each field comes from, for files of any other form:
+                `{"inputs.question": "Question", "expected_output": "Answer"}`; others are metadata.
+
+        Raises:
+            DatasetError: It names the line: `tickets.jsonl:17: inputs.x: nan is not a finite
+                number`.
         """
-        head, cases, places = read_file(Path(path))
+        file = Path(path)
+        name = id or (Path(file.stem).stem if file.suffix == ".gz" else file.stem)
+        if format is not None or columns:
+            found = read_foreign(file, form=format or "auto", columns=columns)
+            imported = cls.from_imported(found, id=name)
+            return imported if id is None else replace(imported, id=id)
+        try:
+            head, cases, places = read_file(file)
+        except DatasetError as error:
+            raise _naming_its_form(error, file) from None
         refuse_duplicates(cases, places.__getitem__)
-        name = id or head.get("id") or Path(path).stem
-        return cls(id=name, cases=cases, metadata=head.get("metadata") or {})
+        return cls(
+            id=id or head.get("id") or name, cases=cases, metadata=head.get("metadata") or {}
+        )
+
+    @classmethod
+    def from_imported(cls, found: Imported, *, id: str) -> Dataset:
+        """A dataset of what `read_foreign` found; `id` is its name where the file has none."""
+        places = [where for where, _ in found.cases]
+        cases = tuple(parse_case(case, where=where) for where, case in found.cases)
+        refuse_duplicates(cases, places.__getitem__)
+        return cls(
+            id=found.head.get("id") or id, cases=cases, metadata=found.head.get("metadata") or {}
+        )
 
     @cached_property
     def version(self) -> str:
@@ -235,6 +274,12 @@ class Dataset:
             self, cases=tuple(case.model_copy(update={"split": name}) for case, name in pairs)
         )
 
+    def sample(self, count: int, *, seed: int = 0) -> Dataset:
+        """`count` cases (all, where there are fewer) drawn by the seed and their ids, in order."""
+        drawn = sorted(self.cases, key=lambda case: _draw(seed, case.id))[:count]
+        kept = {case.id for case in drawn}
+        return replace(self, cases=tuple(case for case in self.cases if case.id in kept))
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON, as kept in the side store; `from_json` reads it back."""
         return {
@@ -265,6 +310,24 @@ class Dataset:
     @cached_property
     def _by_id(self) -> dict[str, Case]:
         return {case.id: case for case in self.cases}
+
+
+def _naming_its_form(error: DatasetError, path: Path) -> DatasetError:
+    """The error of a file that is not in our form; it says so where another tool wrote the file."""
+    try:
+        form = read_foreign(path).form
+    except (DatasetError, KeyError, TypeError, AttributeError):
+        return error
+    if form == "agentensor":
+        return error
+    written = "has columns of its own" if form == "columns" else f"was written by {form}, it seems"
+    return DatasetError(
+        f"{error.message}. The file {written}: see `agentensor dataset convert {path.name}`, "
+        f"or put `format: {form}` beside its path",
+        field=error.field,
+        value=error.value,
+        rule=error.rule,
+    )
 
 
 def refuse_duplicates(cases: Sequence[Case], place: Callable[[int], str]) -> None:
@@ -302,6 +365,7 @@ class SplitPlan(BaseModel):
 class DatasetSpec(BaseModel):
     """A dataset by file (`path`), in place (`cases`) or in the side store (`id` and `version`).
 
+    `format` and `columns` say how a file of another tool is read, see `Dataset.load`.
     `version` with a path or cases pins their content. `splits` makes splits, then `split` keeps
     those named. `metadata` is laid over the file's own.
     """
@@ -312,6 +376,8 @@ class DatasetSpec(BaseModel):
     cases: list[Any] | None = None
     id: str | None = None
     version: str | None = None
+    format: Format | Literal["auto"] | None = None
+    columns: dict[str, str] | None = None
     splits: SplitPlan | None = None
     split: str | list[str] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -329,6 +395,8 @@ class DatasetSpec(BaseModel):
             raise DatasetError(problems, field="dataset") from None
         if spec.path is not None and spec.cases is not None:
             raise DatasetError("dataset: give either path or cases, not both", field="dataset")
+        if spec.path is None and (spec.format or spec.columns):
+            raise DatasetError("dataset: format and columns are for a path", field="dataset")
         if spec.path is None and spec.cases is None and not (spec.id and spec.version):
             raise DatasetError(
                 "dataset: give path, cases, or id and version of a stored dataset",
@@ -344,7 +412,12 @@ class DatasetSpec(BaseModel):
     def load(self, *, base_dir: str | Path | None = None) -> Dataset:
         """Read the file or the cases, then `apply`; blocking. Not for stored datasets."""
         if self.path is not None:
-            dataset = Dataset.load(Path(base_dir or ".") / self.path, id=self.id)
+            dataset = Dataset.load(
+                Path(base_dir or ".") / self.path,
+                id=self.id,
+                format=self.format,
+                columns=self.columns,
+            )
         elif self.cases is not None:
             dataset = Dataset.from_cases(self.cases, id=self.id or "inline")
         else:
