@@ -236,7 +236,8 @@ def stats(file: File, as_json: options.AsJson = False) -> None:
 def from_run(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only cases that failed or did not pass.")
+        bool,
+        typer.Option("--failed", help="Only cases that failed, did not pass, or scored below 1."),
     ] = False,
     outputs: Annotated[
         bool,
@@ -276,10 +277,12 @@ def from_run(
 
 
 def _missed(row: CaseRow) -> bool:
-    """Whether a rollout failed, or an evaluator of it failed or did not pass it."""
-    scores = ((score.failure, score.passed) for score in row.scores)
+    """Whether a rollout failed, or an evaluator of it failed, did not pass it, or gave less than 1
+    where it says nothing of passing."""
     return row.rollout.failure is not None or any(
-        failure is not None or passed is False for failure, passed in scores
+        score.failure is not None
+        or (score.passed is False if score.passed is not None else (score.score or 0.0) < 1.0)
+        for score in row.scores
     )
 
 

@@ -22,7 +22,7 @@ from orcheo_agentensor.datasets.cases import (
     read_file,
     require_json,
 )
-from orcheo_agentensor.datasets.formats import Format, Imported, read_foreign
+from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import canonical_json
 
@@ -439,13 +439,14 @@ class DatasetSpec(BaseModel):
 
 
 def as_dataset(
-    value: Dataset | DatasetSpec | Sequence[Any] | Mapping[str, Any] | str | Path,
+    value: Any,
     *,
     base_dir: str | Path | None = None,
 ) -> Dataset:
     """A `Dataset` from any form a caller may give; blocking where it reads a file.
 
-    Takes a dataset, a list of cases or dicts, a path (relative to `base_dir`) or the job form.
+    Takes a dataset, a list of cases or dicts, a path (relative to `base_dir`), the job form, a
+    pandas DataFrame, a pydantic-evals `Dataset` or a list of LangSmith `Example`s.
     """
     if isinstance(value, Dataset):
         return value
@@ -455,10 +456,12 @@ def as_dataset(
         return value.load(base_dir=base_dir)
     if isinstance(value, Mapping):
         return DatasetSpec.parse(value).load(base_dir=base_dir)
+    if (found := live_cases(value)) is not None:
+        return Dataset.from_imported(found, id="inline")
     if isinstance(value, list | tuple):
         return Dataset.from_cases(value)
     raise DatasetError(
         field="dataset",
         value=value,
-        rule="must be a Dataset, a list of cases, a path or {path: …}",
+        rule="must be a Dataset, a list of cases, a DataFrame, a path or {path: …}",
     )

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -113,8 +114,6 @@ def read_foreign(
             rule=f"must be auto or one of: {', '.join(get_args(Format))}",
         )
     document, records = _read_records(path, encoding, typed=typed)
-    if not records:
-        raise DatasetError(f"{path.name}: holds no case", field="path", rule="holds no case")
     return convert(document, records, name=path.name, form=form, columns=columns)
 
 
@@ -127,6 +126,8 @@ def convert(
     columns: Columns | None = None,
 ) -> Imported:
     """Turn records, each with its place, into cases; `document` is what stands around them."""
+    if not records:
+        raise DatasetError(f"{name}: holds no case", field="dataset", rule="holds no case")
     for where, record in records:
         if not isinstance(record, dict):
             raise DatasetError(
@@ -156,19 +157,52 @@ def convert(
                 rule=f"must be there in the form of {found}",
             )
         cases.append((where, _tidy(rule.case(record, document))))
-    left_out = [key for key in rule.left_out if document.get(key)]
-    left_out += [key for key in rule.left_out if any(record.get(key) for _, record in records)]
-    for key in dict.fromkeys(left_out):
-        notes.append(f"{key!r} is not taken over; name the evaluators in the job")
+    for key, instead in rule.left_out.items():
+        if document.get(key) or any(record.get(key) for _, record in records):
+            notes.append(f"{key!r} is not taken over; {instead}")
+    if any("assert" in case.get("metadata", {}) for _, case in cases):
+        notes.append("assertions are kept as metadata.assert; no evaluator reads them by itself")
     return Imported(form=found, head=_head(document), cases=cases, notes=notes)
 
 
-def foreign_form(document: Mapping[str, Any], record: Any) -> Format | None:
-    """The form of another tool that a record has, where its fields leave no doubt."""
-    if not isinstance(record, dict):
+def live_cases(value: Any) -> Imported | None:
+    """The cases of a DataFrame, a pydantic-evals `Dataset` or LangSmith `Example`s; else None.
+
+    Messages and other values that only Python has stay as they are; their fields say the form.
+    """
+    document: dict[str, Any] = {}
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        rows = [
+            {str(key): _filled(cell) for key, cell in row.items()}
+            for row in value.to_dict("records")
+        ]
+        records = [{key: cell for key, cell in row.items() if cell is not None} for row in rows]
+    elif isinstance(value, list | tuple) and value and all(_is_example(one) for one in value):
+        fields = ("id", "inputs", "outputs", "metadata", "split")
+        records = [{key: getattr(one, key, None) for key in fields} for one in value]
+    elif isinstance(getattr(value, "cases", None), list) and hasattr(value, "evaluators"):
+        document = {"name": getattr(value, "name", None), "evaluators": value.evaluators}
+        named = ("name", "inputs", "expected_output", "metadata")
+        records = [{key: getattr(one, key, None) for key in named} for one in value.cases]
+    else:
         return None
-    found = _told(document, record)
-    return None if found in ("agentensor", "columns") else found
+    name = type(value).__name__
+    return convert(
+        document, [(f"{name}[{n}]", record) for n, record in enumerate(records)], name=name
+    )
+
+
+def _is_example(value: Any) -> bool:
+    return (
+        type(value).__name__ == "Example" and hasattr(value, "inputs") and hasattr(value, "outputs")
+    )
+
+
+def _filled(cell: Any) -> Any:
+    """A cell of a DataFrame as plain Python; None for the ways in which pandas leaves one empty."""
+    if hasattr(cell, "item") and hasattr(cell, "dtype"):
+        cell = cell.item() if cell.ndim == 0 else cell.tolist()
+    return None if isinstance(cell, float) and isnan(cell) else cell
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -480,7 +514,7 @@ def _promptfoo(record: Record, document: Mapping[str, Any]) -> Record:
         asserts = [*(default.get("assert") or []), *(record.get("assert") or [])]
         described = record.get("description")
         more = _rest(record, "vars", "assert", "description", "options", "threshold")
-    equals = [one.get("value") for one in asserts if one.get("type") in ("equals", "contains")]
+    equals = [one.get("value") for one in asserts if one.get("type") == "equals"]
     metadata = {**more, **({"description": described} if described else {})}
     if asserts:
         metadata["assert"] = asserts
@@ -640,7 +674,7 @@ def _flat_squad(article: Mapping[str, Any]) -> Iterator[Record]:
 class _Form:
     case: Callable[[Record, Mapping[str, Any]], Record]
     needs: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 _FORMS: Mapping[Format, _Form] = {
@@ -654,9 +688,14 @@ _FORMS: Mapping[Format, _Form] = {
     "mlflow": _Form(case=_mlflow, needs=("inputs", "expectations")),
     "openai-evals": _Form(case=_openai_evals),
     "phoenix": _Form(case=_phoenix, needs=("input",)),
-    "promptfoo": _Form(case=_promptfoo, left_out=("prompts", "providers")),
+    "promptfoo": _Form(
+        case=_promptfoo,
+        left_out={"prompts": "they go into the job", "providers": "the target has its own"},
+    ),
     "pydantic-evals": _Form(
-        case=_pydantic_evals, needs=("inputs",), left_out=("evaluators", "report_evaluators")
+        case=_pydantic_evals,
+        needs=("inputs",),
+        left_out=dict.fromkeys(("evaluators", "report_evaluators"), "name them in the job"),
     ),
     "ragas": _Form(case=_ragas, needs=("user_input",)),
     "squad": _Form(case=_squad, needs=("context", "question", "answers")),

@@ -49,6 +49,22 @@ class HasEvalAsync(Protocol):
     def eval_async(self) -> Callable[..., Any]: ...
 
 
+class HasRecords(Protocol):
+    """A pandas DataFrame."""
+
+    @property
+    def columns(self) -> Any: ...
+    @property
+    def to_dict(self) -> Callable[..., Any]: ...
+
+
+class HasCases(Protocol):
+    """A dataset of pydantic-evals, or of this package."""
+
+    @property
+    def cases(self) -> Sequence[Any]: ...
+
+
 Target: TypeAlias = (
     StateGraph[Any, Any, Any, Any]
     | Runnable[Any, Any]
@@ -66,8 +82,11 @@ DatasetLike: TypeAlias = (
     | str
     | os.PathLike[str]
     | Mapping[str, Any]
+    | HasRecords
+    | HasCases
 )
-"""A `Dataset`, a list of cases, a path, or the job form `{"path": …, "split": …}`."""
+"""A `Dataset`, a list of cases, a path, the job form `{"path": …, "split": …}`, a DataFrame, or a
+pydantic-evals dataset."""
 
 EvaluatorLike: TypeAlias = (
     str
@@ -126,8 +145,9 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
         "'module:attribute' string, or a mapping that names a remote assistant",
     ),
     "dataset": (
-        lambda value: isinstance(
-            value, Dataset | DatasetSpec | str | os.PathLike | Mapping | list | tuple
+        lambda value: (
+            isinstance(value, Dataset | DatasetSpec | str | os.PathLike | Mapping | list | tuple)
+            or any(hasattr(value, name) for name in ("cases", "columns"))
         ),
         "a Dataset, a list of cases, a path, or {'path': …}",
     ),

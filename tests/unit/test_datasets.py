@@ -134,8 +134,8 @@ def test_every_form_of_a_dataset_is_taken(tmp_path: Path) -> None:
     forms = [dataset, CASES, list(dataset), file, {"cases": CASES}, DatasetSpec(cases=CASES)]
     assert {as_dataset(form).version for form in forms} == {dataset.version}
     for form in ("d.json", {"path": "d.json"}):
-        assert as_dataset(form, base_dir=tmp_path).version == dataset.version  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match="must be a Dataset, a list of cases, a path"):
+        assert as_dataset(form, base_dir=tmp_path).version == dataset.version
+    with pytest.raises(DatasetError, match="must be a Dataset, a list of cases, a DataFrame"):
         as_dataset(3)  # type: ignore[arg-type]
 
 

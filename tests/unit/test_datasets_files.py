@@ -122,7 +122,7 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
         ("t.csv", 'id,inputs\n1,"x\ny"\n1,z', "t.csv:4: id: '1' is already the id of t.csv:2"),
         ("t.csv", "id,inputs\n1,", "t.csv:2: inputs: is missing"),
         ("t.csv", 'inputs\n"x', "t.csv:2: is not CSV"),
-        ("t.txt", "x", "t.txt: a dataset file ends in .jsonl, .json, .yaml, .yml, .csv"),
+        ("t.txt", "x", "t.txt: a dataset file ends in .jsonl, .ndjson, .json, .yaml"),
     ],
 )
 def test_a_broken_file_is_refused_at_its_line(
@@ -155,11 +155,11 @@ def test_csv_columns_become_fields_and_cells_stay_text(tmp_path: Path) -> None:
     assert (second.inputs, second.expected_output, second.split) == ({"question": "x"}, None, None)
 
 
-def test_a_whole_csv_cell_that_is_a_json_object_is_read_as_one(tmp_path: Path) -> None:
+def test_a_whole_csv_cell_that_is_a_json_object_or_list_is_read_as_one(tmp_path: Path) -> None:
     file = write(tmp_path, "t.csv", 'input,expected_output\n"{""n"": 1}",42\n{name} wrote,[1]\n')
     first, second = Dataset.load(file)
     assert (first.inputs, first.expected_output) == ({"n": 1}, "42")
-    assert (second.inputs, second.expected_output) == ("{name} wrote", "[1]")
+    assert (second.inputs, second.expected_output) == ("{name} wrote", [1])
 
 
 @given(st.binary(max_size=200))
