@@ -48,7 +48,7 @@ from orcheo_agentensor.storage.urls import StoreUrl
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest schema revision; revisions are numbered in order."""
 
 BUSY_TIMEOUT_MS = 60_000

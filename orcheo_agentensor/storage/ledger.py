@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, text
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
 
 
 ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
-_SCORE_COLUMNS = [column for column in scores.c if column.name != "run_id"]
+_SCORE_COLUMNS = [column for column in scores.c if column.name not in ("run_id", "position")]
+_SAME_ROLLOUT = (rollouts.c.run_id == scores.c.run_id) & (rollouts.c.position == scores.c.position)
 _CHUNK = 500
-_KEY = itemgetter(0, 1)
 _LARGEST_BATCH = 512
 """Most rows in one statement on SQLite."""
 
@@ -63,8 +62,6 @@ def insert_rows(
         return
     # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
     # slow to give it back: the fewer statements, the sooner the commit.
-    # Neighbours in the index are written together.
-    rows = sorted(rows, key=_KEY)
     values = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     most = min(_LARGEST_BATCH, values // len(table.c))
     done = 0
@@ -90,6 +87,7 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
     no_calls = row.reused or row.usage is ONE_ROLLOUT
     return (
         run_id,
+        row.position,
         row.key,
         row.case_id,
         row.candidate_hash,
@@ -105,11 +103,13 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
     )
 
 
-def score_values(run_id: str, rollout_key: str, fingerprint: str, row: ScoreRow) -> tuple[Any, ...]:
-    """A score in the order of the table's columns."""
+def score_values(
+    run_id: str, position: int | None, fingerprint: str, row: ScoreRow
+) -> tuple[Any, ...]:
+    """A score, of the rollout at `position`, in the order of the table's columns."""
     return (
         run_id,
-        rollout_key,
+        position,
         fingerprint,
         row.name,
         row.score,
@@ -124,6 +124,7 @@ def score_values(run_id: str, rollout_key: str, fingerprint: str, row: ScoreRow)
 def rollout_row(row: Row[Any]) -> RolloutRow:
     """A rollout as read by `ROLLOUT_COLUMNS`."""
     (
+        position,
         key,
         case_id,
         candidate_hash,
@@ -151,6 +152,7 @@ def rollout_row(row: Row[Any]) -> RolloutRow:
         failure=failure,
         empty_replies=empty,
         cut_replies=cut,
+        position=position,
     )
 
 
@@ -166,8 +168,10 @@ def _noted(row: RolloutRow) -> str | None:
 
 def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[RolloutRow]:
     """Every rollout of a candidate in a run."""
-    query = select(*ROLLOUT_COLUMNS).where(
-        rollouts.c.run_id == run_id, rollouts.c.candidate_hash == candidate
+    query = (
+        select(*ROLLOUT_COLUMNS)
+        .where(rollouts.c.run_id == run_id, rollouts.c.candidate_hash == candidate)
+        .order_by(rollouts.c.position)
     )
     return [rollout_row(row) for row in connection.execute(query)]
 
@@ -175,33 +179,32 @@ def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[Rol
 def candidate_scores(connection: Connection, run_id: str, candidate: str) -> list[ScoreRow]:
     """Every score of a candidate's rollouts in a run."""
     query = (
-        select(*_SCORE_COLUMNS)
-        .join(
-            rollouts,
-            (rollouts.c.run_id == scores.c.run_id) & (rollouts.c.key == scores.c.rollout_key),
-        )
+        select(rollouts.c.key, *_SCORE_COLUMNS)
+        .join_from(rollouts, scores, _SAME_ROLLOUT)
         .where(rollouts.c.run_id == run_id, rollouts.c.candidate_hash == candidate)
     )
-    return _score_rows(connection, query)
+    return [_score_row(*row) for row in connection.execute(query)]
 
 
 def scores_of(
-    connection: Connection, run_id: str, keys: Sequence[str], *, name: str | None = None
+    connection: Connection, rows: Sequence[RolloutRow], run_id: str, *, name: str | None = None
 ) -> dict[str, list[ScoreRow]]:
     """The scores of some rollouts, by rollout key and then in order of names."""
+    keys = {row.position: row.key for row in rows}
+    positions = list(keys)
     found: dict[str, list[ScoreRow]] = defaultdict(list)
-    for start in range(0, len(keys), _CHUNK):
+    for start in range(0, len(positions), _CHUNK):
         query = (
-            select(*_SCORE_COLUMNS)
+            select(scores.c.position, *_SCORE_COLUMNS)
             .where(
-                scores.c.run_id == run_id, scores.c.rollout_key.in_(keys[start : start + _CHUNK])
+                scores.c.run_id == run_id, scores.c.position.in_(positions[start : start + _CHUNK])
             )
             .order_by(scores.c.name)
         )
         if name is not None:
             query = query.where(scores.c.name == name)
-        for row in _score_rows(connection, query):
-            found[row.rollout_key].append(row)
+        for position, *row in connection.execute(query):
+            found[keys[position]].append(_score_row(keys[position], *row))
     return found
 
 
@@ -224,11 +227,19 @@ def take_back_passing(connection: Connection, run_id: str, *, mark: str) -> int:
     )
     for row in map(rollout_row, connection.execute(query)):
         if PASSING in (row.failure or ()):
-            found.append((rollouts, row.key, rollouts.c.key == row.key, row.usage))
-    failed = select(*_SCORE_COLUMNS).where(scores.c.run_id == run_id, scores.c.failure.is_not(None))
-    for one in _score_rows(connection, failed):
+            same = (rollouts.c.candidate_hash == row.candidate_hash) & (
+                rollouts.c.position == row.position
+            )
+            found.append((rollouts, row.key, same, row.usage))
+    failed = (
+        select(scores.c.position, rollouts.c.key, *_SCORE_COLUMNS)
+        .join_from(scores, rollouts, _SAME_ROLLOUT)
+        .where(scores.c.run_id == run_id, scores.c.failure.is_not(None))
+    )
+    for position, *columns in connection.execute(failed):
+        one = _score_row(*columns)
         if PASSING in (one.failure or ()):  # of one call, which gave nothing else
-            same = (scores.c.rollout_key == one.rollout_key) & (
+            same = (scores.c.position == position) & (
                 scores.c.evaluator_fingerprint == one.evaluator_fingerprint
             )
             key = f"{one.rollout_key}:{one.evaluator_fingerprint}"
@@ -276,22 +287,28 @@ _TOTAL_OF_KINDS = text(
 ).bindparams(bindparam("kinds", expanding=True))
 
 
-def _score_rows(connection: Connection, query: Any) -> list[ScoreRow]:
-    found = connection.execute(query)
-    return [
-        ScoreRow(
-            rollout_key=key,
-            evaluator_fingerprint=fingerprint,
-            name=name,
-            score=score,
-            passed=passed,
-            reason=reason,
-            label=label,
-            failure=failure,
-            usage=_usage(counts),
-        )
-        for key, fingerprint, name, score, passed, reason, label, failure, *counts in found
-    ]
+def _score_row(
+    key: str,
+    fingerprint: str,
+    name: str,
+    score: float | None,
+    passed: bool | None,
+    reason: str | None,
+    label: str | None,
+    failure: dict[str, Any] | None,
+    *counts: Any,
+) -> ScoreRow:
+    return ScoreRow(
+        rollout_key=key,
+        evaluator_fingerprint=fingerprint,
+        name=name,
+        score=score,
+        passed=passed,
+        reason=reason,
+        label=label,
+        failure=failure,
+        usage=_usage(counts),
+    )
 
 
 def _counts(usage: Usage) -> tuple[Any, ...]:
@@ -398,6 +415,7 @@ class Ledger:
         self._clock = clock
         self._event_seq = event_seq
         self._empty = empty and reuse is None
+        self._position = lease.token << 32  # beyond those of every earlier holder of the lease
         self._fence = fence_sql(postgres=db.postgres)
         self._connection: Any = None
         self._group = self._writing = Commit()
@@ -469,27 +487,33 @@ class Ledger:
 
         Rollouts are counted by `attempts`, whatever `usage.rollouts` says.
         """
+        there = self.rollouts.get(row.key)
+        if there is not None and not there.reused:
+            return self._open()
+        row.position = self._position = self._position + 1
         values = rollout_values(self.run_id, row)
         group = self._open()
         group.rollouts.append(values)
-        there = self.rollouts.get(row.key)
-        if there is None or there.reused:
-            if row.reused:
-                row = replace(row, reused=False, usage=NOTHING)
-            elif row.usage.rollouts != row.attempts:
-                row = replace(row, usage=replace(row.usage, rollouts=row.attempts))
-            self.rollouts[row.key] = row
+        if row.reused:
+            row = replace(row, reused=False, usage=NOTHING)
+        elif row.usage.rollouts != row.attempts:
+            row = replace(row, usage=replace(row.usage, rollouts=row.attempts))
+        self.rollouts[row.key] = row
         return group
 
     def put_scores(
         self, rollout_key: str, evaluator_fingerprint: str, rows: Sequence[ScoreRow]
     ) -> Commit:
-        """Record what an evaluator said about a rollout, as `put_rollout` does.
+        """Record what an evaluator said about a recorded rollout, as `put_rollout` does.
 
         The texts of `rows` become what any database can hold.
         """
         if not rows:
             raise BadInput("an evaluator's scores need at least one row")
+        there = self.scores.get((rollout_key, evaluator_fingerprint))
+        if there is not None and not there[0].reused:
+            return self._open()
+        position = self.rollouts[rollout_key].position
         values = []
         for row in rows:
             row.name = clean_text(row.name)
@@ -497,14 +521,12 @@ class Ledger:
                 row.reason = clean_text(row.reason)
             if row.label is not None:
                 row.label = clean_text(row.label)
-            values.append(score_values(self.run_id, rollout_key, evaluator_fingerprint, row))
+            values.append(score_values(self.run_id, position, evaluator_fingerprint, row))
         group = self._open()
         group.scores += values
-        there = self.scores.get((rollout_key, evaluator_fingerprint))
-        if there is None or there[0].reused:
-            if rows[0].reused:
-                rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
-            self.scores[rollout_key, evaluator_fingerprint] = list(rows)
+        if rows[0].reused:
+            rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
+        self.scores[rollout_key, evaluator_fingerprint] = list(rows)
         return group
 
     def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Commit:

@@ -195,6 +195,7 @@ class RolloutRow:
     costs nothing; any other row counts its `usage`, with `attempts` as the number of rollouts.
     `empty_replies` and `cut_replies` count the replies of its models that were empty, or cut off by
     their length; an output without text counts as one that was empty.
+    `position` is its place among the rollouts of its run, given by the ledger.
     """
 
     key: str
@@ -211,6 +212,7 @@ class RolloutRow:
     reused: bool = False
     empty_replies: int = 0
     cut_replies: int = 0
+    position: int | None = field(default=None, compare=False)
 
 
 @dataclass(kw_only=True, slots=True)

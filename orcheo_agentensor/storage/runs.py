@@ -321,7 +321,7 @@ class Runs(Repository):
         """
         broken = rollouts.c.failure.is_not(None) | exists().where(
             scores.c.run_id == rollouts.c.run_id,
-            scores.c.rollout_key == rollouts.c.key,
+            scores.c.position == rollouts.c.position,
             scores.c.failure.is_not(None),
         )
         query = (
@@ -358,9 +358,7 @@ class Runs(Repository):
 
         def work(connection: Connection) -> builtins.list[CaseRow]:
             found = [ledger.rollout_row(row) for row in connection.execute(query)]
-            by_key = ledger.scores_of(
-                connection, run_id, [row.key for row in found], name=evaluator
-            )
+            by_key = ledger.scores_of(connection, found, run_id, name=evaluator)
             return [CaseRow(rollout=row, scores=by_key.get(row.key, [])) for row in found]
 
         return await self._db.read(work)
@@ -390,7 +388,7 @@ def _scored(evaluator: str | None, low: float | None, high: float | None) -> Col
     """Whether a rollout has a score in a range."""
     found = exists().where(
         scores.c.run_id == rollouts.c.run_id,
-        scores.c.rollout_key == rollouts.c.key,
+        scores.c.position == rollouts.c.position,
         scores.c.score.is_not(None),
     )
     if evaluator is not None:

@@ -306,7 +306,9 @@ optimizer_state = Table(
 rollouts = Table(
     "agentensor_rollouts",
     metadata,
-    *_required(Text, "run_id", "key", "case_id", "candidate_hash"),
+    Column("run_id", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    *_required(Text, "key", "case_id", "candidate_hash"),
     Column("replicate", Integer, nullable=False),
     Column("phase", Text, nullable=False),
     *_optional(Json, "output", "tape"),
@@ -314,21 +316,24 @@ rollouts = Table(
     Column("attempts", Integer, nullable=False),
     Column("failure", JSON),
     *_usage_columns(),
-    PrimaryKeyConstraint("run_id", "key", name="pk_agentensor_rollouts"),
+    # In the order in which they are written: an index by key, which is a hash, would be written
+    # anew all over with each group of rows. That no key comes twice is for the ledger to see.
+    PrimaryKeyConstraint("run_id", "candidate_hash", "position", name="pk_agentensor_rollouts"),
 )
-Index("ix_agentensor_rollouts_candidate", rollouts.c.run_id, rollouts.c.candidate_hash)
 
 scores = Table(
     "agentensor_scores",
     metadata,
-    *_required(Text, "run_id", "rollout_key", "evaluator_fingerprint", "name"),
+    Column("run_id", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the rollout
+    *_required(Text, "evaluator_fingerprint", "name"),
     Column("score", Double),
     Column("passed", Boolean),
     *_optional(Text, "reason", "label"),
     Column("failure", JSON),
     *_usage_columns(),
     PrimaryKeyConstraint(
-        "run_id", "rollout_key", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
+        "run_id", "position", "evaluator_fingerprint", "name", name="pk_agentensor_scores"
     ),
     sqlite_with_rowid=False,  # small rows, always found by their key
 )

@@ -114,6 +114,23 @@ async def test_the_schema_equals_the_replayed_migrations(fresh_store_url: str) -
         assert await on_engine(fresh_store_url, schema_of) == created
 
 
+async def test_a_migrated_ledger_reads_as_before(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
+        for run_id in ("run-1", "run-2"):
+            lease = await leased_run(store, run_id)
+            async with store.ledger(run_id, lease=lease) as ledger:
+                for number in range(3):
+                    ledger.put_rollout(rollout(number, usage=Usage(calls=1, cost=0.5)))
+                    named = [score(f"rollout-{number}", name) for name in ("e", "e.tone")]
+                    await ledger.put_scores(f"rollout-{number}", run_id, named)
+        before = [await store.runs.case_rows(run_id) for run_id in ("run-1", "run-2")]
+        await store.downgrade("0002")
+        await store.upgrade()
+        after = [await store.runs.case_rows(run_id) for run_id in ("run-1", "run-2")]
+    assert after == before
+    assert [len(row.scores) for row in after[1]] == [2, 2, 2]
+
+
 async def test_downgrade_and_upgrade_with_data(fresh_store_url: str) -> None:
     async with Store.from_url(fresh_store_url) as store:
         await fill(store, fresh_store_url)
