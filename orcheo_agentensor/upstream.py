@@ -67,6 +67,14 @@ def takes_config(bound: Any) -> bool:
     return "config" in getattr(bound, "func_accepts", ())
 
 
+def reads_any_config(part: Any) -> bool:
+    """Whether an object is a model of `init_chat_model` that takes any field from the config.
+
+    Tried: its `config_specs` are empty, as are those of a model that takes no field.
+    """
+    return getattr(part, "_configurable_fields", None) == "any" and hasattr(part, "_config_prefix")
+
+
 def private_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Those attributes of a compiled graph that are no arguments of its constructor.
 

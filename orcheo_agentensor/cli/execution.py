@@ -354,6 +354,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
         "limits": job.limits.model_dump(exclude_none=True),
         "min_coverage": job.min_coverage,
         "replicates": job.replicates,
+        "warnings": list(checked.warnings),
     }
     if training is not None:
         plan["training"] = {

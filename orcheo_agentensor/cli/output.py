@@ -91,6 +91,8 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         show(f"uses       {_listed(training['cases'])}")
     rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]
     show_table(("evaluator", ">weight", "bound as"), rows)
+    for warning in plan["warnings"]:
+        show(f"warning: {warning}")
     show("dry run: nothing was written")
 
 

@@ -168,6 +168,8 @@ def create_evaluation_graph(
                 evaluators=[e.name for e in run.evaluators],
                 bindings=run.bindings,
             )
+            for warning in run.warnings:
+                run.events.emit("warning", message=warning)
             runner = Runner(run)
             progress = CaseProgress(run.events, runner.weights, total=len(cases))
             measured[state["run_id"]] = await runner.run(
@@ -190,6 +192,10 @@ def create_evaluation_graph(
             if on_results is not None:
                 on_results(state["run_id"], results)
             summary = await summary_of(run, results)
+            for warning in summary.get("warnings", ()):
+                run.events.emit("warning", message=warning)
+            if run.warnings:  # which were told at the start
+                summary["warnings"] = [*run.warnings, *summary.get("warnings", ())]
             if run.summary_evaluators:
                 summary["summary_evaluators"] = await over_all_cases(run, results)
             enough = summary["coverage"] >= run.job.min_coverage
@@ -199,8 +205,6 @@ def create_evaluation_graph(
                 "summary": summary,
                 "usage": usage,
             }
-            for warning in summary.get("warnings", ()):
-                run.events.emit("warning", message=warning)
             run.events.emit("evaluation_summary", summary=summary)
             await run.update(
                 status="finished", result=result, usage=usage, ended_at=run.store.clock()

@@ -92,6 +92,11 @@ class Builtin(BaseModel):
         """This evaluator, completed by what the operator has set."""
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether it looks at the expected output."""
+        return False
+
     @cached_property
     def full_score(self) -> EvaluationResult:
         """The result of a case that passes; the same object each time."""
@@ -142,6 +147,10 @@ class Comparing(OfOutput):
     expected_field: str | None = Field(
         default=None, description="Dotted path into the expected output; `field` when left out"
     )
+
+    @property
+    def compares(self) -> bool:
+        return True
 
     @cached_property
     def _expected_keys(self) -> tuple[str, ...]:
@@ -239,6 +248,10 @@ class Contains(Comparing):
 
     value: str | list[str] | None = Field(default=None, description="Text or texts to look for")
     ignore_case: bool = Field(default=False, description="Compare without case")
+
+    @property
+    def compares(self) -> bool:
+        return self.value is None
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
         wanted = self.value if self.value is not None else self.expected(ctx)
@@ -796,6 +809,10 @@ class HTTPEvaluator(Builtin):
                 rule="must be an allowed host",
             )
         return self
+
+    @property
+    def compares(self) -> bool:
+        return True
 
     async def evaluate(self, ctx: EvaluatorContext) -> Any:
         """Ask the service about one rollout."""

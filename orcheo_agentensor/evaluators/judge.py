@@ -181,6 +181,10 @@ class LLMJudge(Builtin):
             )
         return self.changed(model=settings.model)
 
+    @property
+    def compares(self) -> bool:
+        return self.pairwise or self.include_reference
+
     async def evaluate(self, ctx: EvaluatorContext) -> Any:
         """Ask the model about one rollout, as often as it has votes."""
         if self.pairwise and ctx.expected_output is None:

@@ -49,6 +49,7 @@ from orcheo_agentensor.runs.access import (
     workflow_taken,
 )
 from orcheo_agentensor.runs.job import Job
+from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
 from orcheo_agentensor.targets.isolation import changed_source, source_of
@@ -87,6 +88,7 @@ class CheckedJob(Generic[JobT]):
     `base_version` is the number of that version.
     `drift` are accepted changes of the target's code since the run, or the one to reuse, was
     started. `plan` is what only a training has; `summary_evaluators` score all cases together.
+    `warnings` say what the job brings that nothing reads.
     """
 
     record: RunRecord
@@ -103,6 +105,7 @@ class CheckedJob(Generic[JobT]):
     base_version: int | None
     drift: tuple[dict[str, Any], ...] = ()
     plan: Any = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def bindings(self) -> dict[str, str]:
@@ -460,6 +463,15 @@ class RunManager(Generic[JobT]):
         stored_job = redact(plain)
         refs: dict[str, Any] = {} if base_version is None else {"base_version": base_version}
         source = await asyncio.to_thread(source_of, target)
+        warnings = await asyncio.to_thread(
+            unread,
+            target,
+            dataset,
+            evaluators,
+            config.configurable,
+            prompts,
+            training=self._mode == "train",
+        )
         if source:
             refs["source"] = {"target": target.fingerprint, "modules": source}
         record = RunRecord(
@@ -493,6 +505,7 @@ class RunManager(Generic[JobT]):
             prompts=prompts,
             base_version=base_version,
             plan=plan,
+            warnings=tuple(warnings),
         )
 
     async def _all_problems(

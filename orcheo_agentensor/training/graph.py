@@ -305,6 +305,8 @@ def _announce(training: Training) -> None:
         },
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
     )
+    for warning in run.warnings:
+        run.events.emit("warning", message=warning)
 
 
 async def _finish(
@@ -327,6 +329,8 @@ async def _finish(
     for warning in summary.get("warnings", ()):
         if warning != known.blocked:
             run.events.emit("warning", message=warning)
+    if run.warnings:  # which were told at the start
+        summary["warnings"] = [*run.warnings, *summary.get("warnings", ())]
     run.events.emit("decision", **decision)
     await run.update(status="finished", result=result, usage=usage, ended_at=run.store.clock())
     run.events.emit("run_finished", status=result["status"], decision=decision["status"])

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from orcheo_agentensor import Reflective, TextTensor, aevaluate, atrain, get_prompt
 
 CASES = [
-    {"id": f"{split}-{n}", "split": split, "inputs": {"text": str(n)}, "expected_output": "X"}
+    {"id": f"{split}-{n}", "split": split, "inputs": {"text": str(n)}}
     for split in ("train", "validation", "holdout")
     for n in range(12)
 ]
@@ -100,7 +100,9 @@ async def test_the_places_of_the_context_and_the_config_are_offered() -> None:
     target = graph(lambda state: {"answer": "no"}, context_schema=Context)
     config = {"configurable": {"tone": "kind", "top": 3}}
     report = await evaluated(target, config=config)
-    (warning,) = report.summary["warnings"]
+    tone, top, warning = report.summary["warnings"]
+    assert "reads 'tone'" in tone
+    assert "reads 'top'" in top
     assert warning.endswith("it offers: context.system_prompt, configurable.tone")
     unread = {"task": TextTensor("speak", bind="configurable.sytem_prompt")}
     report = await evaluated(target, unread)

@@ -261,6 +261,13 @@ def test_what_is_asked_of_a_langgraph_server_is_there() -> None:
     assert done.returncode == 0, done.stderr[-2_000:]
 
 
+def test_a_model_that_takes_any_field_of_the_config_is_known() -> None:
+    from langchain.chat_models import init_chat_model
+
+    assert upstream.reads_any_config(init_chat_model(configurable_fields="any"))
+    assert not upstream.reads_any_config(init_chat_model(configurable_fields=["temperature"]))
+
+
 def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     tree = ast.parse(Path(upstream.__file__).read_text(encoding="utf-8"))
