@@ -27,7 +27,6 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import (
-    URL,
     Connection,
     Engine,
     Select,
@@ -38,8 +37,8 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew, require_extra
 from orcheo_agentensor.storage import tables
@@ -52,12 +51,42 @@ HEAD = "0003"
 """The newest schema revision; revisions are numbered in order."""
 
 BUSY_TIMEOUT_MS = 60_000
+PATIENCE = 90.0
+"""Seconds for which a database is waited for that was in use and has gone away."""
+_LONGEST_PAUSE = 2.0
+_POSTGRES_OPTIONS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""A server that is cut off without a word is noticed in seconds, not in hours."""
 WAL_PRAGMAS = ("PRAGMA synchronous=OFF", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
 """Switch to WAL, or stay there; the switch itself need not wait for the disk."""
 _WRITE = "agentensor_write"
 _SCHEMA_LOCK = "schema"
 _WORKERS = 8
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same transaction may succeed later: its connection was lost, its server is away,
+    or it had to give way to another one."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if not type(cause).__module__.startswith("psycopg"):
+        return isinstance(error, DBAPIError) and error.connection_invalidated
+    state = getattr(cause, "sqlstate", None)
+    if state is None:  # libpq has no code for a connection that is refused or lost
+        return type(cause).__name__ in ("OperationalError", "InterfaceError")
+    return state[:2] in ("08", "40") or state[:3] == "57P" or state in ("53300", "55P03")
+
+
+class StoreVanished(StoreError):
+    """The database's file was deleted or replaced while it was in use."""
 
 
 class HeldConnection:
@@ -86,8 +115,14 @@ class HeldConnection:
             raise
         return self._connection
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def __exit__(self, _type: object, error: BaseException | None, *_: object) -> None:
+        try:
+            if error is not None and is_passing(error):  # the next transaction opens another one
+                broken, self._connection = self._connection, None
+                with contextlib.suppress(Exception):
+                    broken.invalidate()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Give the connection back to its pool, when its last transaction is over. Blocks."""
@@ -125,6 +160,7 @@ class Database:
         self.target = target
         self._handles = _Handles()
         self._ready = False
+        self._file: tuple[int, int] | None = None
         self._lock = threading.Lock()
         weakref.finalize(self, self._handles.release)
 
@@ -132,6 +168,10 @@ class Database:
     def postgres(self) -> bool:
         """Whether this is PostgreSQL."""
         return self.target.dialect == "postgresql"
+
+    def work_off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        """Run `work(*args)` in a worker thread, for another thread than the loop's. Blocks."""
+        return (self._handles.executor or self._executor()).submit(work, *args).result()
 
     def call(self, work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Run `work(*args)` in a worker thread."""
@@ -220,10 +260,47 @@ class Database:
         self._handles.held.discard(held)
         held.close()
 
+    def patiently(self, transaction: Callable[[], T]) -> T:
+        """Run a whole transaction, again where it failed in passing. Blocks.
+
+        Only for what may be done twice: a connection that is lost in a commit does not tell whether
+        it went through.
+        """
+        try:
+            return transaction()
+        except DATABASE_ERRORS as error:
+            self.require_file()
+            if not is_passing(error):
+                raise
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+        over = stop_after_delay(PATIENCE)
+        again = Retrying(
+            retry=retry_if_exception(is_passing),
+            stop=lambda state: self._handles.engine is None or over(state),
+            wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE),
+            reraise=True,
+        )
+        return again(transaction)
+
+    def require_file(self) -> None:
+        """Raise `StoreVanished` unless the database's file is the one that was opened."""
+        path = self.target.path
+        if path is None or self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if _identity(path) == self._file:
+                return
+        raise StoreVanished(
+            f"the store {self.target.shown} was deleted or replaced while it was in use"
+        )
+
     def _transaction(self, work: Callable[[Connection], T], write: bool, lock: str | None) -> T:
         engine = (self._ready and self._handles.engine) or self.engine()
+        if write:
+            self.require_file()
         try:
-            return _in_transaction(engine, work, write=write, lock=lock)
+            return self.patiently(lambda: _in_transaction(engine, work, write=write, lock=lock))
         except DATABASE_ERRORS as error:
             self._refuse("use", error)
 
@@ -257,24 +334,33 @@ class Database:
             hide_parameters=True,
             json_serializer=tables.encode,
             json_deserializer=tables.decode,
+            connect_args={k: v for k, v in _POSTGRES_OPTIONS.items() if k not in url.query},
             max_overflow=50,
             pool_pre_ping=True,
         )
 
     def _sqlite_engine(self) -> Engine:
         path = self.target.path
+        options: dict[str, Any] = {"poolclass": StaticPool}
+        place, writable = ":memory:", True
         if path is not None:
-            prepare_file(path)
-        engine = create_engine(
-            URL.create("sqlite", database=None if path is None else str(path.absolute())),
-            connect_args={
-                "check_same_thread": False,
-                "isolation_level": None,
-                "timeout": BUSY_TIMEOUT_MS / 1000,
-            },
-            hide_parameters=True,
-            **({"poolclass": StaticPool} if path is None else {"max_overflow": 50}),
-        )
+            writable = prepare_file(path)
+            self._file = _identity(path)
+            options = {"poolclass": QueuePool, "max_overflow": 50}
+            place = f"{path.absolute().as_uri()}?mode={_mode(path, writable)}"
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(
+                place,
+                uri=path is not None,
+                check_same_thread=False,
+                isolation_level=None,
+                timeout=BUSY_TIMEOUT_MS / 1000,
+            )
+
+        engine = create_engine("sqlite://", creator=connect, hide_parameters=True, **options)
+        if not writable:
+            return engine
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -319,11 +405,28 @@ def _in_transaction(
             return work(connection)
 
 
-def prepare_file(path: Path) -> None:
-    """Create the file, readable by its owner alone, and the folder it is in."""
+def prepare_file(path: Path) -> bool:
+    """Create the file, readable by its owner alone, and the folder it is in; whether it may be
+    written to."""
+    if path.exists():
+        return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    return True
+
+
+def _mode(path: Path, writable: bool) -> str:
+    """How to open a file: `rw` creates none in the place of one that has vanished."""
+    if writable:
+        return "rw"
+    # Its log cannot be shared by who may not write; without one nobody is writing.
+    log = path.with_name(f"{path.name}-wal")
+    return "ro" if log.exists() and log.stat().st_size else "ro&immutable=1"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, text
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError
+from orcheo_agentensor.storage.lease import Heartbeat, OnBlocked, lost
 from orcheo_agentensor.storage.records import (
     CANCELLED,
     PASSING,
@@ -357,6 +358,10 @@ class Commit:
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
 
+    def tables(self) -> list[tuple[Table, list[tuple[Any, ...]]]]:
+        """The rows by the table that they go to."""
+        return [(rollouts, self.rollouts), (scores, self.scores), (calls, self.calls)]
+
     def __await__(self) -> Generator[Any, None, None]:
         return asyncio.shield(self._done).__await__()
 
@@ -403,6 +408,7 @@ class Ledger:
         reuse: str | None = None,
         event_seq: Callable[[], int] | None = None,
         empty: bool = False,
+        on_blocked: OnBlocked | None = None,
     ) -> None:
         self.run_id = run_id
         self.lease = lease
@@ -421,7 +427,9 @@ class Ledger:
         self._group = self._writing = Commit()
         self._due = False  # the group at hand is to be written
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._on_blocked = on_blocked
         self._stopping = False
         self._error: BaseException | None = None
 
@@ -434,23 +442,29 @@ class Ledger:
 
     async def start(self) -> None:
         """Start the writer and the heartbeat that keeps the lease."""
-        if not self._tasks:
+        if self._writer is None:
             self._connection = self._db.hold_connection()
-            writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
-            writer.add_done_callback(self._ended)
-            heartbeat = asyncio.create_task(self._beat(), name=f"heartbeat {self.run_id}")
-            self._tasks = [writer, heartbeat]
+            self._writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
+            self._writer.add_done_callback(self._ended)
+            self._heartbeat = Heartbeat(
+                loop=asyncio.get_running_loop(),
+                ttl=self.lease.ttl,
+                renew=partial(self._db.work_off_loop, self._renew_alone),
+                failed=self._fail,
+                on_blocked=self._on_blocked,
+            )
+            self._heartbeat.start()
 
     async def stop(self) -> None:
         """Commit what waits and end the writer. Does not give the lease back."""
-        if not self._tasks:
+        if self._writer is None or self._heartbeat is None:
             return
-        (writer, heartbeat), self._tasks = self._tasks, []
+        writer, self._writer = self._writer, None
         self._stopping = True
-        heartbeat.cancel()
+        self._heartbeat.stop()
         self._wake.set()
         try:
-            await asyncio.wait([writer, heartbeat])  # an error is with those who waited
+            await asyncio.wait([writer])  # an error is with those who waited
         finally:
             await self._db.call(self._db.drop_connection, self._connection)
 
@@ -560,7 +574,7 @@ class Ledger:
         """The group at hand, which will be written."""
         if self._error is not None:
             raise self._error
-        if not self._tasks:
+        if self._writer is None:
             raise StoreError("the ledger is not started, or it was stopped")
         if not self._due:
             self._due = True
@@ -588,19 +602,26 @@ class Ledger:
             return
         if not isinstance(error, AgentensorError):
             error = StoreError(f"the ledger of run {self.run_id!r} cannot be written: {error}")
-        self._error = error
-        self._writing.fail(error)
-        self._group.fail(error)
+        self._fail(error)
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self.lease.ttl / 3)
-            if self._error is not None:
-                return
-            with contextlib.suppress(Exception):  # the next put gets it
-                await self.flush()
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._writing.fail(self._error)
+        self._group.fail(self._error)
 
     def _commit(self, group: Commit) -> None:
+        """Write a group, again where its connection was lost: rows that are there stay as they
+        are."""
+        self._db.patiently(partial(self._commit_once, group))
+        if self._heartbeat is not None:
+            self._heartbeat.renewed()
+
+    def _renew_alone(self) -> None:
+        """Renew the lease without rows, in a worker thread."""
+        self._db.patiently(partial(self._commit_once, None))
+
+    def _commit_once(self, group: Commit | None) -> None:
+        self._db.require_file()
         postgres = self._db.postgres
         with self._connection as connection:
             cursor = connection.cursor()
@@ -608,26 +629,22 @@ class Ledger:
                 if not postgres:
                     cursor.execute("BEGIN IMMEDIATE")
                 self._renew(cursor)
-                for table, rows in (
-                    (rollouts, group.rollouts),
-                    (scores, group.scores),
-                    (calls, group.calls),
-                ):
+                for table, rows in () if group is None else group.tables():
                     if rows:
                         insert_rows(cursor, table, rows, postgres=postgres)
                 connection.commit()
-                # From here, because those who wait hold up others: by way of the writer they
-                # would hear of it one turn of a busy loop later.
-                group.settle()
+                if group is not None:
+                    # From here, because those who wait hold up others: by way of the writer they
+                    # would hear of it one turn of a busy loop later.
+                    group.settle()
             except BaseException:
-                connection.rollback()
+                with contextlib.suppress(Exception):  # of a connection that is lost
+                    connection.rollback()
                 raise
             finally:
                 cursor.close()
 
     def _renew(self, cursor: Any) -> None:
-        from orcheo_agentensor.storage.lease import lost
-
         lease = self.lease
         sequence = self._event_seq() if self._event_seq is not None else 0
         expires = self._clock().timestamp() + lease.ttl

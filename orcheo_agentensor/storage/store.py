@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.checkpoints import Aliases, Checkpoints
     from orcheo_agentensor.storage.datasets import Datasets
     from orcheo_agentensor.storage.engine import Context
+    from orcheo_agentensor.storage.lease import OnBlocked
     from orcheo_agentensor.storage.ledger import Ledger
     from orcheo_agentensor.storage.runs import OptimizerStates, Runs
     from orcheo_agentensor.storage.workflows import Workflows
@@ -155,12 +156,14 @@ class Store:
         reuse: str | None = None,
         event_seq: Callable[[], int] | None = None,
         empty: bool = False,
+        on_blocked: OnBlocked | None = None,
     ) -> Ledger:
         """The ledger of a run, for the holder of its lease; to be started.
 
         `reuse` names another run whose rows are found too. Every commit stores what `event_seq`
         returns, the number of the last event sent. `empty` says that nothing is recorded yet, which
-        spares looking for it. Needs a running event loop.
+        spares looking for it. `on_blocked` hears of an event loop that does not answer. Needs a
+        running event loop.
         """
         from orcheo_agentensor.storage.ledger import Ledger
 
@@ -172,6 +175,7 @@ class Store:
             reuse=reuse,
             event_seq=event_seq,
             empty=empty,
+            on_blocked=on_blocked,
         )
 
     async def open(self) -> None:

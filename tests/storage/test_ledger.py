@@ -127,17 +127,17 @@ async def test_the_heartbeat_keeps_the_lease_of_a_silent_ledger(store_url: str) 
     async with Store.from_url(store_url, clock=clock) as store:
         await store.runs.release(await leased_run(store))
         lease = await store.runs.acquire("run-1", ttl=0.03)
-        async with store.ledger("run-1", lease=lease) as ledger:
+        ledger = store.ledger("run-1", lease=lease)
+        commit, beaten = ledger._commit_once, asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def beat(group: Any) -> None:
+            commit(group)
+            loop.call_soon_threadsafe(beaten.set)
+
+        ledger._commit_once = beat  # type: ignore[method-assign]
+        async with ledger:
             clock.now += timedelta(seconds=0.02)
-            beaten = asyncio.Event()
-            commit = ledger._commit
-            loop = asyncio.get_running_loop()
-
-            def beat(group: Any) -> None:
-                commit(group)
-                loop.call_soon_threadsafe(beaten.set)
-
-            ledger._commit = beat  # type: ignore[method-assign]
             await beaten.wait()
             clock.now += timedelta(seconds=0.02)
             with pytest.raises(RunAlreadyActive):
@@ -151,7 +151,8 @@ async def test_the_heartbeat_of_a_lost_lease_ends_the_ledger(store_url: str) -> 
         lease = await store.runs.acquire("run-1", ttl=0.01)
         async with store.ledger("run-1", lease=lease) as ledger:
             await store.runs.release(lease)
-            await asyncio.wait([ledger._tasks[0]])
+            with pytest.raises(LeaseLost):
+                await ledger._group
             with pytest.raises(LeaseLost):
                 ledger.put_rollout(rollout())
 
@@ -164,8 +165,9 @@ async def test_a_cancelled_writer_tells_those_who_wait(
         waiting = ledger.put_rollout(rollout(0))
         for _ in range(turns):
             await asyncio.sleep(0)
-        ledger._tasks[0].cancel()
-        await asyncio.wait([ledger._tasks[0]])
+        assert ledger._writer is not None
+        ledger._writer.cancel()
+        await asyncio.wait([ledger._writer])
         with suppress(StoreError):  # or it was committed a moment before
             await waiting
         with pytest.raises(StoreError, match="cancelled"):
