@@ -268,7 +268,7 @@ class Database:
         """
         try:
             return transaction()
-        except DATABASE_ERRORS as error:
+        except Exception as error:  # of SQLAlchemy, or of the driver itself
             self.require_file()
             if not is_passing(error):
                 raise
