@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import importlib.util
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ class Named:
                 self._take(part)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._text
+        return re.search(rf"\b{re.escape(key)}\b", self._text) is not None
 
     @cached_property
     def _text(self) -> str:
