@@ -22,7 +22,9 @@ from threading import Lock
 from typing import Any, TypeAlias, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.load import dumpd
 from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
@@ -215,6 +217,53 @@ class NodeRun:
         }
 
 
+MAX_STEPS = 300
+"""Most steps kept of a rollout; what a further one calls hangs on the step around it."""
+
+MAX_STEP_TEXT = 20_000
+"""Most characters kept of one input or output of a step."""
+
+
+def _is_hidden(kwargs: Mapping[str, Any]) -> bool:
+    return "langsmith:hidden" in (kwargs.get("tags") or ())
+
+
+class Steps:
+    """Everything that a rollout ran, as LangSmith traces it: chains, models, tools, retrievers.
+
+    Each step has its `type`, and the number of the one around it as its `parent`. A target that is
+    itself a runnable is the first step, the `root` of the others.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.has_root = False
+        self._around: dict[Any, int | None] = {}  # for what a run calls
+        self._open: dict[Any, int] = {}
+        self._lock = Lock()
+
+    def begin(self, kind: str, name: Any, inputs: Any, kwargs: Mapping[str, Any]) -> None:
+        """A step began; one that LangGraph hides is left out, and what it calls is not."""
+        run_id, parent = kwargs.get("run_id"), self._around.get(kwargs.get("parent_run_id"))
+        shown = brief(inputs, MAX_STEP_TEXT)
+        with self._lock:
+            self._around[run_id] = parent
+            if len(self.found) < MAX_STEPS and name != ENTRY and not _is_hidden(kwargs):
+                self._around[run_id] = self._open[run_id] = len(self.found)
+                step = {"type": kind, "name": str(name or "Unnamed"), "parent": parent}
+                self.found.append({**step, "inputs": shown, "output": ""})
+
+    def end(self, output: Any, kwargs: Mapping[str, Any], *, key: str = "output") -> None:
+        """A step returned, or failed."""
+        number = self._open.pop(kwargs.get("run_id"), None)
+        if number is not None:
+            self.found[number][key] = brief(output, MAX_STEP_TEXT)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored with the tape."""
+        return {"steps": self.found, "root": self.has_root}
+
+
 @dataclass
 class Tape:
     """The node runs of one rollout in order of their start, bounded in number and size.
@@ -226,6 +275,7 @@ class Tape:
 
     runs: dict[str, NodeRun] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
+    steps: Steps | None = None
     _lock: Any = field(default_factory=Lock, repr=False, compare=False)
 
     def run(self, id: str, *, node: str, step: int, path: tuple[str, ...]) -> NodeRun:
@@ -284,6 +334,7 @@ class Tape:
         return {
             "runs": [run.to_json(longest) for run in runs],
             "edges": [list(edge) for edge in self.edges],
+            **(self.steps.to_json() if self.steps is not None else {}),
         }
 
     @classmethod
@@ -301,11 +352,11 @@ def _names(path: Iterable[str]) -> tuple[str, ...]:
     return tuple(part.split(":")[0] for part in path)
 
 
-def brief(value: Any) -> str:
-    """Any node input or output as text of at most `MAX_TEXT` characters, without its secrets."""
+def brief(value: Any, longest: int = MAX_TEXT) -> str:
+    """Any node input or output as text of at most `longest` characters, without its secrets."""
     if not isinstance(value, str):
         value = json.dumps(redact(value), default=_plain, ensure_ascii=False)
-    return _cut(redact(value), MAX_TEXT)
+    return _cut(redact(value), longest)
 
 
 def _cut(text: str, longest: int) -> str:
@@ -340,7 +391,10 @@ class TapeRecorder(BaseCallbackHandler):
     def on_chain_start(
         self, serialized: dict[str, Any], inputs: Any, *, run_id: Any = None, **kwargs: Any
     ) -> None:
-        """A node began."""
+        """A chain began, and perhaps a node."""
+        if self.tape.steps is not None:
+            kind = kwargs.get("run_type") or "chain"
+            self._begin(kind, serialized, inputs, {**kwargs, "run_id": run_id})
         metadata = kwargs.get("metadata") or {}
         is_node = any(tag.startswith("graph:step:") for tag in kwargs.get("tags") or ())
         if not is_node or metadata.get("langgraph_node") == ENTRY:
@@ -350,25 +404,69 @@ class TapeRecorder(BaseCallbackHandler):
             run.inputs = brief(inputs)
 
     def on_chain_end(self, outputs: Any, *, run_id: Any = None, **kwargs: Any) -> None:
-        """A node returned."""
+        """A chain returned."""
+        self._end(outputs, run_id=run_id)
         run = self._open.pop(run_id, None)
         if run is not None and not run.output:
             run.output = brief(outputs)
 
     def on_chain_error(self, error: BaseException, *, run_id: Any = None, **kwargs: Any) -> None:
-        """A node failed."""
-        self.on_chain_end(repr(error), run_id=run_id)
+        """A chain failed."""
+        self._failed(error, run_id=run_id)
+        run = self._open.pop(run_id, None)
+        if run is not None and not run.output:
+            run.output = brief(repr(error))
 
     def on_chat_model_start(
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
     ) -> None:
-        """A node called a chat model."""
+        """A chat model is called."""
+        if self.tape.steps is not None:
+            dumped = {"messages": [[dumpd(message) for message in call] for call in messages]}
+            self._begin("llm", serialized, dumped, kwargs)
         for call in messages:
             self._model_called(message_texts(call), kwargs.get("metadata"))
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
-        """A node called a model that takes text."""
+        """A model that takes text is called."""
+        self._begin("llm", serialized, {"prompts": prompts}, kwargs)
         self._model_called(prompts, kwargs.get("metadata"))
+
+    def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+        """A model answered."""
+        if self.tape.steps is not None:
+            self._end(_generations(response), **kwargs)
+
+    def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
+        """A tool is called."""
+        self._begin("tool", serialized, {"input": input_str}, kwargs)
+
+    def on_retriever_start(self, serialized: dict[str, Any], query: str, **kwargs: Any) -> None:
+        """A retriever is asked."""
+        self._begin("retriever", serialized, {"query": query}, kwargs)
+
+    def on_tool_end(self, output: Any, **kwargs: Any) -> None:
+        """A tool returned."""
+        self._end({"output": output}, **kwargs)
+
+    def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
+        """A retriever found something, or nothing."""
+        self._end({"documents": list(documents)}, **kwargs)
+
+    def _failed(self, error: BaseException, **kwargs: Any) -> None:
+        if self.tape.steps is not None:
+            self.tape.steps.end(repr(error), kwargs, key="error")
+
+    on_llm_error = on_tool_error = on_retriever_error = _failed
+
+    def _begin(self, kind: str, serialized: Any, inputs: Any, kwargs: Mapping[str, Any]) -> None:
+        if self.tape.steps is not None:
+            name = kwargs.get("name") or (serialized or {}).get("name")
+            self.tape.steps.begin(kind, name, inputs, kwargs)
+
+    def _end(self, output: Any, **kwargs: Any) -> None:
+        if self.tape.steps is not None:
+            self.tape.steps.end(output, kwargs)
 
     def _model_called(self, texts: Iterable[str], metadata: Mapping[str, Any] | None) -> None:
         for names in self._search.groups(texts):
@@ -388,6 +486,21 @@ class TapeRecorder(BaseCallbackHandler):
         """A node took the default of a prompt that the run has brought."""
         run = _node_run(self.tape, metadata)
         run.missed = [*run.missed, name] if name not in run.missed else run.missed
+
+
+def _generations(response: LLMResult) -> dict[str, Any]:
+    """A reply as LangSmith shows it."""
+    shown: dict[str, Any] = response.model_dump(mode="json", exclude={"generations", "run"})
+    shown["generations"] = [
+        [
+            {"text": one.text, "message": dumpd(one.message)}
+            if isinstance(one, ChatGeneration)
+            else {"text": one.text}
+            for one in several
+        ]
+        for several in response.generations
+    ]
+    return shown
 
 
 def bind_of(prompt: Any) -> str | None:
@@ -417,13 +530,16 @@ register_configure_hook(_handler, inheritable=True)
 
 @contextmanager
 def record_tape(
-    edges: Iterable[tuple[str, str]] = (), *, prompts: Mapping[str, Any] | None = None
+    edges: Iterable[tuple[str, str]] = (),
+    *,
+    prompts: Mapping[str, Any] | None = None,
+    steps: bool = False,
 ) -> Iterator[Tape]:
-    """Tape the rollout that runs inside the block.
+    """Tape the rollout that runs inside the block, and all of its `steps` where asked.
 
     `prompts`, those of the run, are looked for in the messages of model calls.
     """
-    tape = Tape(edges=list(edges))
+    tape = Tape(edges=list(edges), steps=Steps() if steps else None)
     token = _handler.set(TapeRecorder(tape, prompts or {}))
     try:
         yield tape
@@ -440,6 +556,13 @@ def current_tape() -> Tape | None:
     """The tape that is being recorded, for a target on another machine that reports its nodes."""
     recorder = _handler.get()
     return None if recorder is None else recorder.tape
+
+
+def record_root() -> None:
+    """Tell that the target is a runnable, whose own run is the first of its steps."""
+    recorder = _handler.get()
+    if recorder is not None and recorder.tape.steps is not None:
+        recorder.tape.steps.has_root = True
 
 
 def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:

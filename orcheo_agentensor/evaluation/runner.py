@@ -385,9 +385,10 @@ class Runner:
         self._seconds = run.job.limits.case_timeout
         self._slots = process_slots(run.settings.max_concurrency)
         self._share = Share()
-        self.taped = taped or any(
+        self._steps = any(
             evaluator.adapter.taped for evaluator in (*run.evaluators, *run.summary_evaluators)
         )
+        self.taped = taped or self._steps
         self._unread: set[str] = set()
         if (
             not self.taped
@@ -517,7 +518,9 @@ class Runner:
         }
         call = self.target.run(private_copy(case.inputs), config, rollout_id=key)  # type: ignore[arg-type]
         if self.taped or self._unread:
-            with record_tape(self.target.edges, prompts=prompts_in(config)) as recorded:
+            with record_tape(
+                self.target.edges, prompts=prompts_in(config), steps=self._steps
+            ) as recorded:
                 found = await self.calls.attempted(call, recorder)
             found.tape = recorded.to_json()  # a failure, too, teaches those who had a part in it
             if not self.taped:

@@ -230,6 +230,7 @@ def _run(ctx: EvaluatorContext) -> Any:
         child_runs=None if ctx.tape is None else _child_runs(ctx.tape, run_id, started),
         tags=[],
         events=[],
+        attachments=private_copy(ctx.metadata.get("attachments") or {}),
     )
 
 
@@ -242,9 +243,14 @@ def taped(text: Any) -> Any:
 
 
 def _child_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> list[Any]:
-    """The node runs of a rollout in order, as the runs below its LangSmith `Run`."""
+    """The steps of a rollout in order, as the runs below its LangSmith `Run`.
+
+    Of a target on a server only its nodes are known.
+    """
     from langsmith.schemas import Run
 
+    if tape.get("steps"):
+        return _step_runs(tape, root, started)
     made: dict[str, Any] = {}
     top: list[Any] = []
     for entry in sorted(tape["runs"], key=lambda entry: (len(entry["path"]), entry["step"])):
@@ -266,6 +272,38 @@ def _child_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> 
     return top
 
 
+def _step_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> list[Any]:
+    from langsmith.schemas import Run
+
+    target: Any = Run
+    top = target.model_construct(id=root, child_runs=[])
+    made: list[Any] = []
+    for number, step in enumerate(tape["steps"]):
+        if tape["root"] and step["parent"] is None:
+            made.append(top)  # the run of the target itself
+            continue
+        around = top if step["parent"] is None else made[step["parent"]]
+        run = Run.model_construct(
+            id=uuid.uuid5(root, str(number)),
+            trace_id=root,
+            start_time=started,
+            end_time=started,
+            parent_run_id=around.id,
+            name=step["name"],
+            run_type=step["type"],
+            inputs=as_dict(taped(step["inputs"]), "input"),
+            outputs=as_dict(taped(step["output"]), "output"),
+            error=step.get("error"),
+            child_runs=[],
+            tags=[],
+            events=[],
+        )
+        around.child_runs.append(run)
+        made.append(run)
+    found: list[Any] = top.child_runs
+    return found
+
+
 def _example(ctx: EvaluatorContext) -> Any:
     """The case as a LangSmith `Example`."""
     from langsmith.schemas import Example
@@ -276,6 +314,7 @@ def _example(ctx: EvaluatorContext) -> Any:
         inputs=as_dict(ctx.inputs, "input"),
         outputs=as_dict(ctx.expected_output, "output"),
         metadata={**private_copy(ctx.metadata), "case_id": ctx.case_id},
+        attachments=private_copy(ctx.metadata.get("attachments") or {}),
         created_at=datetime.now(UTC),
     )
 

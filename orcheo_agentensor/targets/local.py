@@ -30,6 +30,7 @@ from orcheo_agentensor.tape import (
     is_taping,
     prompt_tree,
     prompts_in,
+    record_root,
     record_target_run,
     watched,
     watched_config,
@@ -320,6 +321,7 @@ class RunnableTarget:
             runnable = self._watching(prompts, kwargs, context_too=not by_itself)
         if configurable.get(NODE_OVERRIDES) and self.edges and not by_itself:
             runnable = with_node_overrides(runnable)
+        record_root()
         token = var_child_runnable_config.set(None)
         try:
             output = await runnable.ainvoke(inputs, config, **kwargs)
