@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from orcheo_agentensor.redaction import redact
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Row: TypeAlias = Sequence[object]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_STEERING = (
+    r"\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+"""What steers a terminal or misleads a reader: C1 controls, bidirectional overrides, characters of
+no width, line separators that only some programs know, tags."""
+_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f{_STEERING}]")
+_UNESCAPED = re.compile(rf"[{_STEERING}]")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -52,8 +62,15 @@ def milliseconds(value: float | None) -> str:
 
 
 def clean(text: object) -> str:
-    """`text` without the control characters that would steer a terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))
+    """`text` without its secrets, and without the characters that would steer a terminal or
+    mislead its reader."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", redact(str(text)))
+
+
+def clean_json(document: Any) -> str:
+    """A document as indented JSON with such characters escaped, so that it reads back the same."""
+    text = json.dumps(redact(document, names=False), ensure_ascii=False, allow_nan=False, indent=2)
+    return _UNESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def rich_table(columns: Sequence[str], rows: Iterable[Row]) -> Table:
@@ -81,7 +98,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
     heads = "".join(f"<th>{html.escape(column.removeprefix('>'))}</th>" for column in columns)
     body = "".join(
         "<tr>"
-        + "".join(f"<td>{html.escape('-' if cell is None else str(cell))}</td>" for cell in row)
+        + "".join(f"<td>{html.escape('-' if cell is None else clean(cell))}</td>" for cell in row)
         + "</tr>"
         for row in rows
     )

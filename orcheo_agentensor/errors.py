@@ -34,6 +34,8 @@ import importlib.util
 from reprlib import Repr
 from typing import Any
 
+from orcheo_agentensor.redaction import redact
+
 _SHOWN = 120
 
 _brief = Repr()
@@ -67,7 +69,7 @@ class AgentensorError(RuntimeError):
 
     def __init__(self, message: str | None = None) -> None:
         told = (type(self).__doc__ or type(self).__name__).strip()
-        super().__init__(message or told.partition("\n\n")[0])
+        super().__init__(redact(message) if message else told.partition("\n\n")[0])
 
     @property
     def message(self) -> str:
@@ -104,10 +106,10 @@ class BadInput(AgentensorError):
         rule: str | None = None,
     ) -> None:
         if message is None and field is not None and rule is not None:
-            message = f"{field}: {shorten(value)} {rule}"
+            message = f"{field}: {shorten(redact(value))} {rule}"
         super().__init__(message)
         self.field = field
-        self.value = value
+        self.value = redact(value)
         self.rule = rule
 
 
@@ -124,7 +126,9 @@ class ConfigError(BadInput):
         problems: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(message, field=field, value=value, rule=rule)
-        self.problems = problems or [{"field": field, "value": shorten(value), "rule": rule}]
+        self.problems = redact(problems) or [
+            {"field": field, "value": shorten(self.value), "rule": rule}
+        ]
 
 
 def problems_of(error: BadInput) -> list[dict[str, Any]]:

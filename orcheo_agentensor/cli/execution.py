@@ -46,6 +46,7 @@ from orcheo_agentensor.errors import (
 )
 from orcheo_agentensor.evaluation import EvaluationJob, create_evaluation_graph
 from orcheo_agentensor.prompts import prompts_to_json
+from orcheo_agentensor.redaction import knowing, redact, without_secrets
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
 from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
@@ -523,6 +524,15 @@ def run_once(
     opened = Store(named.target, new_id=lambda: run_id)
 
     async def main() -> None:
+        with knowing(job.config):
+            try:
+                await configured_run()
+            except Exception as error:
+                if (told := without_secrets(error)) is not error:
+                    raise told from None
+                raise
+
+    async def configured_run() -> None:
         async with reading(opened) as there:
             await version_of(request, workflow_id, store=there)
         if dry_run:
@@ -546,9 +556,9 @@ def run_once(
         path = job.target.get("output") if isinstance(job.target, dict) else None
         result = pick(result, path) if path else result
         if as_json:
-            print_json({"run_id": run_id, "workflow_id": workflow_id, "output": result})
+            print_json({"run_id": run_id, "workflow_id": workflow_id, "output": redact(result)})
         else:
-            print_json(result)
+            print_json(redact(result))
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.display import clean, number, rich_table
+from orcheo_agentensor.display import clean, clean_json, number, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,11 +40,11 @@ def show(text: str = "", *, style: str | None = None) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; finite numbers only."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    text = clean_json(document) + "\n"
     try:
         sys.stdout.write(text)
     except UnicodeEncodeError:  # an output that cannot take every character
-        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+        sys.stdout.write(json.dumps(json.loads(text), indent=2) + "\n")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -215,6 +215,7 @@ def create_evaluation_graph(
 
     graph = JobGraph(EvaluationState, input_schema=EvaluationJob, output_schema=EvaluationOutput)
     graph.check_job = manager.check
+    graph.secrets = manager.secrets
     graph.add_node(
         "prepare", prepare, destinations=("run_cases", END), input_schema=EvaluationState
     )

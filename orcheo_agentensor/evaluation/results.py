@@ -355,10 +355,10 @@ def score_rows(
         if isinstance(outcome, EvaluatorFailure):
             row.failure = storable(failure_to_json(outcome))
         elif isinstance(outcome, NotApplicable):
-            row.reason = outcome.reason  # told by having neither score nor label nor failure
+            row.reason = redact(outcome.reason)  # told by having no score, label and failure
         else:
             row.score, row.passed = outcome.score, outcome.passed
-            row.reason, row.label = outcome.reason, outcome.label
+            row.reason, row.label = redact(outcome.reason), redact(outcome.label)
         rows.append(row)
     rows[0].usage = usage
     return rows

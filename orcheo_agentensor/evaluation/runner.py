@@ -51,6 +51,7 @@ from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage import RolloutRow
@@ -323,7 +324,7 @@ class PaidCalls:
                 if isinstance(found.error, BudgetExhausted):
                     raise found.error
                 raise RunFailed(_trouble(who, found.error)) from found.error
-            answer: dict[str, Any] = found.value
+            answer: dict[str, Any] = redact(found.value, names=False)
             await self._ledger.put_call(key, kind, answer, usage)
             return answer
         finally:
@@ -752,10 +753,12 @@ class _Batch:
         """Run and score what the ledger lacks; returns the commit of the last of its rows."""
         runner = self.runner
         row = runner.ledger.rollouts.get(key)
-        live = row is None
+        live, said = row is None, row and row.output
         commits: list[Commit] = []
         if row is None:
             row = await runner.rollout(key, case, replicate, self)
+            said = row.output
+            row = replace(row, output=kept) if (kept := redact(said)) is not said else row
             commits.append(runner.ledger.put_rollout(row))
         elif row.reused:
             commits.append(runner.ledger.put_rollout(replace(row, phase=self.phase)))
@@ -763,6 +766,8 @@ class _Batch:
         usage = row.usage
         if row.failure is None:
             context = context_of(case, row)
+            if said is not row.output:  # what is kept lacks the secrets that evaluators see
+                context = replace(context, output=said)
             if context.tape is not None and not runner.taped:
                 context = replace(context, tape=None)  # of a few cases only, and not a whole one
             scored = []

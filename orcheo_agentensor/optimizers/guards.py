@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
-from orcheo_agentensor.redaction import holds_secret
+from orcheo_agentensor.redaction import REDACTED, holds_secret
 from orcheo_agentensor.storage.tables import clean_text
 
 COPY_LENGTH = 40
@@ -217,7 +217,7 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
     for what, pattern in (("reasoning", _REASONING), ("chatter", _CHATTER)):
         if (found := pattern.search(text)) and not pattern.search(component.text):
             reasons.append(f"holds {what} around the text: {found[0].strip()!r}")
-    if holds_secret(text):
+    if holds_secret(text) or (REDACTED in text and REDACTED not in component.text):
         reasons.append("holds a secret")
     if sum(line.lstrip().startswith("```") for line in text.splitlines()) % 2:
         reasons.append("a code fence is not closed")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.datasets import Case, DatasetSpec
-from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.errors import BadInput, ConfigError, shorten
 from orcheo_agentensor.json_values import prose_only
+from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
 _DEMO = "orcheo_agentensor.demo"
@@ -255,6 +260,76 @@ def _known_fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str
             return []
         model = nested[0]
     return sorted(model.model_fields)
+
+
+class JobSecrets:
+    """Keeps the secrets of jobs out of what LangGraph and a server store of their input.
+
+    A job travels with a reference for each of them, which means something in this process alone
+    and for the `most` latest of them: a run that goes on elsewhere needs its job submitted again.
+    """
+
+    def __init__(
+        self, *, new_id: Callable[[], str] = lambda: secrets.token_hex(16), most: int = 10_000
+    ) -> None:
+        self._held: OrderedDict[str, Any] = OrderedDict()
+        self._new_id = new_id
+        self._most = most
+
+    def conceal(self, job: Any) -> Any:
+        """`job` with references; itself where it holds no secret. Its cases are data, and stay."""
+        if not isinstance(job, Mapping):
+            return job
+        told = {key: value for key, value in job.items() if key not in ("dataset", "prompts")}
+        shown = self._concealed(told)
+        return job if shown is told else {**job, **shown}
+
+    def reveal(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """`job` with its secrets. Raises `BadInput` where they are not in this process."""
+        return {key: self._revealed(value, f"job.{key}") for key, value in job.items()}
+
+    def _concealed(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            shown = {
+                key: self._reference(item)
+                if isinstance(key, str) and is_secret_name(key) and redact({key: item})[key] != item
+                else self._concealed(item)
+                for key, item in value.items()
+            }
+            return value if all(shown[key] is value[key] for key in shown) else shown
+        if isinstance(value, list):
+            items = [self._concealed(item) for item in value]
+            return value if all(map(is_, items, value)) else items
+        return self._reference(value) if isinstance(value, str) and holds_secret(value) else value
+
+    def _reference(self, value: Any) -> str:
+        if isinstance(value, str) and _REFERENCE.fullmatch(value):
+            return value
+        reference = f"agentensor-secret:{self._new_id()}"
+        self._held[reference] = value
+        while len(self._held) > self._most:
+            self._held.popitem(last=False)
+        return reference
+
+    def _revealed(self, value: Any, field: str) -> Any:
+        if isinstance(value, str) and _REFERENCE.fullmatch(value):
+            if value not in self._held:
+                rule = "is a secret that this process does not hold; submit the job again"
+                raise BadInput(field=field, value=REDACTED, rule=rule)
+            return self._held[value]
+        if isinstance(value, Mapping):
+            return {key: self._revealed(item, f"{field}.{key}") for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._revealed(item, f"{field}.{n}") for n, item in enumerate(value)]
+        return value
+
+
+_REFERENCE = re.compile(r"agentensor-secret:[0-9a-f]{32}")
+
+
+def without_references(text: str) -> str:
+    """A text with what it refers to in this process left open."""
+    return _REFERENCE.sub(REDACTED, text)
 
 
 def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:

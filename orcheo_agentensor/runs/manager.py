@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_run
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
-from orcheo_agentensor.redaction import REDACTED, redact
+from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secrets
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
@@ -48,7 +48,7 @@ from orcheo_agentensor.runs.access import (
     take_lease,
     workflow_taken,
 )
-from orcheo_agentensor.runs.job import Job
+from orcheo_agentensor.runs.job import Job, JobSecrets
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
@@ -166,6 +166,7 @@ class RunManager(Generic[JobT]):
         self._make_plan = make_plan
         self._require = require
         self._known: dict[str, CheckedJob[JobT]] = {}
+        self.secrets = JobSecrets()
 
     async def check(
         self, data: Mapping[str, Any], *, caller: Identity = LOCAL_IDENTITY
@@ -175,16 +176,21 @@ class RunManager(Generic[JobT]):
         `caller` submits it: what belongs to others is to them as if it were not there.
         Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
-        try:
-            checked = await self._checked(self._job_model.parse(data), caller)
-            await self.store.runs.require_free(checked.record)
-        except NotFound:
-            if caller.name is None:
-                raise
-            raise NotFound("names something that is not stored") from None
-        except BadInput as error:
-            raise await self._all_problems(error, data, caller) from error
+        with self._knowing_secrets(data):
+            try:
+                checked = await self._checked(self._job_model.parse(data), caller)
+                await self.store.runs.require_free(checked.record)
+            except NotFound:
+                if caller.name is None:
+                    raise
+                raise NotFound("names something that is not stored") from None
+            except BadInput as error:
+                raise await self._all_problems(error, data, caller) from None
         return checked
+
+    def _knowing_secrets(self, data: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """What the job says under the names of secrets is one wherever it turns up inside."""
+        return knowing({k: v for k, v in data.items() if k != "dataset"}, self._given.config)
 
     async def record(self, data: Mapping[str, Any]) -> CheckedJob[JobT]:
         """Check and resolve a job, create its run record and store its dataset.
@@ -194,7 +200,14 @@ class RunManager(Generic[JobT]):
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
         caller = identity_of_run()
-        checked = await self._checked(self._job_model.parse(data), caller)
+        data = self.secrets.reveal(data)  # LangGraph has given it with references
+        with self._knowing_secrets(data):
+            try:
+                checked = await self._checked(self._job_model.parse(data), caller)
+            except Exception as error:
+                if (told := without_secrets(error)) is not error:
+                    raise told from None
+                raise
         if caller.name is not None:
             refs = {**checked.record.refs, "identity": caller.name}
             checked = replace(checked, record=checked.record.model_copy(update={"refs": refs}))
@@ -308,6 +321,8 @@ class RunManager(Generic[JobT]):
             draining=partial(getattr, get_runtime(), "drain_requested"),
         )
         ending: dict[str, Any] = {}
+        secrets = contextlib.ExitStack()
+        secrets.enter_context(self._knowing_secrets(vars(checked.job)))
         try:
             await ledger.start()
             yield run
@@ -323,8 +338,11 @@ class RunManager(Generic[JobT]):
                 text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
                 ending |= {"status": "failed", "error": text}
                 events.emit("run_failed", error=text, kind=type(error).__name__)
+                if (told := without_secrets(error)) is not error:
+                    raise told from None
             raise
         finally:
+            secrets.close()
             if ending:
                 self.forget(run_id)
             closing = asyncio.create_task(self._close(run, ending))

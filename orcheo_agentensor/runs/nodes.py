@@ -7,9 +7,10 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
@@ -22,7 +23,9 @@ from pydantic import BaseModel
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, RunFailed, shorten
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import Event, EventWriter, discard, listening
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.access import RunEnded
+from orcheo_agentensor.runs.job import JobSecrets, without_references
 from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.upstream import is_streamed_by_host
@@ -101,8 +104,9 @@ def _shielded(on_event: EventWriter) -> EventWriter:
     def heard(event: Event) -> None:
         try:
             on_event(event)
-        except Exception:
-            log.exception("on_event raised on %s %s", event["type"], event["seq"])
+        except Exception as error:  # noqa: BLE001 - told, and the run goes on
+            told = redact("".join(traceback.format_exception(error)))
+            log.error("on_event raised on %s %s\n%s", event["type"], event["seq"], told)
 
     return heard
 
@@ -196,14 +200,38 @@ class StrictGraph(StateGraph[StateT, None, InputT, OutputT]):
 class JobGraph(StrictGraph[StateT, InputT, OutputT]):
     """A graph that works on jobs; `check_job` checks and resolves one as a run would, and writes
     nothing. Only one that `pauses`, for an approval, needs LangGraph's checkpoints to go on: what
-    any has paid for is in the ledger."""
+    any has paid for is in the ledger. `secrets` holds those of jobs at work."""
 
     check_job: Callable[..., Awaitable[CheckedJob[Any]]]
+    secrets: JobSecrets
     pauses: bool = False
+
+    def compile(
+        self, *args: Any, **kwargs: Any
+    ) -> CompiledStateGraph[StateT, None, InputT, OutputT]:
+        """As `StateGraph.compile`; LangGraph sees no secret of the job that is the input."""
+        compiled = super().compile(*args, **kwargs)
+        compiled.__class__ = _CompiledJobGraph
+        return compiled
 
     def add_node(self, node: Any, action: Any = None, **options: Any) -> Self:
         """As `StateGraph.add_node`, for an async function of the state."""
         return super().add_node(node, JobNode(action, name=node), **options)
+
+
+class _CompiledJobGraph(CompiledStateGraph[Any, None, Any, Any]):
+    """A compiled graph whose checkpoints and writes hold references instead of a job's secrets."""
+
+    def stream(self, input: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """As of any graph."""
+        return super().stream(self._concealed(input), *args, **kwargs)
+
+    def astream(self, input: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """As of any graph."""
+        return super().astream(self._concealed(input), *args, **kwargs)
+
+    def _concealed(self, job: Any) -> Any:
+        return cast("JobGraph[Any, Any, Any]", self.builder).secrets.conceal(job)
 
 
 class JobNode(Runnable[Any, Any]):
@@ -240,7 +268,7 @@ def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -
 def run_id_inside(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:
     """The run id of `job` in the execution of a host's node: the same when that is repeated."""
     parts = json.dumps([str(thread_id), namespace, dict(job)], default=repr, sort_keys=True)
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+    return hashlib.sha256(without_references(parts).encode()).hexdigest()[:32]
 
 
 def refuse_unknown(job: Mapping[str, Any], known: set[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -33,7 +33,7 @@ from orcheo_agentensor.evaluation.runner import LABELS
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put
-from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.access import MODEL_RULE, models_refused, workflow_taken
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.manager import CheckedJob
@@ -206,6 +206,7 @@ class RequestReviewer:
         workflow_id = checked.record.workflow_id if checked else None
         if request.starts_run and graph.trains:
             await self._require_trainer(workflow_id or request.graph_id)
+        request = _without_secrets(request, graph, problems)
         if not enabled:
             if graph.jobs is None and isinstance(config := request.item.get("config"), Mapping):
                 off = f"runnable_config_enabled is off for {request.graph_id!r}"
@@ -292,6 +293,21 @@ class RequestReviewer:
             )
         except NotFound as error:
             raise version_refused(error, request.graph_id) from None
+
+
+def _without_secrets(request: RunRequest, graph: Served, problems: Problems) -> RunRequest:
+    """The request whose job refers to its secrets: the server stores what it is given, and a
+    schedule outlives every reference."""
+    if graph.jobs is None or "input" not in request.item:
+        return request
+    job = graph.jobs.secrets.conceal(request.item["input"])
+    if job is request.item["input"]:
+        return request
+    if request.is_cron:
+        rule = "holds a secret, which a schedule would store; name the variable that holds it"
+        problems.add("input", REDACTED, rule)
+        problems.settle("the request")
+    return replace(request, item={**request.item, "input": job})
 
 
 async def _checked_job(

@@ -44,7 +44,7 @@ from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.prompts import CONTEXT
-from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
 from orcheo_agentensor.targets.context import (
@@ -479,7 +479,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         try:
             yield
         except BaseException as error:
-            run_sync(self._end(run_id, *_ending(error)))
+            run_sync(self._end(run_id, *_ending(error, plan)))
             raise
         thread = self._thread(plan)
         run_sync(self._end(run_id, _state_of(self.get_state(thread) if thread else None)))
@@ -494,7 +494,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         try:
             yield
         except BaseException as error:
-            await self._end(run_id, *_ending(error))
+            await self._end(run_id, *_ending(error, plan))
             raise
         thread = self._thread(plan)
         await self._end(run_id, _state_of(await self.aget_state(thread) if thread else None))
@@ -646,7 +646,7 @@ def _run_at_once(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that was to wait for nothing waits")
 
 
-def _ending(error: BaseException) -> tuple[_Ending, str | None]:
+def _ending(error: BaseException, plan: RunPlan) -> tuple[_Ending, str | None]:
     from langgraph.errors import GraphDrained, GraphInterrupt, ParentCommand
 
     if isinstance(error, ParentCommand):  # a jump in the graph around this one
@@ -656,4 +656,5 @@ def _ending(error: BaseException) -> tuple[_Ending, str | None]:
     if isinstance(error, GraphDrained) or not isinstance(error, Exception):
         return "interrupted", None
     text = error.message if isinstance(error, AgentensorError) else repr(error)
-    return "failed", redact(text)[:_MOST_ERROR_TEXT]
+    with knowing(plan.config and plan.config.configurable):
+        return "failed", redact(text)[:_MOST_ERROR_TEXT]

@@ -559,7 +559,9 @@ async def abandon(client: LangGraphClient, attempt: str) -> None:
     except httpx.ConnectError:
         return
     except (httpx.HTTPError, TimeoutError) as error:
-        log.warning("a run of attempt %s may still be on its server: %r", attempt, error)
+        log.warning(
+            "a run of attempt %s may still be on its server: %s", attempt, redact(repr(error))
+        )
 
 
 @contextmanager

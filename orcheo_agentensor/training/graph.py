@@ -247,7 +247,7 @@ def create_training_graph(
         return result
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
-    graph.check_job, graph.pauses = manager.check, True
+    graph.check_job, graph.secrets, graph.pauses = manager.check, manager.secrets, True
     graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)

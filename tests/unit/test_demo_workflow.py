@@ -109,7 +109,9 @@ def test_the_job_files_name_what_the_demo_runs(name: str, model: Any) -> None:
     path = HOME / "jobs" / name
     job = model.parse(yaml.safe_load(path.read_text()))
     assert as_prompts(job.prompts) == seed_prompts()
-    assert load_entrypoint(job.target, settings=Settings()) is create_support_triage
-    loaded = [load_entrypoint(spec, settings=Settings()) for spec in job.evaluators]
+    assert load_entrypoint(job.target, settings=Settings(), what="target") is create_support_triage
+    loaded = [
+        load_entrypoint(spec, settings=Settings(), what="evaluator") for spec in job.evaluators
+    ]
     assert loaded == [queue_accuracy, reply_policy]
     assert (path.parent / job.dataset["path"]).resolve() == DATA.resolve()
