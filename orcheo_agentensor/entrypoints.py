@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -64,10 +65,11 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
 
     A path, as `langgraph.json` has it, stands for the module that its file is, seen from the
     working directory or from a folder that Python imports from. The module must be one of
-    `settings.allowed_modules`, or under one, or the whole name one of them; that is checked before
-    anything is imported. Private names, modules themselves, what the module merely imported from
-    one that is not allowed, and classes that are not `what` is wanted are refused. `what` is
-    "target", "evaluator" or "proposer".
+    `settings.allowed_modules`, or under one, or the whole name one of them, or the file must lie in
+    one of `settings.allowed_folders`, links followed; that is checked before anything is imported.
+    Private names, modules themselves, what the module merely imported from one that is not allowed,
+    and classes that are not `what` is wanted are refused. `what` is "target", "evaluator" or
+    "proposer".
 
     Raises `EntrypointNotAllowed`, or `EntrypointNotFound` where an allowed module cannot be
     imported or lacks the attribute.
@@ -82,17 +84,21 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
     module_name, _, attribute = spec.rpartition(":")
     allowed = (*settings.allowed_modules, *OWN_NAMES)
     file: Path | None = None
+    in_folder = False
     if _PATH_FORM.fullmatch(spec):
         file, names = _modules_of(Path(module_name))
-        if not names:
+        if file is None:
             raise refused(
                 EntrypointNotFound, f"was not found: there is no file {module_name!r}", "must exist"
             )
         usable = (name for name in names if _is_allowed(name, attribute, allowed))
-        module_name = next(usable, names[0])
-    if not _is_allowed(module_name, attribute, allowed):
+        in_folder = _is_inside(file, settings.allowed_folders)
+        module_name = next(usable, names[0] if names else _plain_name(file))
+    if not in_folder and not _is_allowed(module_name, attribute, allowed):
         shown = ", ".join(settings.allowed_modules) or "any allowed module (none is set)"
         rule = f"is not under {shown}; add its module to AGENTENSOR_ALLOWED_MODULES"
+        if file is not None:
+            rule += ", or its folder to AGENTENSOR_ALLOWED_FOLDERS"
         raise EntrypointNotAllowed(f"{spec!r} {rule}", field=what, value=spec, rule=rule)
     try:
         module = _imported(module_name, file)
@@ -108,7 +114,9 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
         raise refused(EntrypointNotAllowed, why, "must not be a module")
     modules = {module_name, *(entry for entry in allowed if ":" not in entry)}
     for origin in [*_origins(found, what), *_imported_from(module, attribute, found)]:
-        if not _is_under(origin, modules):
+        made_in = getattr(sys.modules.get(origin), "__file__", None)
+        inside = made_in is not None and _is_inside(Path(made_in), settings.allowed_folders)
+        if not _is_under(origin, modules) and not inside:
             why = (
                 f"comes from {origin}, which is not allowed; "
                 f"define a function of your own in {module_name}"
@@ -132,10 +140,35 @@ def _modules_of(path: Path) -> tuple[Path | None, list[str]]:
     return files[0], sorted(public, key=len)
 
 
+def _is_inside(file: Path, folders: Iterable[Path]) -> bool:
+    """Whether a file, links followed, is one of these folders' own: not of an environment in it, or
+    hidden there."""
+    file = file.resolve()
+    for folder in (folder.resolve() for folder in folders):
+        parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (".",)
+        if not any(part.startswith(".") or part in _NOT_OWN for part in parts):
+            return True
+    return False
+
+
+_NOT_OWN = ("site-packages", "dist-packages", "node_modules", "__pycache__")
+
+
+def _plain_name(file: Path) -> str:
+    """A name for the module in a file that Python would not find: the same wherever it lies."""
+    return re.sub(r"\W", "_", file.stem)
+
+
 def _imported(name: str, file: Path | None) -> ModuleType:
-    """The module of this name; that in `file`, where Python does not find it by its name."""
+    """The module of this name; that in `file`, where Python finds none by its name or another."""
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        found = getattr(module, "__file__", None)
+        if file is None or (found is not None and Path(found).resolve() == file):
+            return module
+        name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
     except ModuleNotFoundError as error:
         if file is None or error.name is None or not _is_under(name, (error.name,)):
             raise

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     """Modules, with their submodules, and single names ("shop.flow:graph") that jobs may name;
     comma-separated."""
 
+    allowed_folders: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders whose files jobs may name by their path ("./shop/flow.py:graph"); comma-separated. On
+    the command line the working directory is one, where it holds a `langgraph.json`."""
+
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts (or host:port) that a job may name, as the URL of an HTTP evaluator or of a remote
     target; comma-separated. No other host is allowed."""
@@ -108,7 +112,12 @@ class Settings(BaseSettings):
     """The tokens of a server: `[{"sha256": "…", "identity": "ana", "scopes": ["run"]}]`."""
 
     @field_validator(
-        "allowed_modules", "allowed_hosts", "host_keys", "allowed_models", mode="before"
+        "allowed_modules",
+        "allowed_folders",
+        "allowed_hosts",
+        "host_keys",
+        "allowed_models",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -103,7 +103,11 @@ def load_settings() -> Settings:
     from orcheo_agentensor.settings import Settings
 
     try:
-        return Settings().model_copy(update={"dataset_dir": None})  # it is for servers
+        settings = Settings()
+        project = [Path.cwd()] if Path("langgraph.json").is_file() else []
+        folders = (*settings.allowed_folders, *project)
+        # The folder of datasets is for servers.
+        return settings.model_copy(update={"dataset_dir": None, "allowed_folders": folders})
     except ValidationError as error:
         problems = [
             {

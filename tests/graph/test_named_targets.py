@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -236,6 +237,93 @@ async def test_a_link_out_of_an_allowed_folder_is_not_followed(project: Path) ->
             evaluators=["exact_match"],
             settings=Settings(allowed_modules=("src.pathshop",)),
         )
+
+
+async def in_folder(target: str, *folders: Path, **settings: Any) -> Any:
+    return await aevaluate(
+        target,
+        dataset=CASES,
+        evaluators=["exact_match"],
+        settings=Settings(allowed_folders=folders, **settings),
+    )
+
+
+@pytest.mark.parametrize("folder", [".", "src", "src/pathshop"])
+async def test_a_file_in_an_allowed_folder_is_a_target(project: Path, folder: str) -> None:
+    report = await in_folder("./src/pathshop/graph.py:graph", project / folder)
+    assert report.objective == 1.0
+
+
+async def test_a_file_that_bears_the_name_of_another_module_is_the_one_meant(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(project / "src" / "pathshop")
+    for name in ("json.py", "my-graph.py"):
+        (project / "src" / "pathshop" / name).write_text(MODULE)
+        report = await in_folder(f"./src/pathshop/{name}:graph", project)
+        assert report.objective == 1.0
+    assert json.loads("1") == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "./other.py:graph",
+        "./src/../other.py:graph",
+        "./src/pathshop/link.py:graph",  # out of the folder
+        "./src/linked/other.py:graph",  # through a folder that is a link
+        "./src/.venv/other.py:graph",
+        "./src/lib/site-packages/other.py:graph",
+        "./srcother/other.py:graph",  # whose name only begins alike
+        "other:graph",  # a folder allows files, not modules
+        "os:system",
+    ],
+)
+async def test_nothing_outside_an_allowed_folder_is_imported(project: Path, target: str) -> None:
+    source = project / "src"
+    bad = (project / "other.py").read_text()
+    for folder in (source / ".venv", source / "lib" / "site-packages", project / "srcother"):
+        folder.mkdir(parents=True)
+        (folder / "other.py").write_text(bad)
+    (source / "pathshop" / "link.py").symlink_to(project / "other.py")
+    (source / "linked").symlink_to(project)
+    with pytest.raises(EntrypointNotAllowed):
+        await in_folder(target, source)
+
+
+async def test_what_a_file_took_from_elsewhere_is_not_opened(project: Path) -> None:
+    (project / "src" / "taken.py").write_text("from os import system\nimport subprocess\n")
+    for attribute in ("system", "subprocess", "__builtins__"):
+        with pytest.raises(EntrypointNotAllowed):
+            await in_folder(f"./src/taken.py:{attribute}", project / "src")
+
+
+def test_on_the_command_line_a_project_with_a_langgraph_json_is_its_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from orcheo_agentensor.cli.app import app
+
+    monkeypatch.delenv("AGENTENSOR_ALLOWED_MODULES", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    job = {
+        "target": "./src/pathshop/graph.py:graph",
+        "dataset": CASES,
+        "evaluators": ["exact_match"],
+    }
+    (project / "job.json").write_text(json.dumps(job))
+    refused = CliRunner().invoke(app, ["evaluate", "job.json"])
+    assert refused.exit_code == 2
+    assert "AGENTENSOR_ALLOWED_FOLDERS" in refused.stderr
+    (project / "langgraph.json").write_text("{}")
+    found = CliRunner().invoke(app, ["evaluate", "job.json", "--json"])
+    assert found.exit_code == 0, found.output
+    elsewhere = project / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # a job file brings no folder of its own
+    refused = CliRunner().invoke(app, ["evaluate", "../job.json"])
+    assert refused.exit_code == 2
 
 
 async def test_messages_tuples_and_dates_are_inputs() -> None:
