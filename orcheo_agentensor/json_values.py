@@ -53,6 +53,9 @@ def prose_only(schema: dict[str, Any]) -> None:
         schema["description"] = _SECTIONS.split(schema["description"])[0]
 
 
+_CONTAINERS = (dict, list)
+
+
 def check_json(value: Any, *, field: str) -> None:
     """Raise `ConfigError` unless `value` is JSON that survives storing and reading back.
 
@@ -76,22 +79,15 @@ def all_json(*values: Any) -> bool:
     for depth in itertools.count():
         inner: list[Any] = []
         for value in level:
-            if value is None or value is True or value is False:
-                continue
-            if isinstance(value, str):
+            kind = type(value)
+            if kind is str:
                 if (not value.isascii() or "\x00" in value) and _text_rule(value):
                     return False
-            elif isinstance(value, int):
-                if not MIN_INT <= value <= MAX_INT:
-                    return False
-            elif isinstance(value, float):
-                if not isfinite(value):
-                    return False
-            elif isinstance(value, dict | list):
+            elif kind is dict or kind is list or isinstance(value, _CONTAINERS):
                 left -= len(value)
                 if left < 0 or depth == MAX_DEPTH:
                     return False
-                if isinstance(value, list):
+                if not isinstance(value, dict):
                     inner += value
                     continue
                 for key in value:
@@ -100,7 +96,7 @@ def all_json(*values: Any) -> bool:
                     if (not key.isascii() or "\x00" in key) and _text_rule(key):
                         return False
                 inner += value.values()
-            else:
+            elif value is not None and kind is not bool and _scalar_rule(value):
                 return False
         if not inner:
             break
@@ -220,13 +216,13 @@ def _problems(
 
 
 def _scalar_rule(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _text_rule(value)
     if isinstance(value, int):  # bool too, and within
         return None if MIN_INT <= value <= MAX_INT else _INT
     if isinstance(value, float):
         return None if isfinite(value) else _FINITE
-    return None if value is None or isinstance(value, dict | list) else _TYPE
+    if isinstance(value, str):
+        return _text_rule(value)
+    return None if value is None or isinstance(value, _CONTAINERS) else _TYPE
 
 
 def _text_rule(text: str) -> str | None:

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -26,6 +25,7 @@ from orcheo_agentensor.errors import BadInput, DatasetError
 from orcheo_agentensor.json_values import MAX_DEPTH, all_json, check_json, content_hash, prose_only
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
+_KNOWN = frozenset(FIELDS)
 MAX_ID = 200
 MAX_SPLIT = 64
 FILE_FIELDS = ("id", "metadata", "cases")
@@ -72,9 +72,9 @@ class Case(BaseModel):
     def _check(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise DatasetError(field="case", value=data, rule="must be an object with `inputs`")
-        for name in data:
-            if name not in FIELDS:
-                raise _unknown(name, data[name])
+        if not data.keys() <= _KNOWN:
+            name = next(name for name in data if name not in FIELDS)
+            raise _unknown(name, data[name])
         if "inputs" not in data:
             raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
         case = dict(data)
@@ -94,10 +94,13 @@ class Case(BaseModel):
         case["id"] = _case_id(case)
         return case
 
-    @cached_property
+    @property
     def content_hash(self) -> str:
         """SHA-256 over every field."""
-        return content_hash(self.to_json(), checked=True)
+        found = self.__dict__.get("content_hash")
+        if found is None:  # not a `cached_property`, whose lock takes as long as the hash
+            found = self.__dict__["content_hash"] = content_hash(self.to_json(), checked=True)
+        return str(found)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, changed by `update`; it does not keep the hash of the original."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +15,8 @@ class OutOfTime(TimeoutError):
 
 
 class TimeLimits:
-    """Time limits of one length: `with limits` cancels what the current task does in the block when
-    its time is up, which outside the block is an `OutOfTime`.
+    """Time limits of one length: from `begin` to `end`, what a task does is cancelled when its time
+    is up, and `end` makes an `OutOfTime` of that.
 
     Limits of one length begin in order, so they end in order, and one timer serves all.
     `asyncio.timeout` puts a timer on the loop's heap for each, which for a case that takes no time
@@ -29,23 +29,15 @@ class TimeLimits:
         self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self.seconds
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Begin to count the time of `task`, which is the current one."""
+        ends = time.monotonic() + self.seconds
         self._running[task] = ends, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(ends, self._expire)
+            self._timer = task.get_loop().call_later(self.seconds, self._expire)
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def end(self, task: asyncio.Task[Any], error: BaseException | None = None) -> None:
+        """Stop counting; raises `OutOfTime` where the `error` that it ended with comes of that."""
         _ends, cancelling = self._running.pop(task)
         if not self._expired or task not in self._expired:
             return
@@ -55,13 +47,12 @@ class TimeLimits:
             raise OutOfTime(f"no answer within {self.seconds:g} s") from error
 
     def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
         self._timer = None
         for task, (ends, _) in self._running.items():
             if task in self._expired:
                 continue
-            if ends > loop.time():
-                self._timer = loop.call_at(ends, self._expire)
+            if (left := ends - time.monotonic()) > 0:
+                self._timer = task.get_loop().call_later(left, self._expire)
                 return
             self._expired.add(task)
             task.cancel()
@@ -79,12 +70,18 @@ class Slots:
         self._waiting: dict[Share, None] = {}  # in order of their last turn
         self._own = Share()
 
+    def take(self, share: Share | None = None) -> bool:
+        """Take a slot for `share` if one is free; then nobody waits."""
+        if not self.free:
+            return False
+        self.free -= 1
+        (share or self._own).held += 1
+        return True
+
     async def acquire(self, share: Share | None = None) -> None:
         """Take a slot for `share`, when its turn comes."""
         share = share or self._own
-        if self.free:  # then nobody waits
-            self.free -= 1
-            share.held += 1
+        if self.take(share):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         share.turns.append(turn)
@@ -100,7 +97,7 @@ class Slots:
         """Release a slot to the waiting share that holds the fewest."""
         (share or self._own).held -= 1
         self.free += 1
-        while self.free and self._waiting:
+        while self._waiting and self.free:
             poorest = min(self._waiting, key=lambda waiting: waiting.held)
             turn = poorest.turns.popleft()
             del self._waiting[poorest]

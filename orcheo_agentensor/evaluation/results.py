@@ -416,8 +416,13 @@ def case_result(
     )
 
 
-def context_of(case: Case, measured: RolloutRow | CaseResult) -> EvaluatorContext:
-    """What an evaluator is given of a rollout, or a summary evaluator of a case."""
+def context_of(
+    case: Case, measured: RolloutRow | CaseResult, *, taped: bool = True
+) -> EvaluatorContext:
+    """What an evaluator is given of a rollout, or a summary evaluator of a case.
+
+    An evaluation that is not `taped` has a tape of a few cases only, and not a whole one.
+    """
     return EvaluatorContext(
         case_id=case.id,
         inputs=case.inputs,
@@ -426,7 +431,7 @@ def context_of(case: Case, measured: RolloutRow | CaseResult) -> EvaluatorContex
         metadata=case.metadata,
         latency_ms=measured.latency_ms,
         usage=measured.usage,
-        tape=measured.tape,
+        tape=measured.tape if taped else None,
     )
 
 
@@ -546,7 +551,7 @@ class CaseProgress:
     def case_finished(self, result: CaseResult) -> None:
         """Hear of one finished case."""
         self._done += 1
-        shown = result.to_json()
+        shown = {**self._labels, **result.to_json()}
         if shown["ok"]:
             objective = weighted_mean(shown["scores"], self._weights)
             if objective is not None:
@@ -554,14 +559,8 @@ class CaseProgress:
                 self._scored += 1
         else:
             self._failed += 1
-        self._events.emit(
-            "case_finished",
-            **self._labels,
-            **shown,
-            replayed=result.replayed,
-            done=self._done,
-            total=self._total,
-        )
+        shown |= {"replayed": result.replayed, "done": self._done, "total": self._total}
+        self._events.emit("case_finished", **shown)
         if self._done % self._every == 0 or self._done == self._total:
             self._events.emit(
                 "evaluation_progress",

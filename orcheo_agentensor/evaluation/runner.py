@@ -211,17 +211,22 @@ class PaidCalls:
         `recorder` knows afterwards, whatever happens, what its model calls took. Raises
         `BudgetExhausted` where a model call was refused, even if the call went on without it.
         """
+        task, limits = asyncio.current_task(), self._time_limits
+        assert task is not None
         with recorder:
             started = time.perf_counter()
             try:
-                with self._time_limits:
+                limits.begin(task)
+                try:
                     value = await call
+                except BaseException as error:
+                    limits.end(task, error)
+                    raise
+                limits.end(task)
                 found = Attempt(value, latency_ms=(time.perf_counter() - started) * 1000.0)
             except (Exception, asyncio.CancelledError) as error:
                 latency_ms = (time.perf_counter() - started) * 1000.0
-                task = asyncio.current_task()
-                cancelled = isinstance(error, asyncio.CancelledError)
-                if cancelled and (task is None or task.cancelling()):
+                if isinstance(error, asyncio.CancelledError) and task.cancelling():
                     raise
                 timeout = any(isinstance(cause, TimeoutError) for cause in causes(error))
                 transient = timeout or is_transient(error)
@@ -461,7 +466,8 @@ class Runner:
 
         async def attempt(recorder: UsageRecorder) -> Attempt:
             nonlocal begun
-            await self._slots.acquire(self._share)
+            if not self._slots.take(self._share):
+                await self._slots.acquire(self._share)
             try:
                 if not begun and self._draining():
                     raise Draining
@@ -575,6 +581,32 @@ class Runner:
 
         Rows that are put into the ledger add to `commits`.
         """
+        if (
+            evaluator.adapter.inline is not None
+            or (key, evaluator.fingerprint) in self.ledger.scores
+        ):
+            return self.score_inline(evaluator, key, context, commits)
+        made, usage = await self.calls.make(
+            lambda recorder: evaluator.attempt(context, timeout=self._seconds, recorder=recorder),
+            key,
+            meter=meter,
+        )
+        outcomes = sorted(made.outcomes, key=lambda outcome: clean_text(outcome.name))
+        rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
+        for row in rows if made.passing else ():
+            row.failure = row.failure and {**row.failure, PASSING: "yes"}
+        put = self.ledger.put_scores
+        commits.append(put(key, evaluator.fingerprint, rows, keep=self.taped))
+        return as_recorded(outcomes, rows), usage, True
+
+    def score_inline(
+        self,
+        evaluator: BoundEvaluator,
+        key: str,
+        context: EvaluatorContext,
+        commits: list[Commit],
+    ) -> tuple[Sequence[Outcome], Usage, bool]:
+        """As `score`, where scores are recorded, or the evaluator need not be awaited."""
         fingerprint = evaluator.fingerprint
         rows = self.ledger.scores.get((key, fingerprint))
         if rows is not None:
@@ -582,30 +614,14 @@ class Runner:
                 commits.append(self.ledger.put_scores(key, fingerprint, rows))
             spent = Usage.total(row.usage for row in rows)
             return [outcome_of(row) for row in rows], spent, False
-        outcomes: Sequence[Outcome]
-        passing = False
-        if evaluator.adapter.inline is not None:
-            usage = NOTHING
-            try:
-                outcomes = [evaluator.adapter.inline(context)]
-            except Exception as error:  # noqa: BLE001 - a failure is a value
-                outcomes = [evaluator.broken(error)]
-        else:
-            made, usage = await self.calls.make(
-                lambda recorder: evaluator.attempt(
-                    context, timeout=self._seconds, recorder=recorder
-                ),
-                key,
-                meter=meter,
-            )
-            outcomes, passing = made.outcomes, made.passing
-        if len(outcomes) > 1:
-            outcomes = sorted(outcomes, key=lambda outcome: clean_text(outcome.name))
-        rows = score_rows(key, fingerprint, outcomes, usage)
-        for row in rows if passing else ():
-            row.failure = row.failure and {**row.failure, PASSING: "yes"}
-        commits.append(self.ledger.put_scores(key, fingerprint, rows))
-        return as_recorded(outcomes, rows), usage, True
+        assert evaluator.adapter.inline is not None
+        try:
+            outcome = evaluator.adapter.inline(context)
+        except Exception as error:  # noqa: BLE001 - a failure is a value
+            outcome = evaluator.broken(error)
+        rows = score_rows(key, fingerprint, (outcome,), NOTHING)
+        commits.append(self.ledger.put_scores(key, fingerprint, rows, keep=self.taped))
+        return as_recorded((outcome,), rows), NOTHING, True
 
     def labels(self, candidate: Candidate, phase: str) -> dict[str, Any]:
         """What the traces of all calls for `candidate` in this phase are labelled with."""
@@ -695,17 +711,19 @@ class _Batch:
         runner, places = self.runner, self.runner.in_flight
         self._starting = False
         while self._pending and not self._stopped and (places.free or not self._waiting):
-            self._waiting = not places.free
-            await places.acquire()
-            self._waiting = False
-            if not self._pending:
-                places.release()
-                break
+            if not places.take():
+                self._waiting = True
+                await places.acquire()
+                self._waiting = False
+                if not self._pending:
+                    places.release()
+                    break
             index, replicate, key = self._pending.popleft()
             if self._pending and not self._starting and self._workers < runner.concurrency:
                 self._start_worker(group)
             commit: Commit | None = None
-            await runner.running.acquire()
+            if not runner.running.take():
+                await runner.running.acquire()
             try:
                 await runner.calls.claim(key)  # where two want it at once the second replays
                 try:
@@ -753,27 +771,25 @@ class _Batch:
         """Run and score what the ledger lacks; returns the commit of the last of its rows."""
         runner = self.runner
         row = runner.ledger.rollouts.get(key)
-        live, said = row is None, row and row.output
+        live, said = row is None, None if row is None else row.output
         commits: list[Commit] = []
         if row is None:
             row = await runner.rollout(key, case, replicate, self)
             said = row.output
             row = replace(row, output=kept) if (kept := redact(said)) is not said else row
-            commits.append(runner.ledger.put_rollout(row))
+            commits.append(runner.ledger.put_rollout(row, checked=True))
         elif row.reused:
             commits.append(runner.ledger.put_rollout(replace(row, phase=self.phase)))
-        outcomes: Sequence[Outcome] = ()
+        outcomes: list[Outcome] = []
         usage = row.usage
         if row.failure is None:
-            context = context_of(case, row)
+            context = context_of(case, row, taped=runner.taped)
             if said is not row.output:  # what is kept lacks the secrets that evaluators see
                 context = replace(context, output=said)
-            if context.tape is not None and not runner.taped:
-                context = replace(context, tape=None)  # of a few cases only, and not a whole one
             scored = []
             if runner.instant:  # without a task for each
                 for evaluator in runner.evaluators:
-                    scored.append(await runner.score(evaluator, key, context, self.meter, commits))
+                    scored.append(runner.score_inline(evaluator, key, context, commits))
             else:
                 labels = runner.labels(self.candidate, self.phase)
                 with traced({**labels, CASE_ID: case.id, REPLICATE: replicate}):
@@ -784,7 +800,7 @@ class _Batch:
                         ]
                     )
             for found, cost, fresh in scored:
-                outcomes = [*outcomes, *found] if outcomes else found
+                outcomes += found
                 usage = usage if cost is NOTHING else usage + cost
                 live = live or fresh
         result = case_result(case, row, outcomes, usage, replayed=not live)

@@ -391,7 +391,7 @@ class RunManager(Generic[JobT]):
             dataset.version,
             metadata=dataset.metadata,
             counts={"cases": len(dataset), "splits": dataset.splits()},
-            cases=[case.to_json() for case in dataset.cases],
+            cases=(case.to_json() for case in dataset.cases),
         )
 
     async def _checked(self, job: JobT, caller: Identity) -> CheckedJob[JobT]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -28,9 +28,12 @@ class Datasets(Repository):
         *,
         metadata: dict[str, Any],
         counts: dict[str, Any],
-        cases: Sequence[dict[str, Any]],
+        cases: Iterable[dict[str, Any]],
     ) -> DatasetRecord:
-        """Store a dataset version with its cases (each with an `id`), once."""
+        """Store a dataset version with its cases (each with an `id`), once.
+
+        Where it is there already, none of the cases is asked for.
+        """
         record = DatasetRecord(
             dataset_id=dataset_id,
             version=version,

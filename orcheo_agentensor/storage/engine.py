@@ -21,13 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import (
+    URL,
     Connection,
+    Dialect,
     Engine,
     Select,
     create_engine,
@@ -341,15 +343,14 @@ class Database:
 
     def _sqlite_engine(self) -> Engine:
         path = self.target.path
-        options: dict[str, Any] = {"poolclass": StaticPool}
         place, writable = ":memory:", True
+        dialect, compiled = _sqlite_dialect()
         if path is not None:
             writable = prepare_file(path)
             self._file = _identity(path)
-            options = {"poolclass": QueuePool, "max_overflow": 50}
             place = f"{path.absolute().as_uri()}?mode={_mode(path, writable)}"
 
-        def connect() -> sqlite3.Connection:
+        def connect() -> Any:
             return sqlite3.connect(
                 place,
                 uri=path is not None,
@@ -358,12 +359,35 @@ class Database:
                 timeout=BUSY_TIMEOUT_MS / 1000,
             )
 
-        engine = create_engine("sqlite://", creator=connect, hide_parameters=True, **options)
+        pool = (
+            StaticPool(connect, dialect=dialect)
+            if path is None
+            else QueuePool(connect, max_overflow=50, dialect=dialect)
+        )
+        engine = Engine(
+            pool,
+            dialect,
+            URL.create("sqlite", database=place),
+            hide_parameters=True,
+            execution_options={"compiled_cache": compiled},
+        )
         if not writable:
             return engine
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+
+@cache
+def _sqlite_dialect() -> tuple[Dialect, dict[Any, Any]]:
+    """What all SQLite files share: the dialect, and the statements compiled for it.
+
+    Compiling them is most of what a short run costs; `create_engine` makes a dialect for each
+    engine, and takes statements compiled for another one for unknown.
+    """
+    engine = create_engine("sqlite://")
+    engine.connect().close()
+    return engine.dialect, {}
 
 
 def _run(

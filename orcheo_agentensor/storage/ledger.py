@@ -83,8 +83,8 @@ def fence_sql(*, postgres: bool) -> str:
     return sql.replace("?", "%s") if postgres else sql
 
 
-def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
-    """A rollout in the order of the table's columns."""
+def rollout_values(run_id: str, row: RolloutRow, *, checked: bool) -> tuple[Any, ...]:
+    """A rollout in the order of the table's columns; its output may be `checked` to be JSON."""
     no_calls = row.reused or row.usage is ONE_ROLLOUT
     return (
         run_id,
@@ -94,13 +94,13 @@ def rollout_values(run_id: str, row: RolloutRow) -> tuple[Any, ...]:
         row.candidate_hash,
         row.replicate,
         row.phase,
-        None if row.output is None else encode(row.output),
+        None if row.output is None else encode(row.output, checked=checked),
         _noted(row),
         row.latency_ms,
         row.attempts,
         None if row.failure is None else encode(row.failure),
         0 if row.reused else row.attempts,
-        *(_FREE if no_calls else _counts(row.usage))[1:],
+        *(_FREE_CALLS if no_calls else _counts(row.usage)[1:]),
     )
 
 
@@ -325,6 +325,7 @@ def _counts(usage: Usage) -> tuple[Any, ...]:
 
 
 _FREE = _counts(NOTHING)
+_FREE_CALLS = _FREE[1:]
 
 
 def _usage(counts: Sequence[Any]) -> Usage:
@@ -496,16 +497,17 @@ class Ledger:
             return self._calls.get(key)
         return self._calls.setdefault(key, found[1])
 
-    def put_rollout(self, row: RolloutRow) -> Commit:
+    def put_rollout(self, row: RolloutRow, *, checked: bool = False) -> Commit:
         """Record a rollout; a known key stays as it is.
 
-        Rollouts are counted by `attempts`, whatever `usage.rollouts` says.
+        Rollouts are counted by `attempts`, whatever `usage.rollouts` says. The output may be
+        `checked` to be JSON.
         """
         there = self.rollouts.get(row.key)
         if there is not None and not there.reused:
             return self._open()
         row.position = self._position = self._position + 1
-        values = rollout_values(self.run_id, row)
+        values = rollout_values(self.run_id, row, checked=checked)
         group = self._open()
         group.rollouts.append(values)
         if row.reused:
@@ -516,11 +518,17 @@ class Ledger:
         return group
 
     def put_scores(
-        self, rollout_key: str, evaluator_fingerprint: str, rows: Sequence[ScoreRow]
+        self,
+        rollout_key: str,
+        evaluator_fingerprint: str,
+        rows: Sequence[ScoreRow],
+        *,
+        keep: bool = True,
     ) -> Commit:
         """Record what an evaluator said about a recorded rollout, as `put_rollout` does.
 
-        The texts of `rows` become what any database can hold.
+        The texts of `rows` become what any database can hold. What is not to `keep` cannot be
+        looked up afterwards.
         """
         if not rows:
             raise BadInput("an evaluator's scores need at least one row")
@@ -538,9 +546,10 @@ class Ledger:
             values.append(score_values(self.run_id, position, evaluator_fingerprint, row))
         group = self._open()
         group.scores += values
-        if rows[0].reused:
-            rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
-        self.scores[rollout_key, evaluator_fingerprint] = list(rows)
+        if keep:
+            if rows[0].reused:
+                rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
+            self.scores[rollout_key, evaluator_fingerprint] = list(rows)
         return group
 
     def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Commit:
