@@ -314,6 +314,19 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def client_retries(error: BaseException) -> int:
+    """How often the client that raised had tried again by itself: OpenAI's, Anthropic's and those
+    made like them say so in a header of their request."""
+    for cause in causes(error):
+        for holder in (cause, getattr(cause, "response", None)):
+            try:
+                headers: Any = getattr(getattr(holder, "request", None), "headers", None) or {}
+                return int(headers["x-stainless-retry-count"])
+            except (KeyError, ValueError, TypeError, RuntimeError):
+                continue
+    return 0
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an error or one of its causes carries."""
     for cause in causes(error):

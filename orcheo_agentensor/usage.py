@@ -17,7 +17,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from orcheo_agentensor.errors import AgentensorError, BudgetExhausted
+from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, client_retries
 from orcheo_agentensor.upstream import close_waiting_callbacks, silence_refusals
 
 
@@ -482,7 +482,8 @@ def _reply_of(response: LLMResult) -> tuple[bool, bool]:
 
 
 def usage_of_error(error: BaseException) -> Usage:
-    """What a failed call took: that of the reply the client raised with, or nothing but the call.
+    """What a failed call took: that of the reply the client raised with, or nothing but the call,
+    and those by which the client tried again.
 
     OpenAI's client raises `LengthFinishReasonError`, which holds the `completion`, where a reply
     with a structured output was cut by its length.
@@ -490,7 +491,8 @@ def usage_of_error(error: BaseException) -> Usage:
     completion = getattr(error, "completion", None)
     reported = getattr(completion, "usage", None)
     if reported is None:
-        return ONE_CALL
+        retried = client_retries(error)
+        return replace(ONE_CALL, calls=1 + retried) if retried else ONE_CALL
     counts = provider_counts(reported if isinstance(reported, Mapping) else vars(reported))
     return one_call(counts, {"model": getattr(completion, "model", None)})
 
@@ -564,6 +566,12 @@ def record_usage(gate: CallGate | None = None) -> Iterator[UsageRecorder]:
     """Count the chat-model calls made inside the block; an outer block does not see them."""
     with UsageRecorder(gate) as recorder:
         yield recorder
+
+
+def is_counting() -> bool:
+    """Whether model calls are counted here: in a rollout, a judge or a proposer, which are tried
+    again as the job's limits say."""
+    return _recorder.get() is not None
 
 
 def add_usage(usage: Usage, *, cut: int = 0) -> None:

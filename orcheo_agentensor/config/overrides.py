@@ -16,7 +16,9 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import BadInput, RunFailed, shorten
+from orcheo_agentensor.usage import is_counting
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -179,7 +181,8 @@ def with_model(chat: BaseChatModel, override: NodeOverride) -> BaseChatModel:
         from langchain.chat_models import init_chat_model
 
         try:
-            chat = init_chat_model(override.model)
+            make = chat_model if is_counting() else init_chat_model
+            chat = make(override.model)
         except (ImportError, ValueError) as error:
             raise BadInput(
                 field="node_overrides.model", value=override.model, rule=f"cannot be used: {error}"

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from orcheo_agentensor.config.overrides import overridden_model
 from orcheo_agentensor.demo.model import LexicalChatModel
+from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import get_prompt
@@ -98,9 +99,7 @@ def demo_model(settings: Settings | None = None) -> BaseChatModel:
 
 @lru_cache(maxsize=8)
 def _real_model(name: str) -> BaseChatModel:
-    from langchain.chat_models import init_chat_model
-
-    return init_chat_model(name)
+    return chat_model(name)  # type: ignore[no-any-return]
 
 
 def create_support_triage() -> StateGraph[TriageState, None, Ticket, Triage]:

@@ -31,6 +31,7 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
     TemplateError,
     causes,
+    client_retries,
     describe,
     is_transient,
     status_of,
@@ -121,7 +122,8 @@ class Attempt:
     """What one attempt at a call came to: a `value`, or the `error` that it ended with.
 
     `transient` says that another attempt is worth its price, in `retry_after` seconds where a
-    server has said so, and `lost` that the connection was lost.
+    server has said so, `lost` that the connection was lost, and `retried` how often a client has
+    tried again by itself.
     """
 
     value: Any = None
@@ -130,6 +132,7 @@ class Attempt:
     transient: bool = False
     retry_after: float = 0.0
     lost: bool = False
+    retried: int = 0
     tape: dict[str, Any] | None = None
     empty_replies: int = 0
     cut_replies: int = 0
@@ -162,6 +165,7 @@ class Attempted(Protocol):
     """What an attempt came to, as far as another one depends on it."""
 
     transient: bool
+    retried: int
 
 
 T = TypeVar("T")
@@ -236,6 +240,7 @@ class PaidCalls:
                     transient=transient,
                     retry_after=retry_after(error),
                     lost=transient and not timeout and status_of(error) is None,
+                    retried=client_retries(error),
                 )
         if recorder.refused is not None:
             raise recorder.refused
@@ -253,7 +258,8 @@ class PaidCalls:
     ) -> tuple[MadeT, Usage]:
         """What the last of at most `1 + retries` attempts came to, and what all of them took.
 
-        Further attempts are made where the server of a target `elsewhere` was away. An attempt that
+        What a client has tried again by itself counts as attempts. Further ones are made where the
+        server of a target `elsewhere` was away. An attempt that
         the budget refuses leaves it at the one before; raises `BudgetExhausted` only where the
         first is refused. `broken` is the kind under which the ledger keeps what was broken off.
         """
@@ -275,6 +281,7 @@ class PaidCalls:
                         meter.spent(recorder.total, refused=refused, asked=asked)
                 if not last.transient:
                     break
+                attempts += last.retried
         except BaseException as error:
             self._note(key, broken if isinstance(error, Exception) else CANCELLED, spent)
             raise

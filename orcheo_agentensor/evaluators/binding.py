@@ -25,6 +25,7 @@ from orcheo_agentensor.errors import (
     LOCKED_OUT,
     EvaluatorRefused,
     causes,
+    client_retries,
     describe,
     is_transient,
     shorten,
@@ -187,12 +188,13 @@ class Scoring:
     """The outcomes of one attempt of an evaluator.
 
     A `transient` failure is worth another attempt, a `passing` one another run: it is no doing of
-    the case, as a refused key is not.
+    the case, as a refused key is not. `retried` is how often a client has tried again by itself.
     """
 
     outcomes: list[Outcome]
     transient: bool = False
     passing: bool = False
+    retried: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +277,12 @@ class BoundEvaluator:
             timeout_within = any(isinstance(cause, TimeoutError) for cause in causes(error))
             transient = timeout_within or is_transient(error)
             passing = transient or status_of(error) in LOCKED_OUT
-            return Scoring([self.broken(error)], transient=transient, passing=passing)
+            return Scoring(
+                [self.broken(error)],
+                transient=transient,
+                passing=passing,
+                retried=client_retries(error),
+            )
 
     def broken(self, error: BaseException) -> Outcome:
         """The failure of an evaluator that raised."""

@@ -19,10 +19,12 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, Field
 
 from orcheo_agentensor.config.overrides import NodeOverride, with_model
+from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.nodes.task import TaskNode, register_node
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.tape import get_prompt
+from orcheo_agentensor.usage import is_counting
 
 
 class TrainablePrompt(AgentMiddleware[Any, Any]):
@@ -170,7 +172,11 @@ class AgentNode(TaskNode):
         """The messages this call adds (the user prompt included), and the structured output."""
         asked = [HumanMessage(str(self.user_prompt))] if self.user_prompt is not None else []
         turns = [*self._conversation(state), *asked]
-        model = _chat_model(self.model) if isinstance(self.model, str) else self.model
+        model = (
+            _chat_model(self.model, once=is_counting())
+            if isinstance(self.model, str)
+            else self.model
+        )
         if self.temperature is not None:
             model = with_model(model, NodeOverride(temperature=float(self.temperature)))
         call = self._run_agent if self.tools else self._call_model
@@ -212,10 +218,11 @@ class AgentNode(TaskNode):
 
 
 @lru_cache(maxsize=64)
-def _chat_model(name: str) -> BaseChatModel:
+def _chat_model(name: str, *, once: bool) -> BaseChatModel:
+    """A model by its name, of which the client does not try again where calls are tried `once`."""
     from langchain.chat_models import init_chat_model
 
-    return init_chat_model(name)
+    return chat_model(name) if once else init_chat_model(name)
 
 
 def _as_json(structured: Any) -> Any:
