@@ -395,8 +395,10 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
         form=evaluator.type_name,
         read=read_result,
         call=evaluate,
-        threaded=False,
-        inline=None if inspect.iscoroutinefunction(evaluate) else evaluate,
+        threaded=not evaluator.is_quick,
+        inline=evaluate
+        if evaluator.is_quick and not inspect.iscoroutinefunction(evaluate)
+        else None,
     )
 
 
@@ -519,9 +521,18 @@ def _bind_type(spec: Mapping[str, Any], settings: Settings) -> BoundEvaluator:
         )
     if "model" in params and not isinstance(params["model"], str | None):
         raise EvaluatorRefused(field="model", value=params["model"], rule="must be a model's name")
-    return bind_evaluator(
-        _construct(kind, params), weight=spec.get("weight", 1.0), settings=settings
-    )
+    made = _construct(kind, params)
+    try:
+        made = made.for_job()
+    except ValueError as error:
+        wrong = next(key for key in ("pattern", "schema") if key in params)
+        raise EvaluatorRefused(
+            f"{kind.type_name}.{wrong}: {shorten(params[wrong])} {error}",
+            field=wrong,
+            value=params[wrong],
+            rule=str(error),
+        ) from None
+    return bind_evaluator(made, weight=spec.get("weight", 1.0), settings=settings)
 
 
 def _construct(kind: type[Builtin], params: Mapping[str, Any]) -> Builtin:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import ssl
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cache, cached_property
+from itertools import islice
 from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from orcheo_agentensor.errors import EvaluatorRefused, shorten
 from orcheo_agentensor.evaluators.context import (
@@ -23,6 +25,8 @@ from orcheo_agentensor.evaluators.context import (
     as_text,
     text_of_blocks,
 )
+from orcheo_agentensor.evaluators.patterns import QUICK_PROGRAM, LinearPattern, linear_pattern
+from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 
 MISSING: Final = object()
@@ -91,6 +95,15 @@ class Builtin(BaseModel):
     def with_settings(self, settings: Settings) -> Builtin:
         """This evaluator, completed by what the operator has set."""
         return self
+
+    def for_job(self) -> Self:
+        """This evaluator as a job may use it. Raises `ValueError` where it may not."""
+        return self
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its work is short enough to be done on the event loop."""
+        return True
 
     @property
     def compares(self) -> bool:
@@ -287,16 +300,30 @@ class Regex(OfOutput):
 
     type_name: ClassVar[str] = "regex"
 
-    pattern: str = Field(description="A Python regular expression")
+    pattern: str = Field(
+        description="A Python regular expression; in a job without look-around and backreferences"
+    )
     full: bool = Field(default=False, description="Match the whole text")
     ignore_case: bool = False
+
+    _linear: LinearPattern | None = PrivateAttr(default=None)
+
+    def for_job(self) -> Self:
+        """Itself, matched in linear time."""
+        self._linear = LinearPattern(self.pattern, full=self.full, ignore_case=self.ignore_case)
+        return self
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its work is short enough to be done on the event loop."""
+        return self._linear is None or self._linear.size <= QUICK_PROGRAM
 
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"is not a regular expression: {error}") from None
         return pattern
 
@@ -309,7 +336,10 @@ class Regex(OfOutput):
         if found is MISSING:
             return self.no_such_field()
         text = as_text(found)
-        match = self._compiled.fullmatch(text) if self.full else self._compiled.search(text)
+        if self._linear is not None:
+            match: object = self._linear.matches(text)
+        else:
+            match = self._compiled.fullmatch(text) if self.full else self._compiled.search(text)
         return self.full_score if match else self.falls_short(f"does not match {self.pattern!r}")
 
 
@@ -511,13 +541,35 @@ class JsonSchema(OfOutput):
             raise ValueError(f"is not a JSON Schema: {error.message}") from None
         return schema
 
+    _bounded: bool = PrivateAttr(default=False)
+
+    def for_job(self) -> Self:
+        """Itself, with patterns that are matched in linear time, and a bound on what it follows."""
+        for pattern in _patterns_in(self.json_schema):
+            linear_pattern(pattern)
+        self._bounded = True
+        return self
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its work is short enough to be done on the event loop."""
+        return not self._bounded
+
     @cached_property
-    def _validator(self) -> Any:
+    def _kind(self) -> Any:
         from jsonschema import Draft202012Validator
         from jsonschema.validators import validator_for
+
+        return validator_for(self.json_schema, default=Draft202012Validator)
+
+    def _validator(self) -> Any:
+        from jsonschema.validators import extend
         from referencing.jsonschema import EMPTY_REGISTRY
 
-        kind = validator_for(self.json_schema, default=Draft202012Validator)
+        kind = self._kind
+        if self._bounded:
+            bounded: Any = extend
+            kind = bounded(kind, _bounded_keywords(kind.VALIDATORS))
         return kind(self.json_schema, registry=EMPTY_REGISTRY)
 
     def evaluate(self, ctx: EvaluatorContext) -> Outcome:
@@ -527,12 +579,79 @@ class JsonSchema(OfOutput):
         value, problem = parsed(found)
         if problem:
             return self.falls_short(problem)
-        errors = sorted(self._validator.iter_errors(value), key=lambda error: error.json_path)
+        found_errors = islice(self._validator().iter_errors(value), _MOST_ERRORS)
+        errors = sorted(found_errors, key=lambda error: error.json_path)
         if not errors:
             return self.full_score
         return self.falls_short(
             "; ".join(f"{error.json_path}: {error.message[:200]}" for error in errors[:5])
         )
+
+
+_MOST_ERRORS = 1_000
+_MOST_CHECKS = 100_000
+"""Most schemas that one validation goes into: a few references can stand for very many."""
+
+
+def _patterns_in(schema: Any) -> Iterator[str]:
+    """The patterns in a JSON Schema."""
+    level = [schema]
+    while level:
+        one = level.pop()
+        if isinstance(one, dict):
+            if isinstance(one.get("pattern"), str):
+                yield one["pattern"]
+            if isinstance(one.get("patternProperties"), dict):
+                yield from one["patternProperties"]
+            level += one.values()
+        elif isinstance(one, list):
+            level += one
+
+
+def _bounded_keywords(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a JSON Schema that could take for ever, bounded for one validation."""
+    from jsonschema import ValidationError
+
+    left = _MOST_CHECKS
+
+    def pattern(_validator: Any, wanted: str, value: Any, _schema: Any) -> Iterator[Any]:
+        if isinstance(value, str) and not linear_pattern(wanted).matches(value):
+            yield ValidationError(f"{shorten(value)} does not match {wanted!r}")
+
+    def pattern_properties(validator: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[Any]:
+        for regex, inner in wanted.items() if isinstance(value, dict) else ():
+            matches = linear_pattern(regex).matches
+            for key in filter(matches, value):
+                yield from validator.descend(value[key], inner, path=key, schema_path=regex)
+
+    def unique(_validator: Any, wanted: bool, value: Any, _schema: Any) -> Iterator[Any]:
+        items = value if wanted and isinstance(value, list) else []
+        if len({canonical_json(item) for item in items}) < len(items):
+            yield ValidationError(f"{shorten(value)} has non-unique elements")
+
+    def counted(check: Any) -> Any:
+        def keyword(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise ValueError(f"the schema leads to more than {_MOST_CHECKS:,} checks")
+            yield from check(validator, wanted, value, schema) or ()
+
+        return keyword
+
+    own = {"pattern": pattern, "patternProperties": pattern_properties, "uniqueItems": unique}
+    return {
+        name: counted(own.get(name, known.get(name)))
+        for name in (*own, *_APPLYING)
+        if name in known
+    }
+
+
+_APPLYING = (
+    "$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if",
+    "unevaluatedItems", "unevaluatedProperties", "dependentSchemas",
+)  # fmt: skip
+"""The keywords that lead from a schema to others for the same value."""
 
 
 class JsonFieldMatch(Comparing):
@@ -814,6 +933,12 @@ class HTTPEvaluator(Builtin):
     def compares(self) -> bool:
         return True
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        """What is sent along: a small body can unfold into one that fills the memory."""
+        own = {k: v for k, v in self.headers.items() if k.lower() != "accept-encoding"}
+        return {**own, "accept-encoding": "identity"}
+
     async def evaluate(self, ctx: EvaluatorContext) -> Any:
         """Ask the service about one rollout."""
         import httpx
@@ -825,17 +950,25 @@ class HTTPEvaluator(Builtin):
             "expected_output": ctx.expected_output,
             "metadata": ctx.metadata,
         }
-        async with (
-            httpx.AsyncClient(
-                verify=_tls(), timeout=self.timeout, follow_redirects=False, trust_env=False
-            ) as client,
-            client.stream("POST", self.url, json=body, headers=self.headers) as response,
-        ):
-            content = b""
-            async for part in response.aiter_bytes():
-                content += part
-                if len(content) > _MAX_RESPONSE:
-                    raise ValueError(f"the response is larger than {_MAX_RESPONSE:,} bytes")
+        limit = asyncio.timeout(self.timeout)  # in all: a body may come byte by byte
+        content = bytearray()
+        try:
+            async with (
+                limit,
+                httpx.AsyncClient(
+                    verify=_tls(), timeout=self.timeout, follow_redirects=False, trust_env=False
+                ) as client,
+                client.stream("POST", self.url, json=body, headers=self._headers) as response,
+            ):
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    raise ValueError("the response is compressed, which was not asked for")
+                async for part in response.aiter_raw():
+                    content += part
+                    if len(content) > _MAX_RESPONSE:
+                        raise ValueError(f"the response is larger than {_MAX_RESPONSE:,} bytes")
+        except TimeoutError:
+            host = host_of(self.url)
+            raise TimeoutError(f"{host} took longer than {self.timeout:g} s") from None
         if not response.is_success:
             raise RefusedByService(
                 f"HTTP {response.status_code} from {host_of(self.url)}",
