@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
+    from orcheo_agentensor.seeds import get_seed
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
@@ -142,6 +143,7 @@ __all__ = [
     "evaluate",
     "evaluation_node",
     "get_prompt",
+    "get_seed",
     "register_callback",
     "serve",
     "step",
@@ -193,6 +195,7 @@ __getattr__ = lazily(
         "optimizers": ("RandomSearch", "Reflective", "TextGrad", "astep", "step"),
         "settings": ("Settings",),
         "storage": ("ConfigCheckpoint", "Store"),
+        "seeds": ("get_seed",),
         "tape": ("get_prompt",),
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),

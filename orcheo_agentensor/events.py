@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, Literal, TypeAlias, get_args
 
 EventType: TypeAlias = Literal[
@@ -60,7 +60,8 @@ class EventSink:
     """Numbers the events of one run and hands them on.
 
     `start` is the number of the last event an earlier process of the same run has sent, so that
-    numbers keep rising over a resume.
+    numbers keep rising over a resume. LangGraph's writers look for the config around them: they are
+    called in the context of the node that has made the sink, not in that of a judge's call.
     """
 
     def __init__(self, run_id: str, write: EventWriter, *, start: int = 0) -> None:
@@ -68,11 +69,15 @@ class EventSink:
         self.seq = start
         self._write = write
         self._hear = _listener.get()
+        self._context = copy_context()
 
     def emit(self, type: EventType, **payload: Any) -> None:
         """Send one event; `payload` must be JSON and small."""
         self.seq += 1
         event = {"seq": self.seq, "run_id": self.run_id, "type": type, **payload}
+        self._context.run(self._hand_on, event)
+
+    def _hand_on(self, event: Event) -> None:
         self._write(event)
         if self._hear is not None:
             self._hear(event)

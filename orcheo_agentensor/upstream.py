@@ -120,6 +120,15 @@ def silence_refusals(handler: type) -> None:
     logging.getLogger("langchain_core.callbacks.manager").addFilter(is_other)
 
 
+def streams_for_host(handler: object) -> bool:
+    """Whether a callback handler is LangGraph's own, which streams the messages of a graph.
+
+    Tried: `stream_mode` is public and reaches only the graph that is streamed. A rollout that is
+    handed this handler with the others would stream its messages as if they were the host's.
+    """
+    return type(handler).__module__.startswith("langgraph.pregel.")
+
+
 def in_langgraph_server() -> bool:
     """Whether this process is a LangGraph server.
 

@@ -29,7 +29,7 @@ PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
     "TrainingResult Decision",
-    "Workflows and prompts": "configure serve get_prompt TextTensor FeedbackRecord "
+    "Workflows and prompts": "configure serve get_prompt get_seed TextTensor FeedbackRecord "
     "TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "

@@ -65,7 +65,7 @@ Mode: TypeAlias = Literal["evaluate", "train"]
 
 _FOLDER = "folder"
 """The run record's reference to the folder of the modules that the job names."""
-_TRAINING_ONLY = ("optimizer", "budget", "stop", "checkpoint_every", "promote", "seed")
+_TRAINING_ONLY = TrainingJob.model_fields.keys() - EvaluationJob.model_fields.keys()
 
 
 def start_run(
@@ -356,6 +356,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
         "min_coverage": job.min_coverage,
         "replicates": job.replicates,
         "warnings": list(checked.warnings),
+        "seed": job.seed,
     }
     if training is not None:
         plan["training"] = {
@@ -371,7 +372,6 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             },
             "trainable": list(training.trainable),
             "promote": job.promote,
-            "seed": job.seed,
         }
     return plan
 

@@ -17,6 +17,7 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only the cases of this split.")
     ] = None,
+    seed: options.Seed = None,
     concurrency: options.Concurrency = None,
     reuse: options.Reuse = None,
     accept_drift: options.AcceptDrift = False,
@@ -37,6 +38,7 @@ def evaluate(
         job,
         Overrides(
             run_id=run_id,
+            seed=seed,
             concurrency=concurrency,
             checkpoint=checkpoint,
             split=split,
@@ -55,9 +57,7 @@ def train(
     job: options.JobFile,
     run_id: options.RunId = None,
     checkpoint: options.Checkpoint = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="The seed of the search; goes over the job's.")
-    ] = None,
+    seed: options.Seed = None,
     concurrency: options.Concurrency = None,
     reuse: options.Reuse = None,
     accept_drift: options.AcceptDrift = False,

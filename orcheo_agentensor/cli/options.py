@@ -34,6 +34,10 @@ RunId = Annotated[
     str | None,
     typer.Option(metavar="ID", help="The id of the run; a known one goes on where it stopped."),
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Of the search, and of get_seed(); goes over the job's."),
+]
 Concurrency = Annotated[
     int | None, typer.Option(metavar="N", help="Most cases in flight; goes over the job's limit.")
 ]

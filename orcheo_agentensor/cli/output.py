@@ -86,7 +86,7 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
     show(f"limits     {_listed(plan['limits'])}")
     if training := plan.get("training"):
         computed = "" if training["budget_given"] else " (computed)"
-        show(f"optimizer  {training['optimizer']['name']}, seed {training['seed']}")
+        show(f"optimizer  {training['optimizer']['name']}, seed {plan['seed']}")
         show(f"budget     {_listed(training['budget'])}{computed}")
         show(f"uses       {_listed(training['cases'])}")
     rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]

@@ -10,6 +10,7 @@ from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import command
 from orcheo_agentensor.cli.output import print_json, show, show_table
 from orcheo_agentensor.display import number, spent, when
+from orcheo_agentensor.errors import NotFound
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import CaseRow, RunRecord, Store
@@ -78,6 +79,12 @@ def show_run(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
     cases: Annotated[bool, typer.Option("--cases", help="Show each case.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Show each case that failed.")] = False,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case", metavar="CASE", help="Show this case and the ids of its traces; repeatable."
+        ),
+    ] = None,
     limit: options.Limit = 100,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
@@ -87,8 +94,12 @@ def show_run(
     async def work(opened: Store) -> tuple[RunRecord, list[CaseRow] | None, dict[str, Any]]:
         run = await opened.runs.get(run_id)
         rows = None
-        if cases or failed:
-            rows = await opened.runs.case_rows(run_id, failed=failed or None, limit=limit)
+        if cases or failed or case:
+            rows = await opened.runs.case_rows(
+                run_id, failed=failed or None, case_ids=case, limit=limit
+            )
+            if unknown := sorted({*(case or ())} - {row.rollout.case_id for row in rows}):
+                raise NotFound(f"run {run_id!r} has no rollout of case {', '.join(unknown)}")
         return run, rows, (await opened.runs.usage(run_id)).to_json()
 
     run, rows, usage = options.read_from(store, work)
@@ -101,6 +112,9 @@ def show_run(
     _show(run, usage)
     if rows is not None:
         _show_cases(rows, limit)
+    for row in rows or () if case else ():
+        executed = row.trace_id or "none: another run has executed it"
+        show(f"trace      {row.rollout.case_id} {row.rollout.phase}: {executed}")
 
 
 def _show(run: RunRecord, usage: dict[str, Any]) -> None:
@@ -153,6 +167,7 @@ def _case(row: CaseRow) -> dict[str, Any]:
         "phase": rollout.phase,
         "replicate": rollout.replicate,
         "candidate": rollout.candidate_hash,
+        "trace_id": row.trace_id,
         "output": rollout.output,
         "failure": rollout.failure,
         "attempts": rollout.attempts,

@@ -284,6 +284,7 @@ async def aevaluate(
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
+    seed: int = 0,
     store: Store | str | None = None,
     run_id: str | None = None,
     workflow_id: str | None = None,
@@ -312,6 +313,7 @@ async def aevaluate(
         min_coverage: The share of cases that must be scored for the run to count.
         replicates: How often each case is run and judged, where results are noisy; its score is the
             mean, and intervals are over cases as before.
+        seed: What `get_seed()` gives in a rollout follows from it.
         store: A `Store`, a database URL, or None for memory.
         run_id: Submitting one again resumes that run and runs nothing twice.
         workflow_id: The name under which the run is stored; that of the target when left out.
@@ -358,6 +360,7 @@ async def aevaluate(
             "limits": as_data(limits),
             "min_coverage": min_coverage,
             "replicates": replicates,
+            "seed": seed,
             "workflow_id": workflow_id,
             "reuse": reuse,
             "memory_store": memory_store,
@@ -399,6 +402,7 @@ def evaluate(
     limits: Limits | Mapping[str, Any] | None = None,
     min_coverage: float = 1.0,
     replicates: int = 1,
+    seed: int = 0,
     store: Store | str | None = None,
     run_id: str | None = None,
     workflow_id: str | None = None,
@@ -434,6 +438,7 @@ def evaluate(
             limits=limits,
             min_coverage=min_coverage,
             replicates=replicates,
+            seed=seed,
             store=store,
             run_id=run_id,
             workflow_id=workflow_id,

@@ -19,7 +19,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
     summarize,
 )
-from orcheo_agentensor.evaluation.runner import Runner
+from orcheo_agentensor.evaluation.runner import Runner, traced
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
@@ -69,6 +69,7 @@ class JobState(TypedDict, total=False):
     limits: Annotated[Any, shown_as(Job, "limits")]
     min_coverage: Annotated[float, shown_as(Job, "min_coverage")]
     replicates: Annotated[int, shown_as(Job, "replicates")]
+    seed: Annotated[int, shown_as(Job, "seed")]
     memory_store: Annotated[str, shown_as(Job, "memory_store")]
     accept_drift: Annotated[bool, shown_as(Job, "accept_drift")]
     retry_failed: Annotated[bool, shown_as(Job, "retry_failed")]
@@ -197,7 +198,10 @@ def create_evaluation_graph(
             if run.warnings:  # which were told at the start
                 summary["warnings"] = [*run.warnings, *summary.get("warnings", ())]
             if run.summary_evaluators:
-                summary["summary_evaluators"] = await over_all_cases(run, results)
+                runner = Runner(run)
+                labels = runner.labels(Candidate.of(run.prompts), "summary")
+                with traced(labels, config=runner.calls_config):
+                    summary["summary_evaluators"] = await over_all_cases(run, results)
             enough = summary["coverage"] >= run.job.min_coverage
             usage = (await run.ledger.usage()).to_json()
             result = {

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 
-from orcheo_agentensor.config.model import with_prompts
+from orcheo_agentensor.config.model import named_callbacks, with_prompts
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import (
     LOCKED_OUT,
@@ -53,10 +54,12 @@ from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.runs.caller import OF_JOBS, handlers
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manager import ActiveRun, Draining
+from orcheo_agentensor.seeds import CASE_ID, REPLICATE, SEED
 from orcheo_agentensor.storage import RolloutRow
-from orcheo_agentensor.storage.records import CANCELLED, PASSING
+from orcheo_agentensor.storage.records import CANCELLED, PASSING, trace_id_of
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
@@ -70,11 +73,9 @@ if TYPE_CHECKING:
 
 
 RUN_ID = ROLLOUT_OF
-CASE_ID = "agentensor_case_id"
 CANDIDATE = "agentensor_candidate"
 PHASE = "agentensor_phase"
-REPLICATE = "agentensor_replicate"
-LABELS = (RUN_ID, CASE_ID, CANDIDATE, PHASE, REPLICATE)
+LABELS = (RUN_ID, CASE_ID, CANDIDATE, PHASE, REPLICATE, SEED)
 """The keys of metadata that lead from a call to its case."""
 
 
@@ -86,9 +87,16 @@ def labelled(config: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def traced(labels: Mapping[str, Any]) -> Iterator[None]:
-    """Label the traces of the LangChain calls inside: of judges, proposers and critics."""
-    config = labelled(var_child_runnable_config.get() or {}, labels)
+def traced(labels: Mapping[str, Any], *, config: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Label the traces of the LangChain calls inside: of judges, proposers and critics.
+
+    They run with `config`, or the one around where it is left out. With `config` each block has a
+    thread of its own, for what is a graph with a checkpointer.
+    """
+    if config is not None:
+        own = {**config["configurable"], "thread_id": uuid.uuid4().hex}
+        config = {**config, "configurable": own}
+    config = labelled(var_child_runnable_config.get() or {} if config is None else config, labels)
     token = var_child_runnable_config.set(cast("RunnableConfig", config))
     try:
         yield
@@ -389,12 +397,17 @@ class Runner:
         self.running = Slots(self.concurrency)
         self.in_flight = Slots(2 * self.concurrency)
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
-        self._config = run.config
-        self._run_id = run.record.run_id
+        self._config = run.around.beneath(run.config).model_copy(update={"callbacks": ()})
+        self._around = run.around
+        self._handlers = handlers(
+            named_callbacks(run.config.callbacks), run.callbacks, run.around.callbacks
+        )
+        self._run_id, self._seed = run.record.run_id, run.job.seed
         self._config_hash = content_hash(
             {key: value for key, value in run.config_json.items() if key != "run_id"}
         )
-        self._callbacks = run.callbacks
+        if run.around.fingerprint is not None:
+            self._config_hash = content_hash([self._config_hash, run.around.fingerprint])
         self._seconds = run.job.limits.case_timeout
         self._slots = process_slots(run.settings.max_concurrency)
         self._share = Share()
@@ -412,6 +425,7 @@ class Runner:
         self._looks = MOST_LOOKS
         self._draining = run.draining
         self._nonce, self._executions = uuid.uuid4().hex[:12], itertools.count()
+        self.calls_config = self._config_of_calls()
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
 
     async def run(
@@ -469,10 +483,10 @@ class Runner:
 
     async def rollout(self, key: str, case: Case, replicate: int, batch: _Batch) -> RolloutRow:
         """Run the target on a case, as often as it takes. Raises `BudgetExhausted`, `Draining`."""
-        begun = False
+        begun, executions = False, 0
 
         async def attempt(recorder: UsageRecorder) -> Attempt:
-            nonlocal begun
+            nonlocal begun, executions
             if not self._slots.take(self._share):
                 await self._slots.acquire(self._share)
             try:
@@ -481,8 +495,13 @@ class Runner:
                 if batch.meter is not None:
                     batch.meter.reserve_rollout()
                 begun, recorder.total = True, ONE_ROLLOUT
-                found = await self._execute(key, case, replicate, batch.config, recorder)
+                executions += 1
+                config = batch.config
+                if "callbacks" in config:
+                    config = {**config, "run_id": trace_id_of(self._run_id, key, executions)}
+                found = await self._execute(key, case, replicate, config, recorder)
                 if found.error is not None and status_of(found.error) in REFUSED:
+                    executions -= 1
                     recorder.total = replace(recorder.total, rollouts=0)
                     if batch.meter is not None:
                         batch.meter.return_rollout()
@@ -632,7 +651,8 @@ class Runner:
 
     def labels(self, candidate: Candidate, phase: str) -> dict[str, Any]:
         """What the traces of all calls for `candidate` in this phase are labelled with."""
-        return {RUN_ID: self._run_id, CANDIDATE: candidate.hash, PHASE: phase}
+        labels = {RUN_ID: self._run_id, CANDIDATE: candidate.hash, PHASE: phase}
+        return {**labels, SEED: self._seed}
 
     def _keys(self, candidate: Candidate) -> Callable[[Case, int], str]:
         """The content keys of rollouts within their run; what they share is hashed once."""
@@ -650,13 +670,27 @@ class Runner:
         return key_of
 
     def _runnable_config(self, candidate: Candidate, phase: str) -> dict[str, Any]:
-        config: dict[str, Any] = dict(self._config.to_runnable(callbacks=self._callbacks))
+        config: dict[str, Any] = dict(self._around.completed(self._config.to_runnable()))
         config.pop("run_id", None)  # one id cannot name many rollouts
         configurable = config.get("configurable") or {}
         if candidate.prompts:
-            configurable = with_prompts(configurable, candidate.prompts)
+            placed = with_prompts(configurable, candidate.prompts)
+            theirs = configurable.get("prompts") or {}
+            configurable = {**placed, "prompts": {**theirs, **placed["prompts"]}}
         config["configurable"] = configurable
+        listening = AsyncCallbackManager.configure(list(self._handlers)).handlers
+        if listening:  # those given, LangSmith's, or those of whoever instruments LangChain
+            config["callbacks"] = list(self._handlers)
         return labelled(config, self.labels(candidate, phase))
+
+    def _config_of_calls(self) -> dict[str, Any]:
+        """What judges, the proposer and the critic run with: the target's config, as far as it does
+        not say how the target itself runs."""
+        config: dict[str, Any] = dict(self._around.completed(self._config.to_runnable()))
+        found = {key: config.get(key) or {} for key in ("metadata", "configurable")}
+        for key in OF_JOBS:
+            found["configurable"].pop(key, None)
+        return {"tags": config.get("tags") or [], "callbacks": list(self._handlers), **found}
 
 
 @dataclass(eq=False)
@@ -799,7 +833,8 @@ class _Batch:
                     scored.append(runner.score_inline(evaluator, key, context, commits))
             else:
                 labels = runner.labels(self.candidate, self.phase)
-                with traced({**labels, CASE_ID: case.id, REPLICATE: replicate}):
+                labels |= {CASE_ID: case.id, REPLICATE: replicate}
+                with traced(labels, config=runner.calls_config):
                     scored = await _all(
                         [
                             runner.score(e, key, context, self.meter, commits)

@@ -68,8 +68,8 @@ def mean_interval(differences: Sequence[float], *, seed: int) -> tuple[float, fl
     values = np.asarray(differences, dtype=float)
     if values.size < 2:
         return None
-    if np.ptp(values) == 0.0:
-        return float(values[0]), float(values[0])
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():  # equal, but for how they were computed
+        return float(values.mean()), float(values.mean())
     interval = stats.bootstrap(
         (values,),
         np.mean,

@@ -35,6 +35,7 @@ from orcheo_agentensor.evaluators.context import (
 )
 from orcheo_agentensor.evaluators.returns import failure
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class LLMJudge(Builtin):
         if self.pairwise and ctx.expected_output is None:
             return self.lacks(ctx, "expected_output")
         orders = [False, True] if self.pairwise else [False]
-        asked = [self._vote(ctx, swapped=swapped) for _ in range(self.votes) for swapped in orders]
+        draws = enumerate(swapped for _ in range(self.votes) for swapped in orders)
+        asked = [self._vote(ctx, swapped=swapped, draw=draw) for draw, swapped in draws]
         if len(asked) == 1:
             found = [await asked[0]]
         else:
@@ -235,15 +237,17 @@ class LLMJudge(Builtin):
         agreement = EvaluationResult(name="agreement", score=len(alike) / len(votes))
         return [replace(result, reason=reason), agreement]
 
-    async def _vote(self, ctx: EvaluatorContext, *, swapped: bool) -> Vote | EvaluatorFailure:
+    async def _vote(
+        self, ctx: EvaluatorContext, *, swapped: bool, draw: int
+    ) -> Vote | EvaluatorFailure:
         messages = self.messages(ctx, swapped=swapped)
-        verdict, text = await self._reply(messages)
+        verdict, text = await self._reply(messages, draw=draw)
         found = self._read(verdict, text, swapped=swapped)
         if isinstance(found, Vote):
             return found
         again = f"That is no verdict: {found}. Answer with {self._form}"
         said = [("ai", text)] if text else []
-        verdict, text = await self._reply([*messages, *said, ("human", again)])
+        verdict, text = await self._reply([*messages, *said, ("human", again)], draw=draw)
         found = self._read(verdict, text, swapped=swapped)
         if isinstance(found, Vote):
             return found
@@ -284,18 +288,20 @@ class LLMJudge(Builtin):
         content: Any = [{"type": "text", "text": human}, *images] if images else human
         return [("system", system), ("human", content)]
 
-    async def _reply(self, messages: list[tuple[str, Any]]) -> tuple[Any, str]:
+    async def _reply(self, messages: list[tuple[str, Any]], *, draw: int) -> tuple[Any, str]:
         """A verdict in a structured reply, and the text of one that is none.
 
         What a model refuses (its temperature, the structured form) is left out from now on: the
         refused call cost nothing.
         """
-        structured = self._structured
+        structured, chat = self._structured, seeded(self._chat, draw=draw)
+        if structured is not None and chat is not self._chat:
+            structured = chat.with_structured_output(self._answers_with, include_raw=True)
         try:
             if structured is None:
                 (role, system), *others = messages
                 form = f"{system}\n\nAnswer with {self._form}"
-                reply = await self._chat.ainvoke([(role, form), *others])
+                reply = await chat.ainvoke([(role, form), *others])
                 return None, _text(reply)
             answer = await structured.ainvoke(messages)
         except Exception as error:
@@ -308,7 +314,7 @@ class LLMJudge(Builtin):
                 self.__dict__["_structured"] = None
             else:
                 raise
-            return await self._reply(messages)
+            return await self._reply(messages, draw=draw)
         raw = answer.get("raw")
         calls = getattr(raw, "tool_calls", None)
         if raw is None or calls:

@@ -23,6 +23,7 @@ from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.nodes.task import TaskNode, register_node
 from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.usage import is_counting
 
@@ -179,6 +180,7 @@ class AgentNode(TaskNode):
         )
         if self.temperature is not None:
             model = with_model(model, NodeOverride(temperature=float(self.temperature)))
+        model = seeded(model)
         call = self._run_agent if self.tools else self._call_model
         answers, structured = await call(model, turns, config)
         return cast("list[AnyMessage]", [*asked, *answers]), _as_json(structured)

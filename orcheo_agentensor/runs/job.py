@@ -150,6 +150,13 @@ class Job(BaseModel):
         description="Times each case is run and judged, where target or judges are noisy; the "
         "case's score is the mean.",
     )
+    seed: int = Field(
+        default=0,
+        title="Seed",
+        ge=0,
+        le=2**53,
+        description="The same seed gives the same search, and the same get_seed() in each rollout.",
+    )
     memory_store: Literal["fresh", "shared", "seeded"] = Field(
         default="fresh",
         title="Memory store",

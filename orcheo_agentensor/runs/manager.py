@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, with_prompts
 from orcheo_agentensor.config.resolve import merge_configs, resolve
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
@@ -48,6 +50,7 @@ from orcheo_agentensor.runs.access import (
     take_lease,
     workflow_taken,
 )
+from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
@@ -89,6 +92,7 @@ class CheckedJob(Generic[JobT]):
     `drift` are accepted changes of the target's code since the run, or the one to reuse, was
     started. `plan` is what only a training has; `summary_evaluators` score all cases together.
     `warnings` say what the job brings that nothing reads.
+    `around` is what whoever invokes the run brings with its config.
     """
 
     record: RunRecord
@@ -103,6 +107,7 @@ class CheckedJob(Generic[JobT]):
     callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
     base_version: int | None
+    around: Caller = NOBODY
     drift: tuple[dict[str, Any], ...] = ()
     plan: Any = None
     warnings: tuple[str, ...] = ()
@@ -178,7 +183,7 @@ class RunManager(Generic[JobT]):
         """
         with self._knowing_secrets(data):
             try:
-                checked = await self._checked(self._job_model.parse(data), caller)
+                checked = await self._checked(self._job_model.parse(data), caller, NOBODY)
                 await self.store.runs.require_free(checked.record)
             except NotFound:
                 if caller.name is None:
@@ -189,8 +194,11 @@ class RunManager(Generic[JobT]):
         return checked
 
     def _knowing_secrets(self, data: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """What the job says under the names of secrets is one wherever it turns up inside."""
-        return knowing({k: v for k, v in data.items() if k != "dataset"}, self._given.config)
+        """What the job, or its caller's config, says under the names of secrets is one wherever it
+        turns up inside."""
+        job = {k: v for k, v in data.items() if k != "dataset"}
+        around = var_child_runnable_config.get() or {}
+        return knowing(job, self._given.config, around.get("configurable"))
 
     async def record(self, data: Mapping[str, Any]) -> CheckedJob[JobT]:
         """Check and resolve a job, create its run record and store its dataset.
@@ -203,7 +211,8 @@ class RunManager(Generic[JobT]):
         data = self.secrets.reveal(data)  # LangGraph has given it with references
         with self._knowing_secrets(data):
             try:
-                checked = await self._checked(self._job_model.parse(data), caller)
+                parsed = self._job_model.parse(data)
+                checked = await self._checked(parsed, caller, caller_of_run())
             except Exception as error:
                 if (told := without_secrets(error)) is not error:
                     raise told from None
@@ -251,7 +260,8 @@ class RunManager(Generic[JobT]):
         self._require_complete(record)
         job = self._job_model.parse(record.job["job"])
         dataset = await self._stored_dataset(record.dataset_id, record.dataset_version)
-        checked = await self._resolve(job, dataset, LOCAL_IDENTITY)
+        around = caller_of_run().started_with(record.refs.get("caller"), run_id)
+        checked = await self._resolve(job, dataset, LOCAL_IDENTITY, around)
         if checked.record.job_hash != record.job_hash:
             raise RunMismatch(
                 f"run {run_id!r} cannot go on: its target, its evaluators, or the defaults of "
@@ -297,6 +307,9 @@ class RunManager(Generic[JobT]):
         if caller.name is not None:
             await require_run(self.store, run_id, caller)
         checked = await self.recall(run_id)
+        now, begun = caller_of_run(), checked.around
+        now = replace(now, configurable=begun.configurable, live={**begun.live, **now.live})
+        checked = replace(checked, around=now)
         try:
             at_work = {"status": "running", "error": None, "ended_at": None} if running else {}
             lease = await take_lease(self.store, run_id, **at_work)
@@ -394,7 +407,7 @@ class RunManager(Generic[JobT]):
             cases=(case.to_json() for case in dataset.cases),
         )
 
-    async def _checked(self, job: JobT, caller: Identity) -> CheckedJob[JobT]:
+    async def _checked(self, job: JobT, caller: Identity, around: Caller) -> CheckedJob[JobT]:
         """Resolve a job, once everything it refers to is known to be `caller`'s to use."""
         require_readable(job.dataset, self._settings, caller)
         require_models(job, self._settings, caller)
@@ -404,7 +417,11 @@ class RunManager(Generic[JobT]):
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
             await require_run(self.store, job.reuse, caller)
-        checked = await self._resolve(job, await self._dataset(job), caller)
+        if job.run_id is not None:
+            with contextlib.suppress(NotFound):
+                begun = await self.store.runs.get(job.run_id)
+                around = around.of_run(begun.refs.get("caller"), job.run_id)
+        checked = await self._resolve(job, await self._dataset(job), caller, around)
         found: list[dict[str, Any]] = []
         for run_id, refused in ((job.run_id, "cannot go on"), (job.reuse, "cannot be reused")):
             with contextlib.suppress(NotFound):  # a new run
@@ -419,7 +436,9 @@ class RunManager(Generic[JobT]):
             await self._require(checked)
         return replace(checked, drift=tuple(found))
 
-    async def _resolve(self, job: JobT, dataset: Dataset, caller: Identity) -> CheckedJob[JobT]:
+    async def _resolve(
+        self, job: JobT, dataset: Dataset, caller: Identity, around: Caller
+    ) -> CheckedJob[JobT]:
         """A job with its dataset as a `CheckedJob` with a fresh run record; writes nothing.
 
         Raises `BadInput` and its kinds, `Forbidden` for a workflow that is not `caller`'s.
@@ -452,9 +471,10 @@ class RunManager(Generic[JobT]):
             pinned = RunConfig.parse(_pin({}, base_version))
             config, job_config = merge_configs(config, pinned), merge_configs(job_config, pinned)
         prompts = dict(config.prompts)
-        check_target(target, with_prompts(config.configurable, prompts), prompts)
+        whole = around.beneath(config)
+        check_target(target, with_prompts({**around.live, **whole.configurable}, prompts), prompts)
         if isinstance(target, ConnectedTarget):
-            target = await target.connect(config.to_runnable())
+            target = await target.connect(around.completed(whole.to_runnable()))
         recorded_config = config.to_json()
         config = config.model_copy(update={"prompts": {}})
         config_json = config.to_json() if prompts else recorded_config
@@ -469,6 +489,7 @@ class RunManager(Generic[JobT]):
             "prompts": prompts_to_json(prompts),
             "min_coverage": job.min_coverage,
             **({"replicates": job.replicates} if job.replicates > 1 else {}),
+            **({"seed": job.seed} if job.seed else {}),
             **described,
         }
         plain = job.model_dump(
@@ -480,6 +501,8 @@ class RunManager(Generic[JobT]):
             plain["config"] = _pin(plain.get("config"), base_version)
         stored_job = redact(plain)
         refs: dict[str, Any] = {} if base_version is None else {"base_version": base_version}
+        if around.configurable:
+            refs["caller"] = around.stored
         source = await asyncio.to_thread(source_of, target)
         warnings = await asyncio.to_thread(
             unread,
@@ -503,7 +526,7 @@ class RunManager(Generic[JobT]):
             },
             job_hash=content_hash(identity),
             config=recorded_config,
-            seed=getattr(job, "seed", 0),
+            seed=job.seed,
             dataset_id=dataset.id,
             dataset_version=dataset.version,
             evaluator_set=evaluator_set,
@@ -522,6 +545,7 @@ class RunManager(Generic[JobT]):
             callbacks=callbacks,
             prompts=prompts,
             base_version=base_version,
+            around=around,
             plan=plan,
             warnings=tuple(warnings),
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeAlias
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -235,9 +238,29 @@ class ScoreRow:
     reused: bool = False
 
 
+def trace_id_of(run_id: str, rollout_key: str, attempt: int) -> UUID:
+    """The id of the root run that the traces of a rollout's attempt hang from.
+
+    It follows from what is stored, so that a case leads to its trace and nothing is kept for it.
+    """
+    return UUID(int=int(rollout_key[:32], 16) ^ _salt(run_id, attempt))
+
+
+@lru_cache(maxsize=64)
+def _salt(run_id: str, attempt: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{run_id} {attempt}".encode()).digest()[:16])
+
+
 @dataclass(kw_only=True, slots=True)
 class CaseRow:
     """A stored rollout with its scores, for reports."""
 
+    run_id: str
     rollout: RolloutRow
     scores: list[ScoreRow] = field(default_factory=list)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the rollout's root run in traces; None where another run has executed it."""
+        attempts = self.rollout.usage.rollouts
+        return str(trace_id_of(self.run_id, self.rollout.key, attempts)) if attempts else None

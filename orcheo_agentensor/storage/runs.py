@@ -359,7 +359,9 @@ class Runs(Repository):
         def work(connection: Connection) -> builtins.list[CaseRow]:
             found = [ledger.rollout_row(row) for row in connection.execute(query)]
             by_key = ledger.scores_of(connection, found, run_id, name=evaluator)
-            return [CaseRow(rollout=row, scores=by_key.get(row.key, [])) for row in found]
+            return [
+                CaseRow(run_id=run_id, rollout=row, scores=by_key.get(row.key, [])) for row in found
+            ]
 
         return await self._db.read(work)
 

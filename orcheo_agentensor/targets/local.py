@@ -8,14 +8,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import (
+    get_async_callback_manager_for_config,
+    var_child_runnable_config,
+)
 
 from orcheo_agentensor.config.model import RunConfig, config_error
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
@@ -168,6 +171,9 @@ class CallableTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
+        return await as_root_run(self._call, self.name, inputs, config)
+
+    async def _call(self, inputs: Any, config: RunnableConfig) -> Any:
         if self.isolation is not None:
             own = await self.isolation.keys()
             config = {**config, "configurable": {**config.get("configurable", {}), **own}}
@@ -193,6 +199,30 @@ class CallableTarget:
             return result
         finally:
             var_child_runnable_config.reset(token)
+
+
+async def as_root_run(
+    call: Callable[[Any, RunnableConfig], Awaitable[Any]],
+    name: str,
+    inputs: Any,
+    config: RunnableConfig,
+) -> Any:
+    """Call what reports no run of its own as the run with the `run_id` of `config`, where it has
+    `callbacks`: then somebody traces it. Inside, the config is without that id, which would be that
+    of each call."""
+    if "callbacks" not in config:
+        return await call(inputs, config)
+    own: Any = {key: value for key, value in config.items() if key != "run_id"}
+    manager = get_async_callback_manager_for_config(own)
+    run = await manager.on_chain_start({}, inputs, name=name, run_id=config.get("run_id"))
+    try:
+        own["callbacks"] = run.get_child()
+        output = await call(inputs, own)
+    except BaseException as error:
+        await run.on_chain_error(error)
+        raise
+    await run.on_chain_end(output)
+    return output
 
 
 def _config_by_name(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -324,7 +354,10 @@ class RunnableTarget:
         record_root()
         token = var_child_runnable_config.set(None)
         try:
-            output = await runnable.ainvoke(inputs, config, **kwargs)
+            if self.is_remote:
+                output = await as_root_run(runnable.ainvoke, self.name, inputs, config)
+            else:
+                output = await runnable.ainvoke(inputs, config, **kwargs)
         finally:
             var_child_runnable_config.reset(token)
         if isinstance(output, Mapping) and "__interrupt__" in output:
@@ -471,7 +504,9 @@ class FactoryTarget:
         """Build the workflow with this rollout's config, and run it."""
         taped = bool(prompts_in(config)) and is_taping()
         tree = prompt_tree(prompts_in(config)) if taped else {}
-        async with self._building(watched_config(config, tree) if taped else config) as workflow:
+        building: Any = {key: value for key, value in config.items() if key != "run_id"}
+        building = watched_config(building, tree) if taped else building
+        async with self._building(building) as workflow:
             if isinstance(self.built, RunnableTarget):
                 target: Target = replace(self.built, runnable=compiled(workflow), _watched={})
             else:

@@ -16,9 +16,10 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
 from orcheo_agentensor.errors import BadInput, RunFailed, TargetRefused, TargetUnavailable
-from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import PromptSearch, Tape, brief, current_tape
+from orcheo_agentensor.targets.local import as_root_run
 from orcheo_agentensor.targets.output import pick, with_plain_messages
 from orcheo_agentensor.targets.servers import (
     ATTEMPT,
@@ -288,8 +289,14 @@ class RemoteTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """One run on one server; raises `RunFailed` with what the server says went wrong."""
+        return await as_root_run(self._run_there, self.name, inputs, config)
+
+    async def _run_there(self, inputs: Any, config: RunnableConfig) -> Any:
         server = min(self.servers, key=lambda one: (one.away, one.in_flight, one.started))
-        configurable = dict(config.get("configurable") or {})
+        given = config.get("configurable") or {}
+        configurable = {
+            key: value for key, value in given.items() if not any(json_problems(value, field=key))
+        }
         prompts = configurable.pop("prompts", None) or {}
         events = RunEvents(prompts=prompts, tape=current_tape())
         payload = self._payload(server.assistant, inputs, config, configurable, prompts)

@@ -238,7 +238,7 @@ class Workflow:
         host_node, runtime = "", runtime_configurable(given)
         around = _config_around(given)
         if around is not None:
-            inherited, unrecorded = _inherited(around)
+            inherited, unrecorded = inherited_from(around)
             request, runtime = merge_configs(inherited, request), {**unrecorded, **runtime}
             host_node = node_path((around.get("configurable") or {}).get("checkpoint_ns"))
         if host_node:
@@ -616,7 +616,7 @@ def _as_named_here(request: RunConfig, prefix: str) -> RunConfig:
     return request.model_copy(update={"configurable": configurable})
 
 
-def _inherited(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
+def inherited_from(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
     """What a call inherits from the config around it, and what of that cannot be recorded."""
     inherited = {
         key: value

@@ -15,10 +15,11 @@ from typing import Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import CASE_ID, traced
+from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.prompts import MAX_GRADIENTS, FeedbackRecord, TextTensor, without_middle
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.seeds import CASE_ID
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun, Tape
 

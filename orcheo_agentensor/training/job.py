@@ -309,9 +309,6 @@ class TrainingJob(Job):
         description="Where a promoted version is published: {url, assistant, api_key_env, graph, "
         "create}.",
     )
-    seed: int = Field(
-        default=0, title="Seed", ge=0, le=2**53, description="The same seed gives the same search."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

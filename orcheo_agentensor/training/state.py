@@ -267,7 +267,6 @@ class TrainingState(TrainingOutput, JobState, total=False):
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
     guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
-    seed: Annotated[int, shown_as(TrainingJob, "seed")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
     epoch: Annotated[
         int, Field(title="Epoch", description="Passes over the training cases finished.")

@@ -135,7 +135,8 @@ async def run_trial(training: Training, trial: Trial, *, known: int) -> TrialOut
 
     Raises `BudgetExhausted` when the budget ends in the middle of it.
     """
-    return await _TrialRun(training, trial, known).run()
+    with traced({}, config=training.runner.calls_config):
+        return await _TrialRun(training, trial, known).run()
 
 
 class _TrialRun:

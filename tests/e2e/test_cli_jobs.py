@@ -102,7 +102,7 @@ def test_dry_run_shows_the_bindings_and_writes_nothing(project: Project) -> None
     assert plan["evaluators"][0]["binding"].startswith("langsmith: right(")
     assert plan["dataset"]["cases"] == 12
     plan = project.ok("train", "train.yaml", "--dry-run", "--seed", "9")
-    assert plan["training"]["seed"] == 9
+    assert plan["seed"] == 9
     assert plan["training"]["trainable"] == ["words"]
     result = project.call("train", "train.yaml", "--dry-run")
     assert "rules (frozen)" in result.stdout

@@ -251,7 +251,9 @@ async def test_the_compiled_subgraph_is_a_node_by_itself(saver: Any, store: Stor
     assert final["summary"]["objective"] == 0.5
 
 
-async def test_the_hosts_context_and_config_do_not_leak_into_the_target(store: Store) -> None:
+async def test_the_hosts_configurable_reaches_the_target_and_its_context_and_thread_do_not(
+    store: Store,
+) -> None:
     @dataclass
     class HostContext:
         tenant: str
@@ -291,7 +293,7 @@ async def test_the_hosts_context_and_config_do_not_leak_into_the_target(store: S
     threads = {thread_id for _context, _tenant, thread_id in seen}
     assert len(threads) == len(seen) == len(CASES)
     assert "t" not in threads
-    assert {(context, tenant) for context, tenant, _thread in seen} == {(None, None)}
+    assert {(context, tenant) for context, tenant, _thread in seen} == {(None, "acme")}
 
 
 async def test_two_hosts_at_once_do_not_mix(saver: Any, store: Store) -> None:

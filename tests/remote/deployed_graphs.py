@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import get_prompt
+from orcheo_agentensor import get_prompt, get_seed
 from orcheo_agentensor.testing import RuleChatModel
 
 
@@ -110,3 +111,21 @@ awkwardly = StateGraph(Ticket)
 awkwardly.add_node("awkward", _awkward)
 awkwardly.add_edge(START, "awkward")
 awkward = awkwardly.compile()
+
+
+async def _testify(state: Ticket, config: RunnableConfig) -> Ticket:
+    """Tells what of its config came from the run it is a rollout of."""
+    seen = {
+        "metadata": dict(config.get("metadata") or {}),
+        "tags": list(config.get("tags") or []),
+        "tenant": (config.get("configurable") or {}).get("tenant"),
+        "thread_id": (config.get("configurable") or {}).get("thread_id"),
+        "seed": get_seed(),
+    }
+    return {"answer": json.dumps(seen, default=str)}
+
+
+testifying = StateGraph(Ticket)
+testifying.add_node("testify", _testify)
+testifying.add_edge(START, "testify")
+witness = testifying.compile()

@@ -18,7 +18,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-GRAPHS = ("clerk", "quiet", "persona", "sleeper", "awkward")
+GRAPHS = ("clerk", "quiet", "persona", "sleeper", "awkward", "witness")
 
 
 @dataclass

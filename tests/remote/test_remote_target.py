@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from deployments import Deployment
+from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.pregel.remote import RemoteGraph
 
-from orcheo_agentensor import Settings, Store, TextGrad, aevaluate, atrain
+from orcheo_agentensor import Settings, Store, TextGrad, aevaluate, atrain, create_evaluation_graph
 from orcheo_agentensor.errors import TargetRefused, TargetUnavailable
 from orcheo_agentensor.optimizers import ProposalRequest
 
@@ -241,6 +244,56 @@ async def test_a_remote_graph_is_trained(
     assert tutor.asked == blamed | ({"greeting"} if assistant == "clerk" else set())
 
 
+@pytest.mark.parametrize("kind", ["assistant", "RemoteGraph"])
+async def test_the_callers_config_reaches_a_remote_target_and_its_trace_leads_to_the_case(
+    deployed: Deployment, settings: Settings, store: Store, kind: str
+) -> None:
+    roots: dict[str, Any] = {}
+    seeds = set[Any]()
+
+    class Tracer(BaseCallbackHandler):
+        def on_chain_start(
+            self, serialized: Any, inputs: Any, *, run_id: Any, metadata: Any, **kwargs: Any
+        ) -> None:
+            if kwargs.get("parent_run_id") is None:
+                roots[str(run_id)] = (metadata or {}).get("agentensor_case_id")
+
+    target: Any = {"url": deployed.url, "assistant": "witness"}
+    if kind == "RemoteGraph":
+        target = RemoteGraph("witness", url=deployed.url)
+    graph = create_evaluation_graph(
+        target,
+        dataset=cases("test", 2),
+        evaluators=[anything],
+        settings=settings,
+        store=store,
+    )
+    await graph.compile().ainvoke(
+        {"run_id": kind, "seed": 5},
+        {
+            "configurable": {"tenant": "acme", "pool": object(), "thread_id": "hosts"},
+            "metadata": {"team": "desk"},
+            "tags": ["nightly"],
+            "callbacks": [Tracer()],
+        },
+    )
+    rows = await store.runs.case_rows(kind)
+    assert len(rows) == 2
+    for row in rows:
+        seen = json.loads(row.rollout.output["answer"])
+        assert seen["metadata"]["team"] == "desk"
+        assert seen["metadata"]["agentensor_run_id"] == kind
+        assert seen["metadata"]["agentensor_case_id"] == row.rollout.case_id
+        assert {"nightly", f"agentensor_case_id:{row.rollout.case_id}"} <= set(seen["tags"])
+        assert seen["tenant"] == "acme"
+        assert seen["thread_id"] != "hosts"
+        assert seen["metadata"]["agentensor_seed"] == 5
+        seeds.add(seen["seed"])
+        assert roots.pop(str(row.trace_id)) == row.rollout.case_id
+    assert len(seeds - {None}) == 2
+    assert not {case_id for case_id in roots.values() if case_id}
+
+
 async def test_cases_spread_over_two_servers(
     deployed: Deployment, second: Deployment, settings: Settings
 ) -> None:
@@ -287,6 +340,31 @@ async def test_a_graph_of_the_same_server_needs_no_url(deployed: Deployment, cli
     )
     assert result["summary"]["objective"] == 0.5
     assert result["usage"]["calls"] == 8
+
+
+async def test_the_config_of_a_servers_run_reaches_the_target(
+    deployed: Deployment, client: Any
+) -> None:
+    thread = await client.threads.create()
+    job = {
+        "target": {"assistant": "witness"},
+        "dataset": cases("test", 1),
+        "evaluators": ["json_valid"],
+    }
+    found = await client.runs.wait(
+        thread["thread_id"],
+        "evaluation",
+        input=job,
+        config={"tags": ["nightly"], "configurable": {"tenant": "acme"}},
+        metadata={"team": "desk"},
+    )
+    async with Store.from_url(deployed.store_url) as store:
+        [row] = await store.runs.case_rows(found["run_id"])
+    seen = json.loads(row.rollout.output["answer"])
+    assert (seen["tenant"], seen["metadata"]["team"]) == ("acme", "desk")
+    assert "nightly" in seen["tags"]
+    assert seen["thread_id"] != thread["thread_id"]
+    assert row.trace_id
 
 
 async def test_a_server_that_stops_interrupts_the_run_which_goes_on_later(

@@ -101,6 +101,22 @@ async def test_a_node_knows_whether_the_host_streams_its_subgraphs(subgraphs: bo
     assert seen == [subgraphs], f"STREAM_KEY: LangGraph has no {upstream.STREAM_KEY!r} any more"
 
 
+async def test_the_handler_that_streams_messages_is_known() -> None:
+    seen: list[list[bool]] = []
+
+    async def asks(state: Number, config: RunnableConfig) -> Number:
+        manager = config["callbacks"]
+        assert isinstance(manager, AsyncCallbackManager)
+        seen.append([upstream.streams_for_host(one) for one in manager.inheritable_handlers])
+        return {}
+
+    graph = one_node(asks).compile()
+    given: RunnableConfig = {"callbacks": [AsyncCallbackHandler()]}
+    async for _ in graph.astream({"n": 0}, given, stream_mode="messages"):
+        pass
+    assert sorted(seen[0]) == [False, True], "streams_for_host: another handler streams messages"
+
+
 async def test_a_graph_takes_its_cache_and_store_from_the_config() -> None:
     ran: list[Any] = []
 

@@ -89,6 +89,7 @@ class RecordedCase(BaseModel):
     failure: dict[str, Any] | None
     latency_ms: float
     attempts: int
+    trace_id: str | None
     usage: dict[str, Any]
     scores: list[Score]
 
@@ -224,5 +225,5 @@ async def _dataset_page(
 def _case(row: CaseRow) -> RecordedCase:
     usage = row.rollout.usage.to_json()
     return RecordedCase.model_validate(
-        {**asdict(row.rollout), "usage": usage, "scores": row.scores}
+        {**asdict(row.rollout), "trace_id": row.trace_id, "usage": usage, "scores": row.scores}
     )

@@ -1,0 +1,79 @@
+"""Seeds of rollouts: for targets, judges and models that draw at random."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from langchain_core.runnables.config import var_child_runnable_config
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+SEED = "agentensor_seed"
+CASE_ID = "agentensor_case_id"
+REPLICATE = "agentensor_replicate"
+"""The keys of metadata from which a rollout's seed follows, on a server as well: the seed of the
+job, and what it is a rollout of."""
+
+MOST = 2**31
+"""Seeds are below this: every random generator and every provider takes such a number."""
+
+_FIELDS = ("seed", "random_seed")
+
+DefaultT = TypeVar("DefaultT")
+ModelT = TypeVar("ModelT", bound="BaseChatModel")
+
+
+def get_seed(
+    default: DefaultT | None = None, *, config: Mapping[str, Any] | None = None
+) -> int | DefaultT | None:
+    """The seed of the rollout that we are in, for whatever draws at random.
+
+    It follows from the job's `seed`, the case and the replicate, and not from the prompts: with the
+    same job a case draws the same numbers, in the baseline and in each candidate, in the target and
+    in its judges, and again after a resume.
+
+    Args:
+        default: What to give outside a rollout.
+        config: The config of a node, where it is at hand; the one around it when left out.
+
+    Returns:
+        A number from 0 to 2**31 - 1, or `default`.
+
+    Example:
+        >>> import random
+        >>> from orcheo_agentensor import evaluate, get_seed
+        >>> def roll(inputs):
+        ...     return random.Random(get_seed()).randint(1, 6)
+        >>> job = {"dataset": [{"id": "a", "inputs": {}}], "evaluators": [lambda outputs: 1.0]}
+        >>> once, again = (evaluate(roll, **job, seed=7).cases[0].output for _ in range(2))
+        >>> once == again, get_seed("no rollout")
+        (True, 'no rollout')
+    """
+    around = config if config is not None else var_child_runnable_config.get() or {}
+    told = around.get("metadata") or {}
+    if SEED not in told or CASE_ID not in told:
+        return default
+    return _derived(told[SEED], told[CASE_ID], told.get(REPLICATE, 0))
+
+
+def _derived(*parts: object) -> int:
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4]) % MOST
+
+
+def seeded(chat: ModelT, *, draw: int = 0) -> ModelT:
+    """`chat` with the seed of the rollout that we are in, where it takes one and has none.
+
+    Each `draw` of one rollout has another seed.
+    """
+    known = type(chat).model_fields if hasattr(type(chat), "model_fields") else {}
+    name = next((name for name in _FIELDS if name in known), None)
+    seed = get_seed()
+    if name is None or seed is None or getattr(chat, name) is not None:
+        return chat
+    if getattr(chat, "use_responses_api", None):  # which knows no seed
+        return chat
+    return chat.model_copy(update={name: seed if not draw else _derived(seed, draw)})
