@@ -171,7 +171,7 @@ def create_evaluation_graph(
             )
             for warning in run.warnings:
                 run.events.emit("warning", message=warning)
-            runner = Runner(run)
+            runner = Runner(run, settling=True)
             progress = CaseProgress(run.events, runner.weights, total=len(cases))
             measured[state["run_id"]] = await runner.run(
                 cases,
@@ -189,7 +189,9 @@ def create_evaluation_graph(
                 results = await Runner(run).run(
                     run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
-            results = settled(results)
+            found, results = results, settled(results)
+            if results != found:
+                await run.store.runs.fail_texts(run.record.run_id, lease=run.lease)
             if on_results is not None:
                 on_results(state["run_id"], results)
             summary = await summary_of(run, results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from orcheo_agentensor.evaluators.context import (
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.storage import RolloutRow, ScoreRow
+from orcheo_agentensor.storage.records import text_for_number
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.usage import NOTHING, Usage
 
@@ -175,28 +176,40 @@ def _by_evaluator(metrics: Mapping[str, float]) -> dict[str, float]:
     return {e: metrics.get(e, math.fsum(scores) / len(scores)) for e, scores in found.items()}
 
 
-def settled(found: Iterable[CaseResult]) -> list[CaseResult]:
-    """The results, with a text as a failure where its evaluator gives numbers for other cases."""
+def numeric_of(results: Iterable[CaseResult]) -> set[str]:
+    """The names of the metrics that have given a number for some case."""
+    return {name for result in results for name in result.scores}
+
+
+def settled(found: Iterable[CaseResult], *, numeric: Iterable[str] = ()) -> list[CaseResult]:
+    """The results, with a text as a failure where its evaluator gives numbers for other cases, or
+    is known to be `numeric`."""
     results = list(found)
-    scored: set[str] = set()
-    labelled: set[str] = set()
-    for result in results:
-        for outcome in result.outcomes:
-            if isinstance(outcome, EvaluationResult):
-                (labelled if outcome.score is None else scored).add(outcome.name)
-    mixed = scored & labelled
+    numeric = {*numeric, *numeric_of(results)}
+    mixed = any(is_text(outcome, numeric) for result in results for outcome in result.outcomes)
     if not mixed:
         return results
+    return [
+        replace(result, outcomes=tuple(without_texts(result.outcomes, numeric)))
+        for result in results
+    ]
 
-    def one(outcome: Outcome) -> Outcome:
-        if outcome.name not in mixed or not isinstance(outcome, EvaluationResult):
-            return outcome
-        if outcome.score is not None:
-            return outcome
-        reason = f"gave the text {outcome.label!r} where it gives numbers for other cases"
-        return EvaluatorFailure(name=outcome.name, kind="wrong_shape", reason=reason)
 
-    return [replace(result, outcomes=tuple(map(one, result.outcomes))) for result in results]
+def is_text(outcome: Outcome, numeric: Collection[str]) -> bool:
+    """Whether an outcome is a text of a metric that gives numbers for other cases."""
+    return (
+        isinstance(outcome, EvaluationResult) and outcome.score is None and outcome.name in numeric
+    )
+
+
+def without_texts(outcomes: Iterable[Outcome], numeric: Collection[str]) -> list[Outcome]:
+    """Outcomes with a failure in place of each text of a metric that is `numeric`."""
+    return [
+        EvaluatorFailure(name=one.name, kind="wrong_shape", reason=text_for_number(one.label))
+        if is_text(one, numeric) and isinstance(one, EvaluationResult)
+        else one
+        for one in outcomes
+    ]
 
 
 def summarize(

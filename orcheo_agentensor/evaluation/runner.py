@@ -48,9 +48,10 @@ from orcheo_agentensor.evaluation.results import (
     outcome_of,
     score_rows,
     storable,
+    without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
-from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome
+from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.redaction import redact
@@ -376,6 +377,9 @@ class Runner:
     Every rollout and every score is handed to the ledger as it returns. Over all concurrent calls
     of `run`, at most `limits.concurrency` cases run at once, and at most twice as many are in
     flight: begun, and not all of their rows committed.
+
+    With `settling`, a text is a failure once its evaluator has given a number; a training, which
+    may not depend on the order of cases, settles whole batches.
     """
 
     def __init__(
@@ -384,7 +388,9 @@ class Runner:
         *,
         meter: Meter | None = None,
         taped: bool = False,
+        settling: bool = False,
     ) -> None:
+        self._numeric: set[str] | None = set() if settling else None
         self.target = run.target
         self.evaluators = run.evaluators
         self.fingerprints = [evaluator.fingerprint for evaluator in run.evaluators]
@@ -478,6 +484,8 @@ class Runner:
                 if rows is None or rows[0].reused:
                     return None
                 outcomes += map(outcome_of, rows)
+                if self._numeric is not None:
+                    self._numeric.update(row.name for row in rows if row.score is not None)
                 usage = usage + Usage.total(score.usage for score in rows)
         return case_result(case, row, outcomes, usage, replayed=True)
 
@@ -618,6 +626,13 @@ class Runner:
             meter=meter,
         )
         outcomes = sorted(made.outcomes, key=lambda outcome: clean_text(outcome.name))
+        if self._numeric is not None:
+            self._numeric.update(
+                one.name
+                for one in outcomes
+                if isinstance(one, EvaluationResult) and one.score is not None
+            )
+            outcomes = without_texts(outcomes, self._numeric)
         rows = score_rows(key, evaluator.fingerprint, outcomes, usage)
         for row in rows if made.passing else ():
             row.failure = row.failure and {**row.failure, PASSING: "yes"}

@@ -44,6 +44,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def text_for_number(label: str | None) -> str:
+    """Why a text is a failure of an evaluator that gives numbers for other cases."""
+    return f"gave the text {label!r} where it gives numbers for other cases"
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -35,6 +35,7 @@ from orcheo_agentensor.storage.records import (
     RunMode,
     RunRecord,
     RunStatus,
+    text_for_number,
 )
 from orcheo_agentensor.storage.tables import (
     candidates,
@@ -266,6 +267,26 @@ class Runs(Repository):
             ),
             lock=f"run:{lease.run_id}",
         )
+
+    async def fail_texts(self, run_id: str, *, lease: Lease | None = None) -> None:
+        """Make failures of the texts of evaluators that give numbers for other cases of a run."""
+        given = select(scores.c.name).where(scores.c.run_id == run_id, scores.c.score.is_not(None))
+        texts = select(scores).where(
+            scores.c.run_id == run_id,
+            scores.c.score.is_(None),
+            scores.c.label.is_not(None),
+            scores.c.failure.is_(None),
+            scores.c.name.in_(given.distinct()),
+        )
+
+        def work(connection: Connection) -> None:
+            fence(connection, lease)
+            for row in connection.execute(texts).all():
+                same = [column == getattr(row, column.name) for column in scores.primary_key]
+                failure = {"kind": "wrong_shape", "reason": text_for_number(row.label)}
+                connection.execute(update(scores).where(*same).values(failure=failure))
+
+        await self._db.write(work, lock=f"run:{run_id}")
 
     async def retry_failed(self, run_id: str) -> int:
         """Open a run again for what failed in passing; returns how many rollouts and scores.

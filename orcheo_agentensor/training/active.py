@@ -9,7 +9,12 @@ from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput, BudgetExhausted
-from orcheo_agentensor.evaluation.results import CaseProgress, CaseResult, outside_scores
+from orcheo_agentensor.evaluation.results import (
+    CaseProgress,
+    CaseResult,
+    outside_scores,
+    settled,
+)
 from orcheo_agentensor.evaluation.runner import Meter, Runner
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.manager import ActiveRun
@@ -62,7 +67,9 @@ class Training:
 
         if self.meter.unmeasured:  # one alone shows what a rollout takes, before many begin
             await self.runner.run(cases[:1], candidate, phase=phase, on_case=heard, meter=meter)
-        found = await self.runner.run(cases, candidate, phase=phase, on_case=heard, meter=meter)
+        found = settled(
+            await self.runner.run(cases, candidate, phase=phase, on_case=heard, meter=meter)
+        )
         if outside := outside_scores(found, self.weights):
             raise BadInput(
                 "; ".join(outside), field="job.evaluators", rule="must score from 0 to 1"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.results import CaseResult, settled
 from orcheo_agentensor.evaluation.runner import Meter
 from orcheo_agentensor.optimizers import derive_seed
 from orcheo_agentensor.prompts import Candidate
@@ -31,12 +31,21 @@ def paired_objectives(
 ) -> tuple[list[float], list[float]]:
     """The objectives of parent and child on the cases that were scored under both."""
     before, after = [], []
+    parent, child = together(parent, child)
     for one, other in zip(parent, child, strict=True):
         left, right = one.objective(weights), other.objective(weights)
         if left is not None and right is not None:
             before.append(left)
             after.append(right)
     return before, after
+
+
+def together(
+    parent: Sequence[CaseResult], child: Sequence[CaseResult]
+) -> tuple[list[CaseResult], list[CaseResult]]:
+    """Both, with a text as a failure where its evaluator gives numbers for either."""
+    found = settled([*parent, *child])
+    return found[: len(parent)], found[len(parent) :]
 
 
 def reasons_against(
@@ -52,6 +61,7 @@ def reasons_against(
     no score) on more cases than its parent is refused whatever it scores on the others.
     """
     reasons = []
+    parent, child = together(parent, child)
     failed_before = sum(result.objective(weights) is None for result in parent)
     failed_after = sum(result.objective(weights) is None for result in child)
     if failed_after > failed_before:
@@ -85,8 +95,10 @@ def foreseen(
     Scores lie within [0, 1]. True is certain as long as the child fails on no missing case. None
     means that more has to be measured.
     """
+    parent, measured = together(parent, [result for result in child if result is not None])
+    known = iter(measured)
+    child = [None if result is None else next(known) for result in child]
     child = [*child, *[None] * (len(parent) - len(child))]
-    measured = [result for result in child if result is not None]
     failed_before = sum(result.objective(weights) is None for result in parent)
     failed_after = sum(result.objective(weights) is None for result in measured)
     if failed_after > failed_before:
@@ -228,6 +240,7 @@ def _beaten(
     strictly: bool,
 ) -> bool:
     """Whether a rival measured on the first cases has lost even with 1.0 on all the others."""
+    held, reached = together(held, reached)
     if any(not result.ok for result in (*held, *reached)):
         return False
     gains: list[float] = []

@@ -27,7 +27,7 @@ from orcheo_agentensor.evaluation.statistics import (
 from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.active import Training
-from orcheo_agentensor.training.comparison import paired_objectives
+from orcheo_agentensor.training.comparison import paired_objectives, together
 from orcheo_agentensor.training.job import Guardrail, LatencyGuardrail
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ async def measure_holdout(training: Training) -> dict[str, Any] | None:
     try:
         both = [baseline] if best.hash == baseline.hash else [baseline, best]
         measured = await training.measure_beside(plan.holdout, both, phase="holdout")
-        before, after = measured[0], measured[-1]
+        before, after = together(measured[0], measured[-1])
     except BudgetExhausted:
         return None
     scores, seed = paired_objectives(before, after, training.weights), run.job.seed

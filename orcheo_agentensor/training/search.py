@@ -13,6 +13,7 @@ from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
 from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
+from orcheo_agentensor.evaluation.results import numeric_of, settled
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
@@ -235,7 +236,8 @@ async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     if training.state.blocked is not None:  # nothing more is paid for
         unrecorded = training.runner.unrecorded
         cases = [case for case in cases if not await unrecorded([case], candidate)]
-    results = await training.measure_all(cases, candidate, phase="validation")
+    measured = await training.measure_all(cases, candidate, phase="validation")
+    results = settled(measured, numeric=training.state.numeric)
     summary = await summary_of(training.run, results)
     if len(cases) < len(training.plan.validation):
         summary["complete"] = False
@@ -306,6 +308,7 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
     if state.step % run.job.checkpoint_every == 0 and current in state.validated:
         state.make_due(current, "interval")
     if state.step == 1:
+        await _learn_numeric(training, trials[0].case_ids)
         state.blocked = _blocked(training)
         if state.blocked is not None:
             events.emit("warning", message=state.blocked)
@@ -321,6 +324,16 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         usage=training.meter.usage.to_json(),
         stopped=state.stopped,
     )
+
+
+async def _learn_numeric(training: Training, case_ids: Sequence[str]) -> None:
+    """Note which metrics gave numbers for the baseline on the cases of the first trial."""
+    state, wanted = training.state, set(case_ids)
+    cases = [case for case in training.plan.train if case.id in wanted]
+    baseline = training.candidates[state.baseline]
+    if not await training.runner.unrecorded(cases, baseline):
+        results = await training.measure(cases, baseline, phase="train")
+        state.numeric = sorted(numeric_of(results))
 
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:

@@ -62,7 +62,8 @@ class SearchState:
     numbers. `idle` counts the newest steps without a new candidate; `refused` is why the newest
     proposal was refused, as long as every one was. `blocked` says why no step can help, `stopped`
     why the search ended; it is `settled` once its finalists were validated. `retried` counts the
-    retries of passing failures that it knows of.
+    retries of passing failures that it knows of. `numeric` names the metrics that gave the baseline
+    numbers in its first trial.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -88,6 +89,7 @@ class SearchState:
     refused: str | None = None
     blocked: str | None = None
     retried: int = 0
+    numeric: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stored = -1  # the step of the newest row,

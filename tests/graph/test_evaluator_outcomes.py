@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 
-from orcheo_agentensor import BadInput, RandomSearch, Store, aevaluate, atrain, bind_evaluator
+from orcheo_agentensor import (
+    BadInput,
+    RandomSearch,
+    Store,
+    aevaluate,
+    atrain,
+    bind_evaluator,
+    get_prompt,
+)
 
 CASES = [{"id": f"c{n}", "inputs": {"n": n}} for n in range(20)]
 
@@ -77,6 +85,60 @@ async def test_a_number_in_a_text_is_a_score_and_other_text_beside_numbers_a_fai
     assert report.cases[2].failure.reason == (
         "gave the text 'not sure' where it gives numbers for other cases"
     )
+
+
+async def test_a_text_is_a_failure_at_its_case_and_in_the_store_as_after_a_resume(
+    store: Store,
+) -> None:
+    async def mixed(inputs: dict[str, int]) -> Any:
+        return "not sure" if inputs["n"] in (0, 7) else 1.0
+
+    events: list[dict[str, Any]] = []
+    job: dict[str, Any] = {"store": store, "run_id": "r", "limits": {"concurrency": 1}}
+    report = await evaluated(mixed, on_event=events.append, **job)
+    finished = {one["case_id"]: one for one in events if one["type"] == "case_finished"}
+    assert finished["c0"]["ok"]  # nobody knew yet that it gives numbers
+    reason = "gave the text 'not sure' where it gives numbers for other cases"
+    assert finished["c7"]["evaluator_failures"]["mixed"] == {
+        "kind": "wrong_shape",
+        "reason": reason,
+    }
+    rows = await store.runs.case_rows("r", failed=True)
+    assert [row.rollout.case_id for row in rows] == ["c0", "c7"]
+    assert {row.scores[0].failure["reason"] for row in rows if row.scores[0].failure} == {reason}
+    again = await evaluated(mixed, **job)
+    assert [one.failure for one in again.cases] == [one.failure for one in report.cases]
+    assert (again.scores["mixed"].n, again.scores["mixed"].failures) == (18, 2)
+
+
+async def test_a_candidate_that_makes_a_judge_answer_in_words_does_not_win() -> None:
+    async def target(inputs: dict[str, int], config: Any) -> str:
+        return get_prompt("p")
+
+    class Rewording:
+        async def propose(self, request: Any) -> dict[str, str]:
+            return {"p": f"words {request.seed}"}
+
+    def judge(outputs: Any) -> Any:
+        return "it depends" if outputs["output"].startswith("words") else 0.5
+
+    def other(outputs: Any) -> float:
+        return 1.0 if outputs["output"].startswith("words") else 0.5
+
+    result = await atrain(
+        target,
+        prompts={"p": "numbers"},
+        dataset=[
+            {**case, "split": split, "id": f"{split}-{case['id']}"}
+            for case in CASES
+            for split in ("train", "validation", "holdout")
+        ],
+        evaluators=[judge, other],
+        optimizer=RandomSearch(proposer=Rewording()),
+        budget={"rollouts": 200},
+    )
+    assert result.decision.status == "kept"
+    assert result.best.prompts["p"].text == "numbers"
 
 
 async def test_labels_alone_stay_labels() -> None:
