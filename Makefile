@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime
 	@$(VENV)/bin/agentensor demo
 
 serve: $(VENV)/.server
-	@$(VENV)/bin/langgraph dev --no-browser --no-reload --n-jobs-per-worker 10 --port $(PORT)
+	@AGENTENSOR_DEV_SERVER=true $(VENV)/bin/langgraph dev --no-browser --no-reload --n-jobs-per-worker 10 --port $(PORT)
 
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check

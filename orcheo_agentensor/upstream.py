@@ -150,6 +150,20 @@ def served_graphs() -> Mapping[str, Any]:
     return graphs
 
 
+def allowed_origins() -> tuple[list[str], str | None]:
+    """The web origins that the server lets in, and a pattern for more: `http.cors` of its config.
+
+    Tried: a preflight request to the server itself says it for one origin, and only after the
+    request at hand, which a form of another site sends without one.
+    """
+    from langgraph_api import config
+
+    cors: dict[str, Any] | None = config.CORS_CONFIG
+    if cors is None:
+        return list(config.CORS_ALLOW_ORIGINS), None
+    return list(cors.get("allow_origins") or ()), cors.get("allow_origin_regex")
+
+
 def assistant_id_of(name: str) -> str:
     """The id of the assistant that a request means: a graph's id means its default assistant.
 

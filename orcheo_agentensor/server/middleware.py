@@ -16,12 +16,13 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orcheo_agentensor.errors import AgentensorError, ConfigError
+from orcheo_agentensor.errors import AgentensorError, ConfigError, Forbidden
 from orcheo_agentensor.server.auth import identity_of_request
 from orcheo_agentensor.server.http import (
     PREFIX,
@@ -34,7 +35,7 @@ from orcheo_agentensor.server.http import (
     require_json,
 )
 from orcheo_agentensor.server.review import Kind, Problems, RequestReviewer, RunRequest
-from orcheo_agentensor.upstream import assistant_id_of
+from orcheo_agentensor.upstream import allowed_origins, assistant_id_of
 
 _ID = r"[^/]+"
 _ENDPOINTS: tuple[tuple[str, str, Kind], ...] = (
@@ -64,6 +65,9 @@ class RunRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Review the request, if it is one for a run, and hand it on."""
+        if scope["type"] in ("http", "websocket") and _is_foreign(scope):
+            await _turn_away(scope, receive, send)
+            return
         if scope["type"] == "websocket" and _COMMANDS.fullmatch(_path(scope)):
             await self.app(scope, self._reviewed_commands(scope, receive, send), send)
             return
@@ -234,6 +238,34 @@ class RunRequests:
                 return {"type": "websocket.receive", "text": changed.decode()}
 
         return reviewed
+
+
+def _is_foreign(scope: Scope) -> bool:
+    """Whether a page of another site sends this to a server that knows no callers.
+
+    Nothing else would keep it from that: a form, or a script with `no-cors`, asks for no leave, and
+    neither does a WebSocket. What only reads is kept from it by the browser.
+    """
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if origin is None or scope.get("method") in ("GET", "HEAD", "OPTIONS"):
+        return False
+    if (
+        urlsplit(origin).netloc == headers.get("host")
+        or identity_of_request(scope).name is not None
+    ):
+        return False
+    origins, pattern = allowed_origins()
+    named = "*" in origins or origin in origins
+    return not named and not (pattern and re.fullmatch(pattern, origin))
+
+
+async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    error = Forbidden("pages of other sites may not use this server (http.cors in langgraph.json)")
+    await error_response(error)(scope, receive, send)
 
 
 def _kind(scope: Scope) -> Kind | None:

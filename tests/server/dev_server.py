@@ -65,6 +65,7 @@ def running(
         "AGENTENSOR_ALLOWED_MODULES": "served_workflows",
         "LANGGRAPH_CLI_NO_ANALYTICS": "1",
         "LANGGRAPH_NO_VERSION_CHECK": "true",
+        "AGENTENSOR_DEV_SERVER": "true",
         "LANGSMITH_TRACING": "false",
         **(environment or {}),
     }

@@ -248,7 +248,9 @@ SERVER = """
 import asyncio, json, os
 os.environ |= {"LANGGRAPH_RUNTIME_EDITION": "inmem", "DATABASE_URI": ":memory:",
                "REDIS_URI": "fake", "MIGRATIONS_PATH": "__inmem",
-               "LANGSERVE_GRAPHS": json.dumps({})}
+               "LANGSERVE_GRAPHS": json.dumps({}),
+               "CORS_CONFIG": json.dumps({"allow_origins": ["https://a.example"],
+                                          "allow_origin_regex": "https://b[.].*"})}
 from orcheo_agentensor import upstream
 assert not upstream.in_langgraph_server(), "in_langgraph_server: says yes too early"
 graphs = upstream.served_graphs()
@@ -257,6 +259,7 @@ graphs["mine"] = object()
 known = upstream.assistant_id_of("mine")
 assert known != "mine" and len(known) == 36, "assistant_id_of: gives no id for a graph's name"
 assert upstream.assistant_id_of("other") == "other", "assistant_id_of: changes other ids"
+assert upstream.allowed_origins() == (["https://a.example"], "https://b[.].*"), "allowed_origins"
 assert upstream.server_user() is None, "server_user: a user where there is none"
 from langgraph_api.utils import with_user
 from langgraph_sdk import Auth
