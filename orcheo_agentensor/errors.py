@@ -19,7 +19,8 @@
     |  |- StoreTooNew            written by a newer release
     |  `- StoreOutdated          needs `agentensor db upgrade`
     |- RunFailed                 a run could not go on: exit 3
-    |- TargetUnavailable         a remote target's server has gone: exit 130, resumable
+    |- RunPaused                 calls fail one after the other: exit 130, resumable
+    |  `- TargetUnavailable      a remote target's server has gone
     |- RunAlreadyActive          another process holds the run's lease: exit 3, HTTP 409
     |- LeaseLost                 this process lost the lease while working
     |- BudgetExhausted           nothing left to reserve; ends a search in good order
@@ -224,7 +225,11 @@ class RunFailed(AgentensorError):
     """The run could not go on."""
 
 
-class TargetUnavailable(AgentensorError):
+class RunPaused(AgentensorError):
+    """The run was paused; what is recorded is kept, and it can be resumed."""
+
+
+class TargetUnavailable(RunPaused):
     """No server of the remote target answers; the run is kept and can be resumed."""
 
 

@@ -17,8 +17,8 @@ from orcheo_agentensor.errors import (
     AliasConflict,
     BadInput,
     NotFound,
+    RunPaused,
     StoreError,
-    TargetUnavailable,
     shorten,
 )
 
@@ -49,7 +49,7 @@ class ThresholdMissed(AgentensorError):
 
 def exit_code(error: BaseException) -> ExitCode:
     """The exit code for an error."""
-    if isinstance(error, KeyboardInterrupt | TargetUnavailable):
+    if isinstance(error, KeyboardInterrupt | RunPaused):
         return ExitCode.INTERRUPTED
     if isinstance(error, ThresholdMissed):
         return ExitCode.THRESHOLD

@@ -42,9 +42,13 @@ from orcheo_agentensor.errors import (
     BadInput,
     ConfigError,
     RunFailed,
-    TargetUnavailable,
+    RunPaused,
+    StoreError,
+    StoreOutdated,
+    StoreTooNew,
 )
 from orcheo_agentensor.evaluation import EvaluationJob, create_evaluation_graph
+from orcheo_agentensor.evaluators.contained import left_behind
 from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.redaction import knowing, redact, without_secrets
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
@@ -236,11 +240,12 @@ class Stopper:
             self._task.cancel()
 
     def run(self, main: Coroutine[Any, Any, int]) -> int:
-        """Run a command to its exit code; after a cancellation without waiting for busy threads."""
+        """Run a command to its exit code; what goes on after its cancellation is not waited for."""
 
         async def guarded() -> int:
             code = await main
-            if self.cancelled:  # a target's thread may go on for long, and its work is not kept
+            # A target's thread, or what ignored its cancellation, may go on for long.
+            if self.cancelled or left_behind():
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
@@ -319,9 +324,13 @@ class JobRunner:
             if task is not None:
                 task.uncancel()
             return {"run_id": run_id, "status": INTERRUPTED}
-        except TargetUnavailable as gone:
-            say(gone.message, style="red")
-            return {"run_id": run_id, "status": INTERRUPTED}
+        except RunPaused as paused:
+            say(paused.message, style="red")
+            return {"run_id": run_id, "status": INTERRUPTED, "reason": paused.message}
+        except (StoreOutdated, StoreTooNew):
+            raise
+        except StoreError as error:  # what a run was at work with is no bad input
+            raise RunFailed(f"run {run_id!r} could not go on: {error.message}") from error
         except AgentensorError:
             raise
         except Exception as error:
@@ -448,6 +457,8 @@ class Ending:
             resume = f"agentensor resume {run.run_id}{store}"
             say(f"interrupted; what is finished is kept. Go on with: {resume}", style="yellow")
             document |= {"status": status, "resume": resume}
+            if "reason" in found:
+                document["reason"] = found["reason"]
             return self._finish(document, ExitCode.INTERRUPTED)
         document["workflow_id"] = run.workflow_id
         if status == "awaiting_approval":

@@ -9,9 +9,54 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from orcheo_agentensor.errors import RunPaused
+
 
 class OutOfTime(TimeoutError):
     """The call took longer than its time limit."""
+
+
+class LeftBehind(OutOfTime):
+    """The call took longer than its time limit, and went on although it was cancelled."""
+
+
+MOST_LOCKED_OUT = 3
+"""Refusals in a row (a wrong key, an unknown model) after which a run is paused."""
+MOST_FAILURES = 10
+"""Other failures in passing in a row, of one kind, after which a run is paused, or as many as it
+makes calls at once where that is more."""
+
+
+class Breaker:
+    """Pauses a run whose calls fail one after the other in the same way, whoever is called.
+
+    A failure is one that all attempts have ended with. Raises `RunPaused`.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._locked_out = min(MOST_LOCKED_OUT, concurrency + 1)
+        self._most = max(MOST_FAILURES, concurrency)
+        self._failed: dict[str, tuple[str, int]] = {}
+
+    @property
+    def tripping(self) -> bool:
+        """Whether anybody's last call has failed."""
+        return bool(self._failed)
+
+    def ended(self, who: str, kind: str | None, reason: str = "", *, locked_out: bool) -> None:
+        """A call of `who` has ended, with a failure of this `kind` if one is given."""
+        if kind is None:
+            if self._failed:
+                self._failed.pop(who, None)
+            return
+        last, times = self._failed.get(who, (kind, 0))
+        times = times + 1 if last == kind else 1
+        self._failed[who] = kind, times
+        if times >= (self._locked_out if locked_out else self._most):
+            what = reason.partition("\n")[0]
+            raise RunPaused(
+                f"the run was paused: {times} calls of the {who} in a row failed with {what}"
+            )
 
 
 class TimeLimits:

@@ -28,8 +28,8 @@ from orcheo_agentensor.errors import (
     BudgetExhausted,
     PromptNotFound,
     RunFailed,
+    RunPaused,
     TargetRefused,
-    TargetUnavailable,
     TemplateError,
     causes,
     client_retries,
@@ -37,7 +37,15 @@ from orcheo_agentensor.errors import (
     is_transient,
     status_of,
 )
-from orcheo_agentensor.evaluation.limits import OutOfTime, Share, Slots, TimeLimits, process_slots
+from orcheo_agentensor.evaluation.limits import (
+    Breaker,
+    LeftBehind,
+    OutOfTime,
+    Share,
+    Slots,
+    TimeLimits,
+    process_slots,
+)
 from orcheo_agentensor.evaluation.results import (
     CaseListener,
     CaseResult,
@@ -51,6 +59,7 @@ from orcheo_agentensor.evaluation.results import (
     without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
+from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate
@@ -147,13 +156,13 @@ class Attempt:
     cut_replies: int = 0
 
 
-MOST_RETRY_AFTER = 60.0  # seconds; a server that asks for longer is asked again before
+MOST_RETRY_AFTER = 60.0  # seconds; for a server that asks for longer the run is paused
 
 
 def retry_after(error: BaseException) -> float:
     """The seconds that a server asks to wait for: `Retry-After`, in seconds or as a date.
 
-    At most `MOST_RETRY_AFTER`; 0.0 where it asks for nothing.
+    0.0 where it asks for nothing.
     """
     found = (getattr(getattr(one, "response", None), "headers", None) for one in causes(error))
     headers: Any = next(filter(None, found), {})
@@ -167,7 +176,7 @@ def retry_after(error: BaseException) -> float:
             seconds = parsedate_to_datetime(asked).timestamp() - time.time()
         except ValueError:
             return 0.0
-    return min(max(seconds, 0.0), MOST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 class Attempted(Protocol):
@@ -228,10 +237,11 @@ class PaidCalls:
         assert task is not None
         with recorder:
             started = time.perf_counter()
+            contained = Contained(call)
             try:
                 limits.begin(task)
                 try:
-                    value = await call
+                    value = await contained
                 except BaseException as error:
                     limits.end(task, error)
                     raise
@@ -243,6 +253,11 @@ class PaidCalls:
                     raise
                 timeout = any(isinstance(cause, TimeoutError) for cause in causes(error))
                 transient = timeout or is_transient(error)
+                if contained.abandoned:
+                    error = LeftBehind(
+                        f"{error}, and it ignored its cancellation: it was left behind"
+                    )
+                    transient = False  # another attempt would be left behind as well
                 found = Attempt(
                     error=error,  # a cancellation that nobody asked for is the call's own doing
                     latency_ms=latency_ms,
@@ -300,10 +315,15 @@ class PaidCalls:
         self, last: Attempted, attempts: int, elsewhere: ConnectedTarget | None
     ) -> bool:
         """Whether another attempt is made after a passing trouble, once it is time for it."""
+        wait = getattr(last, "retry_after", 0.0)
+        if wait > MOST_RETRY_AFTER and attempts <= self._retries:
+            raise RunPaused(
+                f"the run was paused: a server asks to be left alone for {wait:.0f} s (Retry-After)"
+            )
         if attempts <= self._retries:
             longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempts - 1))
             pause = FIRST_BACKOFF if attempts == 1 else random.uniform(0.0, longest)
-            await asyncio.sleep(max(pause, getattr(last, "retry_after", 0.0)))
+            await asyncio.sleep(max(pause, wait))
             return True
         if elsewhere is None or attempts > self._retries + OUTAGES:
             return False
@@ -360,7 +380,7 @@ def _trouble(who: str, error: BaseException) -> str:
     return f"the {who} failed: {describe(error)}; mend it and resume the run"
 
 
-FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, TargetUnavailable)
+FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, RunPaused)
 """What is the job's trouble and not the case's: every other case would fail in the same way."""
 
 REFUSED = (429, 503)
@@ -400,6 +420,7 @@ class Runner:
         self.ledger = run.ledger
         self.concurrency = run.job.limits.concurrency
         self.calls = PaidCalls(run.ledger, run.job.limits)
+        self.breaker = Breaker(self.concurrency)
         self.running = Slots(self.concurrency)
         self.in_flight = Slots(2 * self.concurrency)
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
@@ -592,15 +613,18 @@ class Runner:
         error = attempt.error
         assert error is not None
         if isinstance(error, OutOfTime):
-            kind, reason = "timeout", str(error)
+            kind = "abandoned" if isinstance(error, LeftBehind) else "timeout"
+            reason = str(error)
         elif isinstance(error, BadInput):
             kind = "not_json" if "output" in error.message else "exception"
             reason = error.message
         else:
             kind, reason = "exception", describe(error)
         told = {"kind": kind, "reason": reason}
-        if attempt.transient or status_of(error) in LOCKED_OUT:
+        if attempt.transient or kind == "abandoned" or status_of(error) in LOCKED_OUT:
             told[PASSING] = "yes"
+            if (status := status_of(error)) is not None:
+                told["status"] = str(status)
         return storable(told)
 
     async def score(
@@ -638,6 +662,9 @@ class Runner:
             row.failure = row.failure and {**row.failure, PASSING: "yes"}
         put = self.ledger.put_scores
         commits.append(put(key, evaluator.fingerprint, rows, keep=self.taped))
+        reason = (rows[0].failure or {}).get("reason")
+        status = None if made.transient else LOCKED_OUT[0]
+        self.told(f"evaluator {evaluator.name!r}", reason, status, passing=made.passing)
         return as_recorded(outcomes, rows), usage, True
 
     def score_inline(
@@ -663,6 +690,13 @@ class Runner:
         rows = score_rows(key, fingerprint, (outcome,), NOTHING)
         commits.append(self.ledger.put_scores(key, fingerprint, rows, keep=self.taped))
         return as_recorded((outcome,), rows), NOTHING, True
+
+    def told(self, who: str, reason: str | None, status: Any, *, passing: bool) -> None:
+        """Hear how a call of the target or an evaluator has ended; raises `RunPaused` where one
+        after the other fails by the same outage or refusal."""
+        kind = (reason or "").partition(":")[0] if passing else None
+        locked_out = status is not None and int(status) in LOCKED_OUT
+        self.breaker.ended(who, kind, reason or "", locked_out=locked_out)
 
     def labels(self, candidate: Candidate, phase: str) -> dict[str, Any]:
         """What the traces of all calls for `candidate` in this phase are labelled with."""
@@ -787,7 +821,7 @@ class _Batch:
                 finally:
                     if commit is None:
                         runner.calls.release(key)
-            except (BudgetExhausted, Draining) as stop:
+            except (BudgetExhausted, Draining, RunPaused) as stop:
                 self._stopped.append(stop)
                 break
             finally:
@@ -834,6 +868,12 @@ class _Batch:
             said = row.output
             row = replace(row, output=kept) if (kept := redact(said)) is not said else row
             commits.append(runner.ledger.put_rollout(row, checked=True))
+            told = row.failure
+            if told is not None or runner.breaker.tripping:
+                told = told or {}
+                runner.told(
+                    "target", told.get("reason"), told.get("status"), passing=PASSING in told
+                )
         elif row.reused:
             commits.append(runner.ledger.put_rollout(replace(row, phase=self.phase)))
         outcomes: list[Outcome] = []

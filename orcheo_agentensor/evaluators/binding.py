@@ -32,6 +32,7 @@ from orcheo_agentensor.errors import (
     status_of,
 )
 from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
+from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
@@ -263,14 +264,16 @@ class BoundEvaluator:
                 else:
                     value = adapter.call(ctx)
                 while inspect.isawaitable(value):
-                    value = await value
+                    value = await Contained(value)
             return Scoring(adapter.read(self.name, value))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             return Scoring([self.broken(error)])  # its own, not ours
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure is a value
+        except BaseException as error:
+            if isinstance(error, GeneratorExit):
+                raise
             if limit.expired() and isinstance(error, TimeoutError):
                 late = failure(self.name, "timeout", f"took longer than {timeout:g} s")
                 return Scoring([late], transient=True, passing=True)

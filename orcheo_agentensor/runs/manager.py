@@ -30,7 +30,7 @@ from orcheo_agentensor.errors import (
     LeaseLost,
     NotFound,
     RunMismatch,
-    TargetUnavailable,
+    RunPaused,
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
@@ -342,7 +342,8 @@ class RunManager(Generic[JobT]):
         except (Draining, asyncio.CancelledError):
             ending |= {"status": "interrupted", "error": None}
             raise
-        except TargetUnavailable as error:
+        except RunPaused as error:
+            await self._note_pause(run, error)
             ending |= {"status": "interrupted", "error": redact(error.message)}
             events.emit("run_failed", error=ending["error"], kind=type(error).__name__)
             raise
@@ -369,6 +370,16 @@ class RunManager(Generic[JobT]):
             if cancelled is not None:
                 raise cancelled
             closing.result()
+
+    async def _note_pause(self, run: ActiveRun[JobT], error: RunPaused) -> None:
+        """Take back what failed in passing, to be tried again, and say what is kept."""
+        with contextlib.suppress(AgentensorError):  # then a resume replays the failures
+            await run.ledger.flush()
+            kept = await self.store.runs.take_back_passing(run.lease)
+            error.args = (
+                f"{error.message}; {kept} rollouts are recorded, and run "
+                f"{run.lease.run_id!r} goes on there when it is resumed",
+            )
 
     async def _close(self, run: ActiveRun[JobT], ending: Mapping[str, Any]) -> None:
         """Commit what waits, note how a run ended that did not end well, give the lease back."""

@@ -313,6 +313,19 @@ class Runs(Repository):
 
         return await self._db.write(work, lock=f"run:{run_id}")
 
+    async def take_back_passing(self, lease: Lease) -> int:
+        """As `retry_failed`, of a run at work that is about to pause; returns how many rollouts are
+        left."""
+
+        def work(connection: Connection) -> int:
+            leases.fence(connection, lease)
+            mark = f"{RETRIED}-{lease.token}"
+            ledger.take_back_passing(connection, lease.run_id, mark=mark)
+            left = select(func.count()).where(rollouts.c.run_id == lease.run_id)
+            return connection.scalar(left) or 0
+
+        return await self._db.write(work, lock=f"run:{lease.run_id}")
+
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""
         return await self._db.read(lambda connection: ledger.total_usage(connection, run_id))

@@ -11,7 +11,7 @@ from typing import Any, Self, get_args
 
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BudgetExhausted, RunFailed, shorten
+from orcheo_agentensor.errors import BudgetExhausted, RunFailed, RunPaused, shorten
 from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.evaluation.results import numeric_of, settled
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
@@ -245,16 +245,25 @@ async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
 
 
 def _blocked(training: Training) -> str | None:
-    """Why the search is in vain, by the first rollouts of the baseline; None where it is not."""
+    """Why the search is in vain, by the first rollouts of the baseline; None where it is not.
+
+    Where not one of them could be scored there is nothing to search from, nor to store. Raises
+    `RunPaused` where that may be mended, else `RunFailed`.
+    """
     run, names = training.run, training.plan.trainable
     rows = [*run.ledger.rollouts.values()]
     tapes = [row.tape for row in rows if row.tape is not None]
-    if any(row.failure is None for row in rows):
+    failures = [row.failure for row in rows]
+    if rows and None in failures:
         read = prompt_reads(names, tapes)
-        return "; ".join(unread_warnings(run, names, tapes)) if not any(read.values()) else None
-    failures = [row.failure or {} for row in rows]
-    if failures and all(PASSING in one for one in failures):  # no prompt's doing
-        return nothing_scored(one["reason"] for one in failures)
+        if not any(read.values()):
+            return "; ".join(unread_warnings(run, names, tapes))
+        failures = [one.failure for scores in run.ledger.scores.values() for one in scores]
+    known = [failure for failure in failures if failure is not None]
+    if known and len(known) == len(failures):
+        told = nothing_scored(one["reason"] for one in known)
+        told = told.replace("nothing could", "the baseline could not", 1)
+        raise (RunPaused if all(PASSING in one for one in known) else RunFailed)(told)
     return None
 
 
@@ -293,6 +302,7 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         state.stopped = spent.message
         await state.save(run)
         return
+    blocked = _blocked(training) if state.step == 0 else None
     for outcome in outcomes:
         await _take_in(training, outcome)
         state.told += 1
@@ -309,9 +319,9 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         state.make_due(current, "interval")
     if state.step == 1:
         await _learn_numeric(training, trials[0].case_ids)
-        state.blocked = _blocked(training)
-        if state.blocked is not None:
-            events.emit("warning", message=state.blocked)
+    if blocked is not None:
+        state.blocked = blocked
+        events.emit("warning", message=blocked)
     state.stopped = state.blocked or _stop(training)
     await state.save(run)
     events.emit(

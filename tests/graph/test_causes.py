@@ -11,6 +11,7 @@ from langchain_core.exceptions import ModelConnectionError
 from rule_task import Target, Teacher, trained
 
 from orcheo_agentensor import Limits, Reflective, Store, aevaluate, atrain, get_prompt
+from orcheo_agentensor.errors import RunFailed, RunPaused
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1:9/v1")
 CASES = [{"id": str(n), "inputs": {"n": n}, "expected_output": n} for n in range(4)]
@@ -104,29 +105,33 @@ async def test_what_no_prompt_can_mend_ends_a_training_and_is_the_reason(error: 
         def judge(self, texts: Any, rule: int) -> Any:
             raise error()
 
-    target = Broken()
-    result = await trained(target, limits=Limits(retries=0))
-    (reason,) = result.decision.reasons
-    assert reason.startswith("nothing could be scored: all 4 cases failed with ")
-    assert str(error()) in reason
-    assert len(target.calls) == 4
-    assert (result.decision.status, result.status) == ("kept", "missed_threshold")
+    target, store = Broken(), Store.from_url(None)
+    with pytest.raises(RunPaused, match=r"in a row|the baseline could not be scored") as paused:
+        await trained(target, limits=Limits(retries=0), store=store, run_id="r")
+    assert str(error()) in paused.value.message
+    assert len(target.calls) <= 4
+    assert (await store.runs.get("r")).status == "interrupted"
+    assert await store.checkpoints.list_workflows() == []  # no version
 
 
 async def test_a_target_that_always_breaks_is_the_reason_of_the_decision() -> None:
     async def target(inputs: dict[str, Any]) -> Any:
         raise ValueError(f"cannot parse {get_prompt('task')}")
 
-    result = await atrain(
-        target,
-        prompts={"task": "x"},
-        dataset=CASES,
-        evaluators=["exact_match"],
-        optimizer=Reflective(proposer=Teacher()),
+    store = Store.from_url(None)
+    with pytest.raises(RunFailed) as failed:
+        await atrain(
+            target,
+            prompts={"task": "x"},
+            dataset=CASES,
+            evaluators=["exact_match"],
+            optimizer=Reflective(proposer=Teacher()),
+            store=store,
+        )
+    assert failed.value.message == (
+        "the baseline could not be scored: all 4 cases failed with ValueError: cannot parse x"
     )
-    assert result.decision.reasons == (
-        "nothing could be scored: all 4 cases failed with ValueError: cannot parse x",
-    )
+    assert await store.checkpoints.list_workflows() == []
 
 
 async def test_a_run_that_reuses_another_tries_again_what_failed_in_passing() -> None:

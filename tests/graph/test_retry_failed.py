@@ -10,7 +10,7 @@ import pytest
 from rule_task import Target, trained
 
 from orcheo_agentensor import Limits, Store, aevaluate
-from orcheo_agentensor.errors import RunAlreadyActive
+from orcheo_agentensor.errors import RunAlreadyActive, RunPaused
 from orcheo_agentensor.usage import Usage, add_usage
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1:9/v1")
@@ -116,30 +116,29 @@ ERRORS = pytest.mark.parametrize("error", [ConnectionResetError, locked_out])
 async def test_a_search_that_an_outage_ended_begins_anew(error: Any, store: Store) -> None:
     target = Outage("all", error)
     job: dict[str, Any] = {"store": store, "run_id": "r", **ONCE}
-    first = await trained(target, **job)
-    assert first.decision.reasons[0].startswith("nothing could be scored")
+    with pytest.raises(RunPaused):
+        await trained(target, **job)
+    first = len(target.calls)
     target.on = False
-    second = await trained(target, retry_failed=True, **job)
+    second = await trained(target, **job)
     whole = await trained(Target(), run_id="undisturbed", store=store, workflow_id="other")
     assert second.best.metrics["objective"] == 1.0
     assert second.decision.status == whole.decision.status
     assert second.holdout is not None
     assert whole.holdout is not None
     assert second.holdout["gain"] == whole.holdout["gain"]
-    assert second.usage.rollouts == whole.usage.rollouts + first.usage.rollouts
+    assert second.usage.rollouts == whole.usage.rollouts + first
 
 
 @ERRORS
 async def test_a_proof_that_an_outage_spoilt_is_made_up_for(error: Any, store: Store) -> None:
     target = Outage("holdout", error)
     job: dict[str, Any] = {"store": store, "run_id": "r", "promote": "auto", **ONCE}
-    first = await trained(target, **job)
-    assert first.decision.status == "rejected"
-    assert first.holdout is not None
-    assert first.holdout["best"]["n_target_failed"] == 8
+    with pytest.raises(RunPaused):
+        await trained(target, **job)
     before = len(target.calls)
     target.on = False
-    second = await trained(target, retry_failed=True, **job)
+    second = await trained(target, **job)
     assert len(target.calls) - before == 2 * 8  # the holdout on both sides, and nothing else
     assert second.holdout is not None
     assert (second.holdout["n"], second.holdout["gain"]) == (8, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from email.utils import formatdate
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.evaluation.runner import MOST_RETRY_AFTER, retry_after
+from orcheo_agentensor.evaluation.runner import retry_after
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from orcheo_agentensor.evaluation.runner import MOST_RETRY_AFTER, retry_after
     [
         ("7", 7.0),
         ("0.5", 0.5),
-        ("86400", MOST_RETRY_AFTER),
+        ("86400", 86400.0),
         ("-3", 0.0),
         ("soon", 0.0),
         ("nan", 0.0),
@@ -38,11 +39,11 @@ def test_retry_after_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text())
-def test_any_retry_after_is_a_wait_within_the_cap(asked: str) -> None:
+def test_any_retry_after_is_a_finite_wait(asked: str) -> None:
     class Answer(Exception):
         response = type("R", (), {"headers": {"retry-after": asked}})
 
-    assert 0.0 <= retry_after(Answer()) <= MOST_RETRY_AFTER
+    assert 0.0 <= retry_after(Answer()) < math.inf
 
 
 def error(asked: str) -> httpx.HTTPStatusError:

@@ -1,0 +1,127 @@
+"""Users' code, kept from taking the run along: code that exits, and code that ignores its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+GRACE = 5.0
+"""Seconds that cancelled code has to end, before it is left behind."""
+
+_left_behind: list[Any] = []
+"""Calls that were left behind. They are kept: collected, they would be told to end once more, and
+say aloud that they do not."""
+
+_inside: ContextVar[bool] = ContextVar("agentensor_contained", default=False)
+
+
+def left_behind() -> int:
+    """How many calls this process has left behind: they may still run."""
+    return len(_left_behind)
+
+
+class ExitAttempted(RuntimeError):
+    """The code raised what would have ended the process."""
+
+
+class Contained(Generic[T]):
+    """A call of users' code, to be awaited once.
+
+    What would end the process (`SystemExit`, `KeyboardInterrupt`, any other `BaseException`) is
+    raised as an `ExitAttempted`. A call that goes on `GRACE` seconds after it was cancelled is left
+    behind, and counts as cancelled; `abandoned` then says so. The tasks that the call makes are
+    contained as well: one that raises `SystemExit` would end the whole loop.
+    """
+
+    def __init__(self, call: Awaitable[T]) -> None:
+        self.abandoned = False
+        self._call = call
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        token = _inside.set(True)
+        steps = self._call.__await__()
+        error: BaseException | None = None
+        with _guarding(asyncio.get_running_loop()):
+            try:
+                while True:
+                    try:
+                        waited = steps.send(None) if error is None else steps.throw(error)
+                    except StopIteration as done:
+                        return done.value  # type: ignore[no-any-return]
+                    except (Exception, asyncio.CancelledError):
+                        raise
+                    except BaseException as exit:
+                        raise ExitAttempted(f"{type(exit).__name__} was raised") from exit
+                    error = None
+                    try:
+                        yield waited
+                    except GeneratorExit:
+                        steps.close()
+                        raise
+                    except asyncio.CancelledError as cancelled:
+                        if self.abandoned:
+                            self._leave(steps)
+                            raise
+                        if self._timer is None:
+                            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+                            self._timer = loop.call_later(GRACE, self._give_up, task)
+                        error = cancelled
+                    except BaseException as thrown:  # noqa: BLE001 - it is for the call
+                        error = thrown
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
+                _inside.reset(token)
+
+    def _give_up(self, task: asyncio.Task[Any] | None) -> None:
+        self.abandoned = True
+        if task is not None:
+            task.cancel()
+
+    def _leave(self, steps: Any) -> None:
+        """Never go on with the call."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()  # our own; whoever cancelled it before counts theirs
+        _left_behind.append((self._call, steps))
+
+
+_guards: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def _guarding(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Contain the tasks that contained calls make."""
+    guard = _guards.setdefault(loop, [0, None])
+    if not guard[0]:
+        guard[1] = loop.get_task_factory()
+        loop.set_task_factory(_factory(guard[1]))
+    guard[0] += 1
+    try:
+        yield
+    finally:
+        guard[0] -= 1
+        if not guard[0]:
+            loop.set_task_factory(guard[1])
+
+
+def _factory(before: Any) -> Any:
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        if _inside.get() and asyncio.iscoroutine(coro):
+            coro = _contained(coro)
+        if before is not None:
+            return before(loop, coro, **options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    return make
+
+
+async def _contained(call: Coroutine[Any, Any, T]) -> T:
+    return await Contained(call)

@@ -1,0 +1,145 @@
+"""Targets and evaluators that exit, or that ignore their end, cost their own case and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any, TypedDict
+
+import pytest
+from langgraph.graph import START, StateGraph
+
+from orcheo_agentensor import Limits, Store, aevaluate, evaluate
+
+CASES = [{"id": f"c{n}", "inputs": {"n": n}, "expected_output": {"n": n}} for n in range(6)]
+
+
+class State(TypedDict):
+    n: int
+
+
+def graph_of(node: Any) -> Any:
+    return StateGraph(State).add_node("node", node).add_edge(START, "node").compile()
+
+
+def leave(inputs: dict[str, Any], how: Any) -> dict[str, Any]:
+    if inputs["n"] == 2:
+        raise how
+    return inputs
+
+
+class Odd(BaseException):
+    """No `Exception`."""
+
+
+EXITS = [SystemExit(3), KeyboardInterrupt(), Odd("odd")]
+
+
+@pytest.mark.parametrize("how", EXITS, ids=lambda how: type(how).__name__)
+@pytest.mark.parametrize("form", ["function", "sync function", "graph", "sync graph", "task"])
+async def test_a_target_that_exits_fails_on_that_case_alone(how: Any, form: str) -> None:
+    async def target(inputs: dict[str, Any]) -> dict[str, Any]:
+        return leave(inputs, how)
+
+    def sync_target(inputs: dict[str, Any]) -> dict[str, Any]:
+        return leave(inputs, how)
+
+    async def in_a_task(inputs: dict[str, Any]) -> dict[str, Any]:
+        async with asyncio.TaskGroup() as group:
+            made = group.create_task(target(inputs))
+        return made.result()
+
+    async def node(state: State) -> Any:
+        return leave(dict(state), how)
+
+    def sync_node(state: State) -> Any:
+        return leave(dict(state), how)
+
+    found = {
+        "function": target,
+        "sync function": sync_target,
+        "graph": graph_of(node),
+        "sync graph": graph_of(sync_node),
+        "task": in_a_task,
+    }[form]
+    report = await aevaluate(
+        found, dataset=CASES, evaluators=["exact_match"], min_coverage=0, limits=Limits(retries=0)
+    )
+    failed = [case for case in report.cases if case.failure is not None]
+    assert [case.case_id for case in failed] == ["c2"]
+    assert type(how).__name__ in failed[0].failure.reason
+    assert report.scores["exact_match"].n == 5
+
+
+@pytest.mark.parametrize("how", EXITS, ids=lambda how: type(how).__name__)
+@pytest.mark.parametrize("sync", [True, False])
+async def test_an_evaluator_that_exits_fails_on_that_case_alone(how: Any, sync: bool) -> None:
+    def judge(outputs: dict[str, Any]) -> float:
+        leave(outputs, how)
+        return 1.0
+
+    async def ajudge(outputs: dict[str, Any]) -> float:
+        return judge(outputs)
+
+    report = await aevaluate(
+        lambda inputs: inputs,
+        dataset=CASES,
+        evaluators=[judge if sync else ajudge],
+        min_coverage=0,
+    )
+    (scores,) = report.scores.values()
+    assert (scores.n, scores.failures) == (5, 1)
+
+
+async def deaf(state: Any) -> Any:
+    """Goes on for ever on one case, whatever it is told."""
+    while state["n"] == 2:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException:  # noqa: BLE001 - that is the point
+            continue
+    return state
+
+
+@pytest.mark.parametrize("form", ["function", "graph"])
+def test_what_ignores_its_cancellation_is_left_behind(
+    form: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.evaluators.contained.GRACE", 0.05)
+
+    async def node(state: State) -> Any:
+        return await deaf(dict(state))
+
+    report = evaluate(
+        deaf if form == "function" else graph_of(node),
+        dataset=CASES,
+        evaluators=["exact_match"],
+        min_coverage=0,
+        limits=Limits(case_timeout=0.05, concurrency=1),
+    )
+    failed = [case.failure for case in report.cases if case.failure is not None]
+    # LangGraph does not wait for a node that it has cancelled; that ends in its own task.
+    assert [one.kind for one in failed] == ["abandoned" if form == "function" else "timeout"]
+    assert report.scores["exact_match"].n == 5  # the slot was free again
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_run_that_is_cancelled_does_not_wait_for_what_ignores_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.evaluators.contained.GRACE", 0.05)
+    begun, store = asyncio.Event(), Store.from_url(None)
+
+    async def target(inputs: dict[str, Any]) -> Any:
+        if inputs["n"] == 2:
+            begun.set()
+        return await deaf(inputs)
+
+    job = aevaluate(target, dataset=CASES, evaluators=["exact_match"], store=store, run_id="r")
+    running = asyncio.ensure_future(job)
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await store.runs.get("r")).status == "interrupted"
