@@ -19,7 +19,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
     summarize,
 )
-from orcheo_agentensor.evaluation.runner import Runner, traced
+from orcheo_agentensor.evaluation.runner import CANDIDATE, PHASE, RUN_ID, Runner, traced
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
@@ -247,11 +247,15 @@ async def over_all_cases(
     ]
     seen = [[ctx.case_id, ctx.output] for ctx in contexts]
     found: dict[str, dict[str, Any]] = {}
+    candidate = Candidate.of(run.prompts)
     for evaluator in run.summary_evaluators if contexts else ():
         key = content_hash(["summary", evaluator.fingerprint, seen])
         told = await run.ledger.call(key)
         if told is None:
-            outcomes, usage = await evaluator.score(contexts, timeout=run.job.limits.case_timeout)
+            labels = {RUN_ID: run.record.run_id, CANDIDATE: candidate.hash, PHASE: "summary"}
+            with traced(labels):
+                timeout = run.job.limits.case_timeout
+                outcomes, usage = await evaluator.score(contexts, timeout=timeout)
             told = {outcome.name: outcome_to_json(outcome) for outcome in outcomes}
             await run.ledger.put_call(key, "summary_evaluator", told, usage)
         found |= {name: {**entry, "n": len(contexts)} for name, entry in told.items()}

@@ -37,6 +37,9 @@ _TOKENS: Mapping[str, re.Pattern[str]] = {
 _ESCAPES = ("%%", "$$")
 _BLOCK = re.compile(r"\{%|\{\{[#/^]")
 _LATEX = re.compile(r"\\[A-Za-z]+\*?(?:\{[^{}\n]*\})+|\$(?=\S)[^$\n]*(?<=\S)\$(?!\w)")
+_OF_JSON = re.compile(r"\b(?:json|object|dict|empty)", re.IGNORECASE)
+"""Words beside which a bare `{}` is an empty object, and no place to fill in."""
+_BY_POSITION = re.compile(r"\{[!:}]")
 _OF_JINJA = re.compile(r"\{%[^{}]*%\}|\{\{[^{}]*[|()\[][^{}]*\}\}")
 _OF_PERCENT = re.compile(r"%\(\w+\)[-#0 +\d.]*[a-zA-Z]")
 _LABELLED_LINE = re.compile(r"^\s*(?:[-*]\s+)?[^\s:][^:]{0,60}:(?P<words>.*)$")
@@ -67,7 +70,8 @@ def template_of(text: str, metadata: Mapping[str, Any]) -> Template:
     if _OF_JINJA.search(text):
         return "jinja"
     plain = _LATEX.sub("", text)  # \boxed{answer} and $x$ are formulas
-    if re.search(_FORMATTED, plain):
+    by_position = any(map(_BY_POSITION.match, _format_fields(plain) or ()))
+    if re.search(_FORMATTED, plain) or (by_position and not _OF_JSON.search(plain)):
         return "f-string"
     if _TOKENS["mustache"].search(plain):
         return "mustache"
@@ -79,7 +83,8 @@ def template_of(text: str, metadata: Mapping[str, Any]) -> Template:
 def placeholders(text: str, template: str) -> tuple[str, ...]:
     """What a template language would fill in a text, without white space in the braces, sorted.
 
-    Each stands there once; `{% … %}` and the sections of mustache as often as in the text.
+    Each stands there once; `{% … %}`, the sections of mustache and fields that are filled by their
+    position (`{}`) as often as in the text.
     """
     if template == "none":
         return ()
@@ -92,7 +97,7 @@ def placeholders(text: str, template: str) -> tuple[str, ...]:
     if template in ("percent", "dollar"):
         return tuple(sorted(set(found)))
     short = [re.sub(r"\s+", " " if one.startswith("{%") else "", one) for one in found]
-    blocks = [one for one in short if _BLOCK.match(one)]
+    blocks = [one for one in short if _BLOCK.match(one) or _BY_POSITION.match(one)]
     return tuple(sorted([*{*short} - {*blocks}, *blocks]))
 
 
@@ -102,7 +107,7 @@ def _format_fields(text: str) -> list[str] | None:
         parts = [part[1:] for part in Formatter().parse(text) if part[1] is not None]
     except ValueError:
         return None
-    if not all(name and re.fullmatch(_FIELD, name) for name, _spec, _kind in parts):
+    if not all(re.fullmatch(rf"(?:{_FIELD})?", name or "") for name, _spec, _kind in parts):
         return None
     return [
         f"{{{name}{'!' + kind if kind else ''}{':' + spec if spec else ''}}}"

@@ -15,6 +15,7 @@ from orcheo_agentensor.errors import BudgetExhausted, RunFailed, RunPaused, shor
 from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.evaluation.results import numeric_of, settled
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
+from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
@@ -25,7 +26,7 @@ from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
 from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
 from orcheo_agentensor.training.state import SearchState
-from orcheo_agentensor.training.trial import run_trial
+from orcheo_agentensor.training.trial import MOST_CUTS, run_trial
 
 KINDS = get_args(TrialKind)
 WITHOUT_CASES = ("merge", "validate")
@@ -364,7 +365,10 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         )
         if name in plan.trainable:
             # A trial may look back past as many outcomes as there are trials in flight.
-            state.remember(name, edit, keep=plan.momentum + (plan.parallel or 1))
+            keep = plan.momentum + (plan.parallel or 1)
+            if reason == ReplyTruncated().message:
+                keep += MOST_CUTS
+            state.remember(name, edit, keep=keep)
     if outcome.gradients:
         state.learn(outcome.parent, outcome.gradients)
     scores = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
@@ -94,6 +95,8 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
 
 
 BROKEN_IN_A_ROW = 3
+MOST_CUTS = 3
+"""Most truncated replies in a row that are remembered: each halves what is asked for."""
 UNFIT = "holds characters that cannot be stored"
 
 _CRITIC = """\
@@ -338,7 +341,11 @@ class _TrialRun:
             purpose = trial.purpose
 
         def history(name: str) -> tuple[Edit, ...]:
-            edits = training.state.history(name, newest=training.plan.momentum, known=self.known)
+            newest, told = training.plan.momentum, ReplyTruncated().message
+            known = training.state.history(name, newest=newest + MOST_CUTS, known=self.known)
+            # So that it asks for less, whatever else the proposer is shown.
+            cut = sum(1 for _ in takewhile(lambda edit: edit.reason == told, reversed(known)))
+            edits = known[-max(newest, cut) :] if max(newest, cut) else ()
             last = () if tried is None else (replace(tried, text=self.tensors[name].text),)
             return (*edits, *last)
 

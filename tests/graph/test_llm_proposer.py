@@ -11,7 +11,15 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from rule_task import NAMES, Target, dataset, done
 
-from orcheo_agentensor import FeedbackRecord, MaxSteps, TextGrad, TextTensor, astep, atrain
+from orcheo_agentensor import (
+    FeedbackRecord,
+    MaxSteps,
+    RandomSearch,
+    TextGrad,
+    TextTensor,
+    astep,
+    atrain,
+)
 from orcheo_agentensor.optimizers import LLMProposer
 from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
 
@@ -95,7 +103,8 @@ CUT = [
 ]
 
 
-async def test_a_truncated_reply_asks_for_less_and_never_ends_the_run() -> None:
+@pytest.mark.parametrize("optimizer", [TextGrad, RandomSearch])
+async def test_a_truncated_reply_asks_for_less_and_never_ends_the_run(optimizer: Any) -> None:
     replies, seen = [*CUT, *CUT], []
     events: list[Any] = []
 
@@ -108,7 +117,7 @@ async def test_a_truncated_reply_asks_for_less_and_never_ends_the_run() -> None:
         prompts=dict.fromkeys(NAMES, "Go."),
         dataset=dataset(),
         evaluators=[done],
-        optimizer=TextGrad(minibatch=4, proposer=LLMProposer(RuleChatModel(rule=rule))),
+        optimizer=optimizer(minibatch=4, proposer=LLMProposer(RuleChatModel(rule=rule))),
         stop=[MaxSteps(6)],
         on_event=events.append,
     )

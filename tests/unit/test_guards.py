@@ -122,6 +122,24 @@ def test_the_template_language_is_detected(text: str, template: str) -> None:
     assert template_of(text, {}) == template
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "passes"),
+    [
+        ("Translate {} into {}.", "Put {} into {}, please.", True),
+        ("Translate {} into {}.", "Put {} into French.", False),
+        ("Translate {} into {}.", "Put {} into {} or {}.", False),
+        ("Costs {:.2f} for {}.", "For {} it costs {:.2f}.", True),
+        ("Costs {:.2f} for {}.", "For {} it costs {}.", False),
+        ("Answer with JSON, or {} if there is none.", "Answer with JSON.", True),
+    ],
+)
+def test_places_filled_by_position_are_kept_in_number(
+    before: str, after: str, passes: bool
+) -> None:
+    template = template_of(before, {})
+    assert (placeholders(before, template) == placeholders(after, template)) == passes
+
+
 def test_the_metadata_may_say_the_template_language() -> None:
     plain = component("Say {yes}", metadata={"template": "none"})
     assert refusals(plain, "Say {no}", cases=NO_CASES) == []
