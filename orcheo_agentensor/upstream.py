@@ -33,6 +33,27 @@ already compiled, and that a function, a sequence or a retry around it calls.
 """
 
 
+CHECKPOINTER_KEY = "__pregel_checkpointer"
+CHECKPOINTS_KEY = "checkpoint_map"
+
+
+def checkpoint_of(configurable: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Thread, namespace and id of the checkpoint that the graph around a node stands at; None for
+    a graph without a checkpointer.
+
+    Tried: `get_state()` is the public way, needs the compiled graph, and reads the checkpoint from
+    the database; the config of a node has no `checkpoint_id` of its own.
+    """
+    if configurable.get(CHECKPOINTER_KEY) is None:
+        return None
+    namespace = str(configurable.get("checkpoint_ns") or "").rpartition("|")[0]
+    return {
+        "thread_id": str(configurable.get("thread_id")),
+        "checkpoint_ns": namespace,
+        "checkpoint_id": (configurable.get(CHECKPOINTS_KEY) or {}).get(namespace),
+    }
+
+
 def copy_of_store(source: Any, empty: Any) -> Any:
     """`empty`, an `InMemoryStore`, filled with copies of what another one holds.
 

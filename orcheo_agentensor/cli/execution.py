@@ -372,13 +372,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "optimizer": describe_optimizer(training.optimizer),
             "budget": training.budget.model_dump(exclude_none=True),
             "budget_given": training.budget_given,
-            "cases": {
-                "train": len(training.train),
-                "validation": len(training.validation),
-                "holdout": len(training.holdout),
-                "left_out": training.left_out,
-                "leaked": training.leaked,
-            },
+            "cases": training.counts,
             "trainable": list(training.trainable),
             "promote": job.promote,
         }

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Flag: TypeAlias = Literal["runnable_config_enabled", "agent_trainer_enabled"]
 """A feature that is switched on by workflow, or by the operator for all of them."""
 
+Origin: TypeAlias = Literal["default", "version", "assistant", "request", "override"]
+"""Where a value of a config comes from: a default (in code, or stored for the workflow), the stored
+version, the assistant, the request, or the operator's cap, which overrides them all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig:
@@ -36,6 +40,17 @@ class ResolvedConfig:
     version: RunConfig = field(default_factory=RunConfig)
     base_version: int | None = None
     defaults_version: int | None = None
+    layers: tuple[tuple[Origin, RunConfig], ...] = ()
+
+    def sources(self) -> dict[str, Origin]:
+        """Dotted path of each value of the config -> where it comes from."""
+        layers = [(origin, _values(config)) for origin, config in reversed(self.layers)]
+        found: dict[str, Origin] = {}
+        for path, value in _values(self.config).items():
+            setting = ((origin, values[path]) for origin, values in layers if path in values)
+            origin, given = next(setting, (None, None))
+            found[path] = origin if origin is not None and given == value else "override"
+        return found
 
 
 async def resolve(
@@ -63,13 +78,39 @@ async def resolve(
     asked = merge_configs(defaults, stored, assistant, request)
     found = await version_of(asked, workflow_id, store=store)
     version = RunConfig.parse(found.runnable_config if found else None, field="checkpoint")
+    layers: tuple[tuple[Origin, RunConfig], ...] = (
+        ("default", defaults),
+        ("default", stored),
+        ("version", version),
+        ("assistant", assistant),
+        ("request", request),
+    )
     return ResolvedConfig(
-        config=settle(defaults, stored, version, assistant, request, settings=settings),
+        config=settle(*(config for _, config in layers), settings=settings),
+        layers=layers,
         use=asked.use if found else None,
         version=version,
         base_version=found.config_version if found else None,
         defaults_version=record.default_version or None if record else None,
     )
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    """The values that a config sets, by their dotted paths; a prompt's by its fields."""
+    values: dict[str, Any] = {}
+    plain = config.model_copy(update={"prompts": {}}).to_plain()
+    waiting: list[tuple[str, Any]] = [*plain.items()]
+    for path, value in waiting:
+        if isinstance(value, dict) and value:
+            waiting += [(f"{path}.{key}", inner) for key, inner in value.items()]
+        elif path in ("tags", "callbacks"):  # are united
+            values |= {f"{path}.{name}": name for name in value}
+        else:
+            values[path] = value
+    for name, tensor in config.prompts.items():
+        fields = {"text", *tensor.model_fields_set} - {"gradients"}
+        values |= {f"configurable.prompts.{name}.{key}": getattr(tensor, key) for key in fields}
+    return values
 
 
 async def version_of(

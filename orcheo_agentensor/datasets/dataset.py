@@ -24,7 +24,7 @@ from orcheo_agentensor.datasets.cases import (
 )
 from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
 from orcheo_agentensor.errors import DatasetError, shorten
-from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.json_values import canonical_json, content_hash
 
 
 def assign_splits(
@@ -121,7 +121,7 @@ class Dataset:
         id: Its name.
         cases: The cases; each id once.
         metadata: What describes the whole (domains, languages, rubric, anything else); it takes no
-            part in `version`.
+            part in `version`, and has a version of its own, `metadata_version`.
 
     Raises:
         DatasetError: A case breaks a rule, or there is none.
@@ -222,6 +222,11 @@ class Dataset:
             digest.update(bytes.fromhex(case.content_hash))
         return digest.hexdigest()
 
+    @cached_property
+    def metadata_version(self) -> str:
+        """SHA-256 over the metadata."""
+        return content_hash(self.metadata)
+
     def __len__(self) -> int:
         return len(self.cases)
 
@@ -285,6 +290,7 @@ class Dataset:
         return {
             "id": self.id,
             "version": self.version,
+            "metadata_version": self.metadata_version,
             "metadata": self.metadata,
             "cases": [case.to_json() for case in self.cases],
         }
@@ -367,7 +373,8 @@ class DatasetSpec(BaseModel):
 
     `format` and `columns` say how a file of another tool is read, see `Dataset.load`.
     `version` with a path or cases pins their content. `splits` makes splits, then `split` keeps
-    those named. `metadata` is laid over the file's own.
+    those named. `metadata` is laid over the file's own. Of a stored dataset `metadata_version`
+    names the metadata; the newest are taken where it is left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -378,6 +385,7 @@ class DatasetSpec(BaseModel):
     version: str | None = None
     format: Format | Literal["auto"] | None = None
     columns: dict[str, str] | None = None
+    metadata_version: str | None = None
     splits: SplitPlan | None = None
     split: str | list[str] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -397,6 +405,12 @@ class DatasetSpec(BaseModel):
             raise DatasetError("dataset: give either path or cases, not both", field="dataset")
         if spec.path is None and (spec.format or spec.columns):
             raise DatasetError("dataset: format and columns are for a path", field="dataset")
+        if spec.metadata_version is not None and not spec.is_stored:
+            raise DatasetError(
+                field="dataset.metadata_version",
+                value=spec.metadata_version,
+                rule="is for a stored dataset, named by id and version",
+            )
         if spec.path is None and spec.cases is None and not (spec.id and spec.version):
             raise DatasetError(
                 "dataset: give path, cases, or id and version of a stored dataset",

@@ -455,7 +455,9 @@ def evaluate(
 async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:
     """The cases of a finished evaluation from the store, in dataset order."""
     record = await store.runs.get(run_id)
-    _metadata, cases = await store.datasets.load(str(record.dataset_id), record.dataset_version)
+    _metadata, cases = await store.datasets.load(
+        str(record.dataset_id), record.dataset_version, record.dataset_metadata_version
+    )
     rows = await store.runs.case_rows(run_id, phase="evaluation", limit=None)
     by_id: dict[str, list[CaseRow]] = {}
     for row in rows:  # in order of replicates

@@ -149,8 +149,7 @@ def create_evaluation_graph(
         checked = await manager.record({k: state.get(k) for k in EvaluationJob.model_fields})
         run = checked.record
         update = emptied(state, EvaluationJob, EvaluationOutput)
-        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
-        update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
+        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id, "dataset": run.dataset}
         if run.status == "finished" and run.result is not None:
             manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)

@@ -204,7 +204,7 @@ class BoundEvaluator:
 
     `binding` says in words which form was recognised; scores are kept under `fingerprint`, which
     changes when the evaluator does; `weight` is its share in a weighted mean. `named` tells that it
-    was given its name and must keep it.
+    was given its name and must keep it; `subject` is what was bound.
     """
 
     name: str
@@ -213,6 +213,8 @@ class BoundEvaluator:
     binding: str
     adapter: Adapter = field(repr=False, compare=False)
     named: bool = field(default=False, repr=False, compare=False)
+    subject: Any = field(default=None, repr=False, compare=False)
+    scale: Scale | None = None
 
     async def score(
         self, ctx: EvaluatorContext | list[EvaluatorContext], *, timeout: float | None = None
@@ -357,6 +359,8 @@ def bind_evaluator(
         binding=f"{adapter.kind}: {adapter.form}, {way}",
         adapter=adapter,
         named=named,
+        subject=evaluator,
+        scale=scale,
     )
 
 
@@ -631,13 +635,13 @@ def _stable(value: Any, depth: int) -> Any:
     if inspect.isfunction(value):
         return _function(value, depth)
     if inspect.isclass(value):
-        return {"class": qualified_name(value), "source": _class_source(value)}
+        return {"class": qualified_name(value), "source": source_hash(value)}
     if inspect.ismodule(value):
         return {"module": value.__name__}
     if hasattr(value, "_llm_type"):
-        found = {"model": qualified_name(type(value)), "name": _model_name(value)}
-        return {**found, "settings": _stable(_model_settings(value), depth)}
-    facts = {"type": qualified_name(type(value)), "source": _class_source(type(value))}
+        found = {"model": qualified_name(type(value)), "name": model_name(value)}
+        return {**found, "settings": _stable(model_settings(value), depth)}
+    facts = {"type": qualified_name(type(value)), "source": source_hash(type(value))}
     return facts if depth > _DEEPEST_STATE else {**facts, "state": _state(value, depth)}
 
 
@@ -650,7 +654,7 @@ def _function(function: Any, depth: int) -> dict[str, Any]:
             closed.append(None)
     return {
         "function": qualified_name(function),
-        "source": _source(function),
+        "source": source_hash(function),
         "defaults": _stable(list(function.__defaults__ or ()), depth),
         "keyword_defaults": _stable(function.__kwdefaults__ or {}, depth),
         "closure": closed,
@@ -666,13 +670,13 @@ def _state(value: Any, depth: int) -> Any:
     return _stable({k: v for k, v in attributes.items() if not k.startswith("_")}, depth)
 
 
-def _model_name(model: Any) -> str | None:
+def model_name(model: Any) -> str | None:
     """The name a chat model goes by at its provider."""
     names = (getattr(model, key, None) for key in ("model_name", "model", "deployment_name"))
     return next((name for name in names if isinstance(name, str)), None)
 
 
-def _model_settings(model: Any) -> dict[str, Any]:
+def model_settings(model: Any) -> dict[str, Any]:
     """The settings of a chat model: those of its fields that are data, functions or models."""
     fields = {name: getattr(model, name, None) for name in getattr(type(model), "model_fields", ())}
     kinds = (bool, int, float, str, list, tuple, dict, set)
@@ -686,17 +690,20 @@ def _model_settings(model: Any) -> dict[str, Any]:
 
 _NO_SETTINGS = {"callbacks", "metadata", "name", "tags", "verbose", "cache"}
 
-_sources: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_sources: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def _class_source(cls: type) -> str:
-    """Kept, because a class is found by parsing its whole module."""
-    if cls not in _sources:
-        _sources[cls] = _source(cls)
-    return _sources[cls]
+def source_hash(thing: Any) -> str:
+    """The hash of the source of a class or function; of its code where it has no source.
+
+    It is kept, because a class is found by parsing its whole module.
+    """
+    if thing not in _sources:
+        _sources[thing] = _hashed_source(thing)
+    return _sources[thing]
 
 
-def _source(thing: Any) -> str:
+def _hashed_source(thing: Any) -> str:
     try:
         text = inspect.getsource(thing)
     except (OSError, TypeError, SyntaxError, TokenError):  # no file, or no Python at that line

@@ -19,7 +19,6 @@ from orcheo_agentensor.identity import Identity, inside_a_host
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.datasets import DatasetSpec
     from orcheo_agentensor.runs.job import Job
     from orcheo_agentensor.storage import Lease, RunRecord, Store
 
@@ -65,18 +64,6 @@ async def require_free_run_id(store: Store, run_id: str, caller: Identity) -> No
 def workflow_taken(workflow_id: str) -> Forbidden:
     """What is said of a workflow that is somebody else's."""
     return Forbidden(f"workflow_id {workflow_id!r} cannot be used by you; choose another one")
-
-
-async def require_dataset(store: Store, spec: DatasetSpec, caller: Identity) -> None:
-    """Raise `NotFound` where a job asks for a stored dataset that no run of the caller had.
-
-    A job that a host graph makes inside is the host's, as for files.
-    """
-    if caller.name is None or not spec.is_stored or spec.id is None or inside_a_host():
-        return
-    seen = await store.datasets.list(spec.id, seen_by=caller.name)
-    if spec.version not in {record.version for record in seen}:
-        raise NotFound(f"there is no version {spec.version!r} of a dataset {spec.id!r}")
 
 
 def require_readable(dataset: Any, settings: Settings, caller: Identity) -> None:

@@ -35,14 +35,18 @@ from orcheo_agentensor.errors import (
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.events import EventSink
-from orcheo_agentensor.identity import LOCAL_IDENTITY, Identity, identity_of_run
+from orcheo_agentensor.identity import (
+    LOCAL_IDENTITY,
+    Identity,
+    identity_of_run,
+    inside_a_host,
+)
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secrets
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
-    require_dataset,
     require_free_run_id,
     require_models,
     require_readable,
@@ -52,10 +56,24 @@ from orcheo_agentensor.runs.access import (
 )
 from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
+from orcheo_agentensor.runs.manifest import (
+    SCHEMA,
+    config_info,
+    dataset_info,
+    described_parts,
+    evaluator_info,
+    git_state,
+    job_info,
+    other_job,
+    redacted_fields,
+    target_info,
+    with_environment,
+)
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
-from orcheo_agentensor.targets.isolation import changed_source, source_of
+from orcheo_agentensor.targets.isolation import Provenance, changed_source, provenance_of
+from orcheo_agentensor.upstream import checkpoint_of
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store
@@ -86,6 +104,7 @@ class Given:
 class CheckedJob(Generic[JobT]):
     """A job with everything resolved and checked, and its run record.
 
+    `manifest` describes it, but for the environment; `source` is what the target comes from.
     `config` is the merged one without its prompts, `config_json` that as it is stored.
     `job_config` is what the job itself set, over the stored version that the prompts started from;
     `base_version` is the number of that version.
@@ -96,6 +115,8 @@ class CheckedJob(Generic[JobT]):
     """
 
     record: RunRecord
+    manifest: dict[str, Any]
+    source: Provenance
     job: JobT
     target: Target
     dataset: Dataset
@@ -138,7 +159,10 @@ class ActiveRun(CheckedJob[JobT]):
     draining: Callable[[], bool]
 
     async def update(self, **fields: Any) -> None:
-        """Change fields of the run's record, while the lease holds."""
+        """Change fields of the run's record, while the lease holds; with its status the checkpoint
+        that LangGraph stands at."""
+        if "status" in fields:
+            fields = {"refs": with_checkpoint(self.record.refs), **fields}
         await self.store.runs.update(self.record.run_id, lease=self.lease, **fields)
 
 
@@ -208,6 +232,8 @@ class RunManager(Generic[JobT]):
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
         caller = identity_of_run()
+        here = Path.cwd()
+        git = asyncio.ensure_future(asyncio.to_thread(git_state, here))  # another process works
         data = self.secrets.reveal(data)  # LangGraph has given it with references
         with self._knowing_secrets(data):
             try:
@@ -227,13 +253,16 @@ class RunManager(Generic[JobT]):
             if checked.job.retry_failed:
                 with contextlib.suppress(NotFound):  # a new run
                     await self.store.runs.retry_failed(run_id)
-            record = await self.store.runs.create(checked.record)
+            manifest = await with_environment(
+                checked.manifest, source=checked.source, here=here, git=git
+            )
+            record = await self.store.runs.create(checked.record, manifest=manifest)
             await self._save_dataset(checked.dataset)
         except BaseException:
             if self._known.get(run_id) is checked:
                 self.forget(run_id)
             raise
-        if checked.drift:
+        if checked.drift and record.status != "finished":
             record = await self._accept_drift(record, checked)
         self._known[run_id] = checked = replace(checked, record=record)
         return checked
@@ -259,21 +288,22 @@ class RunManager(Generic[JobT]):
             )
         self._require_complete(record)
         job = self._job_model.parse(record.job["job"])
-        dataset = await self._stored_dataset(record.dataset_id, record.dataset_version)
+        dataset = await self._stored_dataset(DatasetSpec.parse(record.dataset), LOCAL_IDENTITY)
         around = caller_of_run().started_with(record.refs.get("caller"), run_id)
         checked = await self._resolve(job, dataset, LOCAL_IDENTITY, around)
         if checked.record.job_hash != record.job_hash:
+            changed = await self._other_job(record, checked)
+            changed = changed or "its target, its evaluators, or the defaults of its workflow"
             raise RunMismatch(
-                f"run {run_id!r} cannot go on: its target, its evaluators, or the defaults of "
-                f"workflow {record.workflow_id!r}, have changed since it was started; start a new "
-                f"run with reuse={run_id!r}, which takes over what still fits",
+                f"run {run_id!r} cannot go on: {changed} have changed since it was started; start "
+                f"a new run with reuse={run_id!r}, which takes over what still fits",
                 field="run_id",
                 value=run_id,
                 rule="must still be the same job",
             )
         if record.status != "paused":  # which has run all its cases
             job = job.model_copy(update={"accept_drift": accept_drift})
-            drift = drift_of(record, checked, job, "cannot go on")
+            drift = drift_of(record, checked, job)
             if drift is not None:
                 record = await self._accept_drift(record, replace(checked, drift=(drift,)))
         self._known[run_id] = checked = replace(checked, record=record)
@@ -307,11 +337,16 @@ class RunManager(Generic[JobT]):
         if caller.name is not None:
             await require_run(self.store, run_id, caller)
         checked = await self.recall(run_id)
+        refs = with_checkpoint(checked.record.refs)
+        record = checked.record.model_copy(update={"refs": refs})
+        self._known[run_id] = checked = replace(checked, record=record)
         now, begun = caller_of_run(), checked.around
         now = replace(now, configurable=begun.configurable, live={**begun.live, **now.live})
         checked = replace(checked, around=now)
         try:
-            at_work = {"status": "running", "error": None, "ended_at": None} if running else {}
+            at_work: dict[str, Any] = {}
+            if running:
+                at_work = {"status": "running", "error": None, "ended_at": None, "refs": refs}
             lease = await take_lease(self.store, run_id, **at_work)
         except RunEnded:
             self.forget(run_id)
@@ -422,8 +457,6 @@ class RunManager(Generic[JobT]):
         """Resolve a job, once everything it refers to is known to be `caller`'s to use."""
         require_readable(job.dataset, self._settings, caller)
         require_models(job, self._settings, caller)
-        if isinstance(job.dataset, dict):
-            await require_dataset(self.store, DatasetSpec.parse(job.dataset), caller)
         if job.run_id is not None:
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
@@ -432,17 +465,15 @@ class RunManager(Generic[JobT]):
             with contextlib.suppress(NotFound):
                 begun = await self.store.runs.get(job.run_id)
                 around = around.of_run(begun.refs.get("caller"), job.run_id)
-        checked = await self._resolve(job, await self._dataset(job), caller, around)
+        checked = await self._resolve(job, await self._dataset(job, caller), caller, around)
         found: list[dict[str, Any]] = []
-        for run_id, refused in ((job.run_id, "cannot go on"), (job.reuse, "cannot be reused")):
+        for run_id in filter(None, dict.fromkeys((job.run_id, job.reuse))):
             with contextlib.suppress(NotFound):  # a new run
-                before = None if run_id is None else await self.store.runs.get(run_id)
-                goes_on = before is not None and (
-                    run_id == job.reuse or before.status != "finished" or job.retry_failed
-                )
-                if before is not None and goes_on:
-                    drift = drift_of(before, checked, job, refused)
-                    found += [] if drift is None else [drift]
+                before = await self.store.runs.get(run_id)
+                if run_id == job.run_id and (other := await self._other_job(before, checked)):
+                    raise before.taken(other)
+                drift = drift_of(before, checked, job)
+                found += [] if drift is None else [drift]
         if self._require is not None:
             await self._require(checked)
         return replace(checked, drift=tuple(found))
@@ -514,7 +545,6 @@ class RunManager(Generic[JobT]):
         refs: dict[str, Any] = {} if base_version is None else {"base_version": base_version}
         if around.configurable:
             refs["caller"] = around.stored
-        source = await asyncio.to_thread(source_of, target)
         warnings = await asyncio.to_thread(
             unread,
             target,
@@ -524,8 +554,16 @@ class RunManager(Generic[JobT]):
             prompts,
             training=self._mode == "train",
         )
-        if source:
-            refs["source"] = {"target": target.fingerprint, "modules": source}
+        source, manifest = await asyncio.to_thread(
+            self._described, job, target, evaluators, dataset
+        )
+        if ref := source.to_ref(target.fingerprint):
+            refs["source"] = ref
+        manifest = redact(manifest) | {
+            "config": config_info(resolved, callbacks, self._given.context),
+            "training": None if plan is None else redact(plan.to_manifest()),
+            "redacted": [*redacted_fields(plain, stored_job)],
+        }
         record = RunRecord(
             run_id=job.run_id or self._new_run_id(),
             workflow_id=workflow_id,
@@ -540,11 +578,14 @@ class RunManager(Generic[JobT]):
             seed=job.seed,
             dataset_id=dataset.id,
             dataset_version=dataset.version,
+            dataset_metadata_version=dataset.metadata_version,
             evaluator_set=evaluator_set,
             refs=refs,
         )
         return CheckedJob(
             record=record,
+            manifest=manifest,
+            source=source,
             job=job,
             target=target,
             dataset=dataset,
@@ -561,6 +602,35 @@ class RunManager(Generic[JobT]):
             warnings=tuple(warnings),
         )
 
+    def _described(
+        self, job: JobT, target: Target, evaluators: Sequence[BoundEvaluator], dataset: Dataset
+    ) -> tuple[Provenance, dict[str, Any]]:
+        """What the target comes from, and the parts of the manifest that take files to read."""
+        given = self._given
+        source = provenance_of(target)
+        specs = job.evaluators if job.evaluators is not None else given.evaluators or ()
+        spec = job.target if job.target is not None else given.target
+        return source, {
+            "schema": SCHEMA,
+            "target": target_info(target, spec, source),
+            "evaluators": [
+                evaluator_info(one, spec) for one, spec in zip(evaluators, specs, strict=True)
+            ],
+            "dataset": dataset_info(dataset),
+            "job": job_info(job),
+            "live": {part: described_parts(getattr(given, part)) for part in self._live_parts(job)},
+        }
+
+    async def _other_job(self, before: RunRecord, checked: CheckedJob[JobT]) -> str | None:
+        """What makes a job another one than that which a run was started with, in words."""
+        try:
+            manifest = await self.store.runs.manifest(before.run_id)
+        except NotFound:  # it was recorded without one
+            return None
+        now = checked.record.in_manifest(checked.manifest)
+        strict = before.status == "finished" and not checked.job.accept_drift
+        return other_job(manifest, now, strict=strict)
+
     async def _all_problems(
         self, first: BadInput, data: Mapping[str, Any], caller: Identity
     ) -> BadInput:
@@ -573,7 +643,7 @@ class RunManager(Generic[JobT]):
         others: list[BadInput] = []
         try:
             job = self._job_model.parse({key: data[key] for key in data if key not in said})
-            others += await self._faults(job)
+            others += await self._faults(job, caller)
         except BadInput as error:
             others.append(error)
         for problem in [problem for other in others for problem in _told(other)]:
@@ -586,7 +656,7 @@ class RunManager(Generic[JobT]):
         text = f"{len(found)} problems in the job:\n  " + "\n  ".join(lines)
         return ConfigError(text, problems=found)
 
-    async def _faults(self, job: JobT) -> list[BadInput]:
+    async def _faults(self, job: JobT, caller: Identity) -> list[BadInput]:
         found: list[BadInput] = []
         looks: tuple[Callable[[], Any], ...] = (
             lambda: self._target(job),
@@ -599,7 +669,7 @@ class RunManager(Generic[JobT]):
             except BadInput as error:
                 found.append(error)
         try:
-            dataset = await self._dataset(job)
+            dataset = await self._dataset(job, caller)
             if job.prompts:  # those of a stored version are not known here
                 self._planned(job, dataset, as_prompts(job.prompts))
         except BadInput as error:
@@ -640,7 +710,7 @@ class RunManager(Generic[JobT]):
     ) -> tuple[Any, dict[str, Any]]:
         return self._make_plan(job, dataset, prompts) if self._make_plan else (None, {})
 
-    async def _dataset(self, job: JobT) -> Dataset:
+    async def _dataset(self, job: JobT, caller: Identity) -> Dataset:
         """The dataset of a job, or the one that was given."""
         spec = job.dataset if job.dataset is not None else self._given.dataset
         if spec is None:
@@ -648,7 +718,7 @@ class RunManager(Generic[JobT]):
         if isinstance(spec, Mapping):
             parsed = DatasetSpec.parse(spec)
             if parsed.is_stored:
-                return parsed.apply(await self._stored_dataset(parsed.id, parsed.version))
+                return parsed.apply(await self._stored_dataset(parsed, caller))
         return await asyncio.to_thread(self._load, spec)
 
     def _load(self, spec: Any) -> Dataset:
@@ -665,11 +735,17 @@ class RunManager(Generic[JobT]):
             )
         return as_dataset(spec, base_dir=folder)
 
-    async def _stored_dataset(self, dataset_id: str | None, version: str | None) -> Dataset:
-        """A dataset version from the side store. Raises `NotFound`."""
-        metadata, cases = await self.store.datasets.load(str(dataset_id), version)
+    async def _stored_dataset(self, spec: DatasetSpec, caller: Identity) -> Dataset:
+        """A dataset version from the side store; raises `NotFound` for one that no run of `caller`
+        had. A job that a host graph makes inside is the host's, as for files."""
+        metadata, cases = await self.store.datasets.load(
+            str(spec.id),
+            spec.version,
+            spec.metadata_version,
+            seen_by=None if inside_a_host() else caller.name,
+        )
         return await asyncio.to_thread(
-            Dataset.from_cases, cases, id=str(dataset_id), metadata=metadata
+            Dataset.from_cases, cases, id=str(spec.id), metadata=metadata
         )
 
     def _live_parts(self, job: Job) -> list[str]:
@@ -702,16 +778,32 @@ class RunManager(Generic[JobT]):
             )
 
 
-def drift_of(
-    before: RunRecord, checked: CheckedJob[Any], job: Job, refused: str
-) -> dict[str, Any] | None:
+def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
+    """The references of a run with the checkpoint that the graph around us stands at, if any."""
+    from langgraph.config import get_config
+
+    at = checkpoint_of(get_config().get("configurable") or {})
+    if at is None:
+        return dict(refs)
+    last = at.pop("checkpoint_id")
+    first = (refs.get("langgraph") or {}).get("first_checkpoint_id", last)
+    found = {**at, "first_checkpoint_id": first, "last_checkpoint_id": last}
+    return {**refs, "langgraph": found}
+
+
+def drift_of(before: RunRecord, checked: CheckedJob[Any], job: Job) -> dict[str, Any] | None:
     """What has changed in the target's code since a run was started, where the job accepts it.
 
     Raises `RunMismatch` where it does not.
     """
-    changed = changed_source(before.refs.get("source", {}), checked.record.refs.get("source", {}))
+    changed = changed_source(
+        before.refs.get("source", {}), checked.record.refs.get("source", {}), checked.target.name
+    )
     if not changed:
         return None
+    refused = "cannot be reused" if before.run_id == job.reuse else "cannot go on"
+    if before.status == "finished" and before.run_id != job.reuse:
+        refused = "has finished, and its result is that of other code"
     if not job.accept_drift:
         raise RunMismatch(
             f"run {before.run_id!r} {refused}: the code of its target has changed since it was "

@@ -117,7 +117,7 @@ async def stored_job(store: Store, run_id: str) -> dict[str, Any]:
     return {
         **record.job["job"],
         "run_id": run_id,
-        "dataset": {"id": record.dataset_id, "version": record.dataset_version},
+        "dataset": record.dataset,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from orcheo_agentensor.errors import RunMismatch
 from orcheo_agentensor.prompts import TextTensor, as_prompts
 from orcheo_agentensor.usage import NOTHING, Usage
 
@@ -132,6 +134,7 @@ class RunRecord(_Record):
     seed: int = 0
     dataset_id: str | None = None
     dataset_version: str | None = None
+    dataset_metadata_version: str | None = None
     evaluator_set: str | None = None
     usage: dict[str, Any] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
@@ -142,12 +145,56 @@ class RunRecord(_Record):
     started_at: datetime = Field(default_factory=utc_now)
     ended_at: datetime | None = None
 
+    def taken(self, differs: str | None = None) -> RunMismatch:
+        """The error for another job under this run id; `differs` says what makes it another."""
+        which = f", which differs in {differs}" if differs else ""
+        return RunMismatch(
+            f"run {self.run_id!r} was started on {self.started_at:%Y-%m-%d %H:%M} with another "
+            f"job{which}: choose a new run id, or resume it with the job it was started with",
+            field="run_id",
+            value=self.run_id,
+            rule="belongs to another job",
+        )
+
+    def in_manifest(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored part of the run's manifest, with what this record holds."""
+        return {
+            **kept,
+            "config": {
+                **kept["config"],
+                "resolved": self.config,
+                "caller": self.refs.get("caller") or {},
+            },
+            "run_id": self.run_id,
+            "workflow_id": self.workflow_id,
+            "mode": self.mode,
+            "started_at": self.started_at.isoformat(),
+            "job_hash": self.job_hash,
+            "evaluator_set": self.evaluator_set,
+            "seed": self.seed,
+            "drift": self.refs.get("drift", []),
+            "rerun_of": self.refs.get("rerun_of"),
+        }
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """The stored dataset that the run works on, as jobs name one."""
+        return {
+            "id": self.dataset_id,
+            "version": self.dataset_version,
+            "metadata_version": self.dataset_metadata_version,
+        }
+
 
 class DatasetRecord(_Record):
-    """A stored dataset version, without its cases."""
+    """A stored dataset version, without its cases, with one version of its metadata.
+
+    `created_at` is when the cases were first stored with this metadata.
+    """
 
     dataset_id: str
     version: str
+    metadata_version: str
     metadata: dict[str, Any]
     counts: dict[str, Any]
     created_at: datetime

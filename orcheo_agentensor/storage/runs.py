@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch
+from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.storage import lease as leases
 from orcheo_agentensor.storage import ledger
 from orcheo_agentensor.storage.engine import Repository, first, listed
@@ -40,7 +40,9 @@ from orcheo_agentensor.storage.records import (
 from orcheo_agentensor.storage.tables import (
     candidates,
     cases,
+    checkpoints,
     clean_text,
+    dataset_metadata,
     optimizer_state,
     rollouts,
     runs,
@@ -137,9 +139,7 @@ class OptimizerStates(Repository):
         )
 
 
-_SHOWN = [
-    column for column in runs.c if column.name != "status" and not column.name.startswith("lease_")
-]
+_SHOWN = [runs.c[name] for name in RunRecord.model_fields if name != "status"]
 _FIXED = {"run_id", "job_hash", "started_at"}
 _CHANGEABLE = set(RunRecord.model_fields) - _FIXED
 
@@ -147,8 +147,10 @@ _CHANGEABLE = set(RunRecord.model_fields) - _FIXED
 class Runs(Repository):
     """The repository of `RunRecord`s and their leases."""
 
-    async def create(self, run: RunRecord) -> RunRecord:
+    async def create(self, run: RunRecord, *, manifest: dict[str, Any] | None = None) -> RunRecord:
         """Store a new run, or return the stored one where this job was started before.
+
+        `manifest` is kept with the run, once; see `manifest`.
 
         Raises `RunMismatch` where the run id belongs to another job.
         """
@@ -156,10 +158,15 @@ class Runs(Repository):
         def work(connection: Connection) -> RunRecord:
             if there := self._find(connection, run.run_id):
                 _require_same(there, run)
+                if manifest is not None:
+                    here = (runs.c.run_id == run.run_id) & runs.c.manifest.is_(None)
+                    connection.execute(update(runs).where(here).values(manifest=manifest))
                 return there
             expires = leases.expires_when_free(self._clock())
             connection.execute(
-                insert(runs).values(**dict(run), lease_token=0, lease_expires=expires)
+                insert(runs).values(
+                    **dict(run), manifest=manifest, lease_token=0, lease_expires=expires
+                )
             )
             return run
 
@@ -173,6 +180,69 @@ class Runs(Repository):
     async def get(self, run_id: str) -> RunRecord:
         """The run with this id; `NotFound` lists the newest runs."""
         return await self._db.read(lambda connection: self._get(connection, run_id))
+
+    async def manifest(self, run_id: str) -> dict[str, Any]:
+        """What a run was made of, as JSON: what was kept when it started, with what its record,
+        its dataset and its versions hold.
+
+        `orcheo_agentensor.runs.manifest.Manifest` gives it types. Raises `NotFound` for a run that
+        was recorded without one.
+        """
+
+        def work(connection: Connection) -> dict[str, Any]:
+            run = self._get(connection, run_id)
+            kept = connection.scalar(select(runs.c.manifest).where(runs.c.run_id == run_id))
+            if kept is None:
+                raise NotFound(
+                    f"run {run_id!r} has no manifest: it was recorded by an earlier release"
+                )
+            if run.dataset_metadata_version is not None and "dataset" in kept:
+                table = dataset_metadata.c
+                kept["dataset"]["metadata"] = connection.scalar(
+                    select(table.metadata).where(
+                        table.dataset_id == run.dataset_id,
+                        table.version == run.dataset_version,
+                        table.metadata_version == run.dataset_metadata_version,
+                    )
+                )
+            stored = select(checkpoints).where(checkpoints.c.run_id == run_id)
+            versions = connection.execute(stored.order_by(checkpoints.c.config_version)).mappings()
+            kept["checkpoints"] = {
+                "langgraph": run.refs.get("langgraph"),
+                "versions": [
+                    {
+                        "config_version": row["config_version"],
+                        "content_hash": row["content_hash"],
+                        "reason": row["metadata"].get("reason"),
+                        "step": row["metadata"].get("step"),
+                    }
+                    for row in versions
+                ],
+            }
+            return run.in_manifest(kept)
+
+        return await self._db.read(work)
+
+    async def named_by(
+        self, evaluator_set: str, *, hidden_from: str | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """The evaluators that an evaluator set names, from the newest run that had them.
+
+        `hidden_from` as in `list`. Raises `NotFound` where no run with a manifest had it.
+        """
+        query = (
+            select(runs.c.manifest)
+            .where(runs.c.evaluator_set == evaluator_set, runs.c.manifest.is_not(None))
+            .order_by(runs.c.started_at.desc())
+            .limit(1)
+        )
+        if hidden_from is not None:
+            query = query.where(~is_others(hidden_from))
+        found = await self._db.read(lambda connection: connection.scalar(query))
+        if found is None:
+            raise NotFound(f"no run that is known had the evaluator set {evaluator_set!r}")
+        evaluators: builtins.list[dict[str, Any]] = found["evaluators"]
+        return evaluators
 
     async def list(
         self,
@@ -451,10 +521,4 @@ def is_others(identity: str) -> ColumnElement[bool]:
 
 def _require_same(there: RunRecord, run: RunRecord) -> None:
     if there.job_hash != run.job_hash:
-        raise RunMismatch(
-            f"run {run.run_id!r} was started on {there.started_at:%Y-%m-%d %H:%M} with another "
-            "job: choose a new run id, or resume it with the job it was started with",
-            field="run_id",
-            value=run.run_id,
-            rule="belongs to another job",
-        )
+        raise there.taken()

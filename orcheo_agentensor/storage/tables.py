@@ -275,6 +275,8 @@ runs = Table(
     Column("lease_expires", Double),
     Column("started_at", INSTANT, nullable=False),
     Column("ended_at", INSTANT),
+    Column("dataset_metadata_version", Text),
+    Column("manifest", JSON),
     PrimaryKeyConstraint("run_id", name="pk_agentensor_runs"),
 )
 Index("ix_agentensor_runs_workflow", runs.c.workflow_id, runs.c.started_at)
@@ -351,9 +353,26 @@ datasets = Table(
     "agentensor_datasets",
     metadata,
     *_required(Text, "dataset_id", "version"),
-    *_required(Json, "metadata", "counts"),
+    Column("counts", JSON, nullable=False),
     Column("created_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("dataset_id", "version", name="pk_agentensor_datasets"),
+)
+
+dataset_metadata = Table(
+    "agentensor_dataset_metadata",
+    metadata,
+    *_required(Text, "dataset_id", "version", "metadata_version"),
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
+    PrimaryKeyConstraint(
+        "dataset_id", "version", "metadata_version", name="pk_agentensor_dataset_metadata"
+    ),
+    ForeignKeyConstraint(
+        ["dataset_id", "version"],
+        ["agentensor_datasets.dataset_id", "agentensor_datasets.version"],
+        name="fk_agentensor_dataset_metadata_dataset",
+        ondelete="CASCADE",
+    ),
 )
 
 cases = Table(

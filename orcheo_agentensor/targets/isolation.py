@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import inspect
 import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from langchain_core.runnables import Runnable
 
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.upstream import CACHE_KEY, RUNTIME_KEY, copy_of_store
+from orcheo_agentensor.evaluators.binding import source_hash
+from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.upstream import CACHE_KEY, RUNTIME_KEY, copy_of_store, node_function
 
 if TYPE_CHECKING:
     from langgraph.pregel import Pregel
@@ -229,30 +231,102 @@ def _not_own() -> tuple[str, ...]:
     return (*(f"{path}/" for path in installed), f"{Path(__file__).parents[1]}/")
 
 
-def source_of(target: Any) -> dict[str, str]:
-    """Module -> content hash of its file, for the project's modules that a target comes from.
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a target comes from.
 
-    Those are the modules of its functions, nodes and objects, and the project's modules that these
-    import. A function without a file, as in a notebook, counts by its own source.
+    `modules` are the project's modules that its functions, nodes and objects are defined in, and
+    those that these import, each with the hash of its file. `graph` is the hash of the structure
+    of the graphs that it runs, None where it runs none. `code` is the hash of that, and of what no
+    module tells apart: lambdas, nested functions with the texts that they close over, and the
+    arguments of partials. `packages` are the installed packages that its parts come from, by the
+    names they are imported by; `models` are the chat models among its parts; `folder` is where the
+    first of the modules is.
     """
-    found: dict[str, str] = {}
-    modules: list[ModuleType] = []
+
+    modules: dict[str, str]
+    code: str | None
+    graph: str | None
+    packages: frozenset[str]
+    models: tuple[Any, ...]
+    folder: Path | None
+
+    def to_ref(self, fingerprint: str) -> dict[str, Any]:
+        """As `changed_source` compares it."""
+        found = {"target": fingerprint, "modules": self.modules, "code": self.code}
+        return {key: value for key, value in found.items() if value}
+
+
+def provenance_of(target: Any) -> Provenance:
+    """What a target comes from; reads files."""
+    from langgraph.pregel import Pregel
+
+    own: list[ModuleType] = []
+    code: list[Any] = []
+    graphs: list[Any] = []
+    packages: set[str] = set()
+    models: list[Any] = []
     for part in parts_of(target):
         kind = part if isinstance(part, FunctionType | type) else type(part)
         module = _module_of(kind)
         if module is not None and is_own(module):
-            modules.append(module)
-        elif isinstance(part, FunctionType) and getattr(module, "__file__", None) is None:
-            try:
-                found[f"<{part.__qualname__}>"] = _hashed(inspect.getsource(part).encode())
-            except (OSError, TypeError):
-                continue
+            own.append(module)
+        elif module is not None and (name := package_of(module.__name__)) is not None:
+            packages.add(name)
+        if isinstance(part, Pregel):
+            graphs.append(
+                {
+                    name: [getattr(node_function(node.bound), "__qualname__", ""), *node.triggers]
+                    for name, node in part.nodes.items()
+                }
+            )
+        elif isinstance(part, functools.partial):
+            given: list[tuple[Any, Any]] = [*enumerate(part.args), *part.keywords.items()]
+            code.append({str(key): text for key, text in given if isinstance(text, str)})
+        elif isinstance(part, FunctionType) and _is_nameless(part, module):
+            closed = [value for value in _cells(part) if isinstance(value, str)]
+            code.append([part.__qualname__, source_hash(part), closed])
+        elif hasattr(part, "_llm_type") and not isinstance(part, type):
+            models.append(part)
+    modules = _with_imports([*own])
+    edges = sorted(map(list, getattr(target, "edges", ())))
+    structure = [edges, sorted(graphs, key=canonical_json)]
+    graph = content_hash(structure) if graphs or edges else None
+    told = [graph, sorted(code, key=canonical_json)]
+    return Provenance(
+        modules=modules,
+        code=content_hash(told) if code or graph else None,
+        graph=graph,
+        packages=frozenset(packages),
+        models=tuple(models),
+        folder=next((Path(str(one.__file__)).parent for one in own), None),
+    )
+
+
+def _is_nameless(function: FunctionType, module: ModuleType | None) -> bool:
+    """Whether the file of a function's module does not tell it from others of its name."""
+    if module is not None and getattr(module, "__file__", None) and not is_own(module):
+        return False
+    return "<" in function.__qualname__ or getattr(module, "__file__", None) is None
+
+
+def package_of(module: str) -> str | None:
+    """The name that the installed package of a module is imported by."""
+    name = module.partition(".")[0]
+    known = sys.stdlib_module_names
+    return None if name in known or name in ("__main__", __package__.partition(".")[0]) else name
+
+
+def _with_imports(modules: list[ModuleType]) -> dict[str, str]:
+    """Module -> hash of its file, for these and the project's modules that they import."""
+    found: dict[str, str] = {}
     while modules:
         module = modules.pop()
         if module.__name__ in found:
             continue
         try:
-            found[module.__name__] = _hashed(Path(str(module.__file__)).read_bytes())
+            source = Path(str(module.__file__)).read_bytes()
+            found[module.__name__] = hashlib.sha256(source).hexdigest()[:16]
         except OSError:  # it is gone, so nothing will be compared with it
             found[module.__name__] = ""
         for value in [*vars(module).values()]:
@@ -262,8 +336,8 @@ def source_of(target: Any) -> dict[str, str]:
     return found
 
 
-def changed_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The modules whose code has changed between two runs of one target.
+def changed_source(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -> list[str]:
+    """The modules whose code has changed between two runs of one target, called `name`.
 
     A module that is in one of them alone says nothing: what a package holds depends on what else
     was imported. Where the target itself uses another module, one of those that it had names it.
@@ -272,8 +346,6 @@ def changed_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         return []
     old, new = before.get("modules", {}), now.get("modules", {})
     both = old.keys() & new.keys()
-    return sorted(name for name in both if old[name] and new[name] and old[name] != new[name])
-
-
-def _hashed(source: bytes) -> str:
-    return hashlib.sha256(source).hexdigest()[:16]
+    changed = sorted(name for name in both if old[name] and new[name] and old[name] != new[name])
+    codes = {source["code"] for source in (before, now) if "code" in source}
+    return changed or ([name] if len(codes) == 2 else [])

@@ -156,8 +156,7 @@ def create_training_graph(
         checked = await manager.record({k: state.get(k) for k in TrainingJob.model_fields})
         run = checked.record
         update = emptied(state, TrainingJob, TrainingOutput)
-        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id}
-        update |= {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}
+        update |= {"run_id": run.run_id, "workflow_id": run.workflow_id, "dataset": run.dataset}
         if run.status == "finished" and run.result is not None:
             manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)
@@ -296,13 +295,7 @@ def _announce(training: Training) -> None:
         templates=dict(plan.templates),
         evaluators=[evaluator.name for evaluator in run.evaluators],
         bindings=run.bindings,
-        splits={
-            "train": len(plan.train),
-            "validation": len(plan.validation),
-            "holdout": len(plan.holdout),
-            "left_out": plan.left_out,
-            "leaked": plan.leaked,
-        },
+        splits=plan.counts,
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
     )
     for warning in run.warnings:

@@ -21,7 +21,9 @@ from orcheo_agentensor.optimizers import (
 from orcheo_agentensor.optimizers.guards import CaseTexts, template_of
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.publishing import PublishTo
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.job import Job
+from orcheo_agentensor.runs.manifest import described, model_info, models_of, plain
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
 
@@ -341,6 +343,39 @@ class TrainingPlan:
     templates: Mapping[str, str]
     publish: PublishTo | None = None
     broken: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cases each part of the training has."""
+        return {
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "holdout": len(self.holdout),
+            "left_out": self.left_out,
+            "leaked": self.leaked,
+        }
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As the manifest of the run describes it."""
+        options = getattr(self.optimizer, "model_fields_set", None)
+        held = dict(self.optimizer) if options is not None else vars(self.optimizer)  # type: ignore[call-overload]
+        return {
+            "optimizer": {
+                "name": self.optimizer.name,
+                "object": described(self.optimizer),
+                "options": {
+                    name: redact(plain(value))
+                    for name, value in held.items()
+                    if not name.startswith("_")
+                },
+            },
+            "proposer": {"object": described(self.proposer), "models": models_of(self.proposer)},
+            "critic": None if self.critic_model is None else model_info(self.critic_model),
+            "trainable": list(self.trainable),
+            "splits": self.counts,
+            "budget": self.budget.model_dump(mode="json"),
+            "budget_given": self.budget_given,
+        }
 
 
 def make_plan(

@@ -273,7 +273,8 @@ def test_a_job_that_has_changed_under_a_run_is_told(
     unfinish(project, "e")
     assert project.ok("resume", "e") == found
     unfinish(project, "e", tags=["new"])
-    assert "have changed since it was started" in project.refused("resume", "e")
+    told = project.refused("resume", "e")
+    assert "config.resolved.tags (['new'], was None) have changed since it was started" in told
 
 
 def test_changed_code_is_refused_unless_it_is_accepted(

@@ -132,6 +132,6 @@ async def test_a_dataset_in_the_job_leaves_the_state_with_the_first_step(tmp_pat
         await compiled.ainvoke({"dataset": make_cases(200)}, config)
         values = (await compiled.aget_state(config)).values
     assert values["dataset"]["id"] == "inline"
-    assert set(values["dataset"]) == {"id", "version"}
+    assert set(values["dataset"]) == {"id", "version", "metadata_version"}
     sizes = await checkpoint_sizes(path)
     assert max(sizes[2:]) < 8 * 1024

@@ -134,11 +134,19 @@ async def test_another_target_is_no_drift(shop: Shop) -> None:
         assert report.usage.rollouts == len(CASES)
 
 
-async def test_a_finished_run_gives_its_result_whatever_has_changed(shop: Shop) -> None:
+async def test_a_finished_run_gives_its_result_for_its_own_code_or_where_that_is_accepted(
+    shop: Shop,
+) -> None:
     async with Store.from_url(None) as store:
         await evaluated(store, "flow:target", run_id="r")
-        shop.edit("answers", "def answer(n):\n    return 0\n")
+        shop.forget()
         assert (await evaluated(store, "flow:target", run_id="r")).objective == 1.0
+        shop.edit("answers", "def answer(n):\n    return 0\n")
+        with pytest.raises(RunMismatch, match=r"'r' has finished, .*\(driftshop.answers\)"):
+            await evaluated(store, "flow:target", run_id="r")
+        report = await evaluated(store, "flow:target", run_id="r", accept_drift=True)
+        assert report.objective == 1.0
+        assert "drift" not in (await store.runs.get("r")).refs  # its result is that of the old code
 
 
 async def test_a_training_does_not_go_on_with_changed_code(shop: Shop) -> None:

@@ -19,6 +19,7 @@ from orcheo_agentensor.errors import (
     RunAlreadyActive,
     RunMismatch,
 )
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.storage import (
     ConfigCheckpoint,
     Lease,
@@ -343,7 +344,9 @@ class SideDataConformance:
         saved = await store.datasets.save(
             "tickets", "v1", metadata={"rubric": "r"}, counts={"train": 3}, cases=cases
         )
-        again = await store.datasets.save("tickets", "v1", metadata={}, counts={}, cases=[])
+        again = await store.datasets.save(
+            "tickets", "v1", metadata={"rubric": "r"}, counts={}, cases=[]
+        )
         assert again == saved
         assert await store.datasets.load("tickets", "v1") == ({"rubric": "r"}, cases)
         assert await store.datasets.load("tickets") == ({"rubric": "r"}, cases)
@@ -352,6 +355,21 @@ class SideDataConformance:
             await store.datasets.load("tickets", "v2")
         with refused(NotFound, "'nothing'", "tickets"):
             await store.datasets.load("nothing")
+
+    async def test_the_metadata_of_a_dataset_have_versions_of_their_own(self, store: Store) -> None:
+        save = store.datasets.save
+        first = await save("d", "v1", metadata={"rubric": "v1"}, counts={}, cases=[{"id": "c"}])
+        second = await save("d", "v1", metadata={"rubric": "v2"}, counts={}, cases=[{"id": "c"}])
+        assert first.version == second.version
+        assert first.metadata_version != second.metadata_version
+        assert await store.datasets.load("d") == ({"rubric": "v2"}, [{"id": "c"}])
+        for one in (first, second):
+            assert await store.datasets.get("d", "v1", one.metadata_version) == one
+        assert await store.datasets.list("d") == [second, first]
+        place = (second.created_at, "d", "v1", second.metadata_version)
+        assert await store.datasets.list("d", after=place) == [first]
+        with refused(NotFound, "no metadata 'v3'", first.metadata_version):
+            await store.datasets.get("d", "v1", "v3")
 
     async def test_runs_and_their_datasets_are_seen_by_who_submitted_them(
         self, store: Store
@@ -366,6 +384,7 @@ class SideDataConformance:
                 workflow_id=workflow,
                 dataset_id=run_id,
                 dataset_version="v1",
+                dataset_metadata_version=content_hash({}),
                 refs={"identity": identity} if identity else {},
             )
             await store.runs.create(run)

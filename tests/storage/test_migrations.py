@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from store_conformance import leased_run, new_version, rollout, score
+from store_conformance import leased_run, new_version, rollout, run_record, score
 
 from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew
 from orcheo_agentensor.storage import Store
@@ -54,8 +54,9 @@ def schema_of(engine: sa.Engine) -> dict[str, Any]:
             found = {}
             for query in (
                 "SELECT table_name || '.' || column_name, data_type || ' ' || is_nullable || "
-                "coalesce(column_default, '') || ordinal_position FROM "
-                "information_schema.columns WHERE table_schema = 'public'",
+                "coalesce(column_default, '') || row_number() OVER (PARTITION BY table_name ORDER "
+                "BY ordinal_position) FROM information_schema.columns WHERE table_schema = "
+                "'public'",
                 "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
                 "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
                 "WHERE connamespace = 'public'::regnamespace",
@@ -141,6 +142,30 @@ async def test_downgrade_and_upgrade_with_data(fresh_store_url: str) -> None:
         assert set(tables) <= {VERSION_TABLE}
     async with Store.from_url(fresh_store_url) as store:
         await fill(store, fresh_store_url)
+
+
+async def test_an_upgrade_gives_runs_the_metadata_version_that_they_had(
+    fresh_store_url: str,
+) -> None:
+    metadata = {"domains": ["bank"], "weights": [1.0, 2.5]}
+    async with Store.from_url(fresh_store_url) as store:
+        kept = await store.datasets.save("d", "v", metadata=metadata, counts={}, cases=[])
+        run = run_record("r", dataset_id="d", dataset_version="v")
+        await store.runs.create(run)
+        await store.downgrade("0003")
+        await store.upgrade()
+        assert await store.datasets.get("d", "v") == kept
+        assert (await store.runs.get("r")).dataset_metadata_version == kept.metadata_version
+
+
+async def test_a_downgrade_keeps_the_newest_metadata(fresh_store_url: str) -> None:
+    async with Store.from_url(fresh_store_url) as store:
+        for rubric in ("v1", "v2"):
+            await store.datasets.save("d", "v", metadata={"rubric": rubric}, counts={}, cases=[])
+        await store.downgrade("0003")
+        await store.upgrade()
+        [left] = await store.datasets.list()
+        assert left.metadata == {"rubric": "v2"}
 
 
 async def test_a_newer_database_is_refused(fresh_store_url: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orcheo_agentensor.errors import AliasConflict
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.storage import RunRecord, Store
 
 
@@ -38,6 +39,7 @@ async def test_runs_and_datasets_of_others_are_hidden(store: Store) -> None:
                 job_hash="x",
                 dataset_id=f"data-{workflow}",
                 dataset_version="1",
+                dataset_metadata_version=content_hash({}),
             )
         )
     for name in ("data-anas", "data-shared"):
@@ -53,7 +55,8 @@ async def test_runs_and_datasets_of_others_are_hidden(store: Store) -> None:
     assert names == ["data-shared"]
     every = await store.datasets.list(seen_by="ana")
     assert {found.dataset_id for found in every} == {"data-anas", "data-shared"}
-    place: Any = (every[0].created_at, every[0].dataset_id, every[0].version)
+    first = every[0]
+    place: Any = (first.created_at, first.dataset_id, first.version, first.metadata_version)
     assert await store.datasets.list(seen_by="ana", after=place) == every[1:]
 
 

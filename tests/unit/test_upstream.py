@@ -20,6 +20,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager,
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
@@ -242,6 +243,33 @@ async def test_langchain_warns_of_no_refusal(caplog: pytest.LogCaptureFixture) -
             await AsyncCallbackManager([handler]).on_chat_model_start({}, [["hello"]])
         told = any("refused" in record.getMessage() for record in caplog.records)
         assert told is warns, "silence_refusals: LangChain words or names its warning otherwise"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_node_knows_the_checkpoint_that_its_graph_stands_at(nested: bool) -> None:
+    found: list[Any] = []
+
+    async def look(state: Number, config: RunnableConfig) -> Number:
+        found.append(upstream.checkpoint_of(config["configurable"]))
+        return {"n": 1}
+
+    graph = one_node(look)
+    if nested:
+        graph = one_node(graph.compile())
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    await compiled.ainvoke({}, config)
+    [at] = found
+    history = [
+        one.config["configurable"]["checkpoint_id"]
+        async for one in compiled.aget_state_history(config)
+    ]
+    assert at["thread_id"] == "t", "checkpoint_of: the thread is not in `configurable`"
+    assert bool(at["checkpoint_ns"]) is nested, "checkpoint_of: the namespace has another form"
+    known = isinstance(at["checkpoint_id"], str) if nested else at["checkpoint_id"] == history[1]
+    assert known, "checkpoint_of: `checkpoint_map` does not hold the graph's checkpoint"
+    await graph.compile().ainvoke({}, config)
+    assert found[-1] is None, "checkpoint_of: a graph without a checkpointer has one"
 
 
 SERVER = """

@@ -48,6 +48,7 @@ class Run(BaseModel):
     config: dict[str, Any]
     dataset_id: str | None
     dataset_version: str | None
+    dataset_metadata_version: str | None
     evaluator_set: str | None
     thread_id: str | None
     refs: dict[str, Any]
@@ -175,7 +176,7 @@ async def list_cases(
 async def list_datasets(
     query: Annotated[PageQuery, Query()], visible: Visible
 ) -> Page[DatasetRecord]:
-    """Dataset versions that runs have used, newest first."""
+    """Dataset versions that runs have used, with each of their metadata, newest first."""
     return await _dataset_page(query, visible, None)
 
 
@@ -183,7 +184,7 @@ async def list_datasets(
 async def list_dataset_versions(
     dataset_id: Name, query: Annotated[PageQuery, Query()], visible: Visible
 ) -> Page[DatasetRecord]:
-    """The versions of a dataset, newest first."""
+    """The versions of a dataset, with each of their metadata, newest first."""
     return await _dataset_page(query, visible, dataset_id)
 
 
@@ -205,7 +206,7 @@ async def get_schema(name: Name) -> dict[str, Any]:
 async def _dataset_page(
     query: PageQuery, visible: Visible, dataset_id: str | None
 ) -> Page[DatasetRecord]:
-    place = query.place(tuple[AwareDatetime, str, str])
+    place = query.place(tuple[AwareDatetime, str, str, str])
     found = await visible.store.datasets.list(
         dataset_id,
         seen_by=visible.identity.name,
@@ -217,7 +218,12 @@ async def _dataset_page(
     return page(
         found,
         query.limit,
-        place=lambda one: [one.created_at.isoformat(), one.dataset_id, one.version],
+        place=lambda one: [
+            one.created_at.isoformat(),
+            one.dataset_id,
+            one.version,
+            one.metadata_version,
+        ],
         show=lambda one: one,
     )
 
