@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
+    from orcheo_agentensor.runs.manifest import Manifest
     from orcheo_agentensor.seeds import get_seed
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
@@ -108,6 +109,7 @@ __all__ = [
     "Latency",
     "Length",
     "Limits",
+    "Manifest",
     "MaxEpochs",
     "MaxSteps",
     "NumericTolerance",
@@ -201,6 +203,7 @@ __getattr__ = lazily(
         "publishing": ("apublish", "arollback_publication"),
         "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
+        "runs.manifest": ("Manifest",),
         "training": (
             "Budget",
             "Deadline",

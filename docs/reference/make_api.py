@@ -39,7 +39,8 @@ GROUPS = {
     "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "
     "create_training_graph evaluation_node training_node TaskNode AgentNode AgentensorNode",
-    "Versions and settings": "Store ConfigCheckpoint apublish arollback_publication Settings",
+    "Versions and settings": "Store ConfigCheckpoint Manifest apublish arollback_publication "
+    "Settings",
     "Errors": "AgentensorError BadInput",
     "Types of arguments": "Target DatasetLike EvaluatorLike PromptLike",
 }

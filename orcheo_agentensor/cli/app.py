@@ -50,6 +50,14 @@ def dataset() -> None:
     print_json({"$schema": _DIALECT, **dataset_schema()})
 
 
+@command(schema_app, "manifest")
+def manifest() -> None:
+    """The schema of a run's manifest."""
+    from orcheo_agentensor.runs.manifest import manifest_schema
+
+    print_json({"$schema": _DIALECT, **manifest_schema()})
+
+
 judge_app = typer.Typer(help="Check LLM judges.", no_args_is_help=True)
 
 

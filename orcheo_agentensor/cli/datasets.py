@@ -14,12 +14,13 @@ import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import command
-from orcheo_agentensor.cli.output import print_json, say, show, show_table
+from orcheo_agentensor.cli.output import print_json, say, show, show_metadata, show_table
+from orcheo_agentensor.display import when
 from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import Case
-    from orcheo_agentensor.storage import CaseRow, Store
+    from orcheo_agentensor.storage import CaseRow, DatasetRecord, Store
 
 app = typer.Typer(help="Check, convert and make datasets.", no_args_is_help=True)
 
@@ -45,6 +46,7 @@ def validate(file: File, as_json: options.AsJson = False) -> None:
             {
                 "id": dataset.id,
                 "version": dataset.version,
+                "metadata_version": dataset.metadata_version,
                 "cases": len(dataset),
                 "splits": splits,
                 "without_split": left_out,
@@ -59,6 +61,45 @@ def validate(file: File, as_json: options.AsJson = False) -> None:
     show(f"splits     {', '.join(counts) or 'none'}")
     if splits and left_out:
         show(f"           {left_out} cases have no split")
+    show_metadata(dataset.metadata)
+
+
+@command(app, "show")
+def show_dataset(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The id of a stored dataset.")],
+    version: Annotated[
+        str | None, typer.Option(metavar="HASH", help="The version of its cases; else the newest.")
+    ] = None,
+    metadata_version: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="The version of its metadata; else the newest."),
+    ] = None,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a dataset that a run has stored: its versions, its metadata and its counts."""
+
+    async def work(opened: Store) -> tuple[DatasetRecord, list[DatasetRecord]]:
+        found = await opened.datasets.get(dataset, version, metadata_version)
+        return found, await opened.datasets.list(dataset)
+
+    found, every = options.read_from(store, work)
+    if as_json:
+        versions = [one.model_dump(mode="json") for one in every]
+        print_json({**found.model_dump(mode="json"), "versions": versions})
+        return
+    counts = [f"{name} {count}" for name, count in found.counts.get("splits", {}).items()]
+    show(f"dataset    {found.dataset_id}")
+    show(f"version    {found.version}")
+    show(f"metadata   {found.metadata_version}")
+    show(f"cases      {found.counts.get('cases')}")
+    show(f"splits     {', '.join(counts) or 'none'}")
+    show_metadata(found.metadata)
+    if len(every) > 1:
+        rows = [
+            (one.version[:12], one.metadata_version[:12], when(one.created_at)) for one in every
+        ]
+        show_table(("version", "metadata", "stored"), rows)
 
 
 @command(app, "hash")

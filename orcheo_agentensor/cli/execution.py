@@ -53,6 +53,7 @@ from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.redaction import knowing, redact, without_secrets
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
+from orcheo_agentensor.runs.manifest import Described, Manifest, compare
 from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
@@ -176,8 +177,7 @@ def resume_run(
         finished = known.status == "finished" and known.result is not None
         if finished and not retry_failed:
             return stands()
-        folders = [Path(known.refs[_FOLDER])] if _FOLDER in known.refs else []
-        make_importable(*folders, Path.cwd())
+        make_importable(*_folders(known), Path.cwd())
         runner = JobRunner(
             mode=known.mode,
             store=opened,
@@ -199,6 +199,117 @@ def resume_run(
             return ending.report(found, await opened.runs.get(run_id))
 
     return stopper.run(main())
+
+
+def _folders(run: RunRecord) -> list[Path]:
+    return [Path(run.refs[_FOLDER])] if _FOLDER in run.refs else []
+
+
+def rerun_run(
+    run_id: str,
+    *,
+    job: Path | None,
+    new_id: str | None,
+    store: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Run a run again from its record, as a new one, and report what differs; the exit code.
+
+    `job` is a job file with what the record cannot give.
+    """
+    settings = load_settings()
+    opened = named_store(store, settings)
+    stopper = Stopper()
+
+    async def main() -> int:
+        async with reading(opened) as there:
+            known = await there.runs.get(run_id)
+            if known.mode == "run":
+                raise BadInput(
+                    f"run {run_id!r} was one execution of a workflow, of which the inputs are not "
+                    "kept; only evaluations and trainings can be run again",
+                    field="run_id",
+                    value=run_id,
+                    rule="must be an evaluation or a training",
+                )
+            manifest = Manifest.parse(await there.runs.manifest(run_id))
+        folder = Path.cwd() if job is None else job.parent.resolve()
+        make_importable(folder, Path.cwd())
+        make_importable(*_folders(known))  # of the first run, where that is this machine
+        given = {} if job is None else load_job(job, Overrides())
+        again = job_again(known, manifest, given, run_id=new_id)
+        if known.job["job"].get("promote", "never") != "never":
+            say(f"a rerun moves no alias: promote is never, it was {known.job['job']['promote']}")
+        runner = JobRunner(
+            mode=known.mode,
+            store=opened,
+            settings=settings,
+            stopper=stopper,
+            silent=quiet or as_json,
+        )
+        ending = Ending(mode=known.mode, as_json=as_json, store_url=store)
+        async with opened:
+            checked = await runner.manager(opened).check(again)
+            found = await runner.start(checked, again, folder=str(folder), rerun_of=run_id)
+            ended = found["status"] != INTERRUPTED
+            differs = await compare(opened, run_id, found["run_id"]) if ended else None
+            return ending.report(found, await opened.runs.get(found["run_id"]), differs)
+
+    return stopper.run(main())
+
+
+_ONCE = ("reuse", "accept_drift", "retry_failed", "publish", "run_id")
+"""Fields of a job that a rerun does without: it measures anew, and publishes nothing."""
+
+
+def job_again(
+    run: RunRecord, manifest: Manifest, given: Mapping[str, Any], *, run_id: str | None
+) -> dict[str, Any]:
+    """The job that runs a run again: that of its record, with the fields `given` over it.
+
+    Raises `BadInput` that lists what the record cannot give, and what to give for each.
+    """
+    kept = {name: value for name, value in run.job["job"].items() if name not in _ONCE}
+    config = {key: value for key, value in run.config.items() if key != "callbacks"}
+    prompts = config.get("configurable", {}).get("prompts")
+    if "config" in manifest.live:
+        kept["config"] = config
+    elif "prompts" in manifest.live and prompts is not None:
+        kept["prompts"] = prompts
+    missing = [
+        f"{part}: {', '.join(map(_told, found))}"
+        for part, found in manifest.live.items()
+        if part not in given and part not in ("config", "prompts")
+    ]
+    missing += [
+        f"{path}: was a secret, which is not stored; give {path.split('.')[0]} with it"
+        for path in manifest.redacted
+        if path.split(".")[0] not in given
+    ]
+    if missing:
+        lines = "\n  ".join(missing)
+        raise BadInput(
+            f"run {run.run_id!r} cannot be run again from its record alone. Give what only its "
+            f"process had in a job file, by --job, or run it again from Python and compare the "
+            f"two with: agentensor runs diff\n  {lines}",
+            field="run_id",
+            value=run.run_id,
+            rule="must be complete with --job",
+        )
+    job = {**kept, "dataset": run.dataset, **given}
+    if run.mode == "train":
+        job["promote"] = "never"
+    return {**job, "run_id": run_id} if run_id is not None else job
+
+
+def _told(part: Described) -> str:
+    """A live part of a run, and how a job can name it."""
+    if part.type == "name":
+        return repr(part.name)
+    of = f" of {part.module}" if part.module else ""
+    named = f" (give {part.entrypoint})" if part.entrypoint else ""
+    return f"{part.type} {part.name or ''}".rstrip() + of + named
 
 
 class Stopper:
@@ -284,13 +395,21 @@ class JobRunner:
         )
 
     async def start(
-        self, checked: CheckedJob[Any], job: Mapping[str, Any], *, folder: str
+        self,
+        checked: CheckedJob[Any],
+        job: Mapping[str, Any],
+        *,
+        folder: str,
+        rerun_of: str | None = None,
     ) -> dict[str, Any]:
         """Run a checked job to its end (or to a signal); returns the graph's last state.
 
-        `folder` holds the job's modules, for a resume from elsewhere.
+        `folder` holds the job's modules, for a resume from elsewhere; `rerun_of` is the run that
+        is run again.
         """
         refs = {**checked.record.refs, _FOLDER: folder}
+        if rerun_of is not None:
+            refs["rerun_of"] = rerun_of
         run = await self.store.runs.create(checked.record.model_copy(update={"refs": refs}))
         plain = {key: value for key, value in job.items() if key != "dataset"}
         return await self.drive(plain, run.run_id, checked.dataset)
@@ -442,8 +561,10 @@ class Ending:
     gates: Sequence[Gate] = ()
     job: str | None = None
 
-    def report(self, found: Mapping[str, Any], run: RunRecord) -> int:
-        """Print the end of a run; returns the exit code."""
+    def report(
+        self, found: Mapping[str, Any], run: RunRecord, differs: Mapping[str, Any] | None = None
+    ) -> int:
+        """Print the end of a run; returns the exit code. `differs` is what a rerun has changed."""
         store = store_option(self.store_url)
         status = found["status"]
         document: dict[str, Any] = {"run_id": run.run_id}
@@ -470,6 +591,10 @@ class Ending:
             document["gates"] = gates
             if not self.as_json:
                 output.show_evaluation(document, gates, store=store)
+        if differs is not None:
+            document |= {"rerun_of": differs["before"], "differences": differs}
+            if not self.as_json:
+                output.show_run_diff(differs)
         missed = status == "missed_threshold" or not all(gate["met"] for gate in gates)
         return self._finish(document, ExitCode.THRESHOLD if missed else ExitCode.OK)
 

@@ -100,6 +100,76 @@ def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def show_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Print what describes a dataset, an entry a line."""
+    for name, value in (metadata or {}).items():
+        plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines = plain.splitlines() or [""]
+        show(f"{name:<10} {lines[0]}")
+        for line in lines[1:]:
+            show(f"{'':<10} {line}")
+
+
+def show_manifest(manifest: Mapping[str, Any]) -> None:
+    """Print the main lines of a manifest; nothing of an empty one."""
+    if not manifest:
+        return
+    dataset, target = manifest["dataset"], manifest["target"]
+    show_metadata(dataset["metadata"])
+    live = " (given in process)" if target["object"] else ""
+    show(f"target     {target['name']}{live}")
+    if training := manifest["training"]:
+        show(f"optimizer  {training['optimizer']['name']}")
+        proposer = training["proposer"]
+        models = [str(model["name"]) for model in proposer["models"]]
+        by = f" by {', '.join(models)}" if models else ""
+        show(f"proposer   {proposer['object']['type']}{by}")
+    names = [one["name"] for one in manifest["evaluators"]]
+    show(f"evaluators {', '.join(names)}")
+    if found := manifest["environment"]:
+        show(f"python     {found['python']} on {found['platform']}")
+        show(f"packages   {_listed(found['packages'])}")
+        if git := found["git"]:
+            show(f"commit     {git['commit'][:12]}{', with changes' if git['dirty'] else ''}")
+    if manifest["rerun_of"]:
+        show(f"rerun of   {manifest['rerun_of']}")
+
+
+def show_run_diff(found: Mapping[str, Any]) -> None:
+    """Print what differs between two runs."""
+    before, after = found["before"], found["after"]
+    columns = ("differs", before, after)
+    entries = [*found["manifest"], *(found.get("results") or ())]
+    if entries:
+        show_table(columns, [(one["path"], *map(_brief, _ends(one))) for one in entries])
+    if not found["manifest"]:
+        show("both were made of the same parts")
+    if "note" in found:
+        show(found["note"])
+    if cases := found.get("cases"):
+        changed = {*cases["other_outputs"], *cases["other_scores"]}
+        if not found["results"] and not changed:
+            show(f"the results are the same; {cases['compared']} rollouts were compared")
+            return
+        show(f"{cases['compared']} rollouts were compared")
+        for name in ("outputs", "scores"):
+            if ids := cases[f"other_{name}"]:
+                more = ", …" if len(ids) > _CASES_SHOWN else ""
+                show(f"other {name} on {len(ids)} cases: {', '.join(ids[:_CASES_SHOWN])}{more}")
+
+
+_CASES_SHOWN = 10
+
+
+def _ends(difference: Mapping[str, Any]) -> tuple[Any, Any]:
+    return difference["before"], difference["after"]
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "-" if value is None else text if len(text) <= 60 else f"{text[:59]}…"
+
+
 def show_evaluators(summary: Mapping[str, Any]) -> None:
     """Print the table of evaluators with the objective."""
     from orcheo_agentensor.evaluation.api import SCORE_COLUMNS, score_table

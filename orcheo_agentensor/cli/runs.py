@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -85,13 +86,25 @@ def show_run(
             "--case", metavar="CASE", help="Show this case and the ids of its traces; repeatable."
         ),
     ] = None,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Print the run's manifest alone, as JSON.")
+    ] = False,
     limit: options.Limit = 100,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show a run: its job, its result, and with --cases or --failed its cases."""
 
-    async def work(opened: Store) -> tuple[RunRecord, list[CaseRow] | None, dict[str, Any]]:
+    from orcheo_agentensor.runs.manifest import Manifest, stored_manifest
+
+    if manifest:
+        found = options.read_from(store, lambda opened: opened.runs.manifest(run_id))
+        print_json(Manifest.parse(found).to_json())
+        return
+
+    async def work(
+        opened: Store,
+    ) -> tuple[RunRecord, dict[str, Any], list[CaseRow] | None, dict[str, Any]]:
         run = await opened.runs.get(run_id)
         rows = None
         if cases or failed or case:
@@ -100,16 +113,19 @@ def show_run(
             )
             if unknown := sorted({*(case or ())} - {row.rollout.case_id for row in rows}):
                 raise NotFound(f"run {run_id!r} has no rollout of case {', '.join(unknown)}")
-        return run, rows, (await opened.runs.usage(run_id)).to_json()
+        usage = (await opened.runs.usage(run_id)).to_json()
+        return run, await stored_manifest(opened, run_id), rows, usage
 
-    run, rows, usage = options.read_from(store, work)
+    run, known, rows, usage = options.read_from(store, work)
+    if known:
+        known = Manifest.parse(known).to_json()
     if as_json:
-        document = {**run.model_dump(mode="json"), "usage": usage}
+        document = {**run.model_dump(mode="json"), "usage": usage, "manifest": known or None}
         if rows is not None:
             document["cases"] = [_case(row) for row in rows]
         print_json(document)
         return
-    _show(run, usage)
+    _show(run, known, usage)
     if rows is not None:
         _show_cases(rows, limit)
     for row in rows or () if case else ():
@@ -117,13 +133,91 @@ def show_run(
         show(f"trace      {row.rollout.case_id} {row.rollout.phase}: {executed}")
 
 
-def _show(run: RunRecord, usage: dict[str, Any]) -> None:
+@command(app, "diff")
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A run, or a file with a manifest.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="A run, or a file with a manifest.")],
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what differs between two runs: their manifests, and, of stored ones, their results."""
+    from orcheo_agentensor.cli.jobfile import read_document
+    from orcheo_agentensor.runs.manifest import compare, diff_document
+
+    files = [Path(given) if given.endswith(".json") else None for given in (before, after)]
+
+    async def work(opened: Store) -> dict[str, Any]:
+        if not any(files):
+            return await compare(opened, before, after)
+        found = [
+            await opened.runs.manifest(given) if file is None else read_document(file)
+            for given, file in zip((before, after), files, strict=True)
+        ]
+        return diff_document(*found)
+
+    if all(files):
+        found = diff_document(*(read_document(file) for file in files if file))
+    else:
+        found = options.read_from(store, work)
+    if as_json:
+        print_json(found)
+    else:
+        output.show_run_diff(found)
+
+
+@command(app, "rerun")
+def rerun(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            "--job", metavar="FILE", help="A job file; its fields go over those of the record."
+        ),
+    ] = None,
+    new_id: Annotated[
+        str | None, typer.Option("--run-id", metavar="ID", help="The id of the new run.")
+    ] = None,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Run a run again from its record, as a new run, and show what differs.
+
+    Nothing recorded is reused, no alias is moved and nothing is published.
+    """
+    from orcheo_agentensor.cli.execution import rerun_run
+
+    return rerun_run(run_id, job=job, new_id=new_id, store=store, as_json=as_json, quiet=quiet)
+
+
+@command(app, "evaluators")
+def show_evaluator_set(
+    evaluator_set: Annotated[
+        str, typer.Argument(metavar="SET", help="The `evaluator_set` of a run or version.")
+    ],
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the evaluators that an evaluator set names."""
+    found = options.read_from(store, lambda opened: opened.runs.named_by(evaluator_set))
+    if as_json:
+        print_json({"evaluator_set": evaluator_set, "evaluators": found})
+        return
+    rows = [
+        (one["name"], f"{one['weight']:g}", one["binding"], one["fingerprint"][:12])
+        for one in found
+    ]
+    show_table(("evaluator", ">weight", "bound as", "fingerprint"), rows)
+
+
+def _show(run: RunRecord, manifest: dict[str, Any], usage: dict[str, Any]) -> None:
     show(f"run        {run.run_id}")
     show(f"mode       {run.mode} of workflow {run.workflow_id!r}")
     show(f"status     {run.status}{f': {run.error}' if run.error else ''}")
     show(f"time       {when(run.started_at)} to {when(run.ended_at)}")
     if run.dataset_id:
         show(f"dataset    {run.dataset_id} {(run.dataset_version or '')[:12]}")
+    output.show_manifest(manifest)
     if run.mode == "train":
         show(f"seed       {run.seed}")
     show(f"spent      {spent(usage)}")

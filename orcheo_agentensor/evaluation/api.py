@@ -40,6 +40,7 @@ from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, check_arguments
 from orcheo_agentensor.runs.job import Limits
+from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import as_data, drive, require_result, split_live
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage
@@ -114,6 +115,7 @@ class EvaluationReport:
             (`docs/reference/results.md`).
         usage: What was spent.
         cases: A `CaseResult` for each case, in dataset order.
+        manifest: What the run was made of, as JSON (`docs/reference/manifest.md`).
 
     Example:
         >>> from orcheo_agentensor import evaluate
@@ -133,6 +135,7 @@ class EvaluationReport:
     summary: Mapping[str, Any] = field(repr=False)
     usage: Usage
     cases: tuple[CaseResult, ...] = field(repr=False)
+    manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def scores(self) -> dict[str, ScoreSummary]:
@@ -164,12 +167,13 @@ class EvaluationReport:
         return LatencySummary(**self.summary["latency_ms"])
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON: run, status, summary, usage and a list of cases."""
+        """The report as plain JSON: run, status, summary, usage, manifest and a list of cases."""
         return {
             "run_id": self.run_id,
             "status": self.status,
             "summary": dict(self.summary),
             "usage": self.usage.to_json(),
+            "manifest": dict(self.manifest),
             "cases": [
                 {
                     **case.to_json(),
@@ -384,6 +388,7 @@ async def aevaluate(
             summary=found["summary"],
             usage=Usage.from_json(found["usage"]),
             cases=tuple(measured.get(run_id) or await stored_cases(opened, run_id)),
+            manifest=await stored_manifest(opened, run_id),
         )
     finally:
         if opened is not store:

@@ -491,13 +491,13 @@ class RunManager(Generic[JobT]):
         workflow_id = job.workflow_id or slug(target.name)
         evaluators = self._evaluators(job)
         live, callbacks = RunConfig.trusted(self._given.config)
-        job_config = merge_configs(live, RunConfig.parse(job.config, settings=self._settings))
+        request = merge_configs(live, RunConfig.parse(job.config))
+        job_config = request.clamp(self._settings)
         known = None if caller.name is None else await self.store.workflows.get(workflow_id)
         if known is not None and not caller.may_see(known.owner):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
-        request = job_config
         if self._given.prompts or job.prompts:
             named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
             request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])

@@ -10,13 +10,13 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orcheo_agentensor.errors import BadInput, shorten
+from orcheo_agentensor.errors import BadInput, NotFound, shorten
 from orcheo_agentensor.evaluators.binding import (
     BoundEvaluator,
     model_name,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.config.resolve import ResolvedConfig
     from orcheo_agentensor.datasets import Dataset
     from orcheo_agentensor.runs.job import Job
+    from orcheo_agentensor.storage import CaseRow, Store
     from orcheo_agentensor.targets import Target
 
 SCHEMA = 1
@@ -181,6 +182,22 @@ class Manifest(_Part):
 
     Args:
         schema_version: `schema` in JSON; a higher one than this release knows is refused.
+        run_id: The run.
+        workflow_id: Its workflow.
+        mode: What it does.
+        started_at: When it was first recorded.
+        job_hash: Equal for jobs that are the same.
+        evaluator_set: Names the evaluators together.
+        seed: Of the search, and of what its target draws.
+        target: The workflow under test.
+        evaluators: In the order of the job.
+        dataset: What it ran on.
+        config: The config of the target, with the origin of each value.
+        training: What only a training has.
+        environment: What it was executed by.
+        checkpoints: Where LangGraph keeps its state, and the versions it has made.
+        drift: Changes of the target's code that were accepted.
+        rerun_of: The run that it repeats.
 
     Raises:
         BadInput: `Manifest.parse` got one of a newer schema, or no manifest.
@@ -411,6 +428,14 @@ def described_parts(value: Any) -> list[dict[str, Any]]:
     return [described(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
+async def stored_manifest(store: Store, run_id: str) -> dict[str, Any]:
+    """The manifest of a run in JSON form; empty for one that was recorded without."""
+    try:
+        return await store.runs.manifest(run_id)
+    except NotFound:
+        return {}
+
+
 # -- Comparing -------------------------------------------------------------------------------------
 
 Difference: TypeAlias = tuple[str, Any, Any]
@@ -432,7 +457,7 @@ _IDENTITY = (
 )
 _NOT_IDENTITY = (".source_hash", ".entrypoint", ".module")
 _OF_EVALUATORS = (".fingerprint", ".weight", ".scale")
-_FREE = ("job.limits", "job.reuse", "job.accept_drift")
+_FREE = ("job.limits", "job.reuse", "job.accept_drift", "job.retry_failed")
 
 
 def manifest_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
@@ -479,6 +504,93 @@ def other_job(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool
         return None
     more = f" and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
     return f"{', '.join(found[:_MOST_TOLD])}{more}"
+
+
+_RESULTS = (
+    "status",
+    "summary.objective",
+    "summary.coverage",
+    "summary.cases",
+    "summary.n_target_failed",
+    "summary.n_evaluator_failed",
+    "summary.evaluators",
+    "baseline.objective",
+    "best.objective",
+    "best.prompts",
+    "holdout.n",
+    "holdout.gain",
+    "holdout.p_value",
+    "decision.status",
+    "usage.rollouts",
+    "usage.calls",
+)
+
+
+async def compare(store: Store, before: str, after: str) -> dict[str, Any]:
+    """What differs between two runs: their manifests, their results, and their cases.
+
+    Raises `NotFound` for a run that is not there or has no manifest, and `BadInput` for a manifest
+    of a newer schema.
+    """
+    manifests = [await store.runs.manifest(run_id) for run_id in (before, after)]
+    found = diff_document(*manifests)
+    one, other = [await store.runs.get(run_id) for run_id in (before, after)]
+    for run in (one, other):
+        if run.result is None:
+            found["results"] = None
+            found["note"] = f"run {run.run_id!r} is {run.status}: it has no result to compare"
+            return found
+    old, new = (dict(_flat("", run.result)) for run in (one, other))
+    paths = [path for path in dict.fromkeys((*old, *new)) if path.startswith(_RESULTS)]
+    found["results"] = [
+        {"path": path, "before": old.get(path), "after": new.get(path)}
+        for path in paths
+        if old.get(path) != new.get(path)
+    ]
+    found["cases"] = _compared_cases(
+        await store.runs.case_rows(before, limit=None),
+        await store.runs.case_rows(after, limit=None),
+    )
+    return found
+
+
+def diff_document(before: Any, after: Any) -> dict[str, Any]:
+    """The differences of two manifests as JSON; raises `BadInput` for what is no manifest."""
+    for manifest in (before, after):
+        Manifest.parse(manifest)
+    return {
+        "before": before["run_id"],
+        "after": after["run_id"],
+        "manifest": [
+            {"path": path, "before": old, "after": new}
+            for path, old, new in manifest_diff(before, after)
+        ],
+    }
+
+
+def _compared_cases(before: Sequence[CaseRow], after: Sequence[CaseRow]) -> dict[str, Any]:
+    """How many rollouts of two runs agree, and the cases of those that do not."""
+    old, new = _by_rollout(before), _by_rollout(after)
+    both = [key for key in old if key in new]
+    outputs = [key for key in both if old[key][0] != new[key][0]]
+    scores = [key for key in both if old[key][1] != new[key][1]]
+    return {
+        "compared": len(both),
+        "only_before": len(old) - len(both),
+        "only_after": len(new) - len(both),
+        "other_outputs": sorted({key[0] for key in outputs}),
+        "other_scores": sorted({key[0] for key in scores}),
+    }
+
+
+def _by_rollout(rows: Sequence[CaseRow]) -> dict[tuple[str, str, int], tuple[Any, Any]]:
+    return {
+        (row.rollout.case_id, row.rollout.candidate_hash, row.rollout.replicate): (
+            [row.rollout.output, (row.rollout.failure or {}).get("kind")],
+            {one.name: [one.score, one.passed, one.label] for one in row.scores},
+        )
+        for row in rows
+    }
 
 
 # -- The environment -------------------------------------------------------------------------------

@@ -159,8 +159,9 @@ class Runs(Repository):
             if there := self._find(connection, run.run_id):
                 _require_same(there, run)
                 if manifest is not None:
-                    here = (runs.c.run_id == run.run_id) & runs.c.manifest.is_(None)
-                    connection.execute(update(runs).where(here).values(manifest=manifest))
+                    unfinished = runs.c.manifest.is_(None) & (runs.c.status != "finished")
+                    here = update(runs).where(runs.c.run_id == run.run_id, unfinished)
+                    connection.execute(here.values(manifest=manifest))
                 return there
             expires = leases.expires_when_free(self._clock())
             connection.execute(

@@ -31,6 +31,7 @@ from orcheo_agentensor.runs.arguments import (
     Target,
     check_arguments,
 )
+from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import (
     HostNode,
     MapInput,
@@ -110,6 +111,7 @@ class TrainingResult:
         usage: What was spent.
         gradients: What the last trial that began at `best` learnt about its prompts: the worst few,
             without inputs and outputs; empty where no trial began there.
+        manifest: What the run was made of, as JSON (`docs/reference/manifest.md`).
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -144,6 +146,7 @@ class TrainingResult:
     decision: Decision
     usage: Usage
     gradients: Mapping[str, tuple[FeedbackRecord, ...]] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def diff(self) -> str:
@@ -170,6 +173,7 @@ class TrainingResult:
                 "published": list(self.decision.published),
             },
             "usage": self.usage.to_json(),
+            "manifest": dict(self.manifest),
             "gradients": {
                 name: [{key: getattr(one, key) for key in SHOWN_FIELDS} for one in found]
                 for name, found in self.gradients.items()
@@ -540,6 +544,7 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
             name: tuple(FeedbackRecord(**one) for one in taught)
             for name, taught in found["best"].get("gradients", {}).items()
         },
+        manifest=await stored_manifest(store, run_id),
     )
 
 

@@ -14,6 +14,7 @@ from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
 from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
+from orcheo_agentensor.runs.manifest import EvaluatorInfo, Manifest, compare, manifest_schema
 from orcheo_agentensor.server.routes import (
     Name,
     Page,
@@ -31,6 +32,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "config": config_schema,
     "dataset": dataset_schema,
+    "manifest": manifest_schema,
     "evaluation": lambda: schema_of_job(EvaluationJob),
     "training": lambda: schema_of_job(TrainingJob),
 }
@@ -95,6 +97,32 @@ class RecordedCase(BaseModel):
     scores: list[Score]
 
 
+class Difference(BaseModel):
+    """A value that two runs differ in, by its dotted path."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+class RunDiff(BaseModel):
+    """What two runs differ in; `results` is null where one of them has none."""
+
+    before: str
+    after: str
+    manifest: list[Difference]
+    results: list[Difference] | None
+    cases: dict[str, Any] | None = None
+    note: str | None = None
+
+
+class EvaluatorSet(BaseModel):
+    """An evaluator set and the evaluators that it names."""
+
+    evaluator_set: str
+    evaluators: list[EvaluatorInfo]
+
+
 class RunsQuery(PageQuery):
     """Which runs are wanted."""
 
@@ -147,6 +175,27 @@ async def get_run(run_id: Name, visible: Visible) -> RunDetail:
     return RunDetail(**known, job=run.job.get("job") or {}, usage=usage)
 
 
+@runs.get("/runs/{run_id}/manifest", responses=errors(404, 422))
+async def get_manifest(run_id: Name, visible: Visible) -> Manifest:
+    """What a run was made of: target, evaluators, dataset, config, models and environment."""
+    run = await visible.run(run_id)
+    return Manifest.parse(await visible.store.runs.manifest(run.run_id))
+
+
+@runs.get("/runs/{run_id}/diff/{other}", responses=errors(404, 422))
+async def get_diff(run_id: Name, other: Name, visible: Visible) -> RunDiff:
+    """What differs between two runs: their manifests, their results and their cases."""
+    before, after = await visible.run(run_id), await visible.run(other)
+    return RunDiff(**await compare(visible.store, before.run_id, after.run_id))
+
+
+@runs.get("/evaluator-sets/{evaluator_set}", responses=errors(404))
+async def get_evaluator_set(evaluator_set: Name, visible: Visible) -> EvaluatorSet:
+    """The evaluators that an evaluator set names."""
+    found = await visible.store.runs.named_by(evaluator_set, hidden_from=visible.identity.name)
+    return EvaluatorSet(evaluator_set=evaluator_set, evaluators=found)
+
+
 @runs.get("/runs/{run_id}/cases", responses=errors(404))
 async def list_cases(
     run_id: Name, query: Annotated[CasesQuery, Query()], visible: Visible
@@ -196,7 +245,7 @@ async def list_schemas() -> dict[str, list[str]]:
 
 @schemas.get("/schemas/{name}", responses=errors(404))
 async def get_schema(name: Name) -> dict[str, Any]:
-    """The JSON Schema of a config, a dataset, an evaluation job or a training job."""
+    """The JSON Schema of a config, a dataset, a manifest, or a job of either kind."""
     make = SCHEMAS.get(name)
     if make is None:
         raise NotFound(f"there is no schema {name!r}; schemas: {', '.join(SCHEMAS)}")
