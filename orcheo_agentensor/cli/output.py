@@ -192,7 +192,7 @@ def show_evaluation(
     summary, run_id = found["summary"], found["run_id"]
     show_evaluators(summary)
     show_measures(summary, found["usage"])
-    _show_missed(found["status"])
+    _show_missed(found["summary"])
     for gate in gates:
         met, value = gate["met"], number(gate["value"])
         text = f"{gate['name']} {value}, at least {gate['minimum']:g} wanted"
@@ -203,9 +203,9 @@ def show_evaluation(
     show_next(f"agentensor runs show {run_id} --cases{store}", *more)
 
 
-def _show_missed(status: str) -> None:
-    if status == "missed_threshold":
-        show("missed: coverage is below the job's min_coverage", style="red")
+def _show_missed(summary: Mapping[str, Any]) -> None:
+    for missed in summary.get("missed", ()):
+        show(f"missed: {missed}", style="red")
 
 
 def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> None:
@@ -216,17 +216,17 @@ def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> N
     show_table(COMPARISON_COLUMNS, comparison_table(baseline, best, holdout))
     show_gain(holdout)
     decision = found["decision"]
-    goal = decision["target_gain"]
-    if goal["met"] is not None:
+    for split, goal in decision["target_gain"]["by_split"].items():
+        if goal["met"] is None:
+            continue
         met = "met" if goal["met"] else "missed"
-        show(
-            f"goal of +10 % on {goal['split']}: {met} "
-            f"({number(goal['baseline'])} to {number(goal['best'])})"
-        )
+        cases = f", {goal['n']} of {goal['cases']} cases" if "n" in goal else ""
+        ends = f"{number(goal['baseline'])} to {number(goal['best'])}"
+        show(f"goal of {goal['gain']:+.0%} on {split}: {met} ({ends}{cases})")
     show_measures(found["summary"], found["usage"])
     if decision.get("stopped"):
         show(f"stopped: {decision['stopped']}")
-    _show_missed(found["status"])
+    _show_missed(found["summary"])
     status, workflow_id = decision["status"], found["workflow_id"]
     colour = {"promoted": "green", "rejected": "red"}.get(status, "yellow")
     show(f"decision: {status}", style=colour)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 EvaluationStatus: TypeAlias = Literal["finished", "missed_threshold"]
-"""`missed_threshold`: fewer cases than `min_coverage` asks for could be scored."""
+"""`missed_threshold`: a threshold of the job was missed; `summary["missed"]` says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,8 @@ class EvaluationReport:
 
     Args:
         run_id: The run; outputs and scores are stored under it.
-        status: "finished", or "missed_threshold" where the coverage is below `min_coverage`.
+        status: "finished", or "missed_threshold" where the job's `min_coverage` or
+            `limits.min_within_sla` was missed.
         summary: The summary as plain JSON, as graphs, server and command line give it
             (`docs/reference/results.md`).
         usage: What was spent.
@@ -262,14 +263,15 @@ def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None)
     """Sentences on coverage and failures, on latency, on what was spent, and the warnings."""
     times = f", each run {summary['replicates']} times" if "replicates" in summary else ""
     latency = summary["latency_ms"]
-    late = f", {summary['over_sla']} over the limit" if "over_sla" in summary else ""
+    sla = summary.get("sla")
+    kept = f", {percent(sla['share'])} of cases within {sla['limit_ms']:g} ms" if sla else ""
     silent = summary.get("not_applicable", 0)
     cases = f"{summary['cases'] - silent} cases" + (f" ({silent} not applicable)" * bool(silent))
     return (
         f"coverage {percent(summary['coverage'])} of {cases}{times}; "
         f"target failures {summary['n_target_failed']}, "
         f"evaluator failures {summary['n_evaluator_failed']}",
-        f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{late}",
+        f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{kept}",
         f"spent: {spent(usage or summary['usage'])}",
         *starmap(_whole, summary.get("summary_evaluators", {}).items()),
         *(f"warning: {warning}" for warning in summary.get("warnings", ())),

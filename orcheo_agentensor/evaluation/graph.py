@@ -18,6 +18,7 @@ from orcheo_agentensor.evaluation.results import (
     outcome_to_json,
     settled,
     summarize,
+    thresholds_missed,
 )
 from orcheo_agentensor.evaluation.runner import CANDIDATE, PHASE, RUN_ID, Runner, traced
 from orcheo_agentensor.json_values import content_hash
@@ -203,10 +204,10 @@ def create_evaluation_graph(
                 labels = runner.labels(Candidate.of(run.prompts), "summary")
                 with traced(labels, config=runner.calls_config):
                     summary["summary_evaluators"] = await over_all_cases(run, results)
-            enough = summary["coverage"] >= run.job.min_coverage
+            summary |= missed_by(run, summary)
             usage = (await run.ledger.usage()).to_json()
             result = {
-                "status": "finished" if enough else "missed_threshold",
+                "status": "missed_threshold" if "missed" in summary else "finished",
                 "summary": summary,
                 "usage": usage,
             }
@@ -259,6 +260,17 @@ async def over_all_cases(
             await run.ledger.put_call(key, "summary_evaluator", told, usage)
         found |= {name: {**entry, "n": len(contexts)} for name, entry in told.items()}
     return found
+
+
+def missed_by(
+    run: ActiveRun[Any], summary: Mapping[str, Any], *others: str
+) -> dict[str, list[str]]:
+    """The thresholds that the job sets and its summary misses, with `others`, as `missed`."""
+    limits = run.job.limits
+    found = thresholds_missed(
+        summary, min_coverage=run.job.min_coverage, min_within_sla=limits.min_within_sla
+    )
+    return {"missed": [*found, *others]} if found or others else {}
 
 
 async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict[str, Any]:

@@ -227,6 +227,8 @@ def summarize(
     evaluators' means; an evaluator that scored outside [0, 1] takes no part, which `warnings` say.
     `empty_replies` and `cut_replies` count the cases in which a reply of the target's models had no
     text, or was cut off by its length. `replicates` is there when each case was run more than once.
+    `sla` is there with a `case_sla_ms`: a case is within it where the target gave its answer in
+    that time, so one that failed or was timed out is not.
     """
     tallies: dict[str, _Tally] = {}
     latencies: list[float] = []
@@ -301,8 +303,31 @@ def summarize(
     if replicates > 1:
         summary["replicates"] = replicates
     if case_sla_ms is not None:
-        summary["over_sla"] = sum(latency > case_sla_ms for latency in latencies)
+        within = sum(latency <= case_sla_ms for latency in latencies)
+        share = within / len(results) if results else None
+        summary["sla"] = {"limit_ms": case_sla_ms, "within": within, "share": share}
     return summary
+
+
+def thresholds_missed(
+    summary: Mapping[str, Any], *, min_coverage: float, min_within_sla: float | None
+) -> list[str]:
+    """A sentence for each threshold of a job that a summary misses."""
+    found = []
+    if summary["coverage"] < min_coverage:
+        found.append(f"coverage: {summary['coverage']:.3f} is below {min_coverage:.3f}")
+    if min_within_sla is not None and (late := beyond_sla(summary, min_within_sla)):
+        found.append(late)
+    return found
+
+
+def beyond_sla(summary: Mapping[str, Any], least: float) -> str | None:
+    """A sentence where a smaller share of cases than `least` is within the SLA; None otherwise."""
+    sla = summary["sla"]
+    if sla["share"] is not None and sla["share"] >= least - 1e-12:
+        return None
+    share = 0.0 if sla["share"] is None else sla["share"]
+    return f"SLA: {share:.1%} of the cases within {sla['limit_ms']:g} ms is below {least:.1%}"
 
 
 _EMPTY_TODO = "look at them (`empty_replies` of a case) before you believe their scores"

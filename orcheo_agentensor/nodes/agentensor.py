@@ -56,6 +56,7 @@ class JobFields(BaseModel):
     checkpoint_every: int | None = _field("checkpoint_every")
     promote: str | None = _field("promote")
     guardrail: Any = _field("guardrail")
+    goal: Any = _field("goal")
     publish: Any = _field("publish")
     seed: int | None = _field("seed")
     store: Any = Field(

@@ -78,8 +78,29 @@ class Limits(BaseModel):
         default=None,
         gt=0,
         title="Case SLA",
-        description="Cases slower than this many milliseconds are counted.",
+        description="Milliseconds in which a case is to have its answer; one that fails has none.",
     )
+    min_within_sla: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        title="Least within SLA",
+        description="Share of cases within case_sla_ms, below which a run misses its threshold and "
+        "no version is promoted by itself.",
+    )
+
+    @property
+    def sla(self) -> list[float]:
+        """What decides whether a run has kept its SLA; nothing where no share is asked for."""
+        if self.case_sla_ms is None or self.min_within_sla is None:
+            return []
+        return [self.case_sla_ms, self.min_within_sla]
+
+    @model_validator(mode="after")
+    def _of_an_sla(self) -> Self:
+        if self.min_within_sla is not None and self.case_sla_ms is None:
+            raise ValueError("min_within_sla is a share of cases within case_sla_ms: give that too")
+        return self
 
 
 class Job(BaseModel):

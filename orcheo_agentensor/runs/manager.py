@@ -530,6 +530,7 @@ class RunManager(Generic[JobT]):
             "config": config_json,
             "prompts": prompts_to_json(prompts),
             "min_coverage": job.min_coverage,
+            **({"sla": job.limits.sla} if job.limits.sla else {}),
             **({"replicates": job.replicates} if job.replicates > 1 else {}),
             **({"seed": job.seed} if job.seed else {}),
             **described,

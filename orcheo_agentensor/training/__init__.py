@@ -6,6 +6,7 @@ from orcheo_agentensor.training.feedback import blame
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import (
     Deadline,
+    Goal,
     Guardrail,
     MaxEpochs,
     MaxSteps,
@@ -19,6 +20,7 @@ __all__ = [
     "BudgetMeter",
     "Deadline",
     "Decision",
+    "Goal",
     "Guardrail",
     "MaxEpochs",
     "MaxSteps",

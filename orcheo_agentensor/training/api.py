@@ -46,7 +46,7 @@ from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.decision import prompt_diff
 from orcheo_agentensor.training.feedback import SHOWN_FIELDS
 from orcheo_agentensor.training.graph import create_training_graph
-from orcheo_agentensor.training.job import Guardrail, StopCondition
+from orcheo_agentensor.training.job import Goal, Guardrail, StopCondition
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 DecisionStatus: TypeAlias = Literal["promoted", "kept", "rejected", "awaiting_approval"]
 TrainingStatus: TypeAlias = Literal["finished", "missed_threshold", "awaiting_approval"]
-"""`awaiting_approval`: a person has to answer; `missed_threshold`: too few cases were scored."""
+"""`awaiting_approval`: a person has to answer; `missed_threshold`: see `summary["missed"]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Decision:
         status: "promoted", "kept", "rejected" or "awaiting_approval".
         reasons: Why, in sentences.
         stopped: Why the search ended.
-        target_gain: Whether the mean rose by the ten percent aimed for.
+        target_gain: Whether the mean on validation rose by the share aimed for, and `by_split`.
         published: Where the promoted version was published to.
 
     Example:
@@ -302,6 +302,7 @@ async def atrain(
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
+    goal: Goal | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -337,6 +338,7 @@ async def atrain(
         promote: Who moves `production`: "auto" (where the gain is proved), "ask" (a person) or
             "never".
         guardrail: What forbids a promotion by itself.
+        goal: The gain to aim at, and the splits on which it must be met.
         publish: The assistant that a promoted version is published to.
         config: The `RunnableConfig` that the target runs with.
         context: The context of a graph that needs live objects there; all rollouts share it.
@@ -401,6 +403,7 @@ async def atrain(
             "checkpoint_every": checkpoint_every,
             "promote": promote,
             "guardrail": as_data(guardrail),
+            "goal": as_data(goal),
             "publish": publish,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
@@ -441,6 +444,7 @@ def train(
     checkpoint_every: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
+    goal: Goal | Mapping[str, Any] | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -489,6 +493,7 @@ def train(
             checkpoint_every=checkpoint_every,
             promote=promote,
             guardrail=guardrail,
+            goal=goal,
             publish=publish,
             config=config,
             context=context,

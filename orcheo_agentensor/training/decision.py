@@ -17,7 +17,7 @@ from orcheo_agentensor.errors import (
     NotFound,
 )
 from orcheo_agentensor.evaluation.graph import summary_of
-from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.evaluation.results import CaseResult, beyond_sla
 from orcheo_agentensor.evaluation.statistics import (
     mean_interval,
     p95_excess,
@@ -28,13 +28,13 @@ from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import paired_objectives, together
-from orcheo_agentensor.training.job import Guardrail, LatencyGuardrail
+from orcheo_agentensor.training.job import Goal, Guardrail, LatencyGuardrail
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
 
 
-TARGET_GAIN = 1.10
+TARGET_GAIN = Goal().gain
 DEFAULT = Guardrail()
 PRODUCTION = "production"
 
@@ -164,6 +164,7 @@ def eligibility(
     changed: bool,
     holdout: Mapping[str, Any] | None,
     min_coverage: float,
+    min_within_sla: float | None = None,
     guardrail: Guardrail = DEFAULT,
 ) -> tuple[Literal["eligible", "kept", "rejected"], list[str]]:
     """Whether the best version is eligible for promotion, and the reasons.
@@ -178,6 +179,8 @@ def eligibility(
     before, coverage = holdout["baseline"]["coverage"], holdout["best"]["coverage"]
     if coverage < min_coverage:
         breaches.append(f"coverage: {coverage:.3f} of the holdout is below {min_coverage:.3f}")
+    if min_within_sla is not None and (late := beyond_sla(holdout["best"], min_within_sla)):
+        breaches.append(f"holdout: {late}")
     if breaches:
         return "rejected", [*breaches, *undecided]
     if before < min_coverage:
@@ -199,13 +202,55 @@ def eligibility(
     ]
 
 
-def target_gain(baseline: float | None, best: float | None) -> dict[str, Any]:
-    """Whether the mean rose by the ten percent aimed for; from zero, whether it rose at all."""
+async def goals_of(
+    training: Training, holdout: Mapping[str, Any] | None, *, validation: Sequence[float | None]
+) -> dict[str, dict[str, Any]]:
+    """The goal by split, for baseline and best on the same cases: on all of validation and holdout,
+    and on the `n` training cases that the search has measured both on."""
+    run, state, candidates = training.run, training.state, training.candidates
+    gain, train = run.job.goal.gain, training.plan.train
+    both = [candidates[state.baseline], candidates[state.best]]
+    unrecorded = training.runner.unrecorded
+    cases = [c for c in train if not any([await unrecorded([c], one) for one in both])]
+    known: Sequence[Sequence[float]] = [(), ()]
+    if cases:
+        before, after = [await training.measure(cases, one, phase="train") for one in both]
+        known = paired_objectives(before, after, training.weights)
+    means = [fmean(side) if side else None for side in known]
+    proof = [(holdout or {}).get(side, {}).get("objective") for side in ("baseline", "best")]
+    return {
+        "train": {
+            **target_gain(means[0], means[1], gain=gain),
+            "n": len(known[0]),
+            "cases": len(train),
+        },
+        "validation": target_gain(validation[0], validation[1], gain=gain),
+        "holdout": target_gain(proof[0], proof[1], gain=gain),
+    }
+
+
+def goals_missed(goal: Goal, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each split on which the goal is a gate and is not met."""
+    missed = []
+    for split in goal.gate:
+        one = found[split]
+        if one["met"] is None:
+            missed.append(f"goal: {goal.gain:+.0%} on {split} was not measured")
+        elif not one["met"]:
+            change = f"{one['baseline']:.4f} to {one['best']:.4f}"
+            missed.append(f"goal: {change} on {split} is less than {goal.gain:+.0%}")
+    return missed
+
+
+def target_gain(
+    baseline: float | None, best: float | None, *, gain: float = TARGET_GAIN
+) -> dict[str, Any]:
+    """Whether the mean rose by the share aimed for; from zero, whether it rose at all."""
     if baseline is None or best is None:
-        return {"met": None, "reason": "not measured"}
-    wanted = baseline + (TARGET_GAIN - 1) * abs(baseline)
+        return {"met": None, "reason": "not measured", "gain": gain}
+    wanted = baseline + gain * abs(baseline)
     met = best > baseline and best >= wanted - 1e-12
-    return {"met": met, "baseline": baseline, "best": best, "wanted": wanted}
+    return {"met": met, "baseline": baseline, "best": best, "wanted": wanted, "gain": gain}
 
 
 async def measure_holdout(training: Training) -> dict[str, Any] | None:
@@ -282,15 +327,24 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def assess(training: Training, holdout: dict[str, Any] | None) -> tuple[str, list[str]]:
+def assess(
+    training: Training, holdout: dict[str, Any] | None, validation: Mapping[str, Any]
+) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
     state, plan, least = training.state, training.plan, training.run.job.min_coverage
     if state.blocked is not None:
         return "kept", [state.blocked]
     changed = state.best != state.baseline
+    within = training.run.job.limits.min_within_sla
     status, reasons = eligibility(
-        changed=changed, holdout=holdout, min_coverage=least, guardrail=training.run.job.guardrail
+        changed=changed,
+        holdout=holdout,
+        min_coverage=least,
+        min_within_sla=within,
+        guardrail=training.run.job.guardrail,
     )
+    if status == "eligible" and within is not None and (late := beyond_sla(validation, within)):
+        return "rejected", [f"validation: {late}"]
     if state.refused is not None:
         return status, [*reasons, f"every proposal was refused, the last one: {state.refused}"]
     if changed and holdout is None:

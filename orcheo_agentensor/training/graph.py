@@ -13,6 +13,7 @@ from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
 from orcheo_agentensor.errors import RunFailed, shorten
+from orcheo_agentensor.evaluation.graph import missed_by
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.publishing import require_publishable
@@ -198,9 +199,15 @@ def create_training_graph(
         async with opened(run_id, running=False) as training:
             run = training.run
             summary = await search.validate(training, training.candidates[training.state.best])
-            status, reasons = decision.assess(training, found)
+            status, reasons = decision.assess(training, found, summary)
             if not summary["n_ok"] and summary.get("warnings") and not training.state.blocked:
                 reasons = summary["warnings"][:1]
+            measured = [state["baseline"]["objective"], state["best"]["objective"]]
+            goals = await decision.goals_of(training, found, validation=measured)
+            missed = decision.goals_missed(run.job.goal, goals)
+            if missed and status == "eligible":
+                status = "kept"
+            reasons = [*reasons, *missed]
             actor, why = f"run {run_id}", "; ".join(reasons)
             if run.job.promote == "ask" and state["best"] != state["baseline"]:
                 request = decision.approval_request(training, status, reasons, found)
@@ -231,16 +238,15 @@ def create_training_graph(
                     training, actor=actor, reason=why, settings=settings
                 )
                 reasons = [*reasons, *told]
-            gain = decision.target_gain(state["baseline"]["objective"], state["best"]["objective"])
             outcome: dict[str, Any] = {
                 "status": status,
                 "reasons": reasons,
                 "stopped": training.state.stopped,
-                "target_gain": {"split": "validation", **gain},
+                "target_gain": {"split": "validation", **goals["validation"], "by_split": goals},
             }
             if published:
                 outcome["published"] = published
-            result = await _finish(training, state, outcome)
+            result = await _finish(training, state, outcome, missed)
         manager.forget(run_id)
         known.pop(run_id, None)
         return result
@@ -303,15 +309,15 @@ def _announce(training: Training) -> None:
 
 
 async def _finish(
-    training: Training, state: TrainingState, decision: dict[str, Any]
+    training: Training, state: TrainingState, decision: dict[str, Any], missed: list[str]
 ) -> dict[str, Any]:
     run = training.run
     known = training.state
     summary = await search.validate(training, training.candidates[known.best])
     usage = (await run.ledger.usage()).to_json()
-    enough = summary["coverage"] >= run.job.min_coverage
+    summary |= missed_by(run, summary, *missed)
     result: dict[str, Any] = {
-        "status": "finished" if enough else "missed_threshold",
+        "status": "missed_threshold" if "missed" in summary else "finished",
         "summary": summary,
         "baseline": state["baseline"],
         "best": state["best"],

@@ -250,6 +250,30 @@ class Guardrail(BaseModel):
     )
 
 
+class Goal(BaseModel):
+    """The gain over the baseline that a training aims at, as a share of the baseline's mean.
+
+    It is reported on each split. On those of `gate` it must be met: else the run ends as a missed
+    threshold and promotes nothing by itself.
+
+    Example:
+        >>> from orcheo_agentensor.training import Goal
+        >>> Goal(gate=["holdout"]).gain
+        0.1
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, title="Goal", json_schema_extra=prose_only
+    )
+
+    gain: float = Field(
+        default=0.10, gt=0, le=100, title="Gain", description="Share of the baseline's mean."
+    )
+    gate: list[Literal["train", "validation", "holdout"]] = Field(
+        [], title="Gate", description="Splits on which it must be met."
+    )
+
+
 class TrainingJob(Job):
     """Train the prompts of a workflow on a dataset.
 
@@ -304,6 +328,11 @@ class TrainingJob(Job):
         default=Guardrail(),
         title="Guardrails",
         description="What forbids a promotion: {alpha, min_ratio, latency, cost}.",
+    )
+    goal: Goal = Field(
+        default=Goal(),
+        title="Goal",
+        description="The gain to aim at, and where it must be met: {gain, gate}.",
     )
     publish: dict[str, Any] | None = Field(
         default=None,
@@ -450,6 +479,8 @@ def make_plan(
     }
     if job.guardrail != Guardrail():
         described["guardrail"] = job.guardrail.model_dump()
+    if job.goal != Goal():
+        described["goal"] = job.goal.model_dump()
     if publish is not None:
         described["publish"] = publish.model_dump(mode="json")
     return plan, described

@@ -268,6 +268,7 @@ class TrainingState(TrainingOutput, JobState, total=False):
     checkpoint_every: Annotated[int, shown_as(TrainingJob, "checkpoint_every")]
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
     guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
+    goal: Annotated[Any, shown_as(TrainingJob, "goal")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
     epoch: Annotated[

@@ -77,6 +77,19 @@ def test_min_score_gates(project: Project, gates: list[str], code: int) -> None:
     assert all(gate["met"] for gate in document["gates"]) == (code == 0)
 
 
+def test_too_few_cases_within_the_sla_end_with_one(project: Project) -> None:
+    cases = [
+        {"id": word, "inputs": {"id": word, "word": word}, "expected_output": {"label": "known"}}
+        for word in ("w0", "crash")
+    ]
+    limits = {"case_sla_ms": 500, "min_within_sla": 0.95, "retries": 0}
+    project.write("sla.yaml", evaluation_job(dataset=cases, limits=limits, min_coverage=0.5))
+    result = project.call("evaluate", "sla.yaml")
+    assert result.exit_code == 1
+    assert "50.0% of cases within 500 ms" in result.stdout
+    assert "missed: SLA: 50.0% of the cases within 500 ms is below 95.0%" in result.stdout
+
+
 def test_coverage_below_the_minimum_is_a_missed_threshold(project: Project) -> None:
     cases = [
         {"id": "a", "inputs": {"id": "a", "word": "w0"}, "expected_output": {"label": "known"}},
@@ -86,7 +99,7 @@ def test_coverage_below_the_minimum_is_a_missed_threshold(project: Project) -> N
     result = project.call("evaluate", "job.yaml", "--run-id", "half")
     assert result.exit_code == 1
     assert "coverage 50.0%" in result.stdout
-    assert "coverage is below" in result.stdout
+    assert "missed: coverage: 0.500 is below 1.000" in result.stdout
     assert "runs show half --failed" in result.stdout
     shown = project.call("runs", "show", "half", "--failed")
     words = shown.stdout.split()  # the table may wrap
