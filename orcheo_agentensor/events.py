@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 EventType: TypeAlias = Literal[
     "run_started",
+    "forked",
+    "replayed",
     "warning",
     "case_finished",
     "evaluation_progress",

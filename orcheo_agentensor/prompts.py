@@ -7,7 +7,7 @@ unmodified graph reads already.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,8 @@ from pydantic import (
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_serializer,
     field_validator,
     model_serializer,
 )
@@ -28,6 +30,25 @@ from orcheo_agentensor.json_values import content_hash, prose_only
 Path: TypeAlias = tuple[str, ...]
 
 CONFIGURABLE, CONTEXT = "configurable", "context"
+
+SHOWN_FIELDS = ("case_id", "score", "feedback")
+"""What a gradient is without its case: what events, results and the state of a graph hold."""
+
+MODEL_KWARGS = (
+    "temperature",
+    "max_tokens",
+    "max_completion_tokens",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+    "timeout",
+    "max_retries",
+    "reasoning_effort",
+    "frequency_penalty",
+    "presence_penalty",
+)
+"""What a prompt may say of its model: nothing that leads a call, or a key, elsewhere."""
 
 MAX_GRADIENTS = 1_000
 MAX_GRADIENT_CHARS = 10_000
@@ -155,7 +176,8 @@ class TextTensor(BaseModel):
 
     `gradients` are what a backward pass has taught about the text, in words, an idea and a name of
     TextGrad (Yuksekgonul et al., 2024): the newest `MAX_GRADIENTS` records. They are no part of the
-    JSON form, of equality or of anything stored.
+    JSON form or of equality. In the state of a graph a tensor keeps the `case_id`, `score` and
+    `feedback` of each.
 
     Args:
         text: The prompt.
@@ -165,9 +187,13 @@ class TextTensor(BaseModel):
             `max_line_words`, `must_keep`, `never`.
         bind: `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
             the text is put there for each run.
+        model: The chat model that rewrites this prompt, in place of the optimizer's: its name, or
+            the model itself.
+        model_kwargs: What it is made with, such as `{"temperature": 0.2}`; without `model`, what
+            the optimizer's model is called with for this prompt.
 
     Raises:
-        ConfigError: `bind` is anything else.
+        ConfigError: `bind` is anything else, or `model_kwargs` is not for a chat model.
 
     Example:
         >>> from orcheo_agentensor import TextTensor
@@ -190,13 +216,23 @@ class TextTensor(BaseModel):
         default=None,
         description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
     )
+    model: Any = Field(
+        default=None, description="The chat model that rewrites it: provider:name, such as openai:x"
+    )
+    model_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="What that model is made with, such as a temperature."
+    )
     _gradients: list[FeedbackRecord] = PrivateAttr(default_factory=list)
 
     def __init__(self, text: str | None = None, /, **data: Any) -> None:
         """Accept the text as the only positional argument: `TextTensor("Be brief.")`."""
         if text is not None:
             data["text"] = text
+        gradients = data.pop("gradients", ())
         super().__init__(**data)
+        self._gradients = [
+            one if isinstance(one, FeedbackRecord) else FeedbackRecord(**one) for one in gradients
+        ]
 
     @field_validator("bind")
     @classmethod
@@ -206,12 +242,35 @@ class TextTensor(BaseModel):
             raise ConfigError(field="bind", value=bind, rule=rule)
         return bind
 
+    @field_validator("model", "model_kwargs")
+    @classmethod
+    def _check_model(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "model" and not (
+            value is None or isinstance(value, str) or hasattr(value, "ainvoke")
+        ):
+            rule = 'must name a chat model, such as "openai:gpt-5-mini", or be one'
+            raise ConfigError(field="model", value=value, rule=rule)
+        for key in value if info.field_name == "model_kwargs" else ():
+            if key not in MODEL_KWARGS:
+                rule = f"is not one of {', '.join(MODEL_KWARGS)}; give a model made with it"
+                raise ConfigError(field=f"model_kwargs.{key}", value=value[key], rule=rule)
+        return value
+
+    @field_serializer("model")
+    def _name_of_model(self, model: Any) -> str | None:
+        return model if isinstance(model, str) else None
+
     @model_serializer(mode="wrap")
-    def _without_empty_bind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `bind` out where there is none: hashes of older prompts stay as they are."""
+    def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what most prompts have not: hashes of older prompts stay as they are."""
         written: dict[str, Any] = handler(self)
-        if written.get("bind") is None:
-            written.pop("bind", None)
+        for name in ("bind", "model", "model_kwargs"):
+            if not written.get(name):
+                written.pop(name, None)
+        if self._gradients:
+            written["gradients"] = [
+                {key: getattr(one, key) for key in SHOWN_FIELDS} for one in self._gradients
+            ]
         return written
 
     def __str__(self) -> str:
@@ -232,6 +291,8 @@ class TextTensor(BaseModel):
             requires_grad=self.requires_grad,
             metadata=dict(self.metadata),
             bind=self.bind,
+            model=self.model,
+            model_kwargs=dict(self.model_kwargs),
         )
 
     def backward(self, feedback: str | FeedbackRecord) -> None:
@@ -257,9 +318,12 @@ class TextTensor(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The JSON form: `{"type": "TextTensor", "text", "requires_grad", "metadata"}`.
 
-        `bind` is in it only where the prompt has one.
+        `bind`, `model` and `model_kwargs` are in it only where the prompt has them, and a model
+        only by its name.
         """
-        return self.model_dump(mode="json")
+        written = self.model_dump(mode="json")
+        written.pop("gradients", None)
+        return written
 
 
 def as_tensor(value: Any, *, field: str) -> TextTensor:
@@ -301,6 +365,44 @@ def as_prompts(value: PromptsLike | None, *, field: str = "prompts") -> dict[str
 def prompts_to_json(prompts: Mapping[str, TextTensor]) -> dict[str, dict[str, Any]]:
     """Named tensors in their JSON form, as they travel in `configurable.prompts`."""
     return {name: tensor.to_json() for name, tensor in prompts.items()}
+
+
+def with_prompts(
+    configurable: Mapping[str, Any], prompts: Mapping[str, TextTensor]
+) -> dict[str, Any]:
+    """`configurable` as a graph gets it: with the prompts, and with their texts where they bind.
+
+    Raises `ConfigError` where a prompt binds to a key of something that is no object.
+    """
+    placed = dict(configurable)
+    for name, tensor in prompts.items():
+        path = path_in(tensor.bind, CONFIGURABLE)
+        if path is not None:
+            placed = put(placed, path, tensor.text, field=f"prompts.{name}.bind")
+    return {**placed, "prompts": prompts_to_json(prompts)}
+
+
+def complete_config(config: Mapping[str, Any], fields: Iterable[str] = ()) -> dict[str, Any]:
+    """A stored config as a graph that knows nothing of ours takes it.
+
+    The text of a prompt that binds to a key of `configurable` is there as well. Those that bind to
+    the context are in `context`, with the values of `configurable` that are `fields` of it: what
+    goes to a graph as `graph.invoke(inputs, config, context=config["context"])`.
+    """
+    configurable = dict(config.get("configurable") or {})
+    prompts = as_prompts(configurable.get("prompts") or config.get("prompts"))
+    if not prompts:
+        return dict(config)
+    context: Any = {}
+    for name, tensor in prompts.items():
+        if path := path_in(tensor.bind, CONTEXT):
+            context = put(context, path, tensor.text, field=f"prompts.{name}.bind")
+    plain = {key: value for key, value in config.items() if key != "prompts"}
+    plain["configurable"] = with_prompts(configurable, prompts)
+    if context:
+        given = {key: configurable[key] for key in fields if key in configurable}
+        plain["context"] = {**given, **context}
+    return plain
 
 
 @dataclass(frozen=True)

@@ -223,10 +223,10 @@ def export(
         _check_output(output)
     found = read_from(store, lambda opened: opened.checkpoints.get(workflow, version))
     if output is None:
-        print_json(found.runnable_config)
+        print_json(found.to_runnable())
         return
     encode = _json if output.suffix.lower() == ".json" else _yaml
-    _write(output, encode(found.runnable_config))
+    _write(output, encode(found.to_runnable()))
     if as_json:
         print_json({"workflow_id": workflow, "version": found.config_version, "file": str(output)})
     else:

@@ -63,8 +63,8 @@ from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.targets.served import configure
 from orcheo_agentensor.training import TrainingJob, create_training_graph
 from orcheo_agentensor.training.decision import prompt_diff
+from orcheo_agentensor.training.job import checkpoint_plan, make_plan
 from orcheo_agentensor.training.job import describe as describe_optimizer
-from orcheo_agentensor.training.job import make_plan
 
 Mode: TypeAlias = Literal["evaluate", "train"]
 
@@ -493,6 +493,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "budget_given": training.budget_given,
             "cases": training.counts,
             "trainable": list(training.trainable),
+            "checkpoints": checkpoint_plan(job, training),
             "promote": job.promote,
         }
     return plan

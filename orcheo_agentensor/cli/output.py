@@ -89,11 +89,23 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         show(f"optimizer  {training['optimizer']['name']}, seed {plan['seed']}")
         show(f"budget     {_listed(training['budget'])}{computed}")
         show(f"uses       {_listed(training['cases'])}")
+        show(f"versions   {version_sentence(training['checkpoints'])}")
     rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]
     show_table(("evaluator", ">weight", "bound as"), rows)
     for warning in plan["warnings"]:
         show(f"warning: {warning}")
     show("dry run: nothing was written")
+
+
+def version_sentence(plan: Mapping[str, Any]) -> str:
+    """When a training stores versions, and what those at intervals take."""
+    if plan["every"] is None:
+        return "of the baseline and each new best, which takes no rollouts of its own"
+    most = "" if plan["rollouts_at_most"] is None else f", {plan['rollouts_at_most']} in all"
+    return (
+        f"of the baseline, each new best, and what the search stands at after every "
+        f"{plan['every']} steps: at most {plan['rollouts_each']} rollouts each{most}"
+    )
 
 
 def _listed(values: Mapping[str, Any]) -> str:

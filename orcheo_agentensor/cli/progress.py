@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orcheo_agentensor.cli.output import console, say
+from orcheo_agentensor.cli.output import console, say, version_sentence
 from orcheo_agentensor.display import clean, number
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def _started(event: Event) -> str:
     return (
         f"run {event['run_id']}: training {', '.join(event['prompts'])} of {event['target']} "
         f"with {event['optimizer']}; cases: {splits}; "
-        f"budget: {', '.join(limits) or 'no limit'}{computed}{_bindings(event)}"
+        f"budget: {', '.join(limits) or 'no limit'}{computed}; "
+        f"versions {version_sentence(event['checkpoints'])}{_bindings(event)}"
     )
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         register_callback,
         registered_callbacks,
         runtime_configurable,
-        with_prompts,
     )
     from orcheo_agentensor.config.overrides import overridden_model
     from orcheo_agentensor.config.resolve import merge_configs, settle
@@ -27,7 +26,6 @@ __all__ = [
     "registered_callbacks",
     "runtime_configurable",
     "settle",
-    "with_prompts",
 ]
 
 __getattr__ = lazily(
@@ -39,7 +37,6 @@ __getattr__ = lazily(
             "register_callback",
             "registered_callbacks",
             "runtime_configurable",
-            "with_prompts",
         ),
         "overrides": ("overridden_model",),
         "resolve": ("merge_configs", "settle"),

@@ -29,14 +29,12 @@ from orcheo_agentensor.json_values import (
     prose_only,
 )
 from orcheo_agentensor.prompts import (
-    CONFIGURABLE,
     TextTensor,
     as_tensor,
     overlap_rule,
     overlaps,
-    path_in,
     prompts_to_json,
-    put,
+    with_prompts,
 )
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.settings import Settings
@@ -142,6 +140,8 @@ class RunConfig(BaseModel):
         """
         if obj is None:
             return cls()
+        if isinstance(obj, dict) and isinstance(obj.get("context"), dict):
+            obj = _mirrored(obj)
         found = config_problems(obj, field=field, callbacks=registered_callbacks())
         problems = list(islice(found, MAX_PROBLEMS + 1))
         prompts: dict[str, TextTensor] = {}
@@ -239,19 +239,16 @@ class RunConfig(BaseModel):
         return {key: value for key, value in plain.items() if value not in (None, [], {})}
 
 
-def with_prompts(
-    configurable: Mapping[str, Any], prompts: Mapping[str, TextTensor]
-) -> dict[str, Any]:
-    """`configurable` as a graph gets it: with the prompts, and with their texts where they bind.
+def _mirrored(obj: dict[str, Any]) -> dict[str, Any]:
+    """A config whose `context`, as in a downloaded version, is in `configurable`, as on a server.
 
-    Raises `ConfigError` where a prompt binds to a key of something that is no object.
+    Texts of its own prompts are left to the prompts, which go to the same places.
     """
-    placed = dict(configurable)
-    for name, tensor in prompts.items():
-        path = path_in(tensor.bind, CONFIGURABLE)
-        if path is not None:
-            placed = put(placed, path, tensor.text, field=f"prompts.{name}.bind")
-    return {**placed, "prompts": prompts_to_json(prompts)}
+    given = {key: value for key, value in obj.items() if key != "context"}
+    inner = given.get("configurable")
+    if not isinstance(inner, dict | None):
+        return given
+    return {**given, "configurable": {**obj["context"], **(inner or {})}}
 
 
 def config_schema() -> dict[str, Any]:

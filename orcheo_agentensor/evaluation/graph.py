@@ -22,13 +22,14 @@ from orcheo_agentensor.evaluation.results import (
 )
 from orcheo_agentensor.evaluation.runner import CANDIDATE, PHASE, RUN_ID, Runner, traced
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.tape import prompt_reads, unread_warning
 from orcheo_agentensor.targets.context import bind_places
+from orcheo_agentensor.upstream import allow_in_checkpoints
 
 RESULT_KEYS = ("status", "summary", "usage")
 
@@ -58,6 +59,9 @@ class EvaluationOutput(JobOutput, total=False):
     ]
 
 
+allow_in_checkpoints(TextTensor)
+
+
 class JobState(TypedDict, total=False):
     """The fields that every job has, in the state of the graph that works on it."""
 
@@ -65,7 +69,7 @@ class JobState(TypedDict, total=False):
     workflow_id: Annotated[str | None, shown_as(Job, "workflow_id")]
     dataset: Annotated[Any, shown_as(Job, "dataset")]
     evaluators: Annotated[Any, shown_as(Job, "evaluators")]
-    prompts: Annotated[Any, shown_as(Job, "prompts")]
+    prompts: Annotated[dict[str, TextTensor | str | dict[str, Any]], shown_as(Job, "prompts")]
     config: Annotated[Any, shown_as(Job, "config")]
     limits: Annotated[Any, shown_as(Job, "limits")]
     min_coverage: Annotated[float, shown_as(Job, "min_coverage")]
@@ -78,7 +82,7 @@ class JobState(TypedDict, total=False):
 
 
 class EvaluationState(EvaluationOutput, JobState, total=False):
-    """The job's fields until `prepare` has stored them, then only ids and numbers."""
+    """The job's fields until `prepare` has stored them, then prompts, ids and numbers."""
 
 
 def create_evaluation_graph(
@@ -151,6 +155,7 @@ def create_evaluation_graph(
         run = checked.record
         update = emptied(state, EvaluationJob, EvaluationOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id, "dataset": run.dataset}
+        update |= {"prompts": as_prompts(prompts_to_json(checked.prompts))}
         if run.status == "finished" and run.result is not None:
             manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)

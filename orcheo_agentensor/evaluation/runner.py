@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 
-from orcheo_agentensor.config.model import named_callbacks, with_prompts
+from orcheo_agentensor.config.model import named_callbacks
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import (
     LOCKED_OUT,
@@ -62,7 +62,7 @@ from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
-from orcheo_agentensor.prompts import Candidate
+from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.caller import OF_JOBS, handlers
 from orcheo_agentensor.runs.job import Limits

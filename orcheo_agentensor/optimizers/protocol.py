@@ -17,9 +17,10 @@ a stop condition holds. The graph keeps the best candidate itself: an optimizer 
 Three rules make a killed run go on exactly where it was:
 
 - An optimizer is pure: what it does follows from its options and the state alone.
-- The state is a dict of plain JSON, stored after each step. Two keys are read where they are
-  there: `epoch` (an integer, shown as progress) and `current` (a candidate's hash, stored as a
-  version at the checkpoint interval once it is validated).
+- The state is a dict of plain JSON, stored after each step. Three keys are read where they are
+  there: `epoch` (an integer, shown as progress), `current` (a candidate's hash: what the search
+  stands at, validated and stored as a version at the checkpoint interval) and `seed`, which is
+  changed where somebody goes on from a step of the search with another one.
 - Randomness comes from `derive_seed`, never from a shared generator.
 
 Candidates are named by their hash: `SearchSpace.baseline` first, then every `TrialOutcome.child`.
@@ -150,7 +151,8 @@ class TrialOutcome:
     about each (`case_id`, `score`, `feedback`). `refused` maps the prompts whose new text was
     refused to that text and the reason: they stay as they are. `validation` is the child's
     objective on all validation cases, None unless all were measured; `validation_scores` are those
-    that were.
+    that were. `means` maps parent and child to `{"cases", "evaluators"}`: how many of the trial's
+    cases each was measured on, and the mean of each evaluator there.
     """
 
     status: TrialStatus
@@ -166,6 +168,7 @@ class TrialOutcome:
     blamed: tuple[str, ...] = ()
     gradients: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    means: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     refined: bool = False
     reason: str = ""
 

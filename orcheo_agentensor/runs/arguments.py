@@ -160,7 +160,11 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
     "limits": (_is(Limits, Mapping), "Limits(…), or a mapping of its fields"),
     "min_coverage": (_is(int, float), "a share from 0 to 1"),
     "replicates": (_is_integer, "a whole number of at least 1"),
-    "checkpoint_every": (_is_integer, "a whole number of at least 1"),
+    "checkpoint_every": (
+        lambda value: value in (None, "none") or _is_integer(value),
+        "a whole number of at least 1, or None",
+    ),
+    "steps_per_node": (_is_integer, "a whole number of at least 1"),
     "seed": (_is_integer, "a whole number"),
     "store": (_is(str, os.PathLike, Store), "a Store, a database URL, or None for memory"),
     "run_id": (_is(str), "a text"),

@@ -7,14 +7,23 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.datasets import Case, DatasetSpec
 from orcheo_agentensor.errors import BadInput, ConfigError, shorten
 from orcheo_agentensor.json_values import prose_only
+from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
@@ -103,6 +112,9 @@ class Limits(BaseModel):
         return self
 
 
+_Tensor: TypeAlias = SkipJsonSchema[InstanceOf[TextTensor]]  # in this process only
+
+
 class Job(BaseModel):
     """What evaluation and training jobs have in common."""
 
@@ -141,7 +153,7 @@ class Job(BaseModel):
         description='Built-in names, "module:attribute" strings, or {"type" | "entrypoint", …}.',
         examples=[[f"{_DEMO}.evaluators:reply_policy"], ["exact_match"]],
     )
-    prompts: dict[str, str | dict[str, Any]] | None = Field(
+    prompts: dict[str, str | dict[str, Any] | _Tensor] | None = Field(
         default=None,
         title="Prompts",
         description="Prompt name to text, or to a TextTensor in JSON form.",

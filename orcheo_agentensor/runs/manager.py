@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, with_prompts
+from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.config.resolve import merge_configs, resolve
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import (
@@ -42,7 +42,7 @@ from orcheo_agentensor.identity import (
     inside_a_host,
 )
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.prompts import TextTensor, as_prompts, prompts_to_json, with_prompts
 from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secrets
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,

@@ -68,7 +68,7 @@ async def drive(
     heard = None if on_event is discard else _shielded(on_event)
     async with store.checkpointer() if graph.pauses else contextlib.nullcontext() as saver:
         compiled = graph.compile(checkpointer=saver)
-        config: Any = {"configurable": {"thread_id": run_id}}
+        config: Any = {**WITH_STEPS, "configurable": {"thread_id": run_id}}
         given: Any = None
         if answer is not None:
             given = Command(resume=answer)

@@ -17,7 +17,6 @@ from orcheo_agentensor.config.model import (
     config_error,
     config_problems,
     is_runtime_key,
-    with_prompts,
 )
 from orcheo_agentensor.config.overrides import model_trouble
 from orcheo_agentensor.config.resolve import (
@@ -32,7 +31,7 @@ from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound,
 from orcheo_agentensor.evaluation.runner import LABELS
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.prompts import put
+from orcheo_agentensor.prompts import put, with_prompts
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.access import MODEL_RULE, models_refused, workflow_taken
 from orcheo_agentensor.runs.job import parse_model

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.errors import RunMismatch
-from orcheo_agentensor.prompts import TextTensor, as_prompts
+from orcheo_agentensor.prompts import TextTensor, as_prompts, complete_config
 from orcheo_agentensor.usage import NOTHING, Usage
 
 
@@ -103,6 +103,11 @@ class ConfigCheckpoint(_Record):
         """The prompts of the config, by name."""
         configurable = self.runnable_config.get("configurable") or {}
         return as_prompts(configurable.get("prompts") or self.runnable_config.get("prompts"))
+
+    def to_runnable(self) -> dict[str, Any]:
+        """The `RunnableConfig` of this version, complete: a graph that knows nothing of ours runs
+        with it. `context` is in it where prompts bind there."""
+        return complete_config(self.runnable_config, self.metadata.get("context_fields", ()))
 
 
 class AliasMove(_Record):

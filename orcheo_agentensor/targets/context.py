@@ -195,6 +195,12 @@ def _required(schema: Any) -> list[str]:
     ]
 
 
+def context_fields(target: Any) -> list[str]:
+    """The fields of the context of a target; none where it has no context."""
+    schema = getattr(getattr(target, "inner", target), "context_schema", None)
+    return [] if schema is None else list(field_names(schema))
+
+
 def bind_places(target: Any, configurable: Mapping[str, Any]) -> list[str]:
     """The places of a target that hold texts, to which a prompt could bind."""
     inner = getattr(target, "inner", target)

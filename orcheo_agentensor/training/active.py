@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
@@ -16,6 +16,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
 )
 from orcheo_agentensor.evaluation.runner import Meter, Runner
+from orcheo_agentensor.optimizers import Trial, TrialOutcome
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.training.budget import BudgetMeter
@@ -25,7 +26,11 @@ from orcheo_agentensor.training.state import CandidateStore, SearchState
 
 @dataclass(kw_only=True)
 class Training:
-    """A training run at work with its runner, plan, budget, search state and candidates."""
+    """A training run at work with its runner, plan, budget, search state and candidates.
+
+    `landed` are the open trials of the search between two executions of a node, which have ended
+    and whose outcomes were not taken in yet.
+    """
 
     run: ActiveRun[TrainingJob]
     runner: Runner
@@ -33,6 +38,7 @@ class Training:
     meter: BudgetMeter
     state: SearchState
     candidates: CandidateStore
+    landed: list[tuple[Trial, TrialOutcome | BaseException]] = field(default_factory=list)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -122,7 +128,8 @@ class Training:
         validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
         baseline = Candidate.of(self.run.prompts)
         runner = self.runner
-        missing = await runner.unrecorded(plan.validation, baseline)
+        is_validated = self.state.baseline in self.state.validated
+        missing = 0 if is_validated else await runner.unrecorded(plan.validation, baseline)
         fixed = validation + 2 * holdout
         room = validation if limit is None else max(0, limit - fixed) // 2
         last = 0 if self.state.settled else min(validation, room)

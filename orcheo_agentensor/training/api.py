@@ -23,7 +23,13 @@ from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.evaluation.api import listed, measures
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
-from orcheo_agentensor.prompts import FeedbackRecord, PromptsLike, as_prompts, prompts_to_json
+from orcheo_agentensor.prompts import (
+    SHOWN_FIELDS,
+    FeedbackRecord,
+    PromptsLike,
+    as_prompts,
+    prompts_to_json,
+)
 from orcheo_agentensor.runs.arguments import (
     DatasetLike,
     EvaluatorLike,
@@ -44,7 +50,6 @@ from orcheo_agentensor.runs.nodes import (
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.decision import prompt_diff
-from orcheo_agentensor.training.feedback import SHOWN_FIELDS
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import Goal, Guardrail, StopCondition
 from orcheo_agentensor.usage import Usage
@@ -299,7 +304,8 @@ async def atrain(
     optimizer: OptimizerLike | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
-    checkpoint_every: int = 1,
+    checkpoint_every: int | Literal["none"] | None = None,
+    steps_per_node: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
@@ -334,7 +340,9 @@ async def atrain(
         optimizer: Such as `Reflective(…)`, the name of one, or a mapping with its name.
         budget: What the run may spend; computed from the split sizes when left out.
         stop: Conditions such as `TargetScore(1.0)`; the first that holds ends the search.
-        checkpoint_every: After how many steps a version is stored, beside those at each new best.
+        checkpoint_every: After so many steps what the search stands at is validated, out of the
+            budget, and stored; None stores only the baseline and each new best.
+        steps_per_node: Optimizer steps in one execution of the graph's node `step`.
         promote: Who moves `production`: "auto" (where the gain is proved), "ask" (a person) or
             "never".
         guardrail: What forbids a promotion by itself.
@@ -401,6 +409,7 @@ async def atrain(
             "budget": as_data(budget),
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
+            "steps_per_node": steps_per_node,
             "promote": promote,
             "guardrail": as_data(guardrail),
             "goal": as_data(goal),
@@ -441,7 +450,8 @@ def train(
     optimizer: OptimizerLike | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     stop: Sequence[StopCondition | Mapping[str, Any]] | StopCondition = (),
-    checkpoint_every: int = 1,
+    checkpoint_every: int | Literal["none"] | None = None,
+    steps_per_node: int = 1,
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
@@ -491,6 +501,7 @@ def train(
             budget=budget,
             stop=stop,
             checkpoint_every=checkpoint_every,
+            steps_per_node=steps_per_node,
             promote=promote,
             guardrail=guardrail,
             goal=goal,

@@ -66,15 +66,21 @@ def check_budget(budget: Budget, *, validation: int, holdout: int, replicates: i
 
 
 def default_budget(
-    *, train: int, validation: int, holdout: int, minibatch: int, replicates: int = 1
+    *,
+    train: int,
+    validation: int,
+    holdout: int,
+    minibatch: int,
+    replicates: int = 1,
+    every: int | None = None,
 ) -> Budget:
     """A budget computed from the split sizes, for jobs that give none.
 
-    It pays for the baseline, twenty trials of which about one in two reaches validation, and the
-    holdout measurement of two candidates.
+    It pays for the baseline, twenty trials of which about one in two reaches validation, the
+    versions stored after `every` so many of them, and the holdout measurement of two candidates.
     """
-    batch = min(minibatch, train)
-    once = 2 * holdout + validation + 20 * (2 * batch) + 10 * validation
+    batch, intervals = min(minibatch, train), 0 if every is None else 20 // every
+    once = 2 * holdout + validation + 20 * (2 * batch) + (10 + intervals) * validation
     return Budget(rollouts=once * replicates)
 
 
@@ -166,6 +172,10 @@ class BudgetMeter:
     def end_at(self, deadline: datetime, *, reason: str) -> None:
         """Let the search begin nothing more from `deadline` on, for this reason."""
         self._deadline, self._too_late = deadline, reason
+
+    def resume(self) -> None:
+        """Let the search, halted or out of time in an earlier node, ask again."""
+        self._halted = self._deadline = None
 
     def release(self) -> None:
         """End the search: what was set aside may be used, and no deadline holds."""

@@ -25,7 +25,6 @@ from orcheo_agentensor.tape import NodeRun, Tape
 
 SHOWN_GRADIENTS = 5
 SHOWN_CHARS = 300
-SHOWN_FIELDS = ("case_id", "score", "feedback")
 
 EdgeCritic = Callable[[NodeRun, str, str], Awaitable[str]]
 """`(node run, name of the prompt or node upstream, feedback on the run's output) -> feedback`."""

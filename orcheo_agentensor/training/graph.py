@@ -5,32 +5,41 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
-from orcheo_agentensor.errors import RunFailed, shorten
+from orcheo_agentensor.errors import ConfigError, RunFailed, shorten
 from orcheo_agentensor.evaluation.graph import missed_by
 from orcheo_agentensor.evaluation.runner import Runner
+from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import identity_of_run
+from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.prompts import Candidate, FeedbackRecord, TextTensor, as_prompts
 from orcheo_agentensor.publishing import require_publishable
-from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager
-from orcheo_agentensor.runs.nodes import JobGraph, emptied
+from orcheo_agentensor.runs.access import RunEnded
+from orcheo_agentensor.runs.manager import ActiveRun, CheckedJob, Given, RunManager
+from orcheo_agentensor.runs.nodes import JobGraph, emptied, stored_job
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.storage.records import RETRIED
 from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import ASKED, BudgetMeter
-from orcheo_agentensor.training.job import TrainingJob, make_plan
+from orcheo_agentensor.training.job import TrainingJob, checkpoint_plan, make_plan
 from orcheo_agentensor.training.state import (
     CandidateStore,
     SearchState,
     TrainingOutput,
     TrainingState,
 )
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -119,34 +128,26 @@ def create_training_graph(
         ),
         require=require_publishing,
     )
-    known: dict[str, tuple[int, SearchState, CandidateStore]] = {}
+    known: dict[str, Training] = {}  # as this process has left them after their last node
 
     @asynccontextmanager
-    async def opened(run_id: str, *, running: bool = True) -> AsyncIterator[Training]:
-        async with manager.open(run_id, running=running) as run:
-            meter = BudgetMeter(
-                run.plan.budget,
-                spent=await run.ledger.usage(without=RETRIED),  # which has its budget back
-                asked=await run.ledger.usage(*ASKED),
-                clock=run.store.clock,
-            )
-            token, search_state, candidates = known.pop(
-                run_id, (-1, SearchState(), CandidateStore({}))
-            )
-            if run.lease.token != token + 1:  # this process has not done what came last
-                candidates = await CandidateStore(run.prompts).load(run)
-                search_state = await SearchState.load(run)
-            training = Training(
-                run=run,
-                runner=Runner(run, meter=meter, taped=True),
-                plan=run.plan,
-                meter=meter,
-                state=search_state,
-                candidates=candidates,
-            )
+    async def opened(state: TrainingState, *, running: bool = True) -> AsyncIterator[Training]:
+        run_id = state["run_id"]
+        async with (
+            _telling_of_replays(state, manager.store),
+            manager.open(run_id, running=running) as run,
+        ):
+            before = known.pop(run_id, None)
+            if before is not None and run.lease.token == before.run.lease.token + 1:
+                run.ledger.remember(before.run.ledger)
+                before.meter.resume()
+                runner = Runner(run, meter=before.meter, taped=True)
+                training = replace(before, run=run, runner=runner)
+            else:  # another process may have done what came last
+                training = await _read_back(run)
             await training.open_budget()
             yield training
-            known[run_id] = run.lease.token, training.state, candidates
+            known[run_id] = training
 
     async def prepare(state: TrainingState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -156,6 +157,7 @@ def create_training_graph(
             caller.require("promote")
         checked = await manager.record({k: state.get(k) for k in TrainingJob.model_fields})
         run = checked.record
+        known.pop(run.run_id, None)  # submitted anew: the job may have changed rows of the ledger
         update = emptied(state, TrainingJob, TrainingOutput)
         update |= {"run_id": run.run_id, "workflow_id": run.workflow_id, "dataset": run.dataset}
         if run.status == "finished" and run.result is not None:
@@ -165,28 +167,82 @@ def create_training_graph(
 
     async def baseline(state: TrainingState) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
-        async with opened(state["run_id"]) as training:
+        async with opened(state) as training:
             _announce(training)
             await search.follow_retry(training)
             if not training.state.baseline:
                 training.state = await search.begin(training)
-            return _mirror(training)
+            return _mirror(training, state)
 
     async def step(state: TrainingState) -> dict[str, Any]:
-        """Optimizer steps until a checkpoint is due; after a resume, from the stored state on."""
-        async with opened(state["run_id"]) as training:
+        """One optimizer step, or as many as `steps_per_node` says, from the stored state on.
+
+        In a state that somebody has changed, on a way back through its history, these are steps of
+        a run of its own.
+        """
+        changed = _changed(state)
+        if changed:
+            return await fork(state, changed)
+        async with opened(state) as training:
+            _check_prompts(state, training.candidates)
+            ahead = training.state.step - (state.get("step") or 0)
+            if ahead > training.run.job.steps_per_node:
+                training.run.events.emit("replayed", steps=ahead, rollouts=0, message=_AHEAD)
             await search.take_steps(training)
-            return _mirror(training)
+            return _mirror(training, state)
+
+    async def fork(state: TrainingState, changed: dict[str, Any]) -> dict[str, Any]:
+        """Begin a run that goes on from the step of another one with changed fields of its job.
+
+        What the other run has paid for costs nothing; the same change gives the same run again.
+        """
+        origin, until = state["run_id"], state["step"]
+        identity_of_run().require("train")
+        if changed.get("promote") == "auto":
+            identity_of_run().require("promote")
+        before = await manager.recall(origin)
+        _check_prompts(state, await CandidateStore(before.prompts).read(manager.store, origin))
+        if before.record.job.get("redacted"):
+            rule = "had secrets in its job, which are not stored: submit a job of its own"
+            raise ConfigError(field="run_id", value=origin, rule=rule)
+        job = {**await stored_job(manager.store, origin), **changed, "reuse": origin}
+        job["run_id"] = content_hash([origin, until, changed])[:32]
+        run = (await manager.record(job)).record
+        update = {**dict.fromkeys(changed), "run_id": run.run_id}
+        if run.status == "finished" and run.result is not None:
+            manager.forget(run.run_id)
+            return update | run.result
+        there = cast("TrainingState", {**state, "run_id": run.run_id})
+        async with opened(there) as training:
+            if not training.state.baseline:
+                await training.candidates.take_over(training.run, of=origin, until=until)
+                training.state = await SearchState.load(training.run, of=origin, until=until)
+                await search.begin_again(training, seed="seed" in changed)
+            spent = (await manager.store.runs.usage(origin)).rollouts
+            training.run.events.emit(
+                "forked",
+                from_run=origin,
+                from_step=until,
+                changed=changed,
+                rollouts_recorded=spent,
+                rollouts_at_most=training.plan.budget.rollouts,
+                message=f"goes on from step {until} of run {origin}; the {spent} rollouts that it "
+                "has recorded cost nothing where they are needed again",
+            )
+            _announce(training)
+            await search.take_steps(training)
+            return update | _mirror(training, state)
 
     async def checkpoint(state: TrainingState) -> dict[str, Any]:
         """Store what is due as versions."""
-        async with opened(state["run_id"]) as training:
+        async with opened(state) as training:
             await search.store_versions(training)
-            return _mirror(training)
+            return _mirror(training, state)
 
     async def holdout(state: TrainingState) -> dict[str, Any]:
         """Measure baseline and best on cases the search never saw."""
-        async with opened(state["run_id"]) as training:
+        _refuse_changes(state)
+        async with opened(state) as training:
             return {
                 "holdout": await decision.measure_holdout(training),
                 "baseline": await search.version_record(training, training.state.baseline),
@@ -196,7 +252,7 @@ def create_training_graph(
     async def decide(state: TrainingState) -> dict[str, Any]:
         """Promote, keep or reject the best version, or ask a person; end the run."""
         run_id, found, caller = state["run_id"], state.get("holdout"), identity_of_run()
-        async with opened(run_id, running=False) as training:
+        async with opened(state, running=False) as training:
             run = training.run
             summary = await search.validate(training, training.candidates[training.state.best])
             status, reasons = decision.assess(training, found, summary)
@@ -267,6 +323,90 @@ def create_training_graph(
     return graph
 
 
+_AHEAD = "the run has made these steps already: they are read from its record, and cost nothing"
+_ENDED = (
+    "the run has ended: what follows is read from its record, and costs nothing; to search on from "
+    "here in another way, change a field of the job in this state (update_state, at the node step)"
+)
+_CHANGEABLE = (
+    "budget",
+    "checkpoint_every",
+    "goal",
+    "guardrail",
+    "limits",
+    "min_coverage",
+    "promote",
+    "publish",
+    "seed",
+    "steps_per_node",
+    "stop",
+)
+
+
+@asynccontextmanager
+async def _telling_of_replays(state: TrainingState, store: Store) -> AsyncIterator[None]:
+    """Say so where a run has ended that the state, from its history, takes to be at work."""
+    try:
+        yield
+    except RunEnded:
+        if state["status"] == "running":
+            prompts, run_id = as_prompts(state.get("prompts")), state["run_id"]
+            _check_prompts(state, await CandidateStore(prompts).read(store, run_id))
+            events = EventSink(state["run_id"], get_stream_writer())
+            events.emit("replayed", steps=None, rollouts=0, message=_ENDED)
+        raise
+
+
+def _check_prompts(state: TrainingState, candidates: CandidateStore) -> None:
+    """Raise `ConfigError` where somebody has changed the prompts in the state."""
+    given = state.get("prompts")
+    if given and Candidate.of(as_prompts(given)).hash not in candidates:
+        rule = "cannot be changed in the middle of a search: start a run with them"
+        raise ConfigError(field="prompts", value=sorted(given), rule=rule)
+
+
+def _refuse_changes(state: TrainingState) -> None:
+    """Raise `ConfigError` for fields of the job that are changed where the search is over."""
+    if changed := _changed(state):
+        rule = "can be changed where `step` comes next, and not after the search"
+        raise ConfigError(field=", ".join(changed), value=list(changed.values()), rule=rule)
+
+
+def _changed(state: TrainingState) -> dict[str, Any]:
+    """The job's fields that somebody has put into the state of a run at work.
+
+    Raises `ConfigError` for one that cannot be changed in the middle of a search.
+    """
+    left = TrainingJob.model_fields.keys() - {"run_id", "workflow_id", "dataset", "prompts"}
+    changed = {name: state[name] for name in sorted(left) if state.get(name) is not None}  # type: ignore[literal-required]
+    for name in changed.keys() - {*_CHANGEABLE}:
+        raise ConfigError(
+            field=name,
+            value=changed[name],
+            rule="cannot be changed in the middle of a search: start a run with it; these can: "
+            + ", ".join(_CHANGEABLE),
+        )
+    return changed
+
+
+async def _read_back(run: ActiveRun[TrainingJob]) -> Training:
+    """A run as the store has it, in a process that has not done its last step."""
+    meter = BudgetMeter(
+        run.plan.budget,
+        spent=await run.ledger.usage(without=RETRIED),  # which has its budget back
+        asked=await run.ledger.usage(*ASKED),
+        clock=run.store.clock,
+    )
+    return Training(
+        run=run,
+        runner=Runner(run, meter=meter, taped=True),
+        plan=run.plan,
+        meter=meter,
+        state=await SearchState.load(run),
+        candidates=await CandidateStore(run.prompts).load(run),
+    )
+
+
 def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
     if state["status"] != "running":  # it has ended already: the nodes to come say the same
         return "holdout"
@@ -275,18 +415,39 @@ def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
     return "holdout" if state.get("stopped") else "step"
 
 
-def _mirror(training: Training) -> dict[str, Any]:
-    """What the graph's state shows of the search state."""
+def _mirror(training: Training, state: TrainingState) -> dict[str, Any]:
+    """What the graph's state shows of the search state, as far as it is not there yet."""
     known = training.state
-    best = training.candidates[known.best]
-    return {
-        "prompts": {name: tensor.to_json() for name, tensor in best.prompts.items()},
+    found: dict[str, Any] = {
+        "scores": {"best": known.scores(known.best), "current": known.scores(known.current)},
         "step": known.step,
         "epoch": known.epoch,
         "objective": known.objective,
         "checkpoint_due": bool(known.due),
         "stopped": known.stopped if known.settled else None,
     }
+    there: Mapping[str, Any] = state
+    found = {k: value for k, value in found.items() if k not in there or value != there[k]}
+    for key, candidate in (("prompts", known.best), ("current", known.current)):
+        taught = known.gradients.get(candidate, {}).get("prompts", {})
+        prompts = training.candidates[candidate].prompts
+        if not _shows(there.get(key), prompts, taught):
+            found[key] = {
+                name: TextTensor(**tensor.to_json(), gradients=taught.get(name, ()))
+                for name, tensor in prompts.items()
+            }
+    return found
+
+
+def _shows(there: Any, prompts: Mapping[str, TextTensor], taught: Mapping[str, Any]) -> bool:
+    """Whether tensors in the state are these prompts with these gradients."""
+    return bool(there) and all(
+        isinstance(tensor := there.get(name), TextTensor)
+        and tensor.text == prompt.text
+        and [vars(one) for one in tensor.gradients]
+        == [vars(FeedbackRecord(**one)) for one in taught.get(name, ())]
+        for name, prompt in prompts.items()
+    )
 
 
 def _announce(training: Training) -> None:
@@ -303,6 +464,7 @@ def _announce(training: Training) -> None:
         bindings=run.bindings,
         splits=plan.counts,
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
+        checkpoints=checkpoint_plan(run.job, plan),
     )
     for warning in run.warnings:
         run.events.emit("warning", message=warning)

@@ -274,6 +274,10 @@ class Goal(BaseModel):
     )
 
 
+def _none_if_said(value: Any) -> Any:
+    return None if value == "none" else value
+
+
 class TrainingJob(Job):
     """Train the prompts of a workflow on a dataset.
 
@@ -316,8 +320,20 @@ class TrainingJob(Job):
         description='Such as {"type": "target_score", "score": 1.0}; the budget always counts.',
         examples=[[{"type": "max_steps", "steps": 2}]],
     )
-    checkpoint_every: int = Field(
-        default=1, ge=1, title="Checkpoint interval", description="In optimizer steps."
+    checkpoint_every: Annotated[int | None, BeforeValidator(_none_if_said)] = Field(
+        default=None,
+        ge=1,
+        title="Checkpoint interval",
+        description="After so many optimizer steps what the search stands at is validated and "
+        "stored; none: only the baseline and each new best are, which costs nothing.",
+        examples=[10, "none"],
+    )
+    steps_per_node: int = Field(
+        default=1,
+        ge=1,
+        title="Steps per node",
+        description="Optimizer steps in one execution of the graph's node `step`, each with one "
+        "LangGraph checkpoint.",
     )
     promote: Literal["auto", "ask", "never"] = Field(
         default="never",
@@ -435,7 +451,9 @@ def make_plan(
     holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
     batch, parallel = int(getattr(chosen, "minibatch", 10)), getattr(chosen, "parallel", None)
     sizes = {"validation": len(validation), "holdout": len(holdout), "replicates": job.replicates}
-    budget = job.budget or default_budget(train=len(train), minibatch=batch, **sizes)
+    budget = job.budget or default_budget(
+        train=len(train), minibatch=batch, every=job.checkpoint_every, **sizes
+    )
     check_budget(budget, **sizes)
     model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
     publish = None
@@ -484,6 +502,23 @@ def make_plan(
     if publish is not None:
         described["publish"] = publish.model_dump(mode="json")
     return plan, described
+
+
+def checkpoint_plan(job: TrainingJob, plan: TrainingPlan) -> dict[str, Any]:
+    """What the interval versions of a job take out of its budget, as JSON.
+
+    `rollouts_each` is what one takes at most (nothing where all of them are recorded already),
+    `rollouts_at_most` what all of them take; None where neither budget nor stop conditions tell.
+    """
+    every, each = job.checkpoint_every, len(plan.validation) * job.replicates
+    shown = {"every": every, "steps_per_node": job.steps_per_node}
+    if every is None:
+        return {**shown, "rollouts_each": 0, "rollouts_at_most": 0}
+    limits = [each * (one.steps // every) for one in job.stop if isinstance(one, MaxSteps)]
+    if plan.budget.rollouts is not None:
+        fixed = each + 2 * len(plan.holdout) * job.replicates
+        limits.append(max(0, plan.budget.rollouts - fixed))
+    return {**shown, "rollouts_each": each, "rollouts_at_most": min(limits, default=None)}
 
 
 Cases: TypeAlias = tuple[Case, ...]

@@ -17,11 +17,12 @@ from orcheo_agentensor.evaluation.results import numeric_of, settled
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
-from orcheo_agentensor.prompts import Candidate, prompts_to_json
+from orcheo_agentensor.prompts import Candidate, complete_config, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.storage.records import PASSING, RETRIED
 from orcheo_agentensor.tape import prompt_reads
+from orcheo_agentensor.targets.context import context_fields
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
 from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
@@ -121,20 +122,29 @@ class TrialQueue:
     def __init__(self, training: Training) -> None:
         self._training = training
         self._pipelined = training.plan.pipelined
-        self._open: list[tuple[Trial, asyncio.Task[TrialOutcome]]] = []
+        self._open: list[tuple[Trial, asyncio.Future[TrialOutcome]]] = []
+        for trial, ended in training.landed:  # an earlier execution of the node has waited for it
+            future = asyncio.get_running_loop().create_future()
+            if isinstance(ended, BaseException):
+                future.set_exception(ended)
+            else:
+                future.set_result(ended)
+            self._open.append((trial, future))
+        training.landed = []
 
     @property
     def open(self) -> int:
         """How many trials are in flight."""
         return len(self._open)
 
-    def launch(self, trials: Sequence[Trial]) -> None:
-        """Start those of `trials` that are not in flight yet: all but the first `open` ones."""
+    def launch(self, trials: Sequence[Trial], *, none: bool = False) -> None:
+        """Start those of `trials` that are not in flight yet, all but the first `open` ones; `none`
+        of them where the node is to end before."""
         told, width = self._training.state.told, self._training.plan.parallel or len(trials)
         if any(one != trial for (one, _task), trial in zip(self._open, trials, strict=False)):
             problem = "must give the open trials first, in their order"
             raise _wrong(self._training.plan, "ask", problem)
-        for place in range(len(self._open), len(trials)):
+        for place in range(len(self._open), 0 if none else len(trials)):
             known = max(0, told + place - width + 1) if self._pipelined else told
             task = asyncio.create_task(run_trial(self._training, trials[place], known=known))
             self._open.append((trials[place], task))
@@ -159,12 +169,17 @@ class TrialQueue:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        """End what is still in flight: rollouts that have begun are finished, none is begun."""
+        """Wait for what is still in flight, and keep what came of it for the next execution.
+
+        Where the search is over, rollouts that have begun are finished, and none is begun.
+        """
         tasks = [task for _trial, task in self._open]
         if kind is not None and not issubclass(kind, Exception):
             for task in tasks:
                 task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        trials = [trial for trial, _task in self._open]
+        self._training.landed = list(zip(trials, ended, strict=True))
         self._open = []
 
 
@@ -231,6 +246,17 @@ async def follow_retry(training: Training) -> None:
     await state.save(run)
 
 
+async def begin_again(training: Training, *, seed: bool) -> None:
+    """Let a search that was taken over from another run go on, with versions of its own."""
+    state = training.state
+    state.versions, state.due, state.idle = {}, [], 0
+    state.stopped, state.settled = None, False
+    if seed and "seed" in state.optimizer:
+        state.optimizer["seed"] = training.run.job.seed
+    state.make_due(state.best, "baseline" if state.best == state.baseline else "new best")
+    await state.save(training.run)
+
+
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
     """The evaluation summary of a candidate on the validation cases: the metrics of a version."""
     cases: Sequence[Case] = training.plan.validation
@@ -269,24 +295,26 @@ def _blocked(training: Training) -> str | None:
 
 
 async def take_steps(training: Training) -> None:
-    """Make optimizer steps until a checkpoint is due or the search is over.
+    """Make `steps_per_node` optimizer steps, fewer where a checkpoint is due or the search is over.
 
-    The state after each step is stored before its event is sent.
+    The state after each step is stored before its event is sent. Of several trials in flight none
+    is launched that would end after the last of these steps, unless none is in flight: what ends
+    later is waited for, because the run is let go of, and taken in by the steps to come.
     """
     state = training.state
     if state.stopped is None:
         async with TrialQueue(training) as queue:
-            while not state.due and state.stopped is None:
-                await _one_step(training, queue)
-            while state.stopped is None and queue.open:
-                await _one_step(training, queue, last=True)
+            for left in range(training.run.job.steps_per_node, 0, -1):
+                await _one_step(training, queue, launching=left > queue.open or not queue.open)
+                if state.due or state.stopped is not None:
+                    break
             if state.stopped is not None:
                 training.meter.halt(state.stopped)
     if state.stopped is not None and not state.settled:
         await _settle(training)
 
 
-async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False) -> None:
+async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -> None:
     run, plan, state = training.run, training.plan, training.state
     events = run.events
     trials = ask(training)
@@ -294,9 +322,8 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         state.stopped = f"{plan.optimizer.name} has nothing more to try"
         await state.save(run)
         return
-    if not last:
-        events.emit("step_started", step=state.step, epoch=state.epoch, trials=len(trials))
-        queue.launch(trials)
+    events.emit("step_started", step=state.step, epoch=state.epoch, trials=len(trials))
+    queue.launch(trials, none=not launching)
     try:
         outcomes = await queue.land()
     except BudgetExhausted as spent:
@@ -315,15 +342,18 @@ async def _one_step(training: Training, queue: TrialQueue, *, last: bool = False
         state.optimizer = _as_stored(plan, "tell", told)
     state.step += 1
     state.epoch = int(state.optimizer.get("epoch", 0))
-    current = state.optimizer.get("current", state.best)
-    if state.step % run.job.checkpoint_every == 0 and current in state.validated:
-        state.make_due(current, "interval")
+    current = state.current
+    if run.job.checkpoint_every and state.step % run.job.checkpoint_every == 0:
+        try:
+            await _validate_current(training, current)
+        except BudgetExhausted as spent:
+            state.stopped = spent.message
     if state.step == 1:
         await _learn_numeric(training, trials[0].case_ids)
     if blocked is not None:
         state.blocked = blocked
         events.emit("warning", message=blocked)
-    state.stopped = state.blocked or _stop(training)
+    state.stopped = state.blocked or state.stopped or _stop(training)
     await state.save(run)
     events.emit(
         "training_progress",
@@ -345,6 +375,20 @@ async def _learn_numeric(training: Training, case_ids: Sequence[str]) -> None:
     if not await training.runner.unrecorded(cases, baseline):
         results = await training.measure(cases, baseline, phase="train")
         state.numeric = sorted(numeric_of(results))
+
+
+async def _validate_current(training: Training, current: str) -> None:
+    """Let the candidate that the search stands at be stored, measured on all validation cases.
+
+    The search's part of the budget pays; raises `BudgetExhausted` where that does not do.
+    """
+    state = training.state
+    if current not in state.validated:
+        candidate = training.candidates[current]
+        await training.measure(training.plan.validation, candidate, phase="validation")
+        await _validated(training, state.best)  # which the first version takes anyway
+        await _compare(training, current, won=False)
+    state.make_due(current, "interval")
 
 
 async def _take_in(training: Training, outcome: TrialOutcome) -> None:
@@ -371,6 +415,8 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
             state.remember(name, edit, keep=keep)
     if outcome.gradients:
         state.learn(outcome.parent, outcome.gradients)
+    for candidate, means in outcome.means.items():
+        state.note(candidate, "train", means)
     scores = {
         "parent_score": outcome.parent_score,
         "child_score": outcome.child_score,
@@ -436,6 +482,9 @@ async def _validated(training: Training, candidate_hash: str) -> tuple[dict[str,
     state.validated.setdefault(candidate_hash, state.told)
     summary = await validate(training, training.candidates[candidate_hash])
     failures = summary["n_target_failed"] + summary["n_evaluator_failed"]
+    means = {name: entry["mean"] for name, entry in summary["evaluators"].items()}
+    cases = summary["cases"]
+    state.note(candidate_hash, "validation", {"cases": cases, "evaluators": means})
     if candidate_hash == state.best:
         state.objective, state.failures = summary["objective"], failures
     return summary, failures
@@ -519,6 +568,7 @@ async def store_versions(training: Training) -> None:
                 "optimizer": training.plan.optimizer.name,
                 "split": "validation",
                 "candidate": candidate_hash,
+                **({"context_fields": fields} if (fields := context_fields(run.target)) else {}),
             },
             parent_version=state.versions.get(parent, first) if parent else first,
             run_id=run.record.run_id,
@@ -527,12 +577,19 @@ async def store_versions(training: Training) -> None:
             lease=run.lease,
         )
         state.versions[candidate_hash] = version.config_version
+        shown = ("mean", "ci95", "n")
         run.events.emit(
             "checkpoint_saved",
             version=version.config_version,
             reason=reason,
             step=state.step,
             objective=summary["objective"],
+            evaluators={
+                name: {key: entry[key] for key in shown}
+                for name, entry in summary["evaluators"].items()
+            },
+            coverage=summary["coverage"],
+            content_hash=version.content_hash,
         )
     state.due = []
     await state.save(run)
@@ -563,10 +620,15 @@ def _without_secrets(redacted: Any) -> Any:
 
 
 async def version_record(training: Training, candidate_hash: str) -> dict[str, Any]:
-    """A stored candidate as the graph's output shows it."""
+    """A stored candidate as the graph's output shows it: a complete `RunnableConfig`, and more."""
     candidate = training.candidates[candidate_hash]
     summary = await validate(training, candidate)
+    run = training.run
+    config = version_config(run.job_config, candidate)
+    config = complete_config(config, context_fields(run.target))
+    config["configurable"].pop("prompts")  # LangGraph takes them from `prompts`, below
     return {
+        **config,
         "config_version": training.state.versions.get(candidate_hash),
         "candidate": candidate_hash[:12],
         "objective": summary["objective"],

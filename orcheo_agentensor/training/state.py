@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from orcheo_agentensor.runs.job import shown_as
 from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.storage.tables import decode, encode
 from orcheo_agentensor.training.job import TrainingJob
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Store
 
 TAUGHT = 4
 
@@ -54,7 +57,9 @@ class SearchState:
 
     `told` counts the outcomes that the optimizer was told of, and `optimizer` is its own state.
     `edits` are the newest past edits by prompt, each under the number of its outcome. `gradients`
-    are what the newest trial of a parent learnt, for the last `TAUGHT` parents and the best. `best`
+    are what the newest trial of a parent learnt, for the last `TAUGHT` parents and the best;
+    `measured` are means per evaluator, on all validation cases or, until these are known, on the
+    cases of a candidate's last trial, for as many candidates. `best`
     is the hash of the best candidate, found in step `best_step`, with its validation `objective`
     (None until it is measured on all cases) and `failures`. `validated` maps each candidate
     measured on all validation cases to the number of the outcome that did it. `due` lists
@@ -75,6 +80,7 @@ class SearchState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     edits: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     gradients: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = ""
     best: str = ""
     objective: float | None = None
@@ -112,10 +118,30 @@ class SearchState:
 
     def learn(self, candidate: str, gradients: Mapping[str, Any]) -> None:
         """Keep what the current outcome's trial learnt about its parent."""
-        self.gradients[candidate] = {"told": self.told, "prompts": dict(gradients)}
-        spare = self.gradients.keys() - {self.best}
+        self._keep(self.gradients, candidate, {"prompts": dict(gradients)})
+
+    def note(self, candidate: str, split: str, means: Mapping[str, Any]) -> None:
+        """Keep the means per evaluator of a candidate; those on all validation cases stay."""
+        known = self.measured.get(candidate, {})
+        if split == "validation" or known.get("split") != "validation":
+            self._keep(self.measured, candidate, {"split": split, **means})
+
+    def scores(self, candidate: str) -> dict[str, Any] | None:
+        """Means per evaluator of a candidate, the split and how many cases; None if unknown."""
+        known = self.measured.get(candidate)
+        return known and {key: value for key, value in known.items() if key != "told"}
+
+    @property
+    def current(self) -> str:
+        """The candidate that the search stands at: the optimizer's `current`, or the best."""
+        return str(self.optimizer.get("current", self.best))
+
+    def _keep(self, entries: dict[str, dict[str, Any]], candidate: str, entry: Any) -> None:
+        """Set an entry, and drop the oldest of too many, but not that of the best or current."""
+        entries[candidate] = {"told": self.told, **entry}
+        spare = entries.keys() - {self.best, self.current}
         if len(spare) > TAUGHT:
-            del self.gradients[min(spare, key=lambda one: self.gradients[one]["told"])]
+            del entries[min(spare, key=lambda one: entries[one]["told"])]
 
     def knows_validation(self, candidate_hash: str, *, known: int) -> bool:
         """Whether the first `known` outcomes include a full validation of a candidate."""
@@ -127,11 +153,17 @@ class SearchState:
             self.due.append([candidate, reason])
 
     @classmethod
-    async def load(cls, run: ActiveRun[Any]) -> SearchState:
-        """The newest stored state of a run; a new one before its baseline is stored."""
+    async def load(
+        cls, run: ActiveRun[Any], *, of: str | None = None, until: int | None = None
+    ) -> SearchState:
+        """The newest stored state of a run; a new one before its baseline is stored.
+
+        With `of` and `until`, that of another run after so many steps.
+        """
         before: dict[str, Any] = {}
         after: dict[str, Any] = {}
-        rows = await run.store.training.changes(run.record.run_id)
+        found_rows = await run.store.training.changes(of or run.record.run_id)
+        rows = {step: row for step, row in found_rows.items() if until is None or step <= until}
         if not rows:
             return cls()
         for step in sorted(rows):
@@ -141,7 +173,8 @@ class SearchState:
         state = cls(
             **{entry.name: found[entry.name] for entry in fields(cls) if entry.name in found}
         )
-        state._stored, state._before, state._after = max(rows), before, after
+        if of is None:
+            state._stored, state._before, state._after = max(rows), before, after
         return state
 
     async def save(self, run: ActiveRun[Any]) -> None:
@@ -165,11 +198,30 @@ class CandidateStore:
 
     async def load(self, run: ActiveRun[Any]) -> CandidateStore:
         """Read the candidates that an earlier process has saved."""
-        for record in await run.store.training.candidates(run.record.run_id):
+        return await self.read(run.store, run.record.run_id)
+
+    async def read(self, store: Store, run_id: str) -> CandidateStore:
+        """Read the candidates that a run has stored."""
+        for record in await store.training.candidates(run_id):
             self._texts[record.candidate_hash] = record.prompts
             self._parents[record.candidate_hash] = record.parents
             self._steps[record.candidate_hash] = int(record.info.get("step", 0))
         return self
+
+    async def take_over(self, run: ActiveRun[Any], *, of: str, until: int) -> None:
+        """Store the candidates of the first `until` steps of another run as those of `run`."""
+        for record in await run.store.training.candidates(of):
+            if not record.parents or int(record.info.get("step", 0)) < until:
+                await run.store.training.save_candidate(
+                    run.record.run_id,
+                    record.candidate_hash,
+                    prompts=record.prompts,
+                    parents=record.parents,
+                    status=record.status,
+                    info=record.info,
+                    lease=run.lease,
+                )
+        await self.load(run)
 
     def __getitem__(self, candidate_hash: str) -> Candidate:
         return self.with_texts(self._texts[candidate_hash])
@@ -259,13 +311,15 @@ class TrainingOutput(JobOutput, total=False):
 class TrainingState(TrainingOutput, JobState, total=False):
     """The job's fields until `prepare` has stored them, then only prompts, numbers and ids.
 
-    `prompts` holds the best prompts so far as `TextTensor`s in JSON form.
+    `prompts` holds the best prompts so far, `current` those that the search stands at. Both are
+    `TextTensor`s, with the worst few gradients that the last trial on them has taught.
     """
 
     optimizer: Annotated[Any, shown_as(TrainingJob, "optimizer")]
     budget: Annotated[Any, shown_as(TrainingJob, "budget")]
     stop: Annotated[Any, shown_as(TrainingJob, "stop")]
-    checkpoint_every: Annotated[int, shown_as(TrainingJob, "checkpoint_every")]
+    checkpoint_every: Annotated[int | None, shown_as(TrainingJob, "checkpoint_every")]
+    steps_per_node: Annotated[int, shown_as(TrainingJob, "steps_per_node")]
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
     guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
     goal: Annotated[Any, shown_as(TrainingJob, "goal")]
@@ -277,6 +331,18 @@ class TrainingState(TrainingOutput, JobState, total=False):
     objective: Annotated[
         float | None,
         Field(title="Objective", description="The best complete validation objective so far."),
+    ]
+    current: Annotated[
+        dict[str, TextTensor],
+        Field(title="Current", description="The prompts that the search stands at."),
+    ]
+    scores: Annotated[
+        dict[str, Any],
+        Field(
+            title="Scores",
+            description="Means per evaluator of the best and of the current prompts: on all "
+            "validation cases, until then on the cases of their last trial.",
+        ),
     ]
     checkpoint_due: Annotated[
         bool,

@@ -180,6 +180,7 @@ class _TrialRun:
             parent_score=_mean(scores),
             parent_scores=scores,
             case_scores=scores,
+            means={trial.parent: _evaluator_means(before)},
         )
         if trial.purpose == "merge":
             texts = {
@@ -227,7 +228,11 @@ class _TrialRun:
             mean_before, mean_after = comparison.means(training.weights)
             if mean_before is not None:
                 outcome = replace(outcome, parent_score=mean_before, child_score=mean_after)
-            outcome = replace(outcome, case_scores=_scores(comparison.after, training.weights))
+            outcome = replace(
+                outcome,
+                case_scores=_scores(comparison.after, training.weights),
+                means={**outcome.means, child.hash: _evaluator_means(comparison.after)},
+            )
             if not comparison.won:
                 reason = "; ".join(comparison.reasons)
                 return replace(outcome, status="worse_on_minibatch", reason=reason)
@@ -362,6 +367,15 @@ class _TrialRun:
 def _scores(results: Sequence[CaseResult], weights: Mapping[str, float]) -> dict[str, float]:
     found = {result.case_id: result.objective(weights) for result in results}
     return {case_id: score for case_id, score in found.items() if score is not None}
+
+
+def _evaluator_means(results: Sequence[CaseResult]) -> dict[str, Any]:
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for name, score in result.scores.items():
+            found.setdefault(name, []).append(score)
+    means = {name: fmean(scores) for name, scores in sorted(found.items())}
+    return {"cases": len(results), "evaluators": means}
 
 
 def _mean(scores: Mapping[str, float]) -> float | None:

@@ -363,7 +363,7 @@ async def test_each_edge_is_paid_once_and_each_prompt_gets_the_feedback_of_its_n
 
 
 async def taped(graph: Any, inputs: Any, prompts: dict[str, TextTensor]) -> Tape:
-    from orcheo_agentensor.config import with_prompts
+    from orcheo_agentensor.prompts import with_prompts
 
     target = RunnableTarget.of(graph)
     config: Any = {"configurable": with_prompts({}, prompts), "recursion_limit": 5_000}
@@ -529,7 +529,7 @@ async def test_a_failed_rollout_still_tells_which_prompts_it_read() -> None:
         raise ValueError("no such tool")
 
     graph = graph_of(one)
-    from orcheo_agentensor.config import with_prompts
+    from orcheo_agentensor.prompts import with_prompts
 
     prompts = {"a": TextTensor(ONE, bind="configurable.first")}
     config: Any = {"configurable": with_prompts({}, prompts)}

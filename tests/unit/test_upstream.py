@@ -21,6 +21,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
@@ -28,7 +29,7 @@ from langgraph.types import CachePolicy
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import upstream
+from orcheo_agentensor import TextTensor, upstream
 
 PACKAGE = Path(upstream.__file__).parent
 PRIVATE = re.compile(
@@ -313,6 +314,16 @@ def test_a_model_that_takes_any_field_of_the_config_is_known() -> None:
 
     assert upstream.reads_any_config(init_chat_model(configurable_fields="any"))
     assert not upstream.reads_any_config(init_chat_model(configurable_fields=["temperature"]))
+
+
+def test_a_type_of_ours_is_read_from_the_checkpoints_of_any_saver(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upstream.allow_in_checkpoints(TextTensor)
+    kept = TextTensor("Plan.", requires_grad=False)
+    for serializer in (JsonPlusSerializer(), JsonPlusSerializer(allowed_msgpack_modules=None)):
+        assert serializer.loads_typed(serializer.dumps_typed({"plan": kept})) == {"plan": kept}
+    assert caplog.text == ""
 
 
 def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:

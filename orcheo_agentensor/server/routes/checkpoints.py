@@ -212,7 +212,7 @@ async def download_checkpoint(
     stem = _UNSAFE.sub("-", found.workflow_id).strip("-.") or "workflow"
     name = f"{stem[:100]}-v{found.config_version}.json"
     response.headers["content-disposition"] = f'attachment; filename="{name}"'
-    return found.runnable_config
+    return found.to_runnable()
 
 
 @reading.get(_WORKFLOW + "/diff", responses=errors(404))
