@@ -88,7 +88,8 @@ def require_models(job: Job, settings: Settings, caller: Identity) -> None:
     """Raise `ConfigError` for each chat model that a job names and that the operator does not let
     it use."""
     places = {"evaluators": job.evaluators, "optimizer": getattr(job, "optimizer", None)}
-    found = models_refused({**places, "config": job.config}, settings, caller)
+    places |= {"config": job.config, "prompts": job.prompts}
+    found = models_refused(places, settings, caller)
     if found and not inside_a_host():
         raise config_error(((f"job.{path}", name, MODEL_RULE) for path, name in found), "the job")
 
