@@ -10,12 +10,13 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, is_runtime_key, with_prompts
+from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, is_runtime_key
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES
 from orcheo_agentensor.config.resolve import merge_configs
 from orcheo_agentensor.errors import BadInput, ConfigError, RunMismatch
 from orcheo_agentensor.identity import inside_a_host
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.prompts import with_prompts
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.targets.served import inherited_from
 from orcheo_agentensor.upstream import streams_for_host
