@@ -14,18 +14,27 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date, time
+from datetime import date, datetime, time
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeAlias
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.errors import BadInput, DatasetError
-from orcheo_agentensor.json_values import MAX_DEPTH, all_json, check_json, content_hash, prose_only
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    all_json,
+    check_json,
+    content_hash,
+    private_copy,
+    prose_only,
+)
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
-_KNOWN = frozenset(FIELDS)
+_KNOWN = frozenset({*FIELDS, "forms"})
 MAX_ID = 200
 MAX_SPLIT = 64
 FILE_FIELDS = ("id", "metadata", "cases")
@@ -46,7 +55,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 class Case(BaseModel):
     """One example: what goes in, what should come out, and what is known about it.
 
-    All fields hold JSON. An `id` left out is derived from the content (`case-` and ten hex
+    All fields hold JSON. Messages, tuples, dates, times, decimals and UUIDs in Python inputs are
+    kept as JSON, with their `forms`, and reach a target in this process as they were given. An `id`
+    left out is derived from the content (`case-` and ten hex
     digits), so it stays the same wherever the case stands. A whole number is taken as an id too.
 
     Raises:
@@ -66,6 +77,9 @@ class Case(BaseModel):
     expected_output: Any = Field(default=None, description="What evaluators compare with")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Language, domain, …")
     split: str | None = Field(default=None, description="train, validation, holdout or another")
+    forms: tuple[Any, ...] = Field(
+        default=(), description="Written by Python: which inputs are no JSON, and what they are"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +93,12 @@ class Case(BaseModel):
             raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
         case = dict(data)
         if not all_json(case["inputs"], case.get("expected_output"), case.get("metadata")):
-            case |= {key: _plain(case[key]) for key in ("inputs", "expected_output") if key in case}
+            forms: list[Any] = []
+            case["inputs"] = _plain(case["inputs"], (), forms)
+            if "expected_output" in case:
+                case["expected_output"] = _plain(case["expected_output"], (), [])
+            if forms and not case.get("forms"):
+                case["forms"] = forms
             require_json(
                 inputs=case["inputs"],
                 expected_output=case.get("expected_output"),
@@ -92,7 +111,14 @@ class Case(BaseModel):
         if case.get("split") is not None:
             check_name("split", case["split"], MAX_SPLIT)
         case["id"] = _case_id(case)
+        if case.get("forms"):
+            case["forms"] = tuple(case["forms"])
+            _as_given(case["inputs"], case["forms"])  # or it is refused
         return case
+
+    def given(self) -> Any:
+        """The inputs as they were given, for a receiver who may change them."""
+        return _as_given(self.inputs, self.forms) if self.forms else private_copy(self.inputs)
 
     @property
     def content_hash(self) -> str:
@@ -116,6 +142,7 @@ class Case(BaseModel):
             "expected_output": self.expected_output,
             "metadata": self.metadata,
             "split": self.split,
+            **({"forms": [*self.forms]} if self.forms else {}),
         }
 
 
@@ -131,21 +158,70 @@ def parse_case(data: Any, *, where: str) -> Case:
         ) from None
 
 
-def _plain(value: Any) -> Any:
+_SCALARS: Mapping[str, tuple[type, Callable[[str], Any]]] = {
+    "datetime": (datetime, datetime.fromisoformat),  # before the date that it is as well
+    "date": (date, date.fromisoformat),
+    "time": (time, time.fromisoformat),
+    "decimal": (Decimal, Decimal),
+    "uuid": (UUID, UUID),
+}
+"""Kinds of values that are kept as text, each with how it is made of that."""
+_OF_MESSAGES = ("additional_kwargs", "response_metadata", "usage_metadata")
+
+
+def _plain(value: Any, path: tuple[str | int, ...], forms: list[Any]) -> Any:
     """What Python callers write naturally as the JSON that a file would hold: messages in
-    role/content form, tuples as lists, dates and times in ISO form; the rest is left as it is."""
-    if isinstance(value, date | time):
-        return value.isoformat()
+    role/content form, tuples as lists, dates and times in ISO form; the rest is left as it is.
+
+    `forms` gets what was no JSON, each as [path, kind], and what else a message holds.
+    """
+    for kind, (of, _) in _SCALARS.items():
+        if isinstance(value, of):
+            forms.append([[*path], kind])
+            return value.isoformat() if hasattr(value, "isoformat") else str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _plain(entry, (*path, key), forms) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        if isinstance(value, tuple):
+            forms.append([[*path], "tuple"])
+        return [_plain(entry, (*path, n), forms) for n, entry in enumerate(value)]
     if not (hasattr(value, "content") and hasattr(value, "additional_kwargs")):
         return value
     role = {"human": "user", "ai": "assistant"}.get(value.type, value.type)
     rest = {key: getattr(value, key, None) for key in ("name", "id", "tool_calls", "tool_call_id")}
-    given = {key: _plain(entry) for key, entry in rest.items() if entry}
-    return {"role": role, "content": value.content, **given}
+    message = {key: _plain(entry, (), []) for key, entry in rest.items() if entry}
+    more = {key: found for key in _OF_MESSAGES if (found := getattr(value, key, None))}
+    forms.append([[*path], "message", *([more] if more and all_json(more) else [])])
+    return {"role": role, "content": value.content, **message}
+
+
+def _as_given(inputs: Any, forms: Iterable[Any]) -> Any:
+    """A copy of inputs with their `forms`; raises `DatasetError` for forms that do not suit."""
+    whole = [private_copy(inputs)]
+    try:
+        for path, kind, *more in sorted(forms, key=lambda form: -len(form[0])):
+            keys: list[Any] = [0, *path]
+            around: Any = whole
+            for key in keys[:-1]:
+                around = around[key]
+            last = keys[-1]
+            around[last] = _formed(around[last], kind, *more)
+    except Exception as error:  # noqa: BLE001 - whatever a file may say
+        rule = f"does not suit the inputs ({type(error).__name__}: {error})"
+        raise DatasetError(field="forms", value=list(forms), rule=rule) from None
+    return whole[0]
+
+
+def _formed(value: Any, kind: str, more: Mapping[str, Any] | None = None) -> Any:
+    if kind == "tuple":
+        return tuple(value)
+    if kind != "message":
+        return _SCALARS[kind][1](value)
+    from langchain_core.messages import convert_to_messages
+
+    (message,) = convert_to_messages([value])
+    held = {key: found for key, found in (more or {}).items() if key in _OF_MESSAGES}
+    return message.model_copy(update=held) if held else message
 
 
 def require_json(**fields: Any) -> None:

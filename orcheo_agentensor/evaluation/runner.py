@@ -423,6 +423,9 @@ class Runner:
         self.breaker = Breaker(self.concurrency)
         self.running = Slots(self.concurrency)
         self.in_flight = Slots(2 * self.concurrency)
+        self._takes_objects = not (
+            hasattr(run.target, "servers") or getattr(run.target, "is_remote", False)
+        )
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.around.beneath(run.config).model_copy(update={"callbacks": ()})
         self._around = run.around
@@ -578,7 +581,9 @@ class Runner:
             "metadata": {**shared["metadata"], CASE_ID: case.id, REPLICATE: replicate},
             "tags": [*shared["tags"], *own],
         }
-        call = self.target.run(private_copy(case.inputs), config, rollout_id=key)  # type: ignore[arg-type]
+        live = case.forms and self._takes_objects
+        inputs = case.given() if live else private_copy(case.inputs)
+        call = self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
         if self.taped or self._unread:
             with record_tape(
                 self.target.edges, prompts=prompts_in(config), steps=self._steps

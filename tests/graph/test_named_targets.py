@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,13 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import Case, aevaluate, atrain, get_prompt
-from orcheo_agentensor.errors import BadInput, EntrypointNotAllowed, EntrypointNotFound
+from orcheo_agentensor import Case, Store, aevaluate, atrain, get_prompt
+from orcheo_agentensor.errors import (
+    BadInput,
+    DatasetError,
+    EntrypointNotAllowed,
+    EntrypointNotFound,
+)
 from orcheo_agentensor.settings import Settings
 
 CASES = [
@@ -326,37 +332,99 @@ def test_on_the_command_line_a_project_with_a_langgraph_json_is_its_own(
     assert refused.exit_code == 2
 
 
-async def test_messages_tuples_and_dates_are_inputs() -> None:
-    class Chat(TypedDict, total=False):
-        messages: Annotated[list[Any], add_messages]
-        day: str
+class Chat(TypedDict, total=False):
+    messages: Annotated[list[Any], add_messages]
+    day: date
+    at: datetime
+    price: Decimal
+    pair: tuple[int, int]
 
+
+CALL = {"name": "find", "args": {"q": 1}, "id": "c1", "type": "tool_call"}
+LIVE: dict[str, Any] = {
+    "messages": [
+        HumanMessage("hi", id="m1", additional_kwargs={"lang": "en"}),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("found", tool_call_id="c1"),
+        ("user", "and?"),
+    ],
+    "day": date(2026, 1, 2),
+    "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "price": Decimal("1.10"),
+    "pair": (1, 2),
+}
+
+
+async def test_messages_tuples_and_dates_reach_the_target_as_they_were_given() -> None:
     seen: list[Any] = []
 
     async def node(state: Chat) -> Any:
-        seen.append((*[type(message) for message in state["messages"]], state["day"]))
+        seen.append(state)
         return {"messages": [AIMessage("done")]}
 
     graph = StateGraph(Chat)
     graph.add_node("node", node)
     graph.add_edge(START, "node")
-    call = {"name": "find", "args": {"q": 1}, "id": "c1"}
+    case = Case(inputs=LIVE)
     report = await aevaluate(
         graph,
-        dataset=[
-            Case(
-                inputs={
-                    "messages": [
-                        HumanMessage("hi"),
-                        AIMessage("", tool_calls=[call]),
-                        ToolMessage("found", tool_call_id="c1"),
-                        ("user", "and?"),
-                    ],
-                    "day": date(2026, 1, 2),
-                }
-            )
-        ],
-        evaluators=["json_valid"],
+        dataset=[case],
+        evaluators=[lambda inputs: inputs["day"] == "2026-01-02"],
     )
     assert report.objective == 1.0, report.cases[0]
-    assert seen == [(HumanMessage, AIMessage, ToolMessage, HumanMessage, "2026-01-02")]
+    (state,) = seen
+    assert [type(one) for one in state["messages"]] == [
+        HumanMessage,
+        AIMessage,
+        ToolMessage,
+        HumanMessage,
+    ]
+    assert state["messages"][0].additional_kwargs == {"lang": "en"}
+    assert state["messages"][1].tool_calls == [CALL]
+    for key in ("day", "at", "price", "pair"):
+        assert (type(state[key]), state[key]) == (type(LIVE[key]), LIVE[key])
+    assert json.loads(json.dumps(case.to_json()))["inputs"]["day"] == "2026-01-02"
+
+
+async def test_inputs_from_the_store_are_of_the_same_types(store: Store) -> None:
+    seen: list[Any] = []
+    fails = [True]
+
+    async def target(inputs: dict[str, Any]) -> str:
+        seen.append({**inputs})
+        inputs["messages"].clear()  # its own copy
+        if fails[0]:
+            raise ConnectionResetError
+        return "done"
+
+    job: dict[str, Any] = {
+        "evaluators": ["json_valid"],
+        "store": store,
+        "run_id": "r",
+        "limits": {"retries": 0},
+    }
+    await aevaluate(target, dataset=[Case(inputs=LIVE)], **job)
+    fails[0] = False
+    record = await store.runs.get("r")
+    stored = {"id": record.dataset_id, "version": record.dataset_version}
+    await aevaluate(target, dataset=stored, retry_failed=True, **job)
+    first, second = seen
+    assert {key: type(value) for key, value in first.items()} == {
+        key: type(value) for key, value in second.items()
+    }
+    assert first["day"] == second["day"] == LIVE["day"]
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        [[["nothing"], "date"]],
+        [[["text"], "date"]],
+        [[["text"], "pickle"]],
+        ["date"],
+        [[[], "os.system"]],
+    ],
+)
+def test_forms_that_do_not_suit_the_inputs_are_refused(forms: Any) -> None:
+    with pytest.raises(DatasetError, match="forms"):
+        Case(inputs={"text": "hi"}, forms=forms)
