@@ -144,6 +144,24 @@ def set_flag(
     _show(on_store(store, lambda opened: opened.workflows.set_flags(workflow, flags)), as_json)
 
 
+@command(workflows_app, "phase")
+def set_phase(
+    workflow: options.Workflow,
+    phase: Annotated[
+        Literal["dev", "pilot", "broad", "unset"],
+        typer.Argument(help="How far its rollout has come; unset: only its flags count."),
+    ],
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Set the phase of a workflow's rollout: its flags, and how its trainings may promote."""
+    from orcheo_agentensor.config.resolve import PHASES
+
+    none = dict.fromkeys(("agent_trainer_enabled", "runnable_config_enabled", "phase"))
+    flags: dict[str, Any] = none if phase == "unset" else {**PHASES[phase][0], "phase": phase}
+    _show(on_store(store, lambda opened: opened.workflows.set_flags(workflow, flags)), as_json)
+
+
 @command(workflows_app, "defaults")
 def set_defaults(
     workflow: options.Workflow,
@@ -196,5 +214,6 @@ def _show(record: WorkflowRecord, as_json: bool) -> None:
 
 def _flags(record: WorkflowRecord) -> str:
     return ", ".join(
-        f"{name}={'on' if value else 'off'}" for name, value in record.feature_flags.items()
+        f"{name}={value if isinstance(value, str) else 'on' if value else 'off'}"
+        for name, value in record.feature_flags.items()
     )

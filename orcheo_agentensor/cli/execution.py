@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -79,6 +79,7 @@ def start_run(
     overrides: Overrides,
     *,
     min_score: Sequence[str] | None = None,
+    overrides_flag: str | None = None,
     dry_run: bool,
     store: str | None,
     as_json: bool,
@@ -97,6 +98,7 @@ def start_run(
         settings=settings,
         stopper=Stopper(),
         silent=quiet or as_json,
+        overrides_flag=overrides_flag,
     )
     ending = Ending(
         mode=mode, as_json=as_json, store_url=store, gates=gates, job=shlex.quote(str(path))
@@ -131,6 +133,7 @@ def resume_run(
     min_score: Sequence[str] | None,
     accept_drift: bool,
     retry_failed: bool,
+    overrides_flag: str | None,
     store: str | None,
     as_json: bool,
     quiet: bool,
@@ -184,6 +187,7 @@ def resume_run(
             settings=settings,
             stopper=stopper,
             silent=quiet or as_json,
+            overrides_flag=overrides_flag,
         )
         async with opened:
             checked = await runner.manager(opened).recall(run_id, accept_drift=accept_drift)
@@ -374,11 +378,12 @@ class JobRunner:
     settings: Settings
     stopper: Stopper
     silent: bool
+    overrides_flag: str | None = None
 
     def manager(self, store: Store) -> RunManager[Any]:
         """A manager that checks jobs against `store`."""
         shared: dict[str, Any] = {
-            "given": Given(),
+            "given": Given(overrides_flag=self.overrides_flag),
             "store": store,
             "settings": self.settings,
             "new_run_id": self.store.new_id,
@@ -421,10 +426,18 @@ class JobRunner:
 
         Any error that is not of the input becomes `RunFailed`.
         """
-        create: Callable[..., JobGraph[Any, Any, Any]] = (
-            create_evaluation_graph if self.mode == "evaluate" else create_training_graph
-        )
-        graph = create(dataset=dataset, store=self.store, settings=self.settings)
+        graph: JobGraph[Any, Any, Any]
+        if self.mode == "evaluate":
+            graph = create_evaluation_graph(
+                dataset=dataset, store=self.store, settings=self.settings
+            )
+        else:
+            graph = create_training_graph(
+                dataset=dataset,
+                store=self.store,
+                settings=self.settings,
+                overrides_flag=self.overrides_flag,
+            )
         try:
             with self.stopper.listening(), progress(silent=self.silent) as on_event:
                 return await drive(

@@ -34,6 +34,12 @@ RunId = Annotated[
     str | None,
     typer.Option(metavar="ID", help="The id of the run; a known one goes on where it stopped."),
 ]
+OverrideFlag = Annotated[
+    bool,
+    typer.Option(
+        "--override-flag", help="Train although the flag is off; noted in the run's record."
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(metavar="N", help="Of the search, and of get_seed(); goes over the job's."),

@@ -227,6 +227,21 @@ def _first(high: Any, low: Any) -> Any:
     return low if high is None else high
 
 
+PHASES: Mapping[str, tuple[Mapping[str, bool], tuple[str, ...]]] = {
+    "dev": ({"agent_trainer_enabled": True, "runnable_config_enabled": False}, ("never",)),
+    "pilot": (
+        {"agent_trainer_enabled": True, "runnable_config_enabled": True},
+        ("never", "ask"),
+    ),
+    "broad": (
+        {"agent_trainer_enabled": True, "runnable_config_enabled": True},
+        ("never", "ask", "auto"),
+    ),
+}
+"""How far the rollout of a workflow has come: the flags that each phase sets, and the values of
+`promote` that a training may have in it."""
+
+
 async def flag_of(name: Flag, workflow_id: str, *, store: Store, settings: Settings) -> bool:
     """A feature flag for a workflow: its own where it is set, else the operator's."""
     return flag_in(await store.workflows.get(workflow_id), name, settings)

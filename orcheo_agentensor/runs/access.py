@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.config.model import config_error
+from orcheo_agentensor.config.resolve import PHASES
 from orcheo_agentensor.errors import (
     AgentensorError,
     ConfigError,
@@ -59,6 +60,39 @@ async def require_free_run_id(store: Store, run_id: str, caller: Identity) -> No
         return
     if not await may_use_run(store, run, caller):
         raise Forbidden(f"run_id {run_id!r} cannot be used by you; choose another one")
+
+
+async def require_trainer(
+    store: Store, workflow_id: str, *, promote: str, settings: Settings, override: bool
+) -> bool:
+    """Whether a workflow is trained only because of `override`: its flag is off.
+
+    Raises `ConfigError` where it is off without that, and where the workflow's phase forbids how
+    the training would promote. A flag that is not set forbids nothing here; a server asks for one
+    that is on.
+    """
+    record = await store.workflows.get(workflow_id)
+    flags = {} if record is None else record.feature_flags
+    phase = str(flags.get("phase"))
+    if phase in PHASES and promote not in (allowed := PHASES[phase][1]):
+        raise ConfigError(
+            field="job.promote",
+            value=promote,
+            rule=f"is not for phase {phase!r} of workflow {workflow_id!r}, which allows "
+            f"{' and '.join(allowed)}; `agentensor workflows phase` sets the next one",
+        )
+    if flags.get("agent_trainer_enabled", settings.agent_trainer_enabled) is not False:
+        return False
+    if override:
+        return True
+    where = "the operator's settings" if "agent_trainer_enabled" not in flags else "its flags"
+    raise ConfigError(
+        field="agent_trainer_enabled",
+        value="off",
+        rule=f"in {where} forbids to train workflow {workflow_id!r}: `agentensor workflows flag "
+        f"{workflow_id} agent_trainer_enabled on` allows it, and so does, for one run and noted in "
+        "its record, --override-flag",
+    )
 
 
 def workflow_taken(workflow_id: str) -> Forbidden:

@@ -51,6 +51,7 @@ from orcheo_agentensor.runs.access import (
     require_models,
     require_readable,
     require_run,
+    require_trainer,
     take_lease,
     workflow_taken,
 )
@@ -83,13 +84,20 @@ if TYPE_CHECKING:
 JobT = TypeVar("JobT", bound=Job)
 
 
+OVERRIDDEN = "agent_trainer_enabled_overridden_by"
+"""The key of a run's `refs` that names who trained although the flag was off."""
+
+
 class Draining(Exception):
     """A graceful stop was asked for; no further case is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Live objects that a graph was built with; a job may leave out what is here."""
+    """Live objects that a graph was built with; a job may leave out what is here.
+
+    `overrides_flag` is who lets it train although the flag `agent_trainer_enabled` is off.
+    """
 
     target: Any = None
     dataset: Any = None
@@ -98,6 +106,7 @@ class Given:
     config: Mapping[str, Any] | None = None
     context: Any = None
     optimizer: Any = None
+    overrides_flag: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +311,8 @@ class RunManager(Generic[JobT]):
                 rule="must still be the same job",
             )
         if record.status != "paused":  # which has run all its cases
+            refs = (await self._trained(checked, record)).record.refs
+            record = await self._noted(record, refs)
             job = job.model_copy(update={"accept_drift": accept_drift})
             drift = drift_of(record, checked, job)
             if drift is not None:
@@ -461,6 +472,7 @@ class RunManager(Generic[JobT]):
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
             await require_run(self.store, job.reuse, caller)
+        begun: RunRecord | None = None
         if job.run_id is not None:
             with contextlib.suppress(NotFound):
                 begun = await self.store.runs.get(job.run_id)
@@ -474,9 +486,37 @@ class RunManager(Generic[JobT]):
                     raise before.taken(other)
                 drift = drift_of(before, checked, job)
                 found += [] if drift is None else [drift]
+        checked = await self._trained(checked, begun)
         if self._require is not None:
             await self._require(checked)
         return replace(checked, drift=tuple(found))
+
+    async def _trained(
+        self, checked: CheckedJob[JobT], begun: RunRecord | None
+    ) -> CheckedJob[JobT]:
+        """A training that is allowed; who has overridden a flag is in its record."""
+        if self._mode != "train" or (begun is not None and begun.status == "finished"):
+            return checked
+        known = begun.refs.get(OVERRIDDEN) if begun is not None else None
+        override = known or self._given.overrides_flag
+        needed = await require_trainer(
+            self.store,
+            checked.record.workflow_id,
+            promote=getattr(checked.job, "promote", "never"),
+            settings=self._settings,
+            override=override is not None,
+        )
+        if not needed:
+            return checked
+        noted = {**checked.record.refs, OVERRIDDEN: override}
+        return replace(checked, record=checked.record.model_copy(update={"refs": noted}))
+
+    async def _noted(self, record: RunRecord, refs: Mapping[str, Any]) -> RunRecord:
+        """The record of a run with who has overridden a flag, where it lacks that."""
+        if OVERRIDDEN not in refs or OVERRIDDEN in record.refs:
+            return record
+        noted = {**record.refs, OVERRIDDEN: refs[OVERRIDDEN]}
+        return await self.store.runs.update(record.run_id, refs=noted)
 
     async def _resolve(
         self, job: JobT, dataset: Dataset, caller: Identity, around: Caller

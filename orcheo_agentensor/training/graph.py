@@ -56,6 +56,7 @@ def create_training_graph(
     store: Any = None,
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    overrides_flag: str | None = None,
 ) -> JobGraph[TrainingState, TrainingJob, TrainingOutput]:
     """The training subgraph, uncompiled: compile it, or add it to a host with `training_node`.
 
@@ -74,6 +75,8 @@ def create_training_graph(
         store: A `Store`, a database URL, or None for a store in memory.
         settings: The operator's settings; those of the environment when left out.
         new_run_id: Names runs whose job does not.
+        overrides_flag: Who trains although the flag `agent_trainer_enabled` of the workflow is off;
+            noted in the run's record.
 
     Returns:
         A `StateGraph`.
@@ -119,6 +122,7 @@ def create_training_graph(
             config=config,
             context=context,
             optimizer=optimizer,
+            overrides_flag=overrides_flag,
         ),
         store=store if isinstance(store, Store) else Store.from_url(store),
         settings=settings,

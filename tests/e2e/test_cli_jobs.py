@@ -77,6 +77,30 @@ def test_min_score_gates(project: Project, gates: list[str], code: int) -> None:
     assert all(gate["met"] for gate in document["gates"]) == (code == 0)
 
 
+def test_a_flag_that_is_off_refuses_training_and_an_operator_may_override_it(
+    project: Project,
+) -> None:
+    project.ok("workflows", "flag", "shop", "agent_trainer_enabled", "off")
+    assert "agent_trainer_enabled" in project.refused("train", "train.yaml", "--run-id", "no")
+    assert not project.log.exists()
+    found = project.ok("train", "train.yaml", "--run-id", "yes", "--override-flag")
+    assert found["status"] == "finished"
+    refs = project.ok("runs", "show", "yes")["refs"]
+    assert refs["agent_trainer_enabled_overridden_by"]
+
+
+def test_a_phase_sets_the_flags_of_a_workflow(project: Project) -> None:
+    found = project.ok("workflows", "phase", "shop", "dev")
+    assert found["feature_flags"] == {
+        "phase": "dev",
+        "agent_trainer_enabled": True,
+        "runnable_config_enabled": False,
+    }
+    project.write("auto.yaml", training_job(promote="auto"))
+    assert "job.promote" in project.refused("train", "auto.yaml")
+    assert project.ok("workflows", "phase", "shop", "unset")["feature_flags"] == {}
+
+
 def test_too_few_cases_within_the_sla_end_with_one(project: Project) -> None:
     cases = [
         {"id": word, "inputs": {"id": word, "word": word}, "expected_output": {"label": "known"}}
