@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad, astep, step
     from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
+    from orcheo_agentensor.reporting import Comparison, acompare, compare
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
     from orcheo_agentensor.runs.manifest import Manifest
     from orcheo_agentensor.seeds import get_seed
@@ -86,6 +87,7 @@ __all__ = [
     "Budget",
     "Case",
     "CaseResult",
+    "Comparison",
     "ConfigCheckpoint",
     "Contains",
     "Dataset",
@@ -133,12 +135,14 @@ __all__ = [
     "TrainingJob",
     "TrainingResult",
     "TrajectoryMatch",
+    "acompare",
     "aevaluate",
     "apublish",
     "arollback_publication",
     "astep",
     "atrain",
     "bind_evaluator",
+    "compare",
     "configure",
     "create_evaluation_graph",
     "create_training_graph",
@@ -202,6 +206,7 @@ __getattr__ = lazily(
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),
         "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),
+        "reporting": ("Comparison", "acompare", "compare"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
         "runs.manifest": ("Manifest",),
         "training": (

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orcheo_agentensor.cli import admin, checkpoints, datasets, jobs, options, runs
+from orcheo_agentensor.cli import admin, checkpoints, compare, datasets, jobs, options, runs
 from orcheo_agentensor.cli.errors import EXIT_CODES, command
 from orcheo_agentensor.cli.output import console, print_json, show, show_table
 from orcheo_agentensor.display import number, percent
@@ -123,6 +123,7 @@ command(app, "evaluate")(jobs.evaluate)
 command(app, "train")(jobs.train)
 command(app, "run")(jobs.run)
 command(app, "resume")(jobs.resume)
+command(app, "compare")(compare.compare)
 command(app, "publish")(checkpoints.publish)
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -322,7 +322,8 @@ def _missed(row: CaseRow) -> bool:
     where it says nothing of passing."""
     return row.rollout.failure is not None or any(
         score.failure is not None
-        or (score.passed is False if score.passed is not None else (score.score or 0.0) < 1.0)
+        or score.passed is False
+        or (score.passed is None and score.score is not None and score.score < 1.0)
         for score in row.scores
     )
 

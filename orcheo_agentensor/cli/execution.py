@@ -23,6 +23,7 @@ from langgraph.runtime import RunControl
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.cli import output
+from orcheo_agentensor.cli.compare import Baseline, show_comparison
 from orcheo_agentensor.cli.errors import ExitCode
 from orcheo_agentensor.cli.jobfile import Overrides, load_job
 from orcheo_agentensor.cli.options import (
@@ -51,6 +52,7 @@ from orcheo_agentensor.evaluation import EvaluationJob, create_evaluation_graph
 from orcheo_agentensor.evaluators.contained import left_behind
 from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.redaction import knowing, redact, without_secrets
+from orcheo_agentensor.reporting import acompare
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
 from orcheo_agentensor.runs.manifest import Described, Manifest, compare
@@ -80,6 +82,7 @@ def start_run(
     *,
     min_score: Sequence[str] | None = None,
     overrides_flag: str | None = None,
+    against: Baseline | None = None,
     dry_run: bool,
     store: str | None,
     as_json: bool,
@@ -107,13 +110,19 @@ def start_run(
     async def main() -> int:
         async with reading(runner.store) as there:
             checked = await runner.manager(there).check(job)
+            workflow_id = checked.record.workflow_id
+            before = None if against is None else await against.find(workflow_id, there)
         require_known(gates, [evaluator.name for evaluator in checked.evaluators])
         if dry_run:
             output.show_plan(describe(checked), as_json=as_json)
             return ExitCode.OK
         async with runner.store:
             found = await runner.start(checked, job, folder=str(path.parent.resolve()))
-            return ending.report(found, await runner.store.runs.get(found["run_id"]))
+            run_id = found["run_id"]
+            if before is not None and found["status"] in ("finished", "missed_threshold"):
+                compared = await acompare(before, run_id, store=runner.store)
+                found = {**found, "comparison": compared}
+            return ending.report(found, await runner.store.runs.get(run_id), against=against)
 
     return runner.stopper.run(main())
 
@@ -576,9 +585,17 @@ class Ending:
     job: str | None = None
 
     def report(
-        self, found: Mapping[str, Any], run: RunRecord, differs: Mapping[str, Any] | None = None
+        self,
+        found: Mapping[str, Any],
+        run: RunRecord,
+        *,
+        differs: Mapping[str, Any] | None = None,
+        against: Baseline | None = None,
     ) -> int:
-        """Print the end of a run; returns the exit code. `differs` is what a rerun has changed."""
+        """Print the end of a run; returns the exit code.
+
+        `differs` is what a rerun has changed, `against` what it must not be worse than.
+        """
         store = store_option(self.store_url)
         status = found["status"]
         document: dict[str, Any] = {"run_id": run.run_id}
@@ -609,7 +626,14 @@ class Ending:
             document |= {"rerun_of": differs["before"], "differences": differs}
             if not self.as_json:
                 output.show_run_diff(differs)
+        drops: list[str] = []
+        if against is not None and "comparison" in found:
+            drops = against.drops(found["comparison"])
+            document["comparison"] = {**found["comparison"].to_json(), "drops": drops}
+            if not self.as_json:
+                show_comparison(found["comparison"], drops)
         missed = status == "missed_threshold" or not all(gate["met"] for gate in gates)
+        missed = missed or bool(drops)
         return self._finish(document, ExitCode.THRESHOLD if missed else ExitCode.OK)
 
     def _finish(self, document: Mapping[str, Any], code: ExitCode) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orcheo_agentensor.cli import options
+from orcheo_agentensor.cli.compare import Against, Alpha, MaxDrop, against_baseline
 from orcheo_agentensor.cli.jobfile import Overrides
 
 
@@ -22,6 +23,9 @@ def evaluate(
     reuse: options.Reuse = None,
     accept_drift: options.AcceptDrift = False,
     min_score: options.MinScore = None,
+    baseline: Against = None,
+    max_drop: MaxDrop = None,
+    alpha: Alpha = 0.05,
     dry_run: options.DryRun = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
@@ -46,6 +50,7 @@ def evaluate(
             accept_drift=accept_drift,
         ),
         min_score=min_score,
+        against=against_baseline(baseline, max_drop=max_drop, alpha=alpha),
         dry_run=dry_run,
         store=store,
         as_json=as_json,

@@ -1,0 +1,132 @@
+"""`agentensor compare`: runs and versions against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orcheo_agentensor.cli import options
+from orcheo_agentensor.cli.errors import ExitCode
+from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.reporting import Comparison
+    from orcheo_agentensor.storage import Store
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="RUN|VERSION|ALIAS",
+        help="Exit with 1 when a score is worse than there, by --max-drop or significantly.",
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Exit with 1 when a score falls by more than X, or significantly."
+    ),
+]
+Alpha = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, metavar="P", help="The level of significance for --max-drop."),
+]
+
+
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|WORKFLOW@VERSION…",
+            help="Two or more runs or versions; each is compared with the first.",
+        ),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Differences for each value of this metadata field."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The seed of the tests.")] = 0,
+    max_drop: MaxDrop = None,
+    alpha: Alpha = 0.05,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Compare runs or versions case by case: differences, tests, and the cases that flipped.
+
+    A training stands for its best version, on the cases that its search never saw.
+    """
+    from orcheo_agentensor.reporting import acompare
+
+    if len(sides) < 2:
+        raise BadInput(field="compare", value=sides, rule="needs at least two runs or versions")
+
+    async def work(opened: Store) -> Comparison:
+        return await acompare(*sides, store=opened, by=by, seed=seed)
+
+    found = options.read_from(store, work)
+    drops = drops_of(found, most=max_drop, alpha=alpha)
+    code = ExitCode.THRESHOLD if drops else ExitCode.OK
+    if as_json:
+        print_json({**found.to_json(), "drops": drops, "exit_code": int(code)})
+        return code
+    show_comparison(found, drops)
+    return code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What an evaluation must not be worse than: a run, WORKFLOW@VERSION, or a version or alias of
+    the job's own workflow."""
+
+    side: str
+    max_drop: float
+    alpha: float
+
+    async def find(self, workflow_id: str, store: Store) -> str:
+        """Its full name; raises as `acompare` does where it has no measured cases."""
+        from orcheo_agentensor.reporting.comparison import load_side
+
+        full = self.side
+        if "@" not in full:
+            try:
+                await store.runs.get(full)
+            except NotFound:
+                full = f"{workflow_id}@{full}"
+        await load_side(full, store)
+        return full
+
+    def drops(self, found: Comparison) -> list[str]:
+        """What is worse by more than is allowed."""
+        return drops_of(found, most=self.max_drop, alpha=self.alpha)
+
+
+def against_baseline(side: str | None, *, max_drop: float | None, alpha: float) -> Baseline | None:
+    """The baseline that the options of `evaluate` name, if any; by default 0.02 may be lost."""
+    if side is None:
+        if max_drop is not None:
+            raise BadInput(field="--max-drop", value=max_drop, rule="needs a --baseline")
+        return None
+    return Baseline(side=side, max_drop=0.02 if max_drop is None else max_drop, alpha=alpha)
+
+
+def drops_of(found: Comparison, *, most: float | None, alpha: float) -> list[str]:
+    """The drops of each side against the first that are too large; none without a limit."""
+    if most is None:
+        return []
+    return [drop for one in found.contrasts for drop in one.drops(most=most, alpha=alpha)]
+
+
+def show_comparison(found: Comparison, drops: Sequence[str]) -> None:
+    """Print the tables and notes of a comparison to stdout, and the drops that are too large."""
+    for title, columns, rows in found.tables():
+        if title:
+            show(title, style="bold")
+        show_table(columns, rows)
+    for note in found.notes:
+        show(f"note: {note}")
+    for drop in drops:
+        show(f"missed: {drop}", style="red")
