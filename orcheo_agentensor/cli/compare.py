@@ -1,16 +1,17 @@
-"""`agentensor compare`: runs and versions against each other."""
+"""`agentensor compare` and `report`: runs and versions against each other, and results to share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import ExitCode
-from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.cli.output import print_json, require_new, show, show_table, write_whole
 from orcheo_agentensor.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -102,6 +103,36 @@ class Baseline:
     def drops(self, found: Comparison) -> list[str]:
         """What is worse by more than is allowed."""
         return drops_of(found, most=self.max_drop, alpha=self.alpha)
+
+
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .html page, .md for a pull request, .xml (JUnit), or .json.",
+        ),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    store: options.StoreUrl = None,
+) -> None:
+    """Write the report of a finished run to one file: for a browser, a pull request, or CI."""
+    from orcheo_agentensor.reporting.report import WRITERS, load_report
+
+    write = WRITERS.get(output.suffix.lower())
+    if write is None:
+        raise BadInput(
+            field="--output", value=str(output), rule=f"must end in {', '.join(WRITERS)}"
+        )
+    require_new(output, force=force)
+
+    async def work(opened: Store) -> str:
+        return write(await load_report(run_id, store=opened))
+
+    write_whole(output, [options.read_from(store, work)])
 
 
 def against_baseline(side: str | None, *, max_drop: float | None, alpha: float) -> Baseline | None:

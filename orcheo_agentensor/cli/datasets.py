@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +12,15 @@ import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import command
-from orcheo_agentensor.cli.output import print_json, say, show, show_metadata, show_table
+from orcheo_agentensor.cli.output import (
+    print_json,
+    require_new,
+    say,
+    show,
+    show_metadata,
+    show_table,
+    write_whole,
+)
 from orcheo_agentensor.display import when
 from orcheo_agentensor.errors import BadInput
 
@@ -149,7 +155,7 @@ def convert(
     from orcheo_agentensor.datasets.formats import read_foreign
 
     columns = dict(_pair(given) for given in column or [])
-    _require_new(output, force=force)
+    require_new(output, force=force)
     known: Any = form  # an unknown one is refused with the list
     found = read_foreign(file, form=known, columns=columns, encoding=encoding, typed=typed)
     dataset = Dataset.from_imported(found, id=file.stem)
@@ -208,7 +214,7 @@ def split(
     """Give each case a split; earlier splits are replaced."""
     from orcheo_agentensor.datasets import Dataset
 
-    _require_new(output, force=force)
+    require_new(output, force=force)
     shares = {"train": train, "validation": validation, "holdout": holdout}
     wanted = {name: share for name, share in shares.items() if share}
     dataset = Dataset.load(file).with_splits(wanted, seed=seed, stratify=stratify)
@@ -229,7 +235,7 @@ def sample(
     """Draw cases, each at most once; the same seed and file give the same cases."""
     from orcheo_agentensor.datasets import Dataset
 
-    _require_new(output, force=force)
+    require_new(output, force=force)
     _write(Dataset.load(file).sample(count, seed=seed).cases, output)
 
 
@@ -291,7 +297,7 @@ def from_run(
     """Make a dataset of the cases that a run recorded."""
     from orcheo_agentensor.datasets import Case
 
-    _require_new(output, force=force)
+    require_new(output, force=force)
 
     async def work(opened: Store) -> tuple[list[Case], list[CaseRow]]:
         run = await opened.runs.get(run_id)
@@ -344,13 +350,6 @@ def _pair(given: str) -> tuple[str, str]:
     return field.strip(), source.strip()
 
 
-def _require_new(output: Path | None, *, force: bool) -> None:
-    if output is not None and output.exists() and not force:
-        raise BadInput(
-            f"{output} exists; --force writes over it", field="--output", value=str(output)
-        )
-
-
 def _write(cases: Iterable[Case], output: Path | None) -> None:
     """Print cases as JSONL, or write them to a file that appears when it is complete."""
     lines = (
@@ -362,14 +361,4 @@ def _write(cases: Iterable[Case], output: Path | None) -> None:
         for line in lines:
             print(line)  # noqa: T201 - the result of the command
         return
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=output.parent, delete=False
-        ) as written:
-            written.writelines(f"{line}\n" for line in lines)
-        os.replace(written.name, output)
-    except OSError as error:
-        raise BadInput(
-            f"{output}: cannot be written ({error.strerror})", field="--output", value=str(output)
-        ) from None
-    show(f"{output} is written")
+    write_whole(output, (f"{line}\n" for line in lines))

@@ -267,7 +267,7 @@ def rerun_run(
             found = await runner.start(checked, again, folder=str(folder), rerun_of=run_id)
             ended = found["status"] != INTERRUPTED
             differs = await compare(opened, run_id, found["run_id"]) if ended else None
-            return ending.report(found, await opened.runs.get(found["run_id"]), differs)
+            return ending.report(found, await opened.runs.get(found["run_id"]), differs=differs)
 
     return stopper.run(main())
 

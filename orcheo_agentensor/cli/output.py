@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.display import clean, clean_json, number, rich_table
+from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +48,27 @@ def print_json(document: Any) -> None:
         sys.stdout.write(text)
     except UnicodeEncodeError:  # an output that cannot take every character
         sys.stdout.write(json.dumps(json.loads(text), indent=2) + "\n")
+
+
+def require_new(path: Path | None, *, force: bool) -> None:
+    """Refuse to write over a file, unless that is wanted."""
+    if path is not None and path.exists() and not force:
+        raise BadInput(f"{path} exists; --force writes over it", field="--output", value=str(path))
+
+
+def write_whole(path: Path, parts: Iterable[str]) -> None:
+    """Write a file that appears when it is complete."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            with written.open("w", encoding="utf-8") as file:
+                file.writelines(parts)
+            written.replace(path)
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be written ({error.strerror})", field="--output", value=str(path)
+        ) from None
+    show(f"{path} is written")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

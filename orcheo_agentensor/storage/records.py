@@ -321,3 +321,21 @@ class CaseRow:
         """The id of the rollout's root run in traces; None where another run has executed it."""
         attempts = self.rollout.usage.rollouts
         return str(trace_id_of(self.run_id, self.rollout.key, attempts)) if attempts else None
+
+
+
+@dataclass(kw_only=True, slots=True)
+class Mark:
+    """A stored rollout without its output: what it scored, and how many rollouts came before it.
+
+    `scores` has for each evaluator its score, whether it passed, and whether it failed.
+    """
+
+    case_id: str
+    candidate_hash: str
+    phase: str
+    replicate: int
+    position: int
+    latency_ms: float
+    failed: bool
+    scores: dict[str, tuple[float | None, bool | None, bool]] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from orcheo_agentensor.storage.records import (
     CandidateRecord,
     CaseRow,
     Lease,
+    Mark,
     RunMode,
     RunRecord,
     RunStatus,
@@ -467,6 +468,36 @@ class Runs(Repository):
             return [
                 CaseRow(run_id=run_id, rollout=row, scores=by_key.get(row.key, [])) for row in found
             ]
+
+        return await self._db.read(work)
+
+    async def marks(self, run_id: str) -> builtins.list[Mark]:
+        """What every stored rollout of a run has scored, in the order they were written."""
+        chosen = ("position", "case_id", "candidate_hash", "phase", "replicate", "latency_ms")
+        query = (
+            select(*(rollouts.c[name] for name in chosen), rollouts.c.failure.is_not(None))
+            .where(rollouts.c.run_id == run_id)
+            .order_by(rollouts.c.position)
+        )
+        columns = (scores.c.position, scores.c.name, scores.c.score, scores.c.passed)
+        scored = select(*columns, scores.c.failure.is_not(None)).where(scores.c.run_id == run_id)
+
+        def work(connection: Connection) -> builtins.list[Mark]:
+            found = {
+                row[0]: Mark(
+                    position=row[0],
+                    case_id=row[1],
+                    candidate_hash=row[2],
+                    phase=row[3],
+                    replicate=row[4],
+                    latency_ms=row[5],
+                    failed=row[6],
+                )
+                for row in connection.execute(query)
+            }
+            for position, name, score, passed, failed in connection.execute(scored):
+                found[position].scores[name] = (score, passed, bool(failed))
+            return [*found.values()]
 
         return await self._db.read(work)
 
