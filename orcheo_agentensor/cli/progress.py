@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from orcheo_agentensor.events import Event, EventWriter
 
 _QUARTERS = 4
+_SILENCE = 15.0
+"""Seconds after which a log gets a line, whatever happens."""
 
 
 @contextmanager
@@ -55,35 +58,62 @@ def _bar() -> Progress:
 
 
 class Lines:
-    """Plain lines, for logs: the start, each quarter of the cases, each training step."""
+    """Plain lines, for logs: the start, each quarter of the cases or each training step, and a line
+    with counts and the time left when there has been none for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told = Told()
         self._training = False
-        self._budget: int | None = None
-        self._quarter = 0
+        self._total: int | None = None
+        self._done = self._failed = self._quarter = 0
+        self._mean = ""
+        self._began = self._last = clock()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         kind = event["type"]
         if kind == "run_started":
             self._training = event["mode"] == "train"
-            self._budget = (event.get("budget") or {}).get("rollouts")
-            say(_started(event))
+            self._total = (event.get("budget") or {}).get("rollouts", event.get("cases"))
+            self._say(_started(event))
         elif kind == "evaluation_progress" and not self._training:
+            self._mean = f", score {number(event['mean'])}"
             quarter = event["done"] * _QUARTERS // event["total"]
             if quarter > self._quarter:
                 self._quarter = quarter
-                score = f"score {number(event['mean'])}, {event['failed']} failed"
-                say(f"{event['done']}/{event['total']} cases, {score}")
+                self._done, self._failed = event["done"], event["failed"]
+                self._say(self._counts())
         elif kind == "training_progress":
+            self._done, self._mean = event["usage"]["rollouts"], f", best {number(event['best'])}"
             outcomes = ", ".join(name.replace("_", " ") for name in event["outcomes"])
-            limit = "" if self._budget is None else f"/{self._budget}"
-            say(
-                f"step {event['step']}: {outcomes}; best {number(event['best'])}, "
-                f"{event['usage']['rollouts']}{limit} rollouts"
-            )
-        elif text := _news(event):
-            say(text)
+            self._say(f"step {event['step']}: {outcomes}; {self._counts()}")
+        elif kind == "case_finished":
+            self._failed += not event["ok"]
+            self._done += 1
+            if self._clock() - self._last >= _SILENCE:
+                self._say(self._counts())
+        elif text := self._told.news(event):
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._last = self._clock()
+        say(text)
+
+    def _counts(self) -> str:
+        what = "rollouts" if self._training else "cases"
+        of = "" if self._total is None else f"/{self._total}"
+        return f"{self._done}{of} {what}{self._mean}, {self._failed} failed{self._left()}"
+
+    def _left(self) -> str:
+        """The time left at the pace so far; a training may end before its budget does."""
+        if self._total is None or not 0 < self._done < self._total:
+            return ""
+        left = (self._clock() - self._began) / self._done * (self._total - self._done)
+        if left < 1:
+            return ""
+        shown = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+        return f", {'at most ' if self._training else 'about '}{shown} left"
 
 
 class Live:
@@ -92,6 +122,7 @@ class Live:
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("starting", total=None, note="")
+        self._told = Told()
         self._training = False
         self._failed = 0
         self._mean = "score -"
@@ -118,7 +149,7 @@ class Live:
         elif kind == "training_progress":
             self._mean = f"step {event['step']}, best {number(event['best'])}"
             self._bar.update(self._task, completed=event["usage"]["rollouts"], note=self._mean)
-        elif text := _news(event):
+        elif text := self._told.news(event):
             self._print(text)
 
     def _print(self, text: str) -> None:
@@ -155,23 +186,40 @@ def _bindings(event: Event) -> str:
     return "".join(f"\n  {name}: {how}" for name, how in event.get("bindings", {}).items())
 
 
-def _news(event: Event) -> str | None:
-    """The line that an event in the middle of a run gets; None for most events."""
-    kind = event["type"]
-    if kind == "warning":
-        return f"warning: {event['message']}"
-    if kind == "candidate_accepted":
-        parts = [", ".join(event["components"])] if event["components"] else []
-        if event["validation"] is not None:
-            parts.append(f"validation {number(event['validation'])}")
-        return f"{'new best' if event['new_best'] else 'accepted'}: {', '.join(parts)}"
-    if kind == "proposal_rejected":
-        return f"not kept ({event['status'].replace('_', ' ')}): {event['reason']}"
-    if kind == "checkpoint_saved":
-        objective = number(event["objective"])
-        return f"version {event['version']} stored ({event['reason']}), validation {objective}"
-    if kind == "holdout_summary":
-        return (
-            f"holdout: gain {event['gain']:+.3f} on {event['n']} cases, p = {event['p_value']:.4f}"
-        )
-    return None
+class Told:
+    """The lines that events in the middle of a run get; it remembers the best score told."""
+
+    def __init__(self) -> None:
+        self._best: float | None = None
+
+    def news(self, event: Event) -> str | None:
+        """The line of an event; None for most."""
+        kind = event["type"]
+        if kind == "warning":
+            return f"warning: {event['message']}"
+        if kind == "candidate_accepted":
+            return self._accepted(event)
+        if kind == "proposal_rejected":
+            names = ", ".join(event["components"]) or "prompts"
+            return f"{names} not changed ({event['status'].replace('_', ' ')}): {event['reason']}"
+        if kind == "checkpoint_saved":
+            objective = number(event["objective"])
+            return f"version {event['version']} stored ({event['reason']}), validation {objective}"
+        if kind == "holdout_summary":
+            return (
+                f"holdout: gain {event['gain']:+.3f} on {event['n']} cases, "
+                f"p = {event['p_value']:.4f}"
+            )
+        return None
+
+    def _accepted(self, event: Event) -> str:
+        validation, names = event["validation"], ", ".join(event["components"])
+        score = "" if validation is None else f", validation {number(validation)}"
+        if not names:
+            self._best = validation
+            return f"baseline measured{score}"
+        if event["new_best"]:
+            self._best = validation
+            return f"new best: {names} rewritten{score}"
+        best = "" if self._best is None else f"; the best stays at {number(self._best)}"
+        return f"{names} rewritten, better on its cases and kept to build on{score}{best}"
