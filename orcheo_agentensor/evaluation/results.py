@@ -109,6 +109,24 @@ class CaseResult:
         """Whether the target and every evaluator did their part."""
         return self.target_failure is None and not self.failures
 
+    @property
+    def verdicts(self) -> dict[str, bool]:
+        """Evaluator name -> whether the case passed it; a score passes from 1 on where the
+        evaluator says nothing of passing."""
+        return {
+            outcome.name: (outcome.score or 0.0) >= 1.0
+            if outcome.passed is None
+            else outcome.passed
+            for outcome in self.outcomes
+            if isinstance(outcome, EvaluationResult)
+            and (outcome.passed is not None or outcome.score is not None)
+        }
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing broke and the case passed all of its evaluators."""
+        return self.ok and all(self.verdicts.values())
+
     def objective(self, weights: Mapping[str, float]) -> float | None:
         """The weighted mean of this case's scores; None where something broke or none counts."""
         return weighted_mean(self.scores, weights) if self.ok else None

@@ -29,7 +29,6 @@ from orcheo_agentensor.evaluation.statistics import (
     paired_difference,
     percentile,
 )
-from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.storage import Store
@@ -568,7 +567,7 @@ def _side(one: MeasuredCases, shared: Sequence[str]) -> Side:
     replicates = max(len(one.runs[case_id]) for case_id in shared)
     objectives = [found for r in results if (found := r.objective(one.weights)) is not None]
     latencies = [r.latency_ms for r in results if r.target_failure is None]
-    passes = [[_passed(run) for run in one.runs[case_id]] for case_id in shared]
+    passes = [[run.passed for run in one.runs[case_id]] for case_id in shared]
     return Side(
         name=one.name,
         cases=len(shared),
@@ -581,11 +580,6 @@ def _side(one: MeasuredCases, shared: Sequence[str]) -> Side:
         pass_all=_pass_rates(passes, replicates, all_of=True),
         variance=_variance(one, shared) if replicates > 1 else None,
     )
-
-
-def _passed(run: CaseResult) -> bool:
-    """Whether a run of a case passed all of its evaluators; one that failed did not."""
-    return run.ok and all(_verdicts(run, ()).values())
 
 
 def _pass_rates(
@@ -711,16 +705,7 @@ def _flip(before: CaseResult, after: CaseResult, names: Sequence[str]) -> Flip |
 
 
 def _verdicts(result: CaseResult, names: Sequence[str]) -> dict[str, bool]:
-    if result.target_failure is not None:
-        return dict.fromkeys(names, False)
-    return {
-        outcome.name: outcome.passed
-        if outcome.passed is not None
-        else (outcome.score or 0.0) >= 1.0
-        for outcome in result.outcomes
-        if isinstance(outcome, EvaluationResult)
-        and (outcome.passed is not None or outcome.score is not None)
-    }
+    return result.verdicts if result.target_failure is None else dict.fromkeys(names, False)
 
 
 def _front(sides: Sequence[Side]) -> tuple[str, ...]:
