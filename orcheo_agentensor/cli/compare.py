@@ -97,7 +97,10 @@ class Baseline:
                 await store.runs.get(full)
             except NotFound:
                 full = f"{workflow_id}@{full}"
-        await load_side(full, store)
+        try:
+            await load_side(full, store)
+        except NotFound as error:
+            raise NotFound(f"--baseline {self.side}: {error.message}") from None
         return full
 
     def drops(self, found: Comparison) -> list[str]:

@@ -20,7 +20,7 @@ from orcheo_agentensor.display import (
     percent,
     rich_table,
 )
-from orcheo_agentensor.errors import BadInput, ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError, NotFound
 from orcheo_agentensor.evaluation.api import EvaluationReport
 from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
 from orcheo_agentensor.evaluation.statistics import (
@@ -491,14 +491,21 @@ async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases
         outcomes = [outcome_of(score) for score in row.scores]
         case = cases[row.rollout.case_id]
         runs[case.id].append(case_result(case, row.rollout, outcomes, spent, replayed=True))
-    manifest = await store.runs.manifest(run.run_id)
-    evaluators = (manifest or {}).get("evaluators") or []
+    evaluators = (await manifest_of(store, run.run_id)).get("evaluators") or []
     return MeasuredCases(
         name=side,
         runs=dict(runs),
         fingerprints={one["name"]: one["fingerprint"] for one in evaluators},
         weights={one["name"]: one["weight"] for one in evaluators},
     )
+
+
+async def manifest_of(store: Store, run_id: str) -> dict[str, Any]:
+    """The manifest of a run; empty for one that an earlier release recorded without."""
+    try:
+        return await store.runs.manifest(run_id)
+    except NotFound:
+        return {}
 
 
 def _compare(measured: Sequence[MeasuredCases], by: str | None, seed: int) -> Comparison:

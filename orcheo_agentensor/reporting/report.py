@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from orcheo_agentensor.display import interval, milliseconds, number, percent, spent, when
+from orcheo_agentensor.display import clean, interval, milliseconds, number, percent, spent, when
 from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
-from orcheo_agentensor.reporting.comparison import PHASES, Comparison, acompare
-from orcheo_agentensor.storage import CandidateRecord, CaseRow, RunRecord, Store
+from orcheo_agentensor.reporting.comparison import PHASES, Comparison, acompare, manifest_of
+from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
 from orcheo_agentensor.storage.tables import clean_text
 
@@ -150,7 +150,7 @@ async def load_report(run_id: str, *, store: Store) -> RunReport:
             field="run",
             value=run_id,
         )
-    manifest = await store.runs.manifest(run_id) or {}
+    manifest = await manifest_of(store, run_id)
     weights = {one["name"]: one["weight"] for one in manifest.get("evaluators") or ()}
     marks = await store.runs.marks(run_id)
     candidates = await store.training.candidates(run_id) if run.mode == "train" else []
@@ -239,7 +239,7 @@ async def _views(
     by_case: dict[str, CaseRow] = {}
     for row in sorted(rows, key=_row_badness):
         by_case.setdefault(row.rollout.case_id, row)
-    cases = await store.datasets.cases(str(run.dataset_id), run.dataset_version, wanted)
+    cases = await store.datasets.cases(str(run.dataset_id), str(run.dataset_version), wanted)
     return [_view(line, cases[line.case_id], by_case[line.case_id]) for line in lines]
 
 
@@ -281,32 +281,32 @@ def _text(value: Any) -> str:
 # -- Trainings -------------------------------------------------------------------------------------
 
 
-async def _versions(store: Store, run: RunRecord) -> dict[str, int]:
+async def _versions(store: Store, run: RunRecord) -> dict[str, ConfigCheckpoint]:
     """Candidate -> its version, of the versions that a training has made."""
     found = await store.checkpoints.list(run.workflow_id, limit=None)
-    return {
-        str(one.metadata.get("candidate")): one.config_version
-        for one in found
-        if one.run_id == run.run_id
-    }
+    return {str(one.metadata.get("candidate")): one for one in found if one.run_id == run.run_id}
 
 
 async def _against_baseline(
     store: Store,
     run: RunRecord,
-    versions: Mapping[str, int],
+    versions: Mapping[str, ConfigCheckpoint],
     best: str | None,
     candidates: Sequence[CandidateRecord],
 ) -> Comparison | None:
     baseline = candidates[0].candidate_hash if candidates else None
     if best is None or best == baseline or best not in versions or baseline not in versions:
         return None
-    sides = (f"{run.workflow_id}@{versions[str(which)]}" for which in (baseline, best))
+    sides = (
+        f"{run.workflow_id}@{versions[str(which)].config_version}" for which in (baseline, best)
+    )
     return await acompare(*sides, store=store)
 
 
 def _lineage(
-    candidates: Sequence[CandidateRecord], marks: Sequence[Mark], versions: Mapping[str, int]
+    candidates: Sequence[CandidateRecord],
+    marks: Sequence[Mark],
+    versions: Mapping[str, ConfigCheckpoint],
 ) -> list[CandidateView]:
     numbers = {one.candidate_hash: n for n, one in enumerate(candidates)}
     at: dict[str, int] = {}
@@ -317,6 +317,7 @@ def _lineage(
     found = []
     for n, one in enumerate(candidates):
         before = prompts[one.parents[0]] if one.parents and one.parents[0] in prompts else {}
+        version = versions.get(one.candidate_hash)
         texts = {name: _prompt_text(value) for name, value in one.prompts.items()}
         old = {name: _prompt_text(value) for name, value in before.items()}
         found.append(
@@ -325,10 +326,10 @@ def _lineage(
                 parents=[numbers[parent] for parent in one.parents if parent in numbers],
                 status=one.status,
                 step=int(one.info.get("step", 0)),
-                objective=one.info.get("validation"),
+                objective=one.info.get("validation", version and version.metrics["objective"]),
                 at=at.get(one.candidate_hash),
                 reason=str(one.info.get("reason") or ""),
-                version=versions.get(one.candidate_hash),
+                version=None if version is None else version.config_version,
                 changes={
                     name: word_diff(old[name], text)
                     for name, text in texts.items()
@@ -410,6 +411,7 @@ def to_html(report: RunReport) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orcheo_agentensor.reporting"),
         autoescape=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

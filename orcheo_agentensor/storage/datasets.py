@@ -95,22 +95,15 @@ class Datasets(Repository):
         return await self._db.read(work)
 
     async def cases(
-        self, dataset_id: str, version: str | None, case_ids: Sequence[str]
+        self, dataset_id: str, version: str, case_ids: Iterable[str]
     ) -> dict[str, dict[str, Any]]:
-        """These cases of a version (of the newest one by default), by their ids."""
-
-        def work(connection: Connection) -> dict[str, dict[str, Any]]:
-            found = _found(connection, dataset_id, version)
-            rows = connection.execute(
-                select(_cases.c.case_id, _cases.c.content).where(
-                    _cases.c.dataset_id == dataset_id,
-                    _cases.c.version == found.version,
-                    _cases.c.case_id.in_(case_ids),
-                )
-            )
-            return dict(rows.tuples().all())
-
-        return await self._db.read(work)
+        """These cases of a version, by their ids."""
+        query = select(_cases.c.case_id, _cases.c.content).where(
+            _cases.c.dataset_id == dataset_id,
+            _cases.c.version == version,
+            _cases.c.case_id.in_([*case_ids]),
+        )
+        return await self._db.read(lambda c: {row.case_id: row.content for row in c.execute(query)})
 
     async def get(
         self,

@@ -173,7 +173,7 @@ async def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:
     await measured(store, "data", known(0), dataset=changed)
     await measured(store, "others", known(0), dataset=[{"id": "x", "inputs": 1}])
     await measured(store, "judge", known(0), evaluators=["contains"])
-    strict = {"type": "numeric_tolerance", "name": "exact_match", "tolerance": 1.0}
+    strict = {"type": "numeric_tolerance", "name": "exact_match", "abs_tol": 1.0}
     await measured(store, "changed", known(0), evaluators=[strict])
     for other, why in (
         ("data", "1 cases have other inputs or expected outputs under the same id, such as 'c00'"),
