@@ -323,7 +323,6 @@ class CaseRow:
         return str(trace_id_of(self.run_id, self.rollout.key, attempts)) if attempts else None
 
 
-
 @dataclass(kw_only=True, slots=True)
 class Mark:
     """A stored rollout without its output: what it scored, and how many rollouts came before it.
