@@ -28,7 +28,7 @@ import orcheo_agentensor
 PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
-    "TrainingResult Decision",
+    "TrainingResult Decision compare acompare Comparison",
     "Workflows and prompts": "configure serve get_prompt get_seed TextTensor FeedbackRecord "
     "TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
