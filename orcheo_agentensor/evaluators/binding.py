@@ -698,9 +698,12 @@ def source_hash(thing: Any) -> str:
 
     It is kept, because a class is found by parsing its whole module.
     """
-    if thing not in _sources:
-        _sources[thing] = _hashed_source(thing)
-    return _sources[thing]
+    try:
+        if thing not in _sources:
+            _sources[thing] = _hashed_source(thing)
+        return _sources[thing]
+    except TypeError:  # a method of a type that is written in C cannot be remembered
+        return _hashed_source(thing)
 
 
 def _hashed_source(thing: Any) -> str:

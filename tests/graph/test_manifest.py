@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -326,3 +327,14 @@ async def test_the_commit_of_the_targets_working_tree_is_noted(
     assert await state() == {"commit": commit, "dirty": False}
     (tmp_path / "gitshop.py").write_text(SHOUT + "\n")
     assert await state() == {"commit": commit, "dirty": True}
+
+
+@pytest.mark.parametrize("target", [str.upper, "-".join, math.sqrt], ids=["upper", "join", "sqrt"])
+async def test_a_target_that_is_written_in_c_is_described_too(target: Any) -> None:
+    store = Store.from_url(None)
+    await aevaluate(
+        target, dataset=[{"inputs": "ab"}], evaluators=["exact_match"], store=store, run_id="r"
+    )
+    found = Manifest.parse(await store.runs.manifest("r"))
+    assert found.target.object is not None
+    assert found.target.object.type == "function"
