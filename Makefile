@@ -4,7 +4,7 @@
 #   make test    lint, types, layers and every test, embedded PostgreSQL included; coverage
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
-#   make docs    make the reference of the Python API anew, from the docstrings
+#   make docs    make the reference of the Python API, and the page of requirements, anew
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make check-locks   install each set as if every package had a newer release by now
@@ -51,6 +51,7 @@ test: lint
 
 docs: $(VENV)/.dev
 	@$(VENV)/bin/python docs/reference/make_api.py
+	@$(VENV)/bin/python docs/reference/make_requirements.py
 
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
-from orcheo_agentensor.config.resolve import merge_configs, resolve
+from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, resolve
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.errors import (
     AgentensorError,
@@ -63,11 +63,11 @@ from orcheo_agentensor.runs.manifest import (
     dataset_info,
     described_parts,
     evaluator_info,
-    git_state,
     job_info,
     other_job,
     redacted_fields,
     target_info,
+    tree_of_process,
     with_environment,
 )
 from orcheo_agentensor.runs.unread import unread
@@ -241,8 +241,7 @@ class RunManager(Generic[JobT]):
         Nothing is written before everything has been checked. Raises `BadInput` and its kinds.
         """
         caller = identity_of_run()
-        here = Path.cwd()
-        git = asyncio.ensure_future(asyncio.to_thread(git_state, here))  # another process works
+        tree = asyncio.ensure_future(asyncio.to_thread(tree_of_process))  # git works meanwhile
         data = self.secrets.reveal(data)  # LangGraph has given it with references
         with self._knowing_secrets(data):
             try:
@@ -262,8 +261,8 @@ class RunManager(Generic[JobT]):
             if checked.job.retry_failed:
                 with contextlib.suppress(NotFound):  # a new run
                     await self.store.runs.retry_failed(run_id)
-            manifest = await with_environment(
-                checked.manifest, source=checked.source, here=here, git=git
+            manifest = await asyncio.to_thread(
+                with_environment, checked.manifest, source=checked.source, here=await tree
             )
             record = await self.store.runs.create(checked.record, manifest=manifest)
             await self._save_dataset(checked.dataset)
@@ -596,13 +595,12 @@ class RunManager(Generic[JobT]):
             training=self._mode == "train",
         )
         source, manifest = await asyncio.to_thread(
-            self._described, job, target, evaluators, dataset
+            self._described, job, target, evaluators, dataset, plan, resolved, callbacks
         )
         if ref := source.to_ref(target.fingerprint):
             refs["source"] = ref
         manifest = redact(manifest) | {
-            "config": config_info(resolved, callbacks, self._given.context),
-            "training": None if plan is None else redact(plan.to_manifest()),
+            "config": manifest["config"],  # the paths in it are named like secrets at times
             "redacted": [*redacted_fields(plain, stored_job)],
         }
         record = RunRecord(
@@ -644,7 +642,14 @@ class RunManager(Generic[JobT]):
         )
 
     def _described(
-        self, job: JobT, target: Target, evaluators: Sequence[BoundEvaluator], dataset: Dataset
+        self,
+        job: JobT,
+        target: Target,
+        evaluators: Sequence[BoundEvaluator],
+        dataset: Dataset,
+        plan: Any,
+        resolved: ResolvedConfig,
+        callbacks: LiveCallbacks,
     ) -> tuple[Provenance, dict[str, Any]]:
         """What the target comes from, and the parts of the manifest that take files to read."""
         given = self._given
@@ -658,7 +663,9 @@ class RunManager(Generic[JobT]):
                 evaluator_info(one, spec) for one, spec in zip(evaluators, specs, strict=True)
             ],
             "dataset": dataset_info(dataset),
+            "config": config_info(resolved, callbacks, given.context),
             "job": job_info(job),
+            "training": None if plan is None else plan.to_manifest(),
             "live": {part: described_parts(getattr(given, part)) for part in self._live_parts(job)},
         }
 

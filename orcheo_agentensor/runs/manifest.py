@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import importlib.metadata
 import inspect
@@ -29,8 +28,6 @@ from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.targets.isolation import Provenance, package_of, parts_of
 
 if TYPE_CHECKING:
-    from asyncio import Future
-
     from orcheo_agentensor.config.resolve import ResolvedConfig
     from orcheo_agentensor.datasets import Dataset
     from orcheo_agentensor.runs.job import Job
@@ -632,18 +629,31 @@ def _version(distribution: str) -> str | None:
 _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 
-async def with_environment(
-    manifest: Mapping[str, Any], *, source: Provenance, here: Path, git: Future[Any]
+def with_environment(
+    manifest: Mapping[str, Any], *, source: Provenance, here: WorkingTree
 ) -> dict[str, Any]:
-    """A manifest as it is stored: with what its run is executed by.
+    """A manifest as it is stored: with what its run is executed by; blocking.
 
-    `git` gives the `git_state` of `here`, which does where the target's code is in the same tree.
+    `here` is known already, and does where the target's code is in the same working tree.
     """
     packages = sorted({*source.packages, *packages_in(manifest)})
-    state = await git
-    if source.folder is not None and working_tree(source.folder) != working_tree(here):
-        state = await asyncio.to_thread(git_state, source.folder)
-    return {**manifest, "environment": await asyncio.to_thread(environment, packages, state)}
+    root, state = here
+    if source.folder is not None and working_tree(source.folder) != root:
+        state = git_state(source.folder)
+    return {**manifest, "environment": environment(packages, state)}
+
+
+WorkingTree: TypeAlias = tuple[Path | None, dict[str, Any] | None]
+"""The root of a working tree and its `git_state`."""
+
+
+def tree_of_process() -> WorkingTree:
+    """The working tree that this process works in; blocking."""
+    try:
+        folder = Path.cwd()
+    except OSError:  # it is gone
+        return None, None
+    return working_tree(folder), git_state(folder)
 
 
 def working_tree(folder: Path) -> Path | None:

@@ -21,6 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
+@pytest.mark.requirement("dataset.imported")
 def test_a_file_of_another_tool_is_converted_and_then_evaluated(project: Project) -> None:
     rows = [
         {

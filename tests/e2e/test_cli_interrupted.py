@@ -102,6 +102,7 @@ def test_a_finished_run_that_met_an_outage_is_repaired(
     )
 
 
+@pytest.mark.requirement("durability.resume")
 def test_a_killed_training_resumes_and_repeats_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
+@pytest.mark.requirement("door.shell")
 def test_evaluate_prints_scores_and_what_to_do_next(project: Project) -> None:
     result = project.call("evaluate", "evaluate.yaml", "--run-id", "first")
     assert result.exit_code == 0, result.output
@@ -68,6 +69,7 @@ def test_reuse_takes_recorded_rollouts(project: Project) -> None:
         (["0.2", "right=0.9"], 1),
     ],
 )
+@pytest.mark.requirement("door.shell")
 def test_min_score_gates(project: Project, gates: list[str], code: int) -> None:
     options = [part for gate in gates for part in ("--min-score", gate)]
     result = project.call("evaluate", "evaluate.yaml", "--json", *options)
@@ -151,6 +153,7 @@ def test_dry_run_shows_the_bindings_and_writes_nothing(project: Project) -> None
     assert project.executions() == []
 
 
+@pytest.mark.requirement("door.shell", "checkpoint.exact")
 def test_train_stores_versions_that_evaluate_to_their_metrics(project: Project) -> None:
     result = project.call("train", "train.yaml", "--run-id", "t")
     assert result.exit_code == 0, result.output

@@ -21,6 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return found
 
 
+@pytest.mark.requirement("audit.manifest")
 def test_a_manifest_is_printed_alone_and_with_its_run(project: Project) -> None:
     project.ok("train", "train.yaml", "--run-id", "t")
     found = json.loads(project.call("runs", "show", "t", "--manifest").stdout)
@@ -35,6 +36,7 @@ def test_a_manifest_is_printed_alone_and_with_its_run(project: Project) -> None:
         assert told in text
 
 
+@pytest.mark.requirement("audit.evaluator-set")
 def test_an_evaluator_set_is_resolved_to_its_evaluators(project: Project) -> None:
     project.ok("train", "train.yaml", "--run-id", "t")
     version = project.ok("checkpoints", "show", "shop", "1")
@@ -43,6 +45,7 @@ def test_an_evaluator_set_is_resolved_to_its_evaluators(project: Project) -> Non
     assert "no run that is known" in project.refused("runs", "evaluators", "abc")
 
 
+@pytest.mark.requirement("audit.diff")
 def test_the_difference_of_two_runs_is_shown_by_its_path(project: Project) -> None:
     project.ok("train", "train.yaml", "--run-id", "a")
     other = training_job(seed=2, stop=[{"type": "max_steps", "steps": 1}])
@@ -58,6 +61,7 @@ def test_the_difference_of_two_runs_is_shown_by_its_path(project: Project) -> No
     assert (same["manifest"], same["results"], same["cases"]["other_scores"]) == ([], [], [])
 
 
+@pytest.mark.requirement("audit.diff")
 def test_exported_manifests_are_compared_and_a_newer_schema_is_refused(project: Project) -> None:
     project.ok("evaluate", "evaluate.yaml", "--run-id", "e")
     exported = project.call("runs", "show", "e", "--manifest").stdout
@@ -69,6 +73,7 @@ def test_exported_manifests_are_compared_and_a_newer_schema_is_refused(project: 
     assert "manifest.schema: 2 is newer than 1" in told
 
 
+@pytest.mark.requirement("audit.rerun")
 def test_a_run_is_run_again_from_a_copy_of_its_database_elsewhere(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +94,7 @@ def test_a_run_is_run_again_from_a_copy_of_its_database_elsewhere(
     assert there.ok("runs", "show", "again")["manifest"]["rerun_of"] == "t"
 
 
+@pytest.mark.requirement("audit.rerun")
 def test_a_rerun_says_what_has_changed(project: Project) -> None:
     project.ok("evaluate", "evaluate.yaml", "--run-id", "e")
     project.ok("workflows", "flag", "shop", "runnable_config_enabled", "on")
@@ -115,6 +121,7 @@ def test_a_rerun_of_a_promoting_training_promotes_nothing(project: Project) -> N
     assert after == before
 
 
+@pytest.mark.requirement("audit.rerun")
 def test_what_a_rerun_cannot_rebuild_is_named_with_what_to_give(project: Project) -> None:
     import shopflow
 
@@ -140,6 +147,7 @@ def test_what_a_rerun_cannot_rebuild_is_named_with_what_to_give(project: Project
     assert {"target.entrypoint", "evaluators.json_valid.weight"} <= changed
 
 
+@pytest.mark.requirement("dataset.metadata")
 def test_a_stored_dataset_is_shown_with_every_version_of_its_metadata(project: Project) -> None:
     for rubric in ("Be right.", "Be right and kind."):
         dataset = {"path": "words.jsonl", "metadata": {"domains": ["shop"], "rubric": rubric}}

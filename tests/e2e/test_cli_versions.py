@@ -69,6 +69,7 @@ def test_two_versions_are_compared(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.yaml"])
+@pytest.mark.requirement("checkpoint.complete")
 def test_an_export_is_a_runnable_config(project: Project, name: str) -> None:
     assert project.call("checkpoints", "export", "shop", "best", "-o", name).exit_code == 0
     text = (project.folder / name).read_text()
@@ -86,6 +87,7 @@ def test_an_export_to_a_wrong_place(project: Project, name: str) -> None:
     assert "--output" in project.refused("checkpoints", "export", "shop", "1", "-o", name)
 
 
+@pytest.mark.requirement("promotion.alias", "promotion.rollback")
 def test_promote_and_roll_back(project: Project) -> None:
     def promote(version: str, *more: str) -> Any:
         return project.ok("checkpoints", "promote", "shop", version, "--alias", "canary", *more)

@@ -148,6 +148,7 @@ def caller(name: str, key: str, model: Any = MODEL, mode: str = "ainvoke") -> An
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream", "abatch", "invoke"])
+@pytest.mark.requirement("config.bound", "training.blame")
 async def test_bound_prompts_of_an_unmodified_graph_are_blamed_where_they_are_read(
     mode: str,
 ) -> None:
@@ -300,6 +301,7 @@ async def test_a_plain_function_reads_bound_prompts_too() -> None:
 # -- All kinds at once -------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("config.bound")
 async def test_prompts_bound_in_three_ways_each_get_their_own_feedback() -> None:
     agent = create_agent(MODEL, [], middleware=[TrainablePrompt("in_agent")], name="agent")
 

@@ -103,6 +103,7 @@ async def trained(target: Any, model: Any, **job: Any) -> TrainingResult:
 
 @pytest.mark.parametrize("threaded", [False, True])
 @pytest.mark.parametrize("calls", [45, 58, 90])
+@pytest.mark.requirement("training.budget")
 async def test_model_calls_are_never_overshot(calls: int, threaded: bool) -> None:
     model = Counting(latency=0.001)
     target = careless(model, 2, threaded=threaded)
@@ -112,6 +113,7 @@ async def test_model_calls_are_never_overshot(calls: int, threaded: bool) -> Non
     assert result.summary["n_target_failed"] == 0
 
 
+@pytest.mark.requirement("training.budget")
 async def test_tokens_are_never_overshot_where_the_model_has_a_cap() -> None:
     for tokens in (1_200, 1_500, 2_000):
         model = Counting(latency=0.001)

@@ -152,6 +152,7 @@ def thread(name: str) -> Any:
     return {"configurable": {"thread_id": name}}
 
 
+@pytest.mark.requirement("door.subgraph")
 async def test_a_host_of_another_shape_evaluates_trains_and_goes_on(
     saver: Any, store: Store
 ) -> None:
@@ -205,6 +206,7 @@ async def test_events_arrive_while_cases_run(store: Store) -> None:
 
 
 @pytest.mark.parametrize("approve", [True, False])
+@pytest.mark.requirement("door.subgraph")
 async def test_an_interrupt_passes_through_the_host_and_is_answered(
     saver: Any, store: Store, approve: bool
 ) -> None:
@@ -310,6 +312,7 @@ async def test_two_hosts_at_once_do_not_mix(saver: Any, store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
+@pytest.mark.requirement("evaluation.live")
 async def test_a_reader_who_leaves_ends_the_run_in_good_order(
     saver: Any, store: Store, how: str
 ) -> None:

@@ -73,6 +73,7 @@ async def everything(path: Path) -> bytes:
     return found
 
 
+@pytest.mark.requirement("checkpoint.small")
 async def test_bytes_per_training_step_are_flat_and_few(tmp_path: Path) -> None:
     path = tmp_path / "graph.db"
     graph = create_training_graph(

@@ -24,6 +24,7 @@ from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.optimizers import ProposalRequest
 
 
+@pytest.mark.requirement("training.improves")
 async def test_promoted_with_the_gain_and_its_interval() -> None:
     async with Store.from_url(None) as store:
         result = await trained(
@@ -63,6 +64,7 @@ async def test_kept_where_the_gain_could_be_chance() -> None:
     assert low <= 0.05 <= high
 
 
+@pytest.mark.requirement("guardrail.regression")
 async def test_rejected_where_a_single_evaluator_falls() -> None:
     """The objective rises on holdout; politeness falls there."""
 
@@ -97,6 +99,7 @@ async def test_rejected_where_a_single_evaluator_falls() -> None:
         ({"approve": False, "actor": "bob", "reason": "too terse"}, "kept"),
     ],
 )
+@pytest.mark.requirement("promotion.person")
 async def test_awaiting_approval_shows_the_numbers_and_takes_an_answer(
     answer: dict[str, Any], status: str
 ) -> None:
@@ -149,6 +152,7 @@ async def test_what_is_no_answer_is_asked_again_and_told_once(wrong: Any) -> Non
         assert done.decision.status == "promoted"
 
 
+@pytest.mark.requirement("promotion.person")
 async def test_a_person_is_asked_about_a_breach_and_may_promote_all_the_same() -> None:
     async with Store.from_url(None) as store:
         job: dict[str, Any] = {
@@ -221,6 +225,7 @@ async def flipped(seed: int) -> TrainingResult:
     )
 
 
+@pytest.mark.requirement("promotion.noise")
 async def test_noise_is_not_promoted() -> None:
     results = await asyncio.gather(*(flipped(seed) for seed in range(30)))
     gains = [result.holdout["gain"] for result in results if result.holdout is not None]

@@ -93,6 +93,7 @@ async def interrupt(store: Store, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["flow:target", "graph:graph"])
+@pytest.mark.requirement("durability.drift")
 async def test_changed_code_is_refused_by_name_and_accepted_on_request(
     shop: Shop, target: str
 ) -> None:
@@ -116,6 +117,7 @@ async def test_changed_code_is_refused_by_name_and_accepted_on_request(
         await evaluated(store, target, run_id="r")  # what was accepted is the code of the run now
 
 
+@pytest.mark.requirement("durability.drift")
 async def test_reuse_of_changed_code_is_noted_where_it_is_accepted(shop: Shop) -> None:
     async with Store.from_url(None) as store:
         await evaluated(store, "flow:target", run_id="old")

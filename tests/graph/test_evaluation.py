@@ -37,6 +37,7 @@ async def double(inputs: dict[str, int]) -> dict[str, int]:
     return {"double": 2 * inputs["n"]}
 
 
+@pytest.mark.requirement("evaluation.scored")
 async def test_scores_every_case_and_reports_in_order() -> None:
     report = await aevaluate(double, dataset=CASES, evaluators=["exact_match"])
     assert report.status == "finished"
@@ -55,6 +56,7 @@ def test_the_sync_twin_works_with_and_without_a_running_loop() -> None:
     assert asyncio.run(inside()).objective == 1.0
 
 
+@pytest.mark.requirement("evaluation.failures")
 async def test_trouble_of_target_and_evaluator_is_counted_and_never_averaged_in() -> None:
     async def target(inputs: dict[str, int]) -> dict[str, Any]:
         if inputs["n"] == 0:
@@ -97,6 +99,7 @@ async def test_coverage_below_the_least_is_a_missed_threshold() -> None:
     assert report.objective is None
 
 
+@pytest.mark.requirement("evaluation.concurrency")
 async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried(
     measured_time: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ async def test_a_slow_case_times_out_alone_and_passing_trouble_is_retried(
     assert second.latency_ms == pytest.approx(7.0)  # backing off is not the target's time
 
 
+@pytest.mark.requirement("evaluation.concurrency")
 async def test_concurrency_is_bounded_and_used() -> None:
     running, most = 0, 0
 
@@ -154,6 +158,7 @@ async def test_concurrency_is_bounded_and_used() -> None:
     assert most == 3
 
 
+@pytest.mark.requirement("evaluation.live")
 async def test_events_come_while_cases_run_numbered_and_in_order() -> None:
     gate = asyncio.Event()
     events: list[dict[str, Any]] = []
@@ -176,6 +181,7 @@ async def test_events_come_while_cases_run_numbered_and_in_order() -> None:
     assert len({event["run_id"] for event in events}) == 1
 
 
+@pytest.mark.requirement("durability.resume")
 async def test_a_run_submitted_again_runs_nothing_twice(tmp_path: Any) -> None:
     calls: list[int] = []
     stuck = asyncio.Event()

@@ -30,6 +30,7 @@ async def evaluated(*evaluators: Any, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("nothing", [None, [], {"results": []}, {"score": None}, {}])
+@pytest.mark.requirement("evaluation.failures")
 async def test_what_is_not_applicable_is_outside_coverage_and_means(nothing: Any) -> None:
     def even(inputs: dict[str, int]) -> Any:
         return nothing if inputs["n"] % 2 else 1.0

@@ -115,11 +115,13 @@ async def test_the_function_that_was_called_is_the_one_that_is_named() -> None:
         call(shout, datset=CASES, evaluators=["exact_match"])
 
 
+@pytest.mark.requirement("door.python")
 def test_sync_and_async_functions_take_the_same_arguments() -> None:
     for sync, twin in ((evaluate, aevaluate), (train, atrain)):
         assert inspect.signature(sync) == inspect.signature(twin)
 
 
+@pytest.mark.requirement("door.python")
 def test_a_report_is_typed_and_shows_itself() -> None:
     report = evaluate(shout, dataset=CASES, evaluators=["exact_match"])
     exact = report.scores["exact_match"]

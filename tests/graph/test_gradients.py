@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from rule_task import NAMES, Target, Teacher, dataset, done, trained
 
 from orcheo_agentensor import (
@@ -89,6 +90,7 @@ class Obedient:
         return {c.name: " ".join([c.text, *map(str, c.feedback)]) for c in request.components}
 
 
+@pytest.mark.requirement("training.by-hand")
 async def test_a_step_by_hand_rewrites_in_place_and_leaves_the_gradients() -> None:
     plan, reply, fixed = (
         TextTensor("Plan."),

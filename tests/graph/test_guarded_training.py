@@ -19,6 +19,7 @@ class HalfBad(Teacher):
         return {**super().texts(request), "writer": "", "nobody": "asked"}
 
 
+@pytest.mark.requirement("training.guards")
 async def test_a_refusal_hits_one_prompt_and_the_other_lives_on() -> None:
     events: list[Any] = []
     half = HalfBad()

@@ -87,6 +87,7 @@ def turns(outputs: dict[str, list[str]]) -> int:
 
 @pytest.mark.parametrize("make", SAVERS)
 @pytest.mark.parametrize("config", [None, {"configurable": {"thread_id": "of the job"}}])
+@pytest.mark.requirement("evaluation.isolated")
 async def test_state_does_not_leak_through_a_thread(make: Any, config: Any) -> None:
     target = make()
     for _ in range(2):
@@ -230,6 +231,7 @@ async def told(target: Any, **arguments: Any) -> list[str]:
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
 @pytest.mark.parametrize("own", [True, False], ids=["own store", "platform's store"])
+@pytest.mark.requirement("evaluation.isolated")
 async def test_memories_stay_within_a_rollout(wrap: Any, own: bool) -> None:
     store = InMemoryStore() if own else None
     assert await told(wrap(remembering(store))) == [""] * 8

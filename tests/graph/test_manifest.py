@@ -84,6 +84,7 @@ async def trained(store: Store, **changes: Any) -> Any:
     return await atrain(answers(), **{**arguments, **changes})
 
 
+@pytest.mark.requirement("audit.manifest")
 async def test_a_manifest_says_what_a_training_was_made_of(store: Store) -> None:
     result = await trained(store)
     found = Manifest.parse(await store.runs.manifest("t"))
@@ -118,6 +119,7 @@ async def test_a_manifest_says_what_a_training_was_made_of(store: Store) -> None
     assert [one["content_hash"] for one in versions] == [v.content_hash for v in result.checkpoints]
 
 
+@pytest.mark.requirement("audit.manifest")
 async def test_the_langgraph_checkpoints_of_a_training_are_named(store: Store) -> None:
     await trained(store)
     at = Manifest.parse(await store.runs.manifest("t")).checkpoints.langgraph
@@ -128,6 +130,7 @@ async def test_the_langgraph_checkpoints_of_a_training_are_named(store: Store) -
     assert ids.index(at["last_checkpoint_id"]) < ids.index(at["first_checkpoint_id"])
 
 
+@pytest.mark.requirement("audit.manifest")
 async def test_three_optimizers_leave_three_manifests() -> None:
     async with Store.from_url(None) as store:
         optimizers = [
@@ -173,6 +176,7 @@ async def test_three_optimizers_leave_three_manifests() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.requirement("audit.same-job")
 async def test_another_job_under_a_finished_run_id_is_refused_by_what_differs(
     changes: dict[str, Any], named: str
 ) -> None:
@@ -186,6 +190,7 @@ async def test_another_job_under_a_finished_run_id_is_refused_by_what_differs(
         assert again.usage.rollouts == (await store.runs.usage("t")).rollouts
 
 
+@pytest.mark.requirement("audit.same-job", "durability.drift")
 async def test_another_target_of_the_same_name_is_refused_and_not_reused() -> None:
     arguments: dict[str, Any] = {"dataset": [{"inputs": "a"}], "evaluators": ["json_valid"]}
 
@@ -203,6 +208,7 @@ async def test_another_target_of_the_same_name_is_refused_and_not_reused() -> No
         assert [case.output for case in old.cases] == ["ax"]
 
 
+@pytest.mark.requirement("audit.sources")
 async def test_the_config_says_where_each_value_comes_from() -> None:
     async with Store.from_url(None) as store:
         await store.workflows.set_defaults(
@@ -239,6 +245,7 @@ async def test_the_config_says_where_each_value_comes_from() -> None:
         assert (found.version, found.defaults_version) == (1, 1)
 
 
+@pytest.mark.requirement("audit.manifest", "audit.secrets")
 async def test_models_are_described_with_their_settings_and_no_secret_is_kept() -> None:
     class Keyed(RuleChatModel):
         """A model with a key among its settings."""
@@ -265,6 +272,7 @@ async def test_models_are_described_with_their_settings_and_no_secret_is_kept() 
         assert Manifest.parse(report.manifest).redacted == ["config.configurable.api_key"]
 
 
+@pytest.mark.requirement("audit.manifest")
 async def test_a_manifest_of_a_newer_schema_is_refused_in_one_sentence() -> None:
     async with Store.from_url(None) as store:
         report = await aevaluate(
@@ -277,6 +285,7 @@ async def test_a_manifest_of_a_newer_schema_is_refused_in_one_sentence() -> None
     )
 
 
+@pytest.mark.requirement("dataset.metadata")
 async def test_new_metadata_of_the_same_cases_are_kept_beside_the_old(store: Store) -> None:
     for rubric in ("v1", "v2"):
         await aevaluate(
@@ -296,6 +305,7 @@ GIT = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 SHOUT = "def shout(inputs):\n    return inputs.upper()\n"
 
 
+@pytest.mark.requirement("audit.manifest")
 async def test_the_commit_of_the_targets_working_tree_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

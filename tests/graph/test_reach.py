@@ -123,6 +123,7 @@ BY: dict[str, Any] = {
 IN_A_HOST = {**BY, "configurable": {**BY["configurable"], "thread_id": "hosts"}}
 
 
+@pytest.mark.requirement("config.caller")
 async def test_a_hosts_tracer_sees_every_call_of_a_training_once(store: Store) -> None:
     tracer = Tracer()
     training = create_training_graph(
@@ -163,6 +164,7 @@ async def test_a_hosts_tracer_sees_every_call_of_a_training_once(store: Store) -
         assert "desk" not in str(version.runnable_config)
 
 
+@pytest.mark.requirement("config.caller")
 async def test_the_config_of_a_training_in_code_reaches_judges_proposer_and_critic() -> None:
     tracer = Tracer()
     SEEN.clear()
@@ -222,6 +224,7 @@ def make_graph(config: RunnableConfig) -> Any:
     ],
     ids=["function", "graph", "factory", "with_retry", "sequence"],
 )
+@pytest.mark.requirement("config.traced")
 async def test_a_case_leads_to_its_trace_and_a_trace_to_its_case(
     make: Callable[[], Any], store: Store
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from langchain_core.messages import BaseMessage
 from langgraph.graph import START, StateGraph
 
@@ -46,6 +47,7 @@ async def seeds_of(target: Any, **job: Any) -> list[Any]:
     return [case.output for case in report.cases]
 
 
+@pytest.mark.requirement("config.seed")
 async def test_a_seed_follows_from_the_jobs_seed_the_case_and_nothing_else() -> None:
     seven = await seeds_of(drawn, seed=7)
     assert len({*seven}) == len(CASES)
@@ -67,6 +69,7 @@ async def test_replicates_have_seeds_of_their_own_that_a_judge_shares(store: Sto
     assert all(target == own for target, own in judged)
 
 
+@pytest.mark.requirement("config.seed")
 async def test_models_that_take_a_seed_are_given_one_and_keep_their_own() -> None:
     graph = StateGraph(State)
     graph.add_node("ask", AgentNode(name="ask", model=Sampled(), user_prompt="hi"))

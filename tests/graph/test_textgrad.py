@@ -89,6 +89,7 @@ def chain() -> Any:
     return graph
 
 
+@pytest.mark.requirement("training.optimizers")
 async def test_with_a_model_each_edge_is_criticised_once() -> None:
     """Three edges: writer -> write, plan -> write, planner -> plan."""
     critic, teacher = Critic(), Teacher()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers.context import register_configure_hook
@@ -52,6 +53,7 @@ def cases(*splits: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.requirement("config.traced")
 async def test_calls_of_the_target_and_of_judges_lead_to_their_case() -> None:
     traces = Traces()
     token = _traces.set(traces)

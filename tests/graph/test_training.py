@@ -136,6 +136,7 @@ async def trained(proposer: Any = None, hook: Any = no_hook, **changes: Any) -> 
     return await atrain(workflow(hook), **{**job, **changes})
 
 
+@pytest.mark.requirement("training.improves")
 async def test_training_finds_the_rules_and_proves_it_on_holdout() -> None:
     teacher = Teacher()
     result = await trained(teacher, promote="auto")
@@ -153,6 +154,7 @@ async def test_training_finds_the_rules_and_proves_it_on_holdout() -> None:
     assert set(first.siblings) == set(PROMPTS) - {first.name}
 
 
+@pytest.mark.requirement("training.frozen")
 async def test_a_frozen_prompt_stays_the_same_to_the_byte() -> None:
     result = await trained()
     for version in result.checkpoints:
@@ -173,6 +175,7 @@ def test_the_sync_twin_trains_as_well() -> None:
     assert result.best.metrics["objective"] == 1.0
 
 
+@pytest.mark.requirement("training.deterministic", "durability.stores")
 async def test_the_same_job_gives_the_same_versions_on_every_store(store_url: str) -> None:
     async with Store.from_url(store_url) as store:
         there = await trained(store=store, workflow_id="w", seed=5)
@@ -197,6 +200,7 @@ def versions_of(result: TrainingResult) -> list[Any]:
     ]
 
 
+@pytest.mark.requirement("checkpoint.exact")
 async def test_evaluating_a_stored_version_gives_its_stored_metrics(store_url: str) -> None:
     async with Store.from_url(store_url) as store:
         result = await trained(store=store, workflow_id="w")
@@ -256,6 +260,7 @@ async def test_a_proposer_that_breaks_fails_the_run_which_can_be_resumed(tmp_pat
     assert (await trained(proposer, **options)).best.metrics["objective"] == 1.0
 
 
+@pytest.mark.requirement("guardrail.regression")
 async def test_memorising_is_rejected_by_the_guardrail() -> None:
     async def target(inputs: dict[str, Any]) -> dict[str, Any]:
         known = inputs["rule"] in get_prompt("plan")
@@ -279,6 +284,7 @@ async def test_memorising_is_rejected_by_the_guardrail() -> None:
     assert "-2 % guardrail" in result.decision.reasons[0]
 
 
+@pytest.mark.requirement("guardrail.unproved")
 async def test_without_a_holdout_nothing_is_promoted_by_itself() -> None:
     cases = [case for case in CASES if case["split"] != "holdout"]
     result = await trained(dataset=cases, promote="auto")
@@ -316,6 +322,7 @@ async def test_a_person_is_asked_and_decides(answer: Any, tmp_path: Any) -> None
 
 
 @pytest.mark.parametrize("extra", [1, 5, 17])
+@pytest.mark.requirement("training.budget")
 async def test_a_budget_is_never_overshot_and_the_holdout_is_inside_it(extra: int) -> None:
     fixed = 12 + 2 * 12
     result = await trained(budget=Budget(rollouts=fixed + extra), promote="auto")
@@ -342,6 +349,7 @@ async def test_a_budget_too_small_is_said_at_the_start_with_what_it_takes(rollou
         ({"type": "max_steps", "steps": 1}, "1 steps done"),
     ],
 )
+@pytest.mark.requirement("training.stop")
 async def test_stop_conditions_end_the_search(stop: Any, said: str) -> None:
     result = await trained(Spoiler(), stop=[stop])
     assert result.decision.stopped == said
@@ -389,6 +397,7 @@ async def test_random_search_tries_independent_paraphrases_of_the_baseline() -> 
     assert result.best.metrics["objective"] > 0
 
 
+@pytest.mark.requirement("durability.resume")
 async def test_a_run_killed_at_any_step_ends_as_an_uninterrupted_one(tmp_path: Any) -> None:
     whole = await trained(workflow_id="w", run_id="r", store=f"sqlite:///{tmp_path}/whole.db")
     for kill_at in range(1, whole.usage.rollouts, 13):
@@ -420,6 +429,7 @@ async def test_a_run_killed_at_any_step_ends_as_an_uninterrupted_one(tmp_path: A
         assert calls <= whole.usage.rollouts + 2 * Limits().concurrency
 
 
+@pytest.mark.requirement("checkpoint.stored", "audit.secrets")
 async def test_versions_hold_what_the_job_set_and_no_secret(tmp_path: Any) -> None:
     result = await trained(
         config={

@@ -117,6 +117,7 @@ async def test_a_workflow_of_orcheos_nodes_is_evaluated() -> None:
     assert again["summary"]["objective"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.requirement("door.orcheo")
 async def test_a_workflow_of_orcheos_nodes_is_trained_and_promoted() -> None:
     store = Store.from_url(None)
     node = AgentensorNode(**TRAINING, target=clerk().compile(), evaluators=[knows], store=store)

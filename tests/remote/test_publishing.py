@@ -50,6 +50,7 @@ async def said(client: Any, assistant: str, text: str = "hi") -> str:
     return answer
 
 
+@pytest.mark.requirement("promotion.published")
 async def test_a_published_prompt_is_in_the_models_messages_and_leaves_them_on_rollback(
     deployed: Deployment, client: Any, store: Store
 ) -> None:

@@ -65,6 +65,7 @@ async def nothing_left(client: Any) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.requirement("evaluation.remote")
 async def test_an_assistant_is_evaluated_with_the_prompts_of_the_job(
     deployed: Deployment, settings: Settings, client: Any
 ) -> None:
@@ -223,6 +224,7 @@ async def test_an_unknown_assistant_is_said_at_once(
 @pytest.mark.parametrize(
     ("assistant", "blamed"), [("clerk", {"skills"}), ("quiet", {"skills", "greeting"})]
 )
+@pytest.mark.requirement("evaluation.remote")
 async def test_a_remote_graph_is_trained(
     deployed: Deployment, settings: Settings, assistant: str, blamed: set[str]
 ) -> None:

@@ -106,6 +106,7 @@ async def test_a_request_that_cannot_be_answered_gets_a_typed_error(
     assert set(answer.json()["error"]) == {"type", "message", "problems"}
 
 
+@pytest.mark.requirement("promotion.alias", "door.routes")
 async def test_an_alias_is_promoted_by_compare_and_swap_and_rolled_back(
     http: Any, workflow: str
 ) -> None:
@@ -318,3 +319,28 @@ def _caller(operation: Any) -> Any:
         case.call_and_validate(timeout=600, excluded_checks=[positive_data_acceptance])
 
     return call
+
+
+@pytest.mark.requirement("audit.manifest", "audit.diff", "audit.evaluator-set", "door.routes")
+async def test_a_run_is_explained_by_its_manifest_and_compared(http: Any, client: Any) -> None:
+    found = [
+        await client.runs.wait(None, "evaluation", input={**EVALUATION, "replicates": times})
+        for times in (1, 2)
+    ]
+    one, other = (run["run_id"] for run in found)
+    manifest = (await http.get(f"/runs/{one}/manifest")).json()
+    assert (manifest["schema"], manifest["run_id"], manifest["mode"]) == (1, one, "evaluate")
+    assert manifest["target"]["entrypoint"] == EVALUATION["target"]
+    assert manifest["environment"]["packages"]["langgraph"]
+    diff = (await http.get(f"/runs/{one}/diff/{other}")).json()
+    changed = {entry["path"]: [entry["before"], entry["after"]] for entry in diff["manifest"]}
+    assert changed == {"job.replicates": [1, 2]}
+    assert "usage.rollouts" in {entry["path"] for entry in diff["results"]}
+    run = (await http.get(f"/runs/{one}")).json()
+    named = (await http.get(f"/evaluator-sets/{run['evaluator_set']}")).json()
+    assert named["evaluators"] == manifest["evaluators"]
+    assert (await http.get("/runs/none/manifest")).status_code == 404
+    assert (await http.get("/evaluator-sets/none")).status_code == 404
+    schema = (await http.get("/schemas/manifest")).json()
+    assert schema["title"] == "Manifest"
+    assert "schema" in schema["properties"]

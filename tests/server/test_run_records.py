@@ -97,6 +97,7 @@ async def test_a_served_graph_takes_its_prompt_from_stored_defaults_and_requests
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.requirement("config.recorded")
 async def test_a_job_gets_the_prompt_that_its_record_names(kind: str, form: str) -> None:
     async with Store.from_url(None) as store:
         await trained(store, "w", kind)
@@ -169,6 +170,7 @@ async def test_a_graph_in_a_host_gets_the_prompt_that_its_record_names(
 
 @pytest.mark.parametrize("door", ["serve", "configure"])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.requirement("config.recorded")
 async def test_a_graph_on_a_server_gets_the_prompt_that_its_record_names(
     client: Any, store: Store, kind: str, door: str
 ) -> None:

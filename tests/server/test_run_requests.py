@@ -101,6 +101,7 @@ def body_for(endpoint: str, change: dict[str, Any], graph: str = "echo") -> Any:
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.requirement("config.validated", "door.server")
 async def test_a_bad_config_is_refused_everywhere_before_a_run_exists(
     http: Any, client: Any, thread: str, name: str
 ) -> None:
@@ -300,6 +301,7 @@ async def test_overrides_reach_their_node_and_metadata_says_what_ran(
     assert record.config["tags"] == ["all"]
 
 
+@pytest.mark.requirement("config.merged")
 async def test_defaults_version_assistant_and_request_merge_in_that_order(
     client: Any, store: Store
 ) -> None:
@@ -453,6 +455,7 @@ async def test_a_workflow_that_has_not_opted_in_is_left_alone(
     assert answer.status_code == 415
 
 
+@pytest.mark.requirement("training.flag")
 async def test_training_can_be_off_for_one_workflow(client: Any, http: Any, store: Store) -> None:
     await store.workflows.set_flags("frozen", {"agent_trainer_enabled": False})
     job = {"workflow_id": "frozen", "target": "served_workflows:clerk"}

@@ -116,6 +116,7 @@ async def test_a_graph_that_is_served_here_is_a_target(client: Any) -> None:
     assert found["summary"]["n_ok"] == found["usage"]["rollouts"] == 36
 
 
+@pytest.mark.requirement("door.server", "evaluation.live")
 async def test_an_evaluation_streams_its_progress(
     client: Any, store: Store, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ async def test_an_evaluation_streams_its_progress(
     assert record.result["summary"] == found["summary"]
 
 
+@pytest.mark.requirement("door.server")
 async def test_a_training_ends_with_a_stored_version(client: Any, store: Store) -> None:
     heard = await run(client, "training", TRAINING)
     assert heard.error is None

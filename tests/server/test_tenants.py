@@ -169,6 +169,7 @@ async def test_approving_needs_its_scope_and_is_signed(as_: Any, guarded_store: 
     assert newest.actor == "ana"
 
 
+@pytest.mark.requirement("security.tenants")
 async def test_what_is_somebody_elses_looks_like_nothing(
     as_: Any, http: httpx.AsyncClient, guarded_store: Store
 ) -> None:

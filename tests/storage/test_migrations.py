@@ -132,6 +132,7 @@ async def test_a_migrated_ledger_reads_as_before(fresh_store_url: str) -> None:
     assert [len(row.scores) for row in after[1]] == [2, 2, 2]
 
 
+@pytest.mark.requirement("durability.stores")
 async def test_downgrade_and_upgrade_with_data(fresh_store_url: str) -> None:
     async with Store.from_url(fresh_store_url) as store:
         await fill(store, fresh_store_url)
@@ -144,6 +145,7 @@ async def test_downgrade_and_upgrade_with_data(fresh_store_url: str) -> None:
         await fill(store, fresh_store_url)
 
 
+@pytest.mark.requirement("durability.stores")
 async def test_an_upgrade_gives_runs_the_metadata_version_that_they_had(
     fresh_store_url: str,
 ) -> None:

@@ -57,6 +57,7 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
 
 
+@pytest.mark.requirement("checkpoint.numbered")
 async def test_versions_from_many_processes_are_distinct_and_without_gaps(store_url: str) -> None:
     writers = start(WRITERS, store_url)
     _, errors = writers.communicate()
@@ -81,6 +82,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.requirement("durability.lease")
 async def test_after_a_kill_nothing_committed_is_lost_and_the_run_can_be_taken_over(
     store_url: str,
 ) -> None:

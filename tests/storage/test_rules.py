@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_conformance import new_version, rollout, score
@@ -86,6 +87,7 @@ def test_best_is_what_its_definition_says(saved: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12))
+@pytest.mark.requirement("promotion.rollback")
 def test_rollbacks_undo_moves_as_a_stack_does(actions: list[int]) -> None:
     """An action is a version to move to, or 0: roll back. To move to where the alias points is
     nothing to undo."""

@@ -37,6 +37,7 @@ async def taped(graph: Any, inputs: Any = None) -> Tape:
     return Tape.from_json(tape.to_json())
 
 
+@pytest.mark.requirement("training.blame")
 async def test_only_prompts_that_a_run_node_read_are_blamed() -> None:
     graph = StateGraph(State)
     graph.add_node("one", reading("a"))

@@ -186,6 +186,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest() -> None
         ),
     ],
 )
+@pytest.mark.requirement("config.validated")
 def test_a_broken_rule_is_reported_at_its_path(obj: Any, field: str, rule: str) -> None:
     found = problems(obj)
     assert list(found) == [f"config.{field}"]
@@ -204,6 +205,7 @@ def test_the_schema_is_sound_without_registered_callbacks() -> None:
         jsonschema.validate({"callbacks": ["audit"]}, config_schema())
 
 
+@pytest.mark.requirement("config.validated")
 def test_all_problems_are_reported_at_once_in_one_text() -> None:
     with pytest.raises(ConfigError) as caught:
         RunConfig.parse({"tags": 5, "metadat": {}, "run_id": "x"}, field="job.config")
@@ -373,6 +375,7 @@ def test_the_empty_config_is_the_identity_of_merging(config: RunConfig) -> None:
 
 
 @given(parsed_configs, parsed_configs, parsed_configs)
+@pytest.mark.requirement("config.merged")
 def test_merging_is_associative(low: RunConfig, mid: RunConfig, high: RunConfig) -> None:
     at_once = merge_configs(low, mid, high)
     assert merge_configs(merge_configs(low, mid), high) == at_once
@@ -403,6 +406,7 @@ def test_the_schema_refuses_what_the_model_refuses(obj: dict[str, Any]) -> None:
     assert problems(obj)
 
 
+@pytest.mark.requirement("config.merged")
 def test_the_order_is_workflow_then_checkpoint_then_request_then_caps() -> None:
     workflow = RunConfig.parse(
         {
@@ -509,6 +513,7 @@ def test_a_callback_name_must_be_a_name() -> None:
         register_callback("not a name", Audit)
 
 
+@pytest.mark.requirement("audit.secrets")
 def test_secrets_are_not_stored() -> None:
     config = RunConfig.parse({"configurable": {"api_key": "hush"}, "metadata": {"max_tokens": 5}})
     assert config.to_json() == {

@@ -145,6 +145,7 @@ def comparable(config: RunnableConfig) -> dict[str, Any]:
 
 @pytest.mark.parametrize("config", [None, {}])
 @pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.requirement("config.unchanged")
 async def test_without_a_config_nodes_see_what_they_see_in_the_bare_graph(
     config: Any, with_store: bool
 ) -> None:
@@ -160,6 +161,7 @@ async def test_without_a_config_nodes_see_what_they_see_in_the_bare_graph(
 # -- The config reaches everything -----------------------------------------------------------------
 
 
+@pytest.mark.requirement("config.propagated")
 async def test_the_config_reaches_every_node_nested_graph_and_send_task() -> None:
     spy = Spy()
     run_id = uuid4()
@@ -192,6 +194,7 @@ async def test_the_config_reaches_every_node_nested_graph_and_send_task() -> Non
     assert spy.most_active == 2
 
 
+@pytest.mark.requirement("config.propagated")
 async def test_live_callbacks_reach_every_node_and_are_not_stored() -> None:
     class Listener(BaseCallbackHandler):
         def __init__(self) -> None:
@@ -244,6 +247,7 @@ def test_a_node_that_changes_its_config_does_not_change_the_next_run() -> None:
 # -- Merging and checking --------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("config.merged")
 async def test_request_over_version_over_stored_defaults_over_defaults_then_caps() -> None:
     store = Store.from_url(None)
     await store.workflows.set_defaults(
@@ -307,6 +311,7 @@ def test_asking_for_a_version_needs_a_store() -> None:
 
 
 @pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.requirement("config.validated")
 async def test_a_bad_config_is_refused_before_anything_runs(with_store: bool) -> None:
     spy, store = Spy(), Store.from_url(None) if with_store else None
     ours = configured(spy.graph(), store=store)
@@ -351,6 +356,7 @@ CONFIG: Any = {"configurable": {"by": 5}, "tags": ["t"]}
         {"stream_mode": "updates", "version": "v2"},
     ],
 )
+@pytest.mark.requirement("config.unchanged")
 async def test_outputs_and_streams_are_those_of_the_graph(
     options: dict[str, Any], with_store: bool
 ) -> None:
@@ -732,6 +738,7 @@ async def test_a_version_may_be_asked_for_before_there_is_one() -> None:
 # -- Records ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("config.recorded")
 async def test_a_finished_run_is_recorded_with_its_config() -> None:
     store = Store.from_url(None)
     run_id = uuid4()

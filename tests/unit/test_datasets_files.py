@@ -43,6 +43,7 @@ def refusal(file: Path) -> str:
     return error.value.message
 
 
+@pytest.mark.requirement("dataset.version")
 def test_the_same_content_has_one_version_in_every_format(tmp_path: Path) -> None:
     document = {"id": "tickets", "metadata": {"languages": ["en"]}, "cases": CASES}
     files = [

@@ -69,6 +69,7 @@ def test_small_strata_do_not_starve_a_split() -> None:
     assert dataset.splits() == {"train": 50, "validation": 20, "holdout": 30}
 
 
+@pytest.mark.requirement("dataset.version")
 def test_a_seed_decides_and_another_decides_otherwise() -> None:
     dataset = cases([0] * 50)
     first = [case.split for case in dataset.with_splits(THIRDS, seed=1)]

@@ -40,6 +40,7 @@ def test_an_allowed_module_and_what_is_under_it_loads(settings: Settings) -> Non
     assert load_entrypoint("my_evals:limit", settings=settings, what="evaluator") == 3
 
 
+@pytest.mark.requirement("security.entrypoints")
 def test_a_module_whose_name_only_begins_alike_is_refused_unimported(settings: Settings) -> None:
     with pytest.raises(EntrypointNotAllowed):
         load_entrypoint("my_evals2:f", settings=settings, what="evaluator")

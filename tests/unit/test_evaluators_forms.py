@@ -66,6 +66,7 @@ def returning(value: Any) -> dict[str, Callable[..., Any]]:
 # --- LangSmith -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("evaluation.forms")
 async def test_a_langsmith_function_takes_its_arguments_by_name_in_any_order() -> None:
     def correct(reference_outputs: dict[str, Any], outputs: dict[str, Any], k: int = 3) -> bool:
         return outputs == reference_outputs and k == 3
@@ -174,6 +175,7 @@ async def test_several_results_are_a_list_or_under_results(dialect: str) -> None
         assert (found_one.name, found_one.kind) == ("e", "wrong_shape")
 
 
+@pytest.mark.requirement("evaluation.forms")
 async def test_an_openevals_evaluator_gets_values_as_they_are_and_metadata_as_variables() -> None:
     def judge(*, inputs: Any = None, outputs: Any, reference_outputs: Any = None, **kwargs: Any):  # type: ignore[no-untyped-def]
         assert (outputs, reference_outputs) == ("2", "3")

@@ -47,6 +47,7 @@ class NoTools(RuleChatModel):
         raise NotImplementedError
 
 
+@pytest.mark.requirement("evaluation.judge")
 async def test_a_verdict_is_a_score_with_its_reasoning_for_one_call() -> None:
     found, usage = await judged({"reasoning": "terse", "score": 0.5})
     assert found == EvaluationResult(name="llm_judge", score=0.5, reason="terse")
@@ -275,6 +276,7 @@ async def test_what_the_judge_sees_is_the_judges_to_choose() -> None:
 
 
 @given(st.text(max_size=200))
+@pytest.mark.requirement("evaluation.judge")
 def test_no_output_can_close_its_own_fence(hostile: str) -> None:
     def human(output: str) -> str:
         ctx = EvaluatorContext(case_id="c", inputs="", output=output)

@@ -42,6 +42,7 @@ def summary(mean: float | None, *, p95: float = 10.0, failed: int = 0) -> dict[s
         (None, None, False),
     ],
 )
+@pytest.mark.requirement("guardrail.regression")
 def test_guardrail_is_two_percent_or_two_hundredths(
     before: float | None, after: float | None, broken: bool
 ) -> None:
@@ -74,6 +75,7 @@ def test_the_ratio_of_means_is_a_field_of_the_job() -> None:
     assert breaches(*worse, {"min_ratio": 0.8}) == []
 
 
+@pytest.mark.requirement("guardrail.latency")
 def test_a_latency_that_is_surely_above_its_ceiling_is_a_breach() -> None:
     steady, slow = [100.0 + n % 7 for n in range(60)], [300.0 + n % 11 for n in range(60)]
     both = summary(0.5), summary(0.9)
@@ -99,6 +101,7 @@ def test_a_few_cases_are_too_few_to_judge_the_latency() -> None:
     assert "p95 900 ms is above 62 ms" in undecided[0]
 
 
+@pytest.mark.requirement("guardrail.latency")
 def test_the_cost_of_a_case_can_be_bounded() -> None:
     both, rule = (summary(0.5), summary(0.9)), {"cost": {"ratio": 1.5}}
     for after, broken in ((0.015, False), (0.016, True), (None, True)):
@@ -138,6 +141,7 @@ def test_eligibility_names_what_decided() -> None:
         (None, 0.5, None),
     ],
 )
+@pytest.mark.requirement("guardrail.goal")
 def test_the_goal_is_a_tenth_more_and_never_met_without_a_gain(
     before: float | None, after: float, met: bool | None
 ) -> None:

@@ -70,6 +70,7 @@ def component(text: str, **changes: Any) -> ComponentRequest:
         ("Hi", "a\ud800b", "cannot be stored"),
     ],
 )
+@pytest.mark.requirement("training.guards")
 def test_each_guard_refuses_with_its_reason(before: str, after: str, reason: str) -> None:
     assert any(reason in found for found in refusals(component(before), after, cases=NO_CASES))
 

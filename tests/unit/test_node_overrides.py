@@ -63,6 +63,7 @@ def overriding(**nodes: Any) -> Any:
     return {"configurable": {"node_overrides": nodes}}
 
 
+@pytest.mark.requirement("config.overrides")
 async def test_an_override_reaches_its_node_and_no_other() -> None:
     graph = configure(two_nodes(), workflow_id="two")
     override = {"tags": ["hot"], "metadata": {"team": "red"}, "temperature": 0.1}
@@ -190,6 +191,7 @@ async def test_a_node_that_takes_too_long_fails_by_name() -> None:
         ({"one": {"model": "x:y"}}, "node_overrides.one.model", "does not look for it"),
     ],
 )
+@pytest.mark.requirement("config.overrides")
 async def test_what_cannot_be_followed_is_refused(
     nodes: dict[str, Any], field: str, rule: str
 ) -> None:

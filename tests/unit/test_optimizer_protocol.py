@@ -142,6 +142,7 @@ def test_a_long_search_needs_no_more_room_than_a_short_one(optimizer: Any, seed:
 
 
 @every
+@pytest.mark.requirement("training.deterministic")
 def test_the_same_seed_asks_for_the_same_and_another_seed_for_others(optimizer: Any) -> None:
     one, other = (SearchSpace(**{**vars(SPACE), "seed": seed}) for seed in (3, 4))
     assert optimizer.ask(optimizer.start(one)) == optimizer.ask(optimizer.start(SPACE))

@@ -94,6 +94,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.usefixtures("installed")
+@pytest.mark.requirement("training.optimizers")
 async def test_an_installed_optimizer_is_found_by_its_name() -> None:
     result = await atrain(
         target,

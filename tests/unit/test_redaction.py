@@ -45,6 +45,7 @@ def test_other_names_are_not(name: str) -> None:
     assert not is_secret_name(name)
 
 
+@pytest.mark.requirement("audit.secrets")
 def test_values_under_secret_names_are_replaced_at_any_depth() -> None:
     value = {"a": [{"api_key": "x", "headers": {"Authorization": {"scheme": "x"}}}], "n": 1}
     assert redact(value) == {

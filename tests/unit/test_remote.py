@@ -65,6 +65,7 @@ async def test_a_bad_remote_target_gets_one_message_that_shows_no_key(
     assert KEY not in str(getattr(caught.value, "problems", ""))
 
 
+@pytest.mark.requirement("security.network")
 def test_no_host_is_allowed_that_is_not_listed() -> None:
     with pytest.raises(BadInput, match="servers of jobs are off"):
         resolve_target({"url": URL, "assistant": "clerk"}, settings=Settings(allowed_hosts=()))

@@ -49,6 +49,7 @@ def test_feedback_is_collected_forgotten_and_never_stored() -> None:
     assert tensor.gradients == []
 
 
+@pytest.mark.requirement("training.tensors")
 def test_gradients_are_bounded_in_number_and_size() -> None:
     tensor = TextTensor("x")
     for number in range(MAX_GRADIENTS + 5):
