@@ -345,9 +345,12 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
         except ValidationError as error:
             first = error.errors()[0]
             path = ".".join([field, *(str(part) for part in first["loc"])])
-            raise ConfigError(
-                field=path, value=first.get("input"), rule=f"is not valid: {first['msg']}"
-            ) from None
+            rule = f"is not valid: {first['msg']}"
+            if first["type"] == "extra_forbidden":
+                rule = (
+                    f"is not a field of a prompt; there are: {', '.join(TextTensor.model_fields)}"
+                )
+            raise ConfigError(field=path, value=first.get("input"), rule=rule) from None
     raise ConfigError(
         field=field,
         value=value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,6 +167,12 @@ class TokenCounts(NamedTuple):
     output_audio: int = 0
 
 
+_OF_BEDROCK = re.compile(
+    r"(?:[a-z]{2,6}\.)?(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen)\."
+)
+"""How ids of models on Bedrock begin."""
+
+
 @lru_cache(maxsize=4096)
 def price(model: str, tokens: TokenCounts, provider: str | None = None) -> float | None:
     """Price of one call in US dollars by genai-prices; None for a model it does not know."""
@@ -180,7 +187,8 @@ def price(model: str, tokens: TokenCounts, provider: str | None = None) -> float
         input_audio_tokens=tokens.input_audio,
         output_audio_tokens=tokens.output_audio,
     )
-    for provider_id in dict.fromkeys((provider, None)):
+    bedrock = "aws" if _OF_BEDROCK.match(model) else None  # by whatever integration
+    for provider_id in dict.fromkeys((provider, bedrock, None)):
         try:
             return float(calc_price(counted, model_ref=model, provider_id=provider_id).total_price)
         except (LookupError, ValueError):  # an unknown model; counts that contradict each other
@@ -195,6 +203,7 @@ _INPUT = (
     "inputTokenCount",
     "input_token_count",
     "prompt_token_count",
+    "promptTokenCount",
     "prompt_eval_count",
 )
 _OUTPUT = (
@@ -205,11 +214,30 @@ _OUTPUT = (
     "generated_token_count",
     "output_token_count",
     "candidates_token_count",
+    "candidatesTokenCount",
     "eval_count",
 )
+_THOUGHTS = ("thoughts_token_count", "thoughtsTokenCount")
+"""Tokens of Gemini's output that its other count is without."""
 _CACHE_READ = ("cache_read_input_tokens", "cacheReadInputTokens")
 _CACHE_WRITE = ("cache_creation_input_tokens", "cacheWriteInputTokens")
-_PLACES = ("token_usage", "usage", "usage_metadata", "amazon-bedrock-invocationMetrics")
+_CACHED = (
+    "cached_tokens",  # OpenAI, in the details of the input
+    "cached_content_token_count",  # Gemini
+    "cachedContentTokenCount",
+    "prompt_cache_hit_tokens",  # DeepSeek
+)
+"""Tokens read from a cache that the count of the input is with."""
+_PLACES = (
+    "token_usage",
+    "usage",
+    "usage_metadata",
+    "usageMetadata",
+    "amazon-bedrock-invocationMetrics",
+    "token_count",  # Cohere
+    "tokens",
+    "meta",
+)
 
 
 def token_counts(response: LLMResult) -> TokenCounts | None:
@@ -223,7 +251,12 @@ def token_counts(response: LLMResult) -> TokenCounts | None:
     message = first.message if isinstance(first, ChatGeneration) else None
     reported: Mapping[str, Any] = getattr(message, "usage_metadata", None) or {}
     found = reported_counts(reported) if reported else None
-    for place in (getattr(message, "response_metadata", None), response.llm_output):
+    told = (
+        getattr(message, "response_metadata", None),
+        getattr(first, "generation_info", None),
+        response.llm_output,
+    )
+    for place in told:
         if found is None and isinstance(place, Mapping):
             found = provider_counts(place)
     has_text = bool(first is not None and (first.text or getattr(message, "tool_calls", None)))
@@ -255,16 +288,22 @@ def provider_counts(place: Mapping[str, Any]) -> TokenCounts | None:
         if not isinstance(report, Mapping):
             continue
         into, out = _first_count(report, _INPUT), _first_count(report, _OUTPUT)
-        if into is None and out is None:
+        if into is None or out is None:
+            nested = None if report is place else provider_counts(report)
+            if nested is not None:
+                return nested
             continue
         read = _first_count(report, _CACHE_READ) or 0
         written = _first_count(report, _CACHE_WRITE) or 0
-        details = report.get("prompt_tokens_details")
-        within = _first_count(details, ("cached_tokens",)) if isinstance(details, Mapping) else 0
+        within = _first_count(report, _CACHED) or 0
+        for details in (report.get("prompt_tokens_details"), report.get("input_tokens_details")):
+            within = within or (
+                _first_count(details, _CACHED) or 0 if isinstance(details, Mapping) else 0
+            )
         return TokenCounts(
-            input=(into or 0) + read + written,  # where these are told, the input is without them
-            output=out or 0,
-            cache_read=read or within or 0,
+            input=into + read + written,  # where these are told, the input is without them
+            output=out + (_first_count(report, _THOUGHTS) or 0),
+            cache_read=read or within,
             cache_write=written,
         )
     return None

@@ -57,9 +57,11 @@ from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
 from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
 from orcheo_agentensor.runs.manifest import Described, Manifest, compare
 from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
+from orcheo_agentensor.runs.unread import unnamed_prompts
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store
 from orcheo_agentensor.targets import resolve_target
+from orcheo_agentensor.targets.context import bind_places
 from orcheo_agentensor.targets.local import FactoryTarget
 from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.targets.served import configure
@@ -500,6 +502,9 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             for e in (*checked.evaluators, *checked.summary_evaluators)
         ],
         "prompts": prompts_to_json(checked.prompts),
+        "unnamed_prompts": unnamed_prompts(checked.target, checked.prompts),
+        "bind_places": bind_places(checked.target, checked.config.configurable),
+        "rollouts": len(dataset) * job.replicates,
         "base_version": checked.base_version,
         "config": checked.config.to_json(),
         "limits": job.limits.model_dump(exclude_none=True),

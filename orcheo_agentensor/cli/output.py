@@ -107,7 +107,21 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
     ]
     start = f", from version {plan['base_version']}" if plan["base_version"] else ""
     show(f"prompts    {', '.join(prompts) or 'none'}{start}")
+    for name, prompt in plan["prompts"].items():
+        if prompt.get("bind"):
+            show(f"           {name} binds to {prompt['bind']}")
+        elif name in plan["unnamed_prompts"]:
+            offered = f"; the target offers: {', '.join(plan['bind_places'])}"
+            show(
+                f"           {name} binds nowhere, and nothing in the target names it: read it by "
+                f"get_prompt({name!r}), or give it a `bind`{offered * bool(plan['bind_places'])}"
+            )
+        else:
+            show(f"           {name} is read by its name")
     show(f"limits     {_listed(plan['limits'])}")
+    if "training" not in plan:
+        judged = len(plan["evaluators"])
+        show(f"runs       {plan['rollouts']} rollouts, each scored by {judged} evaluators")
     if training := plan.get("training"):
         computed = "" if training["budget_given"] else " (computed)"
         show(f"optimizer  {training['optimizer']['name']}, seed {plan['seed']}")

@@ -396,8 +396,10 @@ class DatasetSpec(BaseModel):
         try:
             spec = cls.model_validate(dict(data))
         except ValidationError as error:
+            known = f"is not known; there are: {', '.join(DatasetSpec.model_fields)}"
             problems = "; ".join(
-                f"dataset.{'.'.join(map(str, item['loc']))}: {shorten(item['input'])} {item['msg']}"
+                f"dataset.{'.'.join(map(str, item['loc']))}: {shorten(item['input'])} "
+                f"{known if item['type'] == 'extra_forbidden' else item['msg']}"
                 for item in error.errors()
             )
             raise DatasetError(problems, field="dataset") from None

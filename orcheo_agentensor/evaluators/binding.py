@@ -409,6 +409,13 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
     )
 
 
+def require_judge(evaluator: BoundEvaluator) -> None:
+    """Raise `EvaluatorRefused` for a judge whose model cannot be made. Blocks."""
+    owner = getattr(evaluator.adapter.call, "__self__", None)
+    if isinstance(owner, LLMJudge):
+        owner.require_model()
+
+
 def _checked_weight(weight: Any) -> float:
     if not _is_number(weight) or weight < 0:
         rule = "must be a number of at least 0 (0 only observes)"
@@ -591,6 +598,17 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
         if not callable(loaded):
             rule = "are for functions and classes, and this is neither"
             raise EvaluatorRefused(field="params", value=dict(params), rule=rule)
+        taken = Subject.of(loaded)
+        variadic = any(p.kind is p.VAR_KEYWORD for p in (taken.parameters or {}).values())
+        for key in () if variadic or taken.parameters is None else params:
+            if key not in taken.named:
+                raise EvaluatorRefused(
+                    f"{where}: params.{key} is not a parameter of {taken.name}; "
+                    f"there are: {', '.join(taken.named)}",
+                    field=f"params.{key}",
+                    value=params[key],
+                    rule="must be a parameter of the evaluator",
+                )
         loaded = functools.partial(loaded, **params)
     return bind_evaluator(
         loaded,

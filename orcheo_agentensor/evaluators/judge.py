@@ -336,6 +336,20 @@ class LLMJudge(Builtin):
     def _sets_temperature(self) -> bool:
         return isinstance(self.model, str) and self.temperature is not None
 
+    def require_model(self) -> None:
+        """Raise `EvaluatorRefused` where the model that it names cannot be made: an unknown
+        provider, a package or a key that is missing. Blocks."""
+        try:
+            assert self._chat is not None
+        except Exception as error:
+            raise EvaluatorRefused(
+                f"{self.type_name}.model: {self.model!r} cannot be used: "
+                f"{shorten(str(error).splitlines()[0])}",
+                field=f"{self.type_name}.model",
+                value=self.model,
+                rule="must be a chat model that can be made here",
+            ) from error
+
     @cached_property
     def _chat(self) -> Any:
         if not isinstance(self.model, str):

@@ -72,7 +72,7 @@ def resolve_model(spec: Any, *, field: str) -> Any:
     except ImportError as error:
         provider = spec.split(":", 1)[0]
         raise MissingExtra(str(error.name or provider), extra=provider) from None
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - every provider has errors of its own
         raise BadInput(
             f"{field}: {shorten(spec)} is not a usable chat model: {error}",
             field=field,

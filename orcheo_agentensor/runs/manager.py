@@ -34,6 +34,7 @@ from orcheo_agentensor.errors import (
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
+from orcheo_agentensor.evaluators.binding import require_judge
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import (
     LOCAL_IDENTITY,
@@ -488,6 +489,9 @@ class RunManager(Generic[JobT]):
         checked = await self._trained(checked, begun)
         if self._require is not None:
             await self._require(checked)
+        if begun is None or begun.status != "finished" or job.retry_failed:
+            for one in (*checked.evaluators, *checked.summary_evaluators):
+                await asyncio.to_thread(require_judge, one)
         return replace(checked, drift=tuple(found))
 
     async def _trained(

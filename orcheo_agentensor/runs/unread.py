@@ -27,6 +27,7 @@ from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
 from orcheo_agentensor.prompts import TextTensor, path_in
+from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.targets.context import field_names
 from orcheo_agentensor.targets.isolation import is_own, parts_of
 from orcheo_agentensor.upstream import reads_any_config
@@ -57,7 +58,7 @@ class Named:
         return "\n".join(self.words)
 
     def _take(self, part: Any) -> None:
-        if part is private_context:  # which copies all fields, for another to read
+        if part is private_context or part is get_prompt:  # which read what others name
             return
         if reads_any_config(part):
             self.is_whole = False
@@ -154,6 +155,14 @@ def _unread_config(
             f"nothing in the target reads {key!r} of config.configurable, so it changes nothing: "
             f"{todo}{there}"
         )
+
+
+def unnamed_prompts(target: Any, prompts: Mapping[str, TextTensor]) -> list[str]:
+    """The prompts that bind nowhere, and that nothing in the target names."""
+    code = Named(target)
+    if not code.is_whole or "prompts" in code:  # which may read them all
+        return []
+    return [name for name, one in prompts.items() if one.bind is None and name not in code]
 
 
 def _dropped(target: Any, dataset: Dataset, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:

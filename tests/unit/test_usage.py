@@ -18,7 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMRe
 from orcheo_agentensor import Budget
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.usage import NOTHING, Usage, record_usage
+from orcheo_agentensor.usage import NOTHING, Usage, record_usage, token_counts
 
 
 class Reporting(BaseChatModel):
@@ -215,3 +215,122 @@ def test_usages_add_up_in_any_order_and_keep_their_json(a: Usage, b: Usage, c: U
     assert a + b == b + a
     assert a + NOTHING == a
     assert Usage.from_json(a.to_json()) == a
+
+
+SHAPES: dict[str, tuple[dict[str, Any], int, float | None]] = {
+    "Gemini": (
+        {
+            "usage_metadata": {
+                "prompt_token_count": 1000,
+                "candidates_token_count": 40,
+                "thoughts_token_count": 10,
+                "cached_content_token_count": 800,
+            },
+            "model_name": "gemini-2.5-flash",
+        },
+        800,
+        0.000209,
+    ),
+    "Gemini's REST": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 1000,
+                "candidatesTokenCount": 40,
+                "thoughtsTokenCount": 10,
+            },
+            "model_name": "gemini-2.5-flash",
+        },
+        0,
+        0.000425,
+    ),
+    "Bedrock": (
+        {
+            "usage": {"inputTokens": 1000, "outputTokens": 50},
+            "model_name": "anthropic.claude-3-haiku-20240307-v1:0",
+        },
+        0,
+        0.0003125,
+    ),
+    "Bedrock invoke": (
+        {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 1000, "outputTokenCount": 50}},
+        0,
+        None,
+    ),
+    "Cohere": ({"token_count": {"input_tokens": 1000.0, "output_tokens": 50.0}}, 0, None),
+    "Cohere v2": (
+        {
+            "usage": {
+                "billed_units": {"input_tokens": 900, "output_tokens": 50},
+                "tokens": {"input_tokens": 1000, "output_tokens": 50},
+            }
+        },
+        0,
+        None,
+    ),
+    "Cohere's API": ({"meta": {"tokens": {"input_tokens": 1000, "output_tokens": 50}}}, 0, None),
+    "Mistral": (
+        {
+            "token_usage": {"prompt_tokens": 1000, "completion_tokens": 50},
+            "model_name": "mistral-small-latest",
+        },
+        0,
+        0.00018,
+    ),
+    "Ollama": ({"model": "llama3", "prompt_eval_count": 1000, "eval_count": 50}, 0, None),
+    "vLLM": (
+        {
+            "token_usage": {
+                "prompt_tokens": 1000,
+                "completion_tokens": 50,
+                "prompt_tokens_details": None,
+            }
+        },
+        0,
+        None,
+    ),
+    "DeepSeek": (
+        {
+            "token_usage": {
+                "prompt_tokens": 1000,
+                "completion_tokens": 50,
+                "prompt_cache_hit_tokens": 900,
+                "prompt_cache_miss_tokens": 100,
+            },
+            "model_name": "deepseek-chat",
+        },
+        900,
+        0.000145,
+    ),
+    "OpenAI's responses": (
+        {
+            "usage": {
+                "input_tokens": 1000,
+                "output_tokens": 50,
+                "input_tokens_details": {"cached_tokens": 900},
+            },
+            "model_name": "gpt-4o",
+        },
+        900,
+        0.001875,
+    ),
+    "watsonx": ({"token_usage": {"input_token_count": 1000, "generated_token_count": 50}}, 0, None),
+}
+
+
+@pytest.mark.parametrize("provider", SHAPES)
+def test_usage_is_read_in_every_providers_words(provider: str) -> None:
+    metadata, read, cost = SHAPES[provider]
+    message = AIMessage("hi", response_metadata=metadata)
+    used = usage_of_call(Reporting(message=message))
+    assert (used.input_tokens, used.output_tokens) == (1000, 50)
+    assert used.cost == (None if cost is None else pytest.approx(cost))
+    assert used.unreported_calls == 0
+    counts = token_counts(LLMResult(generations=[[ChatGeneration(message=message)]]))
+    assert counts is not None
+    assert counts.cache_read == read
+
+
+def test_half_a_report_is_none() -> None:
+    message = AIMessage("hi", response_metadata={"model": "llama3", "eval_count": 50})
+    used = usage_of_call(Reporting(message=message))
+    assert (used.unreported_calls, used.tokens, used.cost) == (1, None, None)
