@@ -39,7 +39,20 @@ from orcheo_agentensor.redaction import redact
 
 _SHOWN = 120
 
-_brief = Repr()
+
+class _Brief(Repr):
+    """Never fails: some integers are too long for Python to write out, and objects may break."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if type(x) is int and x.bit_length() > 1_000:
+            return f"<an integer of {x.bit_length():,} bits>"
+        try:
+            return super().repr1(x, level)
+        except Exception:  # noqa: BLE001 - whatever a value's own repr raises
+            return f"<{type(x).__name__}>"
+
+
+_brief = _Brief()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 2 * _SHOWN
 _brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 8
 _brief.maxlevel = 4

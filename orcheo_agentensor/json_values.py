@@ -162,7 +162,8 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any, *, checked: bool = False) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`, which may be `checked` to be JSON."""
     text = fast_json(value, sort_keys=True, checked=checked)
-    return hashlib.sha256(text or canonical_json(value).encode()).hexdigest()
+    found = text or canonical_json(value).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(found).hexdigest()
 
 
 _ATOMS = (str, int, float, bool, type(None))

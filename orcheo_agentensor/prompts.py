@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from orcheo_agentensor.errors import BadInput, ConfigError
-from orcheo_agentensor.json_values import content_hash, prose_only
+from orcheo_agentensor.json_values import check_json, content_hash, prose_only
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -336,6 +336,7 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
     if isinstance(value, str):
         return TextTensor(text=value)
     if isinstance(value, Mapping):
+        check_json(dict(value), field=field)
         try:
             return TextTensor.model_validate(dict(value))
         except ConfigError as error:

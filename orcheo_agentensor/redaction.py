@@ -146,20 +146,22 @@ def knowing(*values: Any) -> Iterator[None]:
 
 def secrets_in(value: Any) -> Iterator[str]:
     """The texts in `value` (mappings, lists, tuples) that stand under the names of secrets."""
-    level = [(value, False)]
+    level = [(value, False, 0)]
     while level:
-        at, secret = level.pop()
+        at, secret, depth = level.pop()
         if isinstance(at, str):
             if secret:
                 yield at
+        elif depth > _DEEPEST:
+            continue
         elif isinstance(at, Mapping):
             level += [
-                (item, secret or (isinstance(key, str) and is_secret_name(key)))
+                (item, secret or (isinstance(key, str) and is_secret_name(key)), depth + 1)
                 for key, item in at.items()
                 if not _is_prompt(item)
             ]
         elif isinstance(at, list | tuple):
-            level += [(item, secret) for item in at]
+            level += [(item, secret, depth + 1) for item in at]
 
 
 def _parts(secret: str) -> Iterator[str]:
@@ -198,20 +200,26 @@ def redact(value: Any, *, names: bool = True) -> Any:
     Tuples become lists; anything that is not JSON-like is handed back as it is. `names=False`
     replaces what looks like a secret, whatever the key it stands under.
     """
-    return _redact(value, names, _known_values())
+    return _redact(value, names, _known_values(), 0)
 
 
-def _redact(value: Any, names: bool, known: tuple[str, ...]) -> Any:
+_DEEPEST = 100
+"""What is nested deeper is no JSON value of ours, and may hold itself."""
+
+
+def _redact(value: Any, names: bool, known: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, str):
         return _redact_text(value, known)
+    if depth > _DEEPEST:
+        return value if value is None or isinstance(value, int | float) else REDACTED
     if isinstance(value, Mapping):
         changed = None
         for key, item in value.items():
             shown_key = _redact_text(key, known) if isinstance(key, str) else key
             if names and isinstance(key, str) and is_secret_name(key):
-                shown = _under_secret_name(item, known)
+                shown = _under_secret_name(item, known, depth + 1)
             else:
-                shown = _redact(item, names, known)
+                shown = _redact(item, names, known, depth + 1)
             if changed is None and (shown is not item or shown_key is not key):
                 changed = {}
                 for before, kept in value.items():
@@ -222,15 +230,15 @@ def _redact(value: Any, names: bool, known: tuple[str, ...]) -> Any:
                 changed[shown_key] = shown
         return value if changed is None else changed
     if isinstance(value, list | tuple):
-        shown_items = [_redact(item, names, known) for item in value]
+        shown_items = [_redact(item, names, known, depth + 1) for item in value]
         same = isinstance(value, list) and all(map(_is, value, shown_items))
         return value if same else shown_items
     return value
 
 
-def _under_secret_name(value: Any, known: tuple[str, ...]) -> Any:
+def _under_secret_name(value: Any, known: tuple[str, ...], depth: int) -> Any:
     if value is None or value in ("", REDACTED) or isinstance(value, bool) or _is_prompt(value):
-        return _redact(value, True, known)
+        return _redact(value, True, known, depth)
     return REDACTED
 
 

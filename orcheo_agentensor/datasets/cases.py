@@ -179,6 +179,8 @@ def _plain(value: Any, path: tuple[str | int, ...], forms: list[Any]) -> Any:
         if isinstance(value, of):
             forms.append([[*path], kind])
             return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if len(path) > MAX_DEPTH:  # to be refused
+        return value
     if isinstance(value, Mapping):
         return {key: _plain(entry, (*path, key), forms) for key, entry in value.items()}
     if isinstance(value, list | tuple):

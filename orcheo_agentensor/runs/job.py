@@ -19,10 +19,10 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from orcheo_agentensor.config.model import config_schema
+from orcheo_agentensor.config.model import config_error, config_schema
 from orcheo_agentensor.datasets import Case, DatasetSpec
 from orcheo_agentensor.errors import BadInput, ConfigError, shorten
-from orcheo_agentensor.json_values import prose_only
+from orcheo_agentensor.json_values import all_json, json_problems, prose_only
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 
@@ -230,6 +230,14 @@ class Job(BaseModel):
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Validate outside data; raises `ConfigError` that lists every problem."""
+        given = {**data, "dataset": None}  # whose cases are looked at one by one
+        if isinstance(prompts := given.get("prompts"), Mapping):
+            live = {k for k, v in prompts.items() if isinstance(v, TextTensor)}
+            given["prompts"] = {k: None if k in live else v for k, v in prompts.items()}
+        parts = [(k, v) for k, v in given.items() if not isinstance(v, BaseModel)]
+        if not all_json(*(value for _, value in parts)):
+            found = (one for k, v in parts for one in json_problems(v, field=f"job.{k}"))
+            raise config_error(found, "the job")
         return parse_model(cls, data, where="job")
 
 
@@ -321,11 +329,15 @@ class JobSecrets:
         if not isinstance(job, Mapping):
             return job
         told = {key: value for key, value in job.items() if key not in ("dataset", "prompts")}
+        if not all_json(*told.values()):
+            return job  # to be refused
         shown = self._concealed(told)
         return job if shown is told else {**job, **shown}
 
     def reveal(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """`job` with its secrets. Raises `BadInput` where they are not in this process."""
+        if not all_json(*(value for key, value in job.items() if key != "dataset")):
+            return dict(job)  # to be refused
         return {key: self._revealed(value, f"job.{key}") for key, value in job.items()}
 
     def _concealed(self, value: Any) -> Any:

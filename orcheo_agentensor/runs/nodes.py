@@ -142,12 +142,17 @@ def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return plain, live
 
 
-def _is_plain(value: Any) -> bool:
-    if value is None or isinstance(value, str | int | float | bool):
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if value is None or isinstance(value, str | int | float | bool) or depth > _DEEPEST:
         return True
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
-    return isinstance(value, list) and all(_is_plain(entry) for entry in value)
+        entries: Any = value.items()
+        return all(isinstance(key, str) and _is_plain(one, depth + 1) for key, one in entries)
+    return isinstance(value, list) and all(_is_plain(entry, depth + 1) for entry in value)
+
+
+_DEEPEST = 100
+"""What is nested deeper, or in itself, is refused with the job, whatever is at its end."""
 
 
 def require_result(found: Mapping[str, Any], run_id: str) -> None:
