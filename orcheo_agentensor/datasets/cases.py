@@ -11,7 +11,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
@@ -434,12 +436,31 @@ def kind_of(path: Path) -> str:
     return whole.suffix.lower()
 
 
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""Most bytes of a dataset file, unpacked."""
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file, unpacked where it ends in `.gz`.
+
+    Raises `OSError`: a pipe would never end, and a device gives what it likes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("is not a regular file")
+        packed = path.suffix.lower() == ".gz"
+        with gzip.GzipFile(fileobj=file) if packed else file as source:
+            data: bytes = source.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(f"is larger than {MAX_FILE_BYTES:,} bytes")
+    return data
+
+
 def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
     """The text of a file, unpacked where it ends in `.gz`; raises `DatasetError`; blocking."""
     try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
+        data = _content(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DatasetError(
@@ -517,7 +538,8 @@ def _csv_cases(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int
 def _columns(header: list[str], name: str) -> list[str]:
     columns = [cell.strip() for cell in header]
     columns = ["inputs" if cell == "input" else cell for cell in columns]
-    for n, column in enumerate(columns):
+    every, seen = set(columns), set[str]()
+    for column in columns:
         head, dot, rest = column.partition(".")
         dotted = head in ("inputs", "expected_output", "metadata") and all(rest.split("."))
         whole = column in ("id", "split", "inputs", "expected_output", "metadata")
@@ -528,10 +550,11 @@ def _columns(header: list[str], name: str) -> list[str]:
                 field=column,
                 rule="is not a column of a dataset",
             )
-        if column in columns[:n] or (dot and head in columns):
+        if column in seen or (dot and head in every):
             raise DatasetError(
                 f"{name}:1: {column!r} is given twice", field=column, rule="is given twice"
             )
+        seen.add(column)
     return columns
 
 
@@ -600,8 +623,8 @@ def _no_constant(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for n, key in enumerate(keys) if key in keys[:n])
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r} is given twice")
     return found
 
