@@ -7,6 +7,7 @@ it, who may pass live callbacks. Each rule that is broken is reported with its p
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -357,8 +358,8 @@ def config_problems(obj: Any, *, field: str, callbacks: Collection[str]) -> Iter
     for key in obj:
         if isinstance(key, str) and key not in known:
             yield f"{field}.{key}", key, _unknown_rule(key, known, "key of a config")
-    for trail in _reserved_keys(obj, None, 0):
-        yield dotted(field, trail), trail[1] if trail else None, "is a reserved key"
+    for trail, rule in _misleading_keys(obj, None, 0):
+        yield dotted(field, trail), trail[1] if trail else None, rule
     registered = ", ".join(callbacks) or "none"
     unknown = f"is not the name of a registered callback; registered: {registered}"
     for key, allowed in (("tags", None), ("callbacks", callbacks)):
@@ -422,22 +423,43 @@ def _unknown_rule(key: str, known: Collection[str], what: str) -> str:
     return f"is not a {what}{hint}; known: {', '.join(known)}"
 
 
-def _reserved_keys(value: Any, trail: Trail, depth: int) -> Iterator[Trail]:
+def _misleading_keys(value: Any, trail: Trail, depth: int) -> Iterator[tuple[Trail, str]]:
     if depth > MAX_DEPTH or not isinstance(value, dict | list):
         return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
-        if key == "lc" or (isinstance(key, str) and key.startswith("__")):
-            if depth > 0:  # an unknown key at the top is reported as that
-                yield trail, key
-        else:
-            yield from _reserved_keys(item, (trail, key), depth + 1)
+        rule = _key_rule(key) if isinstance(key, str) else None
+        if rule is None:
+            yield from _misleading_keys(item, (trail, key), depth + 1)
+        elif depth > 0:  # an unknown key at the top is reported as that
+            yield (trail, key), rule
+
+
+_LOOK_ALIKES = str.maketrans(
+    "аеорсухіјѕԁԛԝһӏАВЕКМНОРСТУХІЈЅԌԚԜαονρυιΑΒΕΖΗΙΚΜΝΟΡΤΥΧıոսօհ",
+    "aeopcyxijsdqwhlABEKMHOPCTYXIJSGQWaovpuiABEZHIKMNOPTYXinuoh",
+)
+"""Cyrillic, Greek and other letters, and the Latin ones that they look like."""
+
+
+def _key_rule(key: str) -> str | None:
+    """What is wrong with a key that passes for another one, or that is not a caller's to set."""
+    if key == "lc" or key.startswith("__"):
+        return "is a reserved key"
+    if key != key.strip() or not key.isprintable():
+        return "begins or ends with a space, or holds a character that cannot be seen"
+    if key.isascii():
+        return None
+    looks = unicodedata.normalize("NFKC", key).translate(_LOOK_ALIKES)
+    return f"looks like {looks!r}, and is another key" if looks.isascii() else None
 
 
 def _configurable(value: dict[str, Any], path: str) -> Iterator[Problem]:
     for key in value:
         if isinstance(key, str) and key.startswith("checkpoint_"):
             yield f"{path}.{key}", key, "is a reserved key: checkpoints are not chosen by a config"
+        elif isinstance(key, str) and key.startswith("langgraph_"):
+            yield f"{path}.{key}", key, "is a reserved key: LangGraph and the server set these"
     yield from override_problems(value.get(NODE_OVERRIDES), f"{path}.{NODE_OVERRIDES}")
     own = value.get("agentensor")
     if own is None:

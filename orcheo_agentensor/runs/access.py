@@ -118,14 +118,18 @@ def require_readable(dataset: Any, settings: Settings, caller: Identity) -> None
         )
 
 
-def require_models(job: Job, settings: Settings, caller: Identity) -> None:
+def require_config(job: Job, settings: Settings, caller: Identity) -> None:
     """Raise `ConfigError` for each chat model that a job names and that the operator does not let
-    it use."""
+    it use, and for somebody else's `user_id`."""
     places = {"evaluators": job.evaluators, "optimizer": getattr(job, "optimizer", None)}
     places |= {"config": job.config, "prompts": job.prompts}
     found = models_refused(places, settings, caller)
-    if found and not inside_a_host():
-        raise config_error(((f"job.{path}", name, MODEL_RULE) for path, name in found), "the job")
+    problems = [(f"job.{path}", name, MODEL_RULE) for path, name in found]
+    configurable = (job.config or {}).get("configurable")
+    if user_refused(configurable, caller):
+        problems.append(("job.config.configurable.user_id", configurable["user_id"], USER_RULE))  # type: ignore[index]
+    if problems and not inside_a_host():
+        raise config_error(problems, "the job")
 
 
 def models_refused(
@@ -159,6 +163,18 @@ def _models_in(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield f"{path}.{key}", item
         elif key != "metadata":
             yield from _models_in(item, f"{path}.{key}")
+
+
+def user_refused(configurable: Any, caller: Identity) -> bool:
+    """Whether a config of a known caller names somebody else as the user.
+
+    Graphs keep what they remember by `configurable.user_id`, which LangGraph's server sets.
+    """
+    given = configurable.get("user_id") if isinstance(configurable, Mapping) else None
+    return given is not None and caller.name is not None and given != caller.name
+
+
+USER_RULE = "must be your own identity, or left out"
 
 
 LOOK_AGAIN = 0.1

@@ -48,8 +48,8 @@ from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secre
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
+    require_config,
     require_free_run_id,
-    require_models,
     require_readable,
     require_run,
     require_trainer,
@@ -222,7 +222,7 @@ class RunManager(Generic[JobT]):
             except NotFound:
                 if caller.name is None:
                     raise
-                raise NotFound("names something that is not stored") from None
+                raise _not_found_in(data) from None
             except BadInput as error:
                 raise await self._all_problems(error, data, caller) from None
         return checked
@@ -467,7 +467,7 @@ class RunManager(Generic[JobT]):
     async def _checked(self, job: JobT, caller: Identity, around: Caller) -> CheckedJob[JobT]:
         """Resolve a job, once everything it refers to is known to be `caller`'s to use."""
         require_readable(job.dataset, self._settings, caller)
-        require_models(job, self._settings, caller)
+        require_config(job, self._settings, caller)
         if job.run_id is not None:
             await require_free_run_id(self.store, job.run_id, caller)
         if job.reuse is not None:
@@ -866,6 +866,24 @@ def drift_of(before: RunRecord, checked: CheckedJob[Any], job: Job) -> dict[str,
             rule="must be of the same code, or accept_drift set",
         )
     return {"run_id": before.run_id, "changed": changed}
+
+
+def _not_found_in(data: Mapping[str, Any]) -> NotFound:
+    """What is said to a caller of a job that names what is not stored, or not theirs: what *they*
+    have named, and nothing of what there is."""
+    dataset = data.get("dataset")
+    config = data.get("config")
+    named = {
+        "reuse": data.get("reuse"),
+        "dataset": {k: dataset[k] for k in ("id", "version") if dataset.get(k)}
+        if isinstance(dataset, Mapping) and dataset.get("version")
+        else None,
+        "config": config if isinstance(config, Mapping) and "configurable" in config else None,
+    }
+    given = {f"job.{key}": value for key, value in named.items() if value}
+    found = NotFound("names something that is not stored: " + ", ".join(given or ["job"]))
+    found.value = given
+    return found
 
 
 def slug(name: str) -> str:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError, ConfigError, Forbidden
@@ -81,7 +82,11 @@ class RunRequests:
         except ClientDisconnect:
             return
         except AgentensorError as error:
-            await error_response(error)(scope, receive, send)
+            answer = error_response(error)
+            if _is_own_wait(scope):  # such as the server's tools for MCP, which raise at a 4xx
+                told = f"{type(error).__name__}: {error.message}"
+                answer = JSONResponse({"__error__": {"error": told, "message": error.message}})
+            await answer(scope, receive, send)
             return
         if changed is not None:
             headers = [pair for pair in scope["headers"] if pair[0].lower() not in _LENGTHS]
@@ -258,6 +263,12 @@ def _is_foreign(scope: Scope) -> bool:
     origins, pattern = allowed_origins()
     named = "*" in origins or origin in origins
     return not named and not (pattern and re.fullmatch(pattern, origin))
+
+
+def _is_own_wait(scope: Scope) -> bool:
+    """Whether the server itself asks for the outcome of a run, and reads `__error__` in it."""
+    root = str(scope.get("root_path") or "")
+    return root.startswith("/noauth") and _path(scope).rstrip("/").endswith("/runs/wait")
 
 
 async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:

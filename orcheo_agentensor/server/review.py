@@ -33,13 +33,19 @@ from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put, with_prompts
 from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.runs.access import MODEL_RULE, models_refused, workflow_taken
+from orcheo_agentensor.runs.access import (
+    MODEL_RULE,
+    USER_RULE,
+    models_refused,
+    user_refused,
+    workflow_taken,
+)
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.manager import CheckedJob
 from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
 from orcheo_agentensor.server.http import TextProblems
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.context import context_binds, context_problems
+from orcheo_agentensor.targets.context import context_binds, context_problems, field_names
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
 from orcheo_agentensor.targets.served import RESOLVED_BY, ServedGraph
 from orcheo_agentensor.upstream import served_graphs
@@ -245,6 +251,9 @@ class RequestReviewer:
         _check_metadata(item.get("metadata"), problems)
         if config is None or problems.found:
             return item, problems
+        if not request.trusted and user_refused(config.configurable, request.identity):
+            field = "config.configurable.user_id"
+            problems.add(field, config.configurable["user_id"], USER_RULE)
         if graph.jobs is not None:  # the job itself holds the config of its target
             return _without_concurrency(item, config), problems
         if request.starts_run and item.get("input") is not None:
@@ -331,7 +340,9 @@ async def _checked_job(
     try:
         return await graph.check_job(job, caller=identity)
     except NotFound as error:
-        problems.add("input", None, error.message)
+        named = error.value if isinstance(error.value, dict) and error.value else {"input": job}
+        for field, value in named.items():
+            problems.add(field, value, error.message)
     except StoreError:
         raise
     except BadInput as error:
@@ -436,12 +447,21 @@ def _check_context(
     """Check the context of a run against its schema; an assistant's may leave things out."""
     given = plain.get("configurable") or {}
     schema = getattr(graph.graph, "context_schema", None)
+    known = field_names(schema) if schema is not None else ()
+    for key in request.item.get("context") or {} if known else ():
+        if key not in known and key not in _OWN_CONTEXT:
+            near = ", ".join(sorted(known))
+            problems.add(f"context.{key}", key, f"is not a field of the context; known: {near}")
     for path, value, rule in context_problems(schema, given):
         key = path.split(".")[0]
         if key in given or request.starts_run:
             in_context = key in (request.item.get("context") or {})
             field = "context" if in_context else "config.configurable"
             problems.add(f"{field}.{path}", value, rule)
+
+
+_OWN_CONTEXT = ("agentensor", "node_overrides", "prompts")
+"""What a context may hold beside the fields of its schema: the rest of our config."""
 
 
 def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:

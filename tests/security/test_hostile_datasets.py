@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from orcheo_agentensor import Dataset
-from orcheo_agentensor.datasets import cases
 from orcheo_agentensor.errors import DatasetError
 
 
@@ -70,7 +69,7 @@ def test_neither_a_pipe_nor_a_device_is_read(suffix: str, tmp_path: Path) -> Non
 def test_a_file_larger_than_the_bound_is_refused_before_it_is_unpacked_whole(
     packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cases, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr("orcheo_agentensor.datasets.cases.MAX_FILE_BYTES", 1_000_000)
     file = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
     content = b'{"inputs": "' + b"a" * 50_000_000 + b'"}'
     file.write_bytes(gzip.compress(content) if packed else content)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.runnables import RunnableLambda
 
-from orcheo_agentensor import aevaluate, atrain, configure
-from orcheo_agentensor.config.model import RunConfig
+from orcheo_agentensor import RunConfig, aevaluate, atrain, configure
 from orcheo_agentensor.errors import AgentensorError
 
 PROPOSER = "orcheo_agentensor.demo.proposer:LexicalProposer"
