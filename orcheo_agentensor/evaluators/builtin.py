@@ -67,7 +67,9 @@ class Builtin(BaseModel):
     To add one, write a class with a `type_name` and list it in `KINDS`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ignored_types=(cached_property,), defer_build=True
+    )
 
     type_name: ClassVar[str] = ""
     """The name job files use."""

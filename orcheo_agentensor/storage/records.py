@@ -52,7 +52,7 @@ def text_for_number(label: str | None) -> str:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ConfigCheckpoint(_Record):

@@ -28,10 +28,9 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from orcheo_agentensor.errors import BadInput, shorten
 from orcheo_agentensor.json_values import fast_json
@@ -102,8 +101,16 @@ VERSION_TABLE = "agentensor_schema"
 class Json(TypeDecorator[Any]):
     """JSON: TEXT on SQLite, JSONB on PostgreSQL; None is NULL."""
 
-    impl = Text().with_variant(JSONB(none_as_null=True), "postgresql")
+    impl = Text
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type of the column; only PostgreSQL's own module has JSONB, and takes long to load."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(Text())
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        return dialect.type_descriptor(JSONB(none_as_null=True))
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode on SQLite; PostgreSQL's JSONB encodes by the engine's serializer."""
