@@ -20,7 +20,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,6 +37,7 @@ from orcheo_agentensor.json_values import (
 
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
 _KNOWN = frozenset({*FIELDS, "forms"})
+_ALL_SET = set(_KNOWN)  # one for all cases: a set takes as much memory as the rest of a small case
 MAX_ID = 200
 MAX_SPLIT = 64
 FILE_FIELDS = ("id", "metadata", "cases")
@@ -73,6 +74,7 @@ class Case(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
+    __slots__ = ("_digest",)  # no entry of `__dict__`, which would double in size
 
     id: str = Field(default="", description="Unique in the dataset; derived when left out")
     inputs: Any = Field(description="What the target is given")
@@ -125,16 +127,12 @@ class Case(BaseModel):
     @property
     def content_hash(self) -> str:
         """SHA-256 over every field."""
-        found = self.__dict__.get("content_hash")
-        if found is None:  # not a `cached_property`, whose lock takes as long as the hash
-            found = self.__dict__["content_hash"] = content_hash(self.to_json(), checked=True)
-        return str(found)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy, changed by `update`; it does not keep the hash of the original."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("content_hash", None)
-        return copied
+        try:
+            digest: bytes = getattr(self, "_digest")  # noqa: B009 - a slot, and no field
+        except AttributeError:
+            digest = bytes.fromhex(content_hash(self.to_json(), checked=True))
+            object.__setattr__(self, "_digest", digest)
+        return digest.hex()
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON; `Case.model_validate` reads it back."""
@@ -153,11 +151,13 @@ def parse_case(data: Any, *, where: str) -> Case:
     if isinstance(data, Case):
         return data
     try:
-        return Case.model_validate(data)
+        case = Case.model_validate(data)
     except DatasetError as error:
         raise DatasetError(
             f"{where}: {error.message}", field=error.field, value=error.value, rule=error.rule
         ) from None
+    object.__setattr__(case, "__pydantic_fields_set__", _ALL_SET)
+    return case
 
 
 _SCALARS: Mapping[str, tuple[type, Callable[[str], Any]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import starmap
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.display import (
@@ -32,6 +32,7 @@ from orcheo_agentensor.evaluation.results import (
     merged,
     outcome_of,
     settled,
+    with_outputs,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluator
 from orcheo_agentensor.evaluators.dialects import LangSmithSummary
@@ -43,6 +44,7 @@ from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import as_data, drive, require_result, split_live
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage.records import StoredOutput
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ class EvaluationReport:
     status: EvaluationStatus
     summary: Mapping[str, Any] = field(repr=False)
     usage: Usage
-    cases: tuple[CaseResult, ...] = field(repr=False)
+    cases: Sequence[CaseResult] = field(repr=False)
     manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -353,6 +355,7 @@ async def aevaluate(
     from orcheo_agentensor.storage import Store
 
     opened = store if isinstance(store, Store) else Store.from_url(store)
+    cases: Sequence[CaseResult] = ()
     try:
         plain, live = split_live(
             target=target,
@@ -373,7 +376,7 @@ async def aevaluate(
             "accept_drift": accept_drift,
             "retry_failed": retry_failed,
         }
-        measured: dict[str, Sequence[CaseResult]] = {}
+        measured: dict[str, list[CaseResult]] = {}
         graph = create_evaluation_graph(
             **live,
             context=context,
@@ -384,16 +387,22 @@ async def aevaluate(
         run_id = run_id or uuid.uuid4().hex
         found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
         require_result(found, run_id)
+        results = measured.get(run_id) or await stored_cases(opened, run_id)
+        if any(isinstance(one.output, StoredOutput) for one in results):
+            cases = StoredCases(results, opened, run_id)
+        else:
+            cases = tuple(results)
         return EvaluationReport(
             run_id=run_id,
             status=found["status"],
             summary=found["summary"],
             usage=Usage.from_json(found["usage"]),
-            cases=tuple(measured.get(run_id) or await stored_cases(opened, run_id)),
+            cases=cases,
             manifest=await stored_manifest(opened, run_id),
         )
     finally:
-        if opened is not store:
+        # A store in memory goes with the report that reads from it.
+        if opened is not store and not (opened.target.in_memory and isinstance(cases, StoredCases)):
             await opened.close()
 
 
@@ -457,6 +466,34 @@ def evaluate(
             on_event=on_event,
         )
     )
+
+
+PAGE = 500
+
+
+class StoredCases(Sequence[CaseResult]):
+    """The cases of a report whose outputs take much memory: they are read from the store when they
+    are asked for, a page at a time."""
+
+    def __init__(self, results: list[CaseResult], store: Store, run_id: str) -> None:
+        self._results, self._store, self._run_id = results, store, run_id
+        self._page: tuple[int, list[CaseResult]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> CaseResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CaseResult]: ...
+    def __getitem__(self, index: int | slice) -> CaseResult | Sequence[CaseResult]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        number, at = divmod(range(len(self))[index], PAGE)
+        if self._page[0] != number:
+            some = self._results[number * PAGE : (number + 1) * PAGE]
+            self._page = number, run_sync(with_outputs(self._store, self._run_id, some))
+        return self._page[1][at]
 
 
 async def stored_cases(store: Store, run_id: str) -> list[CaseResult]:

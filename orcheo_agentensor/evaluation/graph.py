@@ -19,6 +19,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
     summarize,
     thresholds_missed,
+    with_outputs,
 )
 from orcheo_agentensor.evaluation.runner import CANDIDATE, PHASE, RUN_ID, Runner, traced
 from orcheo_agentensor.json_values import content_hash
@@ -245,6 +246,7 @@ async def over_all_cases(
 
     `n` counts these cases. An answer is recorded, and not asked for again after a resume.
     """
+    results = await with_outputs(run.store, run.record.run_id, results)
     contexts = [
         context_of(case, result)
         for case, result in zip(run.dataset.cases, results, strict=True)

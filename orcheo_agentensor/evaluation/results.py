@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.statistics import describe, percentile
@@ -23,9 +23,12 @@ from orcheo_agentensor.evaluators.context import (
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.storage import RolloutRow, ScoreRow
-from orcheo_agentensor.storage.records import text_for_number
+from orcheo_agentensor.storage.records import StoredOutput, text_for_number
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.usage import NOTHING, Usage
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -470,6 +473,25 @@ def case_result(
         empty_replies=row.empty_replies,
         cut_replies=row.cut_replies,
     )
+
+
+def without_output(result: CaseResult, row: RolloutRow) -> CaseResult:
+    """`result` with its output left to the store, where `row` is committed."""
+    if row.output is None or row.position is None:
+        return result
+    return replace(result, output=StoredOutput(row.candidate_hash, row.position))
+
+
+async def with_outputs(
+    store: Store, run_id: str, results: Sequence[CaseResult]
+) -> list[CaseResult]:
+    """`results` with the outputs that were left to the store."""
+    stored = [one.output for one in results if isinstance(one.output, StoredOutput)]
+    found = await store.runs.outputs(run_id, stored) if stored else {}
+    return [
+        replace(one, output=found[one.output]) if isinstance(one.output, StoredOutput) else one
+        for one in results
+    ]
 
 
 def context_of(

@@ -56,6 +56,7 @@ from orcheo_agentensor.evaluation.results import (
     outcome_of,
     score_rows,
     storable,
+    without_output,
     without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
@@ -387,6 +388,8 @@ REFUSED = (429, 503)
 """The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
 
 MOST_LOOKS = 100  # rollouts of an evaluation that are taped to see which prompts are read
+
+MOST_OUTPUTS = 4 * 1024 * 1024  # bytes of outputs that an evaluation keeps in memory
 
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 
@@ -761,7 +764,7 @@ class _Batch:
     replicates: Sequence[int]
 
     def __post_init__(self) -> None:
-        self._pending: deque[tuple[int, int, str]] = deque()
+        self._pending: deque[int] = deque()  # index x number of replicates + place of replicate
         self._workers = 0
         self._starting = self._waiting = False  # whether a worker starts, and whether one waits
         self._committing: dict[Commit, list[tuple[int, int, str, CaseResult]]] = {}
@@ -771,16 +774,16 @@ class _Batch:
 
     async def run(self, key_of: Callable[[Case, int], str]) -> list[CaseResult]:
         """Replay what is recorded, and run the rest."""
-        runner = self.runner
-        for index, case in enumerate(self.cases):
-            for replicate in self.replicates:
-                key = key_of(case, replicate)
-                replayed = runner.replayed(case, key) if key in runner.ledger.rollouts else None
-                if replayed is None:
-                    self._pending.append((index, replicate, key))
-                else:
-                    self._add(index, replicate, replayed)
-            if index % YIELD_EVERY == YIELD_EVERY - 1:
+        runner, self._key_of = self.runner, key_of
+        recorded = runner.ledger.rollouts
+        for number in range(len(self.cases) * len(self.replicates)):
+            index, replicate, key = self._numbered(number) if recorded else (0, 0, "")
+            replayed = runner.replayed(self.cases[index], key) if key in recorded else None
+            if replayed is None:
+                self._pending.append(number)
+            else:
+                self._add(index, replicate, replayed)
+            if number % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         try:
             async with asyncio.TaskGroup() as group:
@@ -794,6 +797,12 @@ class _Batch:
         if self._stopped:
             raise self._stopped[0]
         return [result for result in self._results if result is not None]
+
+    def _numbered(self, number: int) -> tuple[int, int, str]:
+        """The index of a case, its replicate and the key of the rollout."""
+        index, place = divmod(number, len(self.replicates))
+        replicate = self.replicates[place]
+        return index, replicate, self._key_of(self.cases[index], replicate)
 
     def _start_worker(self, group: asyncio.TaskGroup) -> None:
         self._starting = True
@@ -813,7 +822,7 @@ class _Batch:
                 if not self._pending:
                     places.release()
                     break
-            index, replicate, key = self._pending.popleft()
+            index, replicate, key = self._numbered(self._pending.popleft())
             if self._pending and not self._starting and self._workers < runner.concurrency:
                 self._start_worker(group)
             commit: Commit | None = None
@@ -848,9 +857,14 @@ class _Batch:
         """Take in the results of cases whose rows are in `commit`, once it is done."""
         await commit
         results = self._let_go(commit)
+        ledger, rows = self.runner.ledger, self.runner.ledger.rollouts
         if not self.runner.taped:  # an evaluation does not come back to a case
-            keys = [key for _, _, key, _ in results]
-            self.runner.ledger.forget(keys, self.runner.fingerprints)
+            if ledger.output_bytes > MOST_OUTPUTS:
+                results = [
+                    (index, replicate, key, without_output(result, rows[key]))
+                    for index, replicate, key, result in results
+                ]
+            ledger.forget([key for _, _, key, _ in results], self.runner.fingerprints)
         for index, replicate, _, result in results:
             self._add(index, replicate, result)
 

@@ -343,7 +343,7 @@ class Database:
 
     def _sqlite_engine(self) -> Engine:
         path = self.target.path
-        place, writable = ":memory:", True
+        place, writable = "", True  # a file without a name, of which little is in memory
         dialect, compiled = _sqlite_dialect()
         if path is not None:
             writable = prepare_file(path)

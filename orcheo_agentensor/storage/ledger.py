@@ -24,6 +24,7 @@ from orcheo_agentensor.storage.records import (
     Lease,
     RolloutRow,
     ScoreRow,
+    StoredOutput,
 )
 from orcheo_agentensor.storage.tables import Json, calls, clean_text, encode, rollouts, scores
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
@@ -38,6 +39,7 @@ ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
 _SCORE_COLUMNS = [column for column in scores.c if column.name not in ("run_id", "position")]
 _SAME_ROLLOUT = (rollouts.c.run_id == scores.c.run_id) & (rollouts.c.position == scores.c.position)
 _CHUNK = 500
+_OUTPUT = [*rollouts.c.keys()].index("output")
 _LARGEST_BATCH = 512
 """Most rows in one statement on SQLite."""
 
@@ -165,6 +167,22 @@ def _noted(row: RolloutRow) -> str | None:
     if row.empty_replies or row.cut_replies:
         return encode({**(row.tape or {}), _REPLIES: [row.empty_replies, row.cut_replies]})
     return None if row.tape is None else encode(row.tape)
+
+
+def outputs_of(
+    connection: Connection, run_id: str, stored: Sequence[StoredOutput]
+) -> dict[StoredOutput, Any]:
+    """What stands in the store for each of `stored`."""
+    table, found = rollouts.c, dict[StoredOutput, Any]()
+    for start in range(0, len(stored), _CHUNK):
+        some = stored[start : start + _CHUNK]
+        query = select(table.candidate_hash, table.position, table.output).where(
+            table.run_id == run_id,
+            table.candidate_hash.in_({one.candidate_hash for one in some}),
+            table.position.in_([one.position for one in some]),
+        )
+        found |= {StoredOutput(*place): output for *place, output in connection.execute(query)}
+    return found
 
 
 def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[RolloutRow]:
@@ -416,6 +434,7 @@ class Ledger:
         self.reuse = reuse if reuse != run_id else None
         self.rollouts: dict[str, RolloutRow] = {}
         self.scores: dict[tuple[str, str], list[ScoreRow]] = {}
+        self.output_bytes = 0
         self._calls: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, asyncio.Task[None]] = {}
         self._db = db
@@ -514,10 +533,12 @@ class Ledger:
         there = self.rollouts.get(row.key)
         if there is not None and not there.reused:
             return self._open()
-        row.position = self._position = self._position + 1
+        self._position += 1
+        row.position = self._position
         values = rollout_values(self.run_id, row, checked=checked)
         group = self._open()
         group.rollouts.append(values)
+        self.output_bytes += len(values[_OUTPUT] or "")
         if row.reused:
             row = replace(row, reused=False, usage=NOTHING)
         elif row.usage.rollouts != row.attempts:

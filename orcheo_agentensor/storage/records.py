@@ -275,6 +275,14 @@ class RolloutRow:
     position: int | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """In place of an output that only the store has, with the rollout at `position`."""
+
+    candidate_hash: str
+    position: int
+
+
 @dataclass(kw_only=True, slots=True)
 class ScoreRow:
     """One score (or failure) of one evaluator on one rollout.

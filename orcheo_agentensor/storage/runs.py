@@ -36,6 +36,7 @@ from orcheo_agentensor.storage.records import (
     RunMode,
     RunRecord,
     RunStatus,
+    StoredOutput,
     text_for_number,
 )
 from orcheo_agentensor.storage.tables import (
@@ -401,6 +402,10 @@ class Runs(Repository):
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""
         return await self._db.read(lambda connection: ledger.total_usage(connection, run_id))
+
+    async def outputs(self, run_id: str, stored: Sequence[StoredOutput]) -> dict[StoredOutput, Any]:
+        """The outputs that `stored` stand for."""
+        return await self._db.read(lambda c: ledger.outputs_of(c, run_id, stored))
 
     async def case_rows(
         self,

@@ -105,7 +105,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The type of the column; only PostgreSQL's own module has JSONB, and takes long to load."""
+        """The type of the column. The module that has JSONB takes long to load."""
         if dialect.name != "postgresql":
             return dialect.type_descriptor(Text())
         from sqlalchemy.dialects.postgresql import JSONB

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +174,22 @@ async def test_a_cancelled_writer_tells_those_who_wait(
             await waiting
         with pytest.raises(StoreError, match="cancelled"):
             ledger.put_rollout(rollout(1))
+
+
+async def test_what_a_row_writes_does_not_grow_with_the_rows_before_it(tmp_path: Path) -> None:
+    log = tmp_path / "store.db-wal"
+    written = []
+    async with (
+        Store.from_url(f"sqlite:///{tmp_path / 'store.db'}") as store,
+        store.ledger("run-1", lease=await leased_run(store)) as ledger,
+    ):
+        for number in range(3_000):
+            row = rollout(number)
+            row.key = hashlib.sha256(str(number).encode()).hexdigest()
+            ledger.put_rollout(row)
+            commit = ledger.put_scores(row.key, "e", [score(row.key)])
+            if number % 50 == 49:
+                await commit
+                written.append(log.stat().st_size)
+    first, last = written[9] - written[1], written[-1] - written[-9]
+    assert 0 < last <= 1.5 * first

@@ -1,0 +1,109 @@
+"""What one more case costs, counted: functions called, and memory held."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import orcheo_agentensor
+from orcheo_agentensor import Limits, aevaluate
+
+PACKAGE = os.path.dirname(orcheo_agentensor.__file__) + os.sep
+
+
+def cases(count: int) -> list[dict[str, Any]]:
+    """Cases that `double` answers correctly."""
+    return [
+        {"id": f"c{n}", "inputs": {"n": n}, "expected_output": {"n": 2 * n}} for n in range(count)
+    ]
+
+
+async def double(inputs: dict[str, int]) -> dict[str, int]:
+    return {"n": 2 * inputs["n"]}
+
+
+async def calls_of(count: int, path: Path) -> int:
+    """How many functions of the package an evaluation calls on the thread of its loop."""
+    calls: collections.Counter[str] = collections.Counter()
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            calls[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(profile)
+    try:
+        await aevaluate(
+            double,
+            dataset=cases(count),
+            evaluators=["exact_match"],
+            limits=Limits(concurrency=1),
+            store=f"sqlite:///{path}",
+        )
+    finally:
+        sys.setprofile(None)
+    return calls.total()
+
+
+async def test_a_further_case_takes_few_calls_however_many_there_are(tmp_path: Path) -> None:
+    await calls_of(1, tmp_path / "warm.db")
+    few, more, many = [await calls_of(n, tmp_path / f"{n}.db") for n in (10, 110, 410)]
+    assert (more - few) / 100 <= 100
+    assert (many - more) / 300 <= 1.1 * (more - few) / 100
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+async def test_large_outputs_stay_in_the_store_until_they_are_read(
+    tmp_path: Path, place: str
+) -> None:
+    size, count = 40_000, 500
+
+    async def long(inputs: dict[str, int]) -> str:
+        return f"{inputs['n']}:" + "x" * size
+
+    tracemalloc.start()
+    try:
+        report = await aevaluate(
+            long,
+            dataset=cases(count),
+            evaluators=["json_valid"],
+            limits=Limits(concurrency=5),
+            store=None if place == "memory" else f"sqlite:///{tmp_path / 'store.db'}",
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size * count / 2
+    assert len(report.cases) == count
+    assert [case.output.split(":")[0] for case in report.cases] == [str(n) for n in range(count)]
+    assert len(report.cases[-1].output) == size + len("499:")
+    assert [case.case_id for case in report.cases[497:]] == ["c497", "c498", "c499"]
+    assert report.to_json()["cases"][250]["output"].startswith("250:x")
+    with pytest.raises(IndexError):
+        report.cases[count]
+
+
+async def test_an_evaluator_of_all_cases_sees_the_outputs_that_the_store_keeps() -> None:
+    seen: list[str] = []
+
+    def numbers(outputs: list[Any], reference_outputs: list[Any]) -> dict[str, Any]:
+        seen.extend(re.findall(r"(\d{4})x", str(outputs)))
+        return {"key": "numbers", "score": 1.0}
+
+    async def long(inputs: dict[str, int]) -> str:
+        return f"{inputs['n']:04d}" + "x" * 40_000
+
+    await aevaluate(
+        long,
+        dataset=cases(300),
+        evaluators=["json_valid"],
+        summary_evaluators=[numbers],
+        limits=Limits(concurrency=5),
+    )
+    assert seen == [f"{n:04d}" for n in range(300)]
