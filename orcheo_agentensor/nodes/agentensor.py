@@ -58,6 +58,7 @@ class JobFields(BaseModel):
     promote: str | None = _field("promote")
     guardrail: Any = _field("guardrail")
     goal: Any = _field("goal")
+    exclude_nodes: Any = _field("exclude_nodes")
     publish: Any = _field("publish")
     seed: int | None = _field("seed")
     store: Any = Field(

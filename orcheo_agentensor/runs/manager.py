@@ -75,6 +75,7 @@ from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
 from orcheo_agentensor.targets.isolation import Provenance, changed_source, provenance_of
+from orcheo_agentensor.targets.overriding import require_nodes
 from orcheo_agentensor.upstream import checkpoint_of
 
 if TYPE_CHECKING:
@@ -560,6 +561,7 @@ class RunManager(Generic[JobT]):
         check_target(target, with_prompts({**around.live, **whole.configurable}, prompts), prompts)
         if isinstance(target, ConnectedTarget):
             target = await target.connect(around.completed(whole.to_runnable()))
+        require_nodes(target, getattr(job, "exclude_nodes", ()), field="job.exclude_nodes")
         recorded_config = config.to_json()
         config = config.model_copy(update={"prompts": {}})
         config_json = config.to_json() if prompts else recorded_config

@@ -20,7 +20,7 @@ from typing import Any
 
 from langchain_core.runnables import Runnable
 
-from orcheo_agentensor.config.overrides import NODE_OVERRIDES
+from orcheo_agentensor.config.overrides import MODEL_FIELDS, NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
@@ -30,6 +30,7 @@ from orcheo_agentensor.prompts import TextTensor, path_in
 from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.targets.context import field_names
 from orcheo_agentensor.targets.isolation import is_own, parts_of
+from orcheo_agentensor.targets.overriding import follows_itself, nodes_of
 from orcheo_agentensor.upstream import reads_any_config
 
 _OURS = frozenset({"prompts", "agentensor", NODE_OVERRIDES, "thread_id", "user_id"})
@@ -123,7 +124,11 @@ def unread(
 
     In a `training` the proposer is shown the expected outputs.
     """
-    found = [*_unread_config(target, configurable, prompts), *_dropped(target, dataset, evaluators)]
+    found = [
+        *_unread_config(target, configurable, prompts),
+        *_unread_overrides(target, configurable),
+    ]
+    found += _dropped(target, dataset, evaluators)
     expecting = sum(case.expected_output is not None for case in dataset.cases)
     if expecting and not training and not any(map(_compares, evaluators)):
         found.append(
@@ -163,6 +168,26 @@ def unnamed_prompts(target: Any, prompts: Mapping[str, TextTensor]) -> list[str]
     if not code.is_whole or "prompts" in code:  # which may read them all
         return []
     return [name for name, one in prompts.items() if one.bind is None and name not in code]
+
+
+def _unread_overrides(target: Any, configurable: Mapping[str, Any]) -> Iterator[str]:
+    """On a model or a temperature for a node that takes its config and reads no such thing."""
+    inner = getattr(target, "built", None) or getattr(target, "inner", target)
+    graph = getattr(inner, "runnable", None)
+    given = overrides_in({"configurable": configurable})
+    if not given or not hasattr(graph, "nodes"):
+        return
+    for name, node, _own in nodes_of(graph, "", reachable=True):
+        asked = [what for what in MODEL_FIELDS if what in given.get(name, ())]
+        if not asked or "overrides" in (node.metadata or {}) or follows_itself(node.bound):
+            continue
+        code = Named(node.bound)
+        for what in asked:
+            if code.is_whole and what not in code and "overridden_model" not in code:
+                yield (
+                    f"nothing in node {name!r} reads a {what}, so node_overrides.{name}.{what} "
+                    "changes nothing: take it out, or read it there by overridden_model"
+                )
 
 
 def _dropped(target: Any, dataset: Dataset, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:

@@ -50,7 +50,11 @@ from orcheo_agentensor.targets.context import (
 )
 from orcheo_agentensor.targets.isolation import Isolation, MemoryStore, isolation_of
 from orcheo_agentensor.targets.output import pick, to_json_output
-from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
+from orcheo_agentensor.targets.overriding import (
+    require_followed,
+    require_nodes,
+    with_node_overrides,
+)
 
 if TYPE_CHECKING:
     from orcheo_agentensor.targets.served import Workflow
@@ -61,6 +65,7 @@ _FORMS = (
     '{"entrypoint": "module:attribute", "output": "path"}, or {"url": ..., "assistant": ...}'
 )
 _REMOTE = frozenset({"url", "assistant"})
+_OVERRIDES = f"job.config.configurable.{NODE_OVERRIDES}"
 
 
 @runtime_checkable
@@ -166,7 +171,9 @@ class CallableTarget:
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
-        """Raise `ConfigError` where a prompt binds into a context: a function has none."""
+        """Raise `ConfigError` where a prompt binds into a context, or a node is to be overridden: a
+        function has neither."""
+        require_nodes(self, overrides_in({"configurable": configurable}), field=_OVERRIDES)
         refuse_context(prompts, f"{self.name!r} is a function")
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
@@ -305,6 +312,8 @@ class RunnableTarget:
         if overrides_in({"configurable": configurable}) and hasattr(self.runnable, "nodes"):
             config = RunConfig.model_construct(configurable=dict(configurable))
             require_followed(self.runnable, config, field="job.config")
+        else:
+            require_nodes(self, overrides_in({"configurable": configurable}), field=_OVERRIDES)
         if self.workflow and not self.workflow.by_flag:  # its defaults may bring what is missing
             check_context_binds(self.context_schema, prompts, who=who)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -56,7 +56,7 @@ def unfollowed_overrides(
     given = overrides_in({"configurable": config.configurable})
     if not given:
         return
-    known = {name: (node, own) for name, node, own in _nodes(graph, "", reachable=wrapped)}
+    known = {name: (node, own) for name, node, own in nodes_of(graph, "", reachable=wrapped)}
     for name, override in given.items():
         path = f"{field}.configurable.{NODE_OVERRIDES}.{name}"
         if name not in known:
@@ -74,7 +74,7 @@ def asked_models(graph: Any, config: RunConfig, *, field: str) -> Iterator[tuple
     given = overrides_in({"configurable": config.configurable})
     if not given:
         return
-    known = {name: node for name, node, _own in _nodes(graph, "", reachable=True)}
+    known = {name: node for name, node, _own in nodes_of(graph, "", reachable=True)}
     for name, override in given.items():
         node = known.get(name)
         if node is None or "model" not in override:
@@ -122,7 +122,7 @@ class _OverriddenNode(Runnable[Any, Any]):
         return None if _task_node(self.bound) is not None else override_for(config)
 
 
-def _nodes(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, Any, bool]]:
+def nodes_of(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, Any, bool]]:
     """Every node with its path, those of subgraphs after their node; and whether
     `with_node_overrides` reaches it."""
     for name, node in graph.nodes.items():
@@ -132,7 +132,36 @@ def _nodes(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, A
         for inner in node.subgraphs or ():
             if hasattr(inner, "nodes"):
                 below = reachable and inner is node.bound
-                yield from _nodes(inner, f"{prefix}{name}|", reachable=below)
+                yield from nodes_of(inner, f"{prefix}{name}|", reachable=below)
+
+
+def node_names(target: Any) -> list[str]:
+    """The names of a target's nodes, those inside subgraphs by the names on the way to them; none
+    for a function."""
+    inner = getattr(target, "built", None) or getattr(target, "inner", target)
+    graph = getattr(inner, "runnable", None)
+    if hasattr(graph, "nodes"):
+        return [name for name, _node, _own in nodes_of(graph, "", reachable=True)]
+    ends = [name for edge in inner.edges for name in edge]
+    return [name for name in dict.fromkeys(ends) if not name.startswith(_HIDDEN)]
+
+
+def require_nodes(target: Any, names: Iterable[str], *, field: str) -> None:
+    """Raise `ConfigError` naming those of `names` that are no nodes of a target."""
+    known = node_names(target)
+    there = f"its nodes: {', '.join(known)}" if known else "it has none"
+    problems = [
+        (field, name, f"is not a node of {target.name!r}; {there}")
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise config_error(problems, field)
+
+
+def follows_itself(bound: Any) -> bool:
+    """Whether a node's runnable is made of a `TaskNode`, which follows overrides itself."""
+    return _task_node(bound) is not None
 
 
 def _task_node(bound: Any) -> Any:

@@ -309,6 +309,7 @@ async def atrain(
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
+    exclude_nodes: Sequence[str] = (),
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -347,6 +348,7 @@ async def atrain(
             "never".
         guardrail: What forbids a promotion by itself.
         goal: The gain to aim at, and the splits on which it must be met.
+        exclude_nodes: Nodes in which no prompt is to blame; one read only there is not trained.
         publish: The assistant that a promoted version is published to.
         config: The `RunnableConfig` that the target runs with.
         context: The context of a graph that needs live objects there; all rollouts share it.
@@ -413,6 +415,7 @@ async def atrain(
             "promote": promote,
             "guardrail": as_data(guardrail),
             "goal": as_data(goal),
+            "exclude_nodes": list(exclude_nodes),
             "publish": publish,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
@@ -455,6 +458,7 @@ def train(
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
+    exclude_nodes: Sequence[str] = (),
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -505,6 +509,7 @@ def train(
             promote=promote,
             guardrail=guardrail,
             goal=goal,
+            exclude_nodes=exclude_nodes,
             publish=publish,
             config=config,
             context=context,

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orcheo_agentensor.config.overrides import node_path
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import traced
@@ -103,16 +104,18 @@ async def backward(
     *,
     weights: Mapping[str, float],
     critic: EdgeCritic | None = None,
+    exclude: Sequence[str] = (),
 ) -> None:
     """Put what a minibatch teaches on the tensors; one that no node read gets no gradient.
 
     Cases whose evaluators failed teach nothing and are left out. Cases that scored 1.0 are
     included, because they must not be broken, but cost no critic calls. Of more than
-    `MAX_GRADIENTS` cases the first are used.
+    `MAX_GRADIENTS` cases the first are used. What a prompt did in a node to `exclude` does not
+    count.
     """
     found = await asyncio.gather(
         *(
-            _one_case(case, result, weights=weights, critic=critic)
+            _one_case(case, result, weights=weights, critic=critic, exclude=exclude)
             for case, result in zip(cases, results, strict=True)
             if not result.failures
         )
@@ -121,6 +124,30 @@ async def backward(
         for name, record in by_prompt.items():
             if name in tensors:
                 tensors[name].backward(record)
+
+
+def is_excluded(path: Iterable[str], exclude: Iterable[str]) -> bool:
+    """Whether a node run, or a node around it, is one of the nodes to `exclude`."""
+    names = node_path("|".join(path)) + "|"
+    return any(names.startswith(f"{one}|") for one in exclude)
+
+
+def only_in_excluded(
+    names: Iterable[str], tapes: Sequence[Mapping[str, Any]], exclude: Sequence[str]
+) -> dict[str, list[str]]:
+    """The prompts that are read in nodes to `exclude` and nowhere else, with these nodes."""
+    found: dict[str, dict[str, bool]] = {}
+    for tape in tapes if exclude else ():
+        for run in tape.get("runs", ()):
+            path = (*run.get("path", ()), run["node"])
+            for name in run["prompts"]:
+                places = found.setdefault(name, {})
+                places[node_path("|".join(path))] = is_excluded(path, exclude)
+    return {
+        name: sorted(found[name])
+        for name in sorted(names)
+        if name in found and all(found[name].values())
+    }
 
 
 def briefly(gradients: Iterable[FeedbackRecord]) -> list[dict[str, Any]]:
@@ -142,12 +169,16 @@ async def _one_case(
     *,
     weights: Mapping[str, float],
     critic: EdgeCritic | None,
+    exclude: Sequence[str],
 ) -> dict[str, FeedbackRecord]:
     if result.tape is None:
         return {}
     score = result.objective(weights)
     wrong = score is None or score < 1.0
     tape = Tape.from_json(result.tape)
+    for run in tape.runs.values():
+        if is_excluded((*run.path, run.node), exclude):
+            run.prompts = []
     with traced({CASE_ID: case.id}):
         blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)
     return {

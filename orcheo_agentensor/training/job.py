@@ -345,6 +345,12 @@ class TrainingJob(Job):
         title="Guardrails",
         description="What forbids a promotion: {alpha, min_ratio, latency, cost}.",
     )
+    exclude_nodes: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        [],
+        title="Excluded nodes",
+        description="Nodes in which no prompt is to blame; one read only there is not trained.",
+        max_length=100,
+    )
     goal: Goal = Field(
         default=Goal(),
         title="Goal",
@@ -486,7 +492,7 @@ def make_plan(
             name: template_of(prompts[name].text, prompts[name].metadata) for name in trainable
         },
     )
-    described = {
+    described: dict[str, Any] = {
         "optimizer": describe(chosen),
         "proposer": type(proposer).__qualname__,
         "budget": budget.model_dump(),
@@ -497,6 +503,8 @@ def make_plan(
     }
     if job.guardrail != Guardrail():
         described["guardrail"] = job.guardrail.model_dump()
+    if job.exclude_nodes:
+        described["exclude_nodes"] = sorted(job.exclude_nodes)
     if job.goal != Goal():
         described["goal"] = job.goal.model_dump()
     if publish is not None:

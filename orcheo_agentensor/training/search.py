@@ -19,13 +19,20 @@ from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, complete_config, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.runs.manager import Draining
+from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.storage.records import PASSING, RETRIED
 from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.targets.context import context_fields
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import validate_against
-from orcheo_agentensor.training.job import Progress, TargetScore, TrainingPlan, stop_reason
+from orcheo_agentensor.training.feedback import only_in_excluded
+from orcheo_agentensor.training.job import (
+    Progress,
+    TargetScore,
+    TrainingJob,
+    TrainingPlan,
+    stop_reason,
+)
 from orcheo_agentensor.training.state import SearchState
 from orcheo_agentensor.training.trial import MOST_CUTS, run_trial
 
@@ -282,6 +289,11 @@ def _blocked(training: Training) -> str | None:
     tapes = [row.tape for row in rows if row.tape is not None]
     failures = [row.failure for row in rows]
     if rows and None in failures:
+        excluded = excluded_warnings(run, names, tapes)
+        if len(excluded) == len(names):
+            return "; ".join(excluded)
+        for warning in excluded:
+            run.events.emit("warning", message=warning)
         read = prompt_reads(names, tapes)
         if not any(read.values()):
             return "; ".join(unread_warnings(run, names, tapes))
@@ -292,6 +304,17 @@ def _blocked(training: Training) -> str | None:
         told = told.replace("nothing could", "the baseline could not", 1)
         raise (RunPaused if all(PASSING in one for one in known) else RunFailed)(told)
     return None
+
+
+def excluded_warnings(
+    run: ActiveRun[TrainingJob], names: Sequence[str], tapes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A sentence on each prompt that is not trained, because only excluded nodes read it."""
+    found = only_in_excluded(names, tapes, run.job.exclude_nodes)
+    return [
+        f"prompt {name!r} is read in excluded nodes only ({', '.join(nodes)}): it is not trained"
+        for name, nodes in found.items()
+    ]
 
 
 async def take_steps(training: Training) -> None:

@@ -323,6 +323,7 @@ class TrainingState(TrainingOutput, JobState, total=False):
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
     guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
     goal: Annotated[Any, shown_as(TrainingJob, "goal")]
+    exclude_nodes: Annotated[Any, shown_as(TrainingJob, "exclude_nodes")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
     epoch: Annotated[

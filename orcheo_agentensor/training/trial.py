@@ -317,6 +317,7 @@ class _TrialRun:
             results,
             weights=self.training.weights,
             critic=edge_critic(self.training, self.candidate),
+            exclude=self.training.run.job.exclude_nodes,
         )
 
     def _step(self, parent: Candidate, texts: Mapping[str, str]) -> Candidate:
