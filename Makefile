@@ -2,6 +2,7 @@
 #
 #   make demo    train the bundled workflow, offline
 #   make test    lint, types, layers and every test, embedded PostgreSQL included; coverage
+#   make compat  the evaluators of other packages, as they are: about 1.6 GB
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make docs    make the reference of the Python API, and the page of requirements, anew
@@ -17,6 +18,7 @@ UPGRADE ?=
 
 VENV := .venv
 BENCH := .venv-bench
+COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
 LOCK := .venv-lock
 
@@ -26,7 +28,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-orcheo serve bench lint docs lock check-locks clean
+.PHONY: help demo test compat test-orcheo serve bench lint docs lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -56,13 +58,18 @@ docs: $(VENV)/.dev
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo
 
+# Then the page that says what works, of these tests and of those marked in the others.
+compat: $(COMPAT)/.compat
+	@$(COMPAT)/bin/python -m pytest tests/compat tests/unit/test_upstream.py -k 'compat or ragas'
+	@$(COMPAT)/bin/python docs/reference/make_compatibility.py
+
 bench: $(BENCH)/.bench
 	@$(BENCH)/bin/python -m benchmarks.evaluation; evaluation=$$?; \
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(ORCHEO) $(LOCK) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
-	rm -rf .hypothesis .import_linter_cache .coverage .coverage.* dist build
+	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LOCK) .langgraph_api .pytest_cache .mypy_cache
+	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
 # on top of a smaller one. A stamp file says that a set is there; sets that were there before are
@@ -79,11 +86,15 @@ $(BENCH)/.bench: requirements/bench.txt $(INSTALL) | $(BENCH)/bin/python
 	@$(BENCH)/bin/python requirements/install.py bench
 	@touch $@
 
+$(COMPAT)/.compat: requirements/compat.txt $(INSTALL) | $(COMPAT)/bin/python
+	@$(COMPAT)/bin/python requirements/install.py compat
+	@touch $@
+
 $(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
 	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
 
-$(VENV)/bin/python $(BENCH)/bin/python $(LOCK)/bin/python:
+$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LOCK)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
@@ -112,6 +123,7 @@ lock: $(LOCK)/bin/python
 	$(LIBRARY) -c requirements/dev.txt --extra postgres --extra server --extra openai \
 	  -o requirements/server.txt
 	$(LIBRARY) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
+	$(LIBRARY) -c requirements/build.txt --group compat --extra openai -o requirements/compat.txt
 	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
 	  --group orcheo -o requirements/orcheo.txt
 

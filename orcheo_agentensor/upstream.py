@@ -1,4 +1,4 @@
-"""What this package takes from LangGraph and LangChain beyond their public API, in one place.
+"""What this package takes from other packages beyond their public API, in one place.
 
 Each entry says which public way was tried and why it does not do. `tests/unit/test_upstream.py`
 tests every entry and fails, naming it, where an upgrade breaks it.
@@ -218,3 +218,12 @@ def server_user() -> tuple[Any, list[str]] | None:
 
     context = get_auth_ctx()
     return None if context is None else (context.user, list(context.permissions))
+
+
+def ragas_function(metric: Any) -> Any:
+    """The function that a metric of Ragas was made of by `@discrete_metric` and the like, or None.
+
+    Tried: `score` takes any keyword and warns of those that the function does not take; nothing
+    public tells which it takes.
+    """
+    return getattr(metric, "_func", None)

@@ -6,6 +6,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return folder if folder in ("server", "remote") else str(path)
 
     return Sharing(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say of the whole suite what it left out."""
+    if config.args_source is config.ArgsSource.TESTPATHS and find_spec("openevals") is None:
+        terminalreporter.write_line("tests/compat was left out: `make compat` has its packages")
 
 
 class MeasuredTime:

@@ -83,7 +83,7 @@ def calibrate(
     from orcheo_agentensor.cli.jobfile import Overrides, load_job
     from orcheo_agentensor.datasets import Dataset
     from orcheo_agentensor.evaluators import bind_evaluators
-    from orcheo_agentensor.evaluators.judge import calibrate as compare
+    from orcheo_agentensor.evaluators import calibrate as compare
 
     specs = load_job(job, Overrides()).get("evaluators", [])
     bound = bind_evaluators(specs, settings=options.load_settings())

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from langgraph.graph import END, START
@@ -248,11 +249,11 @@ async def over_all_cases(
     """
     results = await with_outputs(run.store, run.record.run_id, results)
     contexts = [
-        context_of(case, result)
+        replace(context_of(case, result), outcomes=result.outcomes)
         for case, result in zip(run.dataset.cases, results, strict=True)
         if result.target_failure is None
     ]
-    seen = [[ctx.case_id, ctx.output] for ctx in contexts]
+    seen = [[ctx.case_id, ctx.output, *map(outcome_to_json, ctx.outcomes)] for ctx in contexts]
     found: dict[str, dict[str, Any]] = {}
     candidate = Candidate.of(run.prompts)
     for evaluator in run.summary_evaluators if contexts else ():

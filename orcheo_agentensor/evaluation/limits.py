@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -184,5 +184,7 @@ def process_slots(limit: int) -> Slots:
         there = getattr(loop, "_default_executor", None)  # nothing public tells
         if getattr(there, "_max_workers", 0) < threads:
             name = "agentensor-rollout"
-            loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix=name))
+            # Looked up now: TruLens puts a class of its own there, and the loop takes no other.
+            executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix=name)
+            loop.set_default_executor(executor)
     return found

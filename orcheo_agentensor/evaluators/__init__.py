@@ -29,7 +29,7 @@ from orcheo_agentensor.evaluators.context import (
     Outcome,
     TargetFailure,
 )
-from orcheo_agentensor.evaluators.judge import LLMJudge
+from orcheo_agentensor.evaluators.judge import LLMJudge, calibrate
 
 __all__ = [
     "BUILTINS",
@@ -56,4 +56,5 @@ __all__ = [
     "TrajectoryMatch",
     "bind_evaluator",
     "bind_evaluators",
+    "calibrate",
 ]

@@ -45,6 +45,7 @@ from orcheo_agentensor.evaluators.dialects import (
     ObjectDialect,
     OpenEvals,
     PydanticEvals,
+    PydanticReport,
     Subject,
     made_by,
 )
@@ -68,12 +69,14 @@ from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage, UsageRecorder
 
 OBJECTS: tuple[ObjectDialect, ...] = (
+    TruLens(),
     Phoenix(),
+    PydanticReport(),
     PydanticEvals(),
     LangSmithRunEvaluator(),
     DeepEval(),
-    Ragas(),
     Opik(),
+    Ragas(),
     Autoevals(),
 )
 """In the order tried."""
@@ -81,7 +84,6 @@ OBJECTS: tuple[ObjectDialect, ...] = (
 FUNCTIONS: tuple[FunctionDialect, ...] = (
     ContextFunction(),
     Mlflow(),  # before LangSmith: decorated scorers take `expectations` optionally
-    TruLens(),
     OpenEvals(),
     LangSmithSummary(),
     LangSmith(),
@@ -104,15 +106,20 @@ def detect(subject: Subject, kind: str | None = None) -> Adapter:
     Raises `EvaluatorRefused` for anything that fits no form, or where its parameters do not tell
     what each would be given.
     """
+    if inspect.isclass(subject.obj) and subject.obj.__module__.startswith("autoevals."):
+        subject = Subject.of(subject.obj())  # Braintrust takes its scorers as classes
     if inspect.isclass(subject.obj):
         name = subject.obj.__name__
         raise _refused(subject, f"{name} is a class; pass an instance, such as {name}()")
     if kind is not None:
         return _as_kind(subject, kind)
-    for name, needs in _NEEDS_MORE.items():
-        if made_by(subject.obj, "pydantic_evals", name):
-            raise _refused(subject, f"{name} of pydantic-evals {needs}")
-    for of_objects in () if made_by(subject.obj, "trulens") else OBJECTS:
+    if subject.method("compare_runs") or made_by(subject.obj, "deepeval", "BaseArenaMetric"):
+        raise _refused(
+            subject,
+            "it compares the outputs of several targets for one case, and here each case has one; "
+            "to compare it with the expected output, use LLMJudge(pairwise=True)",
+        )
+    for of_objects in OBJECTS:
         if of_objects.matches(subject):
             return of_objects.bind(subject)
     if subject.parameters is None:
@@ -132,15 +139,6 @@ def detect(subject: Subject, kind: str | None = None) -> Adapter:
             "and expected output, or annotate its parameters with langsmith's Run and Example"
         )
     raise _refused(subject, reason)
-
-
-_NEEDS_MORE = {
-    "ReportEvaluator": "looks at a whole report of theirs, which there is none of here; a LangSmith"
-    " summary evaluator, such as def f(outputs: list, reference_outputs: list), scores all cases",
-    "HasMatchingSpan": "looks at a tree of spans, which is not recorded here; a LangSmith function"
-    " def f(run, example) finds the nodes in run.child_runs",
-}
-"""Classes of pydantic-evals that need what a case here does not have, and what that is."""
 
 
 def _as_kind(subject: Subject, kind: str) -> Adapter:
@@ -345,9 +343,18 @@ def bind_evaluator(
     else:
         subject = Subject.of(evaluator)
         adapter, named = detect(subject, kind), name is not None
-        name = _checked_name(name if named else returned_key(subject.function) or subject.name)
+        name = _checked_name(name if named else _returned_key_of(subject) or subject.name)
     way = "inline" if adapter.inline else "in a thread" if adapter.threaded else "awaited"
     fingerprint = _fingerprint(evaluator, kind=adapter.kind, name=name)
+    if scale is None and adapter.lower_is_better:
+        raise EvaluatorRefused(
+            f"{name}: the lower its score, the better, while an objective is the better the higher "
+            f"it is: write its worst score and its best, such as `scale: [1, 0]` in a job or "
+            f"bind_evaluator({name}, scale=(1, 0))",
+            field="scale",
+            value=None,
+            rule="must be given where less is better",
+        )
     if scale is not None:
         scale = _checked_scale(scale)
         adapter = replace(adapter, read=_on_scale(adapter.read, scale))
@@ -362,6 +369,15 @@ def bind_evaluator(
         subject=evaluator,
         scale=scale,
     )
+
+
+def _returned_key_of(subject: Subject) -> str | None:
+    """The one key that an evaluator says, or its source shows, that it gives its results."""
+    told = getattr(subject.obj, "feedback_keys", None)  # of LangSmith's evaluator objects
+    if isinstance(told, list) and len(told) == 1:
+        return str(told[0]).replace(".", "_")
+    method = subject.method("evaluate_run") or subject.method("aevaluate_run")
+    return returned_key(subject.function) or (method and returned_key(method))
 
 
 def returned_key(function: Any) -> str | None:

@@ -132,6 +132,7 @@ class EvaluatorContext:
         latency_ms: The target's own time, without queueing or backing off.
         usage: What the target spent.
         tape: The rollout's tape in JSON form, where one was recorded.
+        outcomes: What the other evaluators said, for one that scores all cases together.
 
     Example:
         >>> from orcheo_agentensor import EvaluatorContext
@@ -149,6 +150,7 @@ class EvaluatorContext:
     latency_ms: float = 0.0
     usage: Usage = field(default_factory=Usage)
     tape: dict[str, Any] | None = None
+    outcomes: tuple[Outcome, ...] = ()
 
     @property
     def name(self) -> str:
@@ -186,6 +188,7 @@ def private_context(ctx: EvaluatorContext) -> EvaluatorContext:
         latency_ms=ctx.latency_ms,
         usage=ctx.usage,
         tape=private_copy(ctx.tape),
+        outcomes=ctx.outcomes,
     )
 
 

@@ -15,8 +15,8 @@ import json
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import EvaluatorRefused
+from orcheo_agentensor.evaluators.builtin import tool_calls
 from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
@@ -102,6 +103,8 @@ class Subject:
             found = getattr(self.obj, "name", None)
         if not isinstance(found, str) or not found:
             found = getattr(self.function, "__name__", None) or type(self.function).__name__
+            made = _FACTORY.match(getattr(self.function, "__qualname__", ""))
+            found = made[1] if made else found
         return str(found).strip("<>").replace(".", "_")
 
     def method(self, name: str) -> Callable[..., Any] | None:
@@ -111,6 +114,9 @@ class Subject:
         found = getattr(self.obj, name, None)
         return found if callable(found) else None
 
+
+_FACTORY = re.compile(r"create_(?:async_)?(\w+?)(?:_evaluator)?\.<locals>\._?wrapped_evaluator")
+"""How openevals and agentevals make their evaluators: all of one name."""
 
 _LIST = re.compile(r"(typing\.|collections\.abc\.)?(list|List|Sequence)\b")
 
@@ -155,7 +161,8 @@ class Adapter:
 
     `call` gives the raw return value or an awaitable of it; `threaded` says that it blocks.
     `inline` is set instead for built-ins that neither block nor change their context. `whole` says
-    that `call` takes the contexts of all cases, `taped` that it reads the tape.
+    that `call` takes the contexts of all cases, `taped` that it reads the tape, `lower_is_better`
+    that its package says so of its score.
     """
 
     kind: str
@@ -166,6 +173,7 @@ class Adapter:
     inline: Callable[[EvaluatorContext], Outcome] | None = None
     whole: bool = False
     taped: bool = False
+    lower_is_better: bool = False
 
 
 class Dialect(ABC):
@@ -242,6 +250,39 @@ def taped(text: Any) -> Any:
         return text
 
 
+def node_runs(tape: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The node runs on a tape, enclosing ones first, in order."""
+    runs = (entry for entry in (tape or _NO_RUNS)["runs"] if entry["node"] != TARGET_NODE)
+    return sorted(runs, key=lambda entry: (len(entry["path"]), entry["step"]))
+
+
+_NO_RUNS: Mapping[str, Any] = {"runs": ()}
+
+
+def called_tools(ctx: EvaluatorContext) -> list[tuple[str, Any]]:
+    """The tool calls in the output's messages, or else on the tape: names and arguments."""
+    found: list[tuple[str, Any]] = []
+    outputs = [ctx.output, *(taped(entry["output"]) for entry in (ctx.tape or _NO_RUNS)["runs"])]
+    for n, output in enumerate(outputs):
+        calls = [call for part in _objects_in(output) for call in tool_calls(part)]
+        if calls and n == 0:
+            return calls
+        found += calls
+    return found
+
+
+def _objects_in(value: Any) -> list[Any]:
+    """A state, or the messages or calls in a list; a text names no tool here."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
+
+
+def _source_of(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
 def _child_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> list[Any]:
     """The steps of a rollout in order, as the runs below its LangSmith `Run`.
 
@@ -253,9 +294,7 @@ def _child_runs(tape: Mapping[str, Any], root: uuid.UUID, started: datetime) -> 
         return _step_runs(tape, root, started)
     made: dict[str, Any] = {}
     top: list[Any] = []
-    for entry in sorted(tape["runs"], key=lambda entry: (len(entry["path"]), entry["step"])):
-        if entry["node"] == TARGET_NODE:
-            continue
+    for entry in node_runs(tape):
         around = made.get("|".join(entry["path"]))
         made[entry["id"]] = run = Run.model_construct(
             id=uuid.uuid5(root, entry["id"]),
@@ -328,6 +367,139 @@ class ObjectDialect(Dialect):
         return any(subject.method(name) for name in self.methods)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PydanticContext(EvaluatorContext):
+    """A context as pydantic-evals gives it: with a tree of spans, made of the tape."""
+
+    @classmethod
+    def of(cls, ctx: EvaluatorContext) -> PydanticContext:
+        """A private copy of a context of ours."""
+        private = private_context(ctx)
+        return cls(**{field.name: getattr(private, field.name) for field in fields(private)})
+
+    @property
+    def span_tree(self) -> Any:
+        """A span per node run, tool call (`execute_tool NAME`) and model call (`chat`).
+
+        Node runs take no time here: the tape tells their order only.
+        """
+        from pydantic_evals.otel import SpanNode, SpanTree
+
+        spans: list[Any] = []
+        ids = {"": 1}
+
+        def add(name: str, parent: str = "", key: str = "", **attributes: Any) -> None:
+            at = datetime.fromtimestamp(len(spans) / 1000, UTC)
+            number = ids.setdefault(key, len(ids) + 1) if key else len(ids) + len(spans) + 1_000
+            around = None if name == TARGET_NODE else ids.get(parent, 1)
+            spans.append(
+                SpanNode(
+                    name=name,
+                    trace_id=1,
+                    span_id=1 if around is None else number,
+                    parent_span_id=around,
+                    start_timestamp=at,
+                    end_timestamp=at,
+                    attributes=attributes,
+                )
+            )
+
+        add(TARGET_NODE)
+        for entry in node_runs(self.tape):
+            around = "|".join(entry["path"])
+            told = {"inputs": entry["inputs"], "output": entry["output"]}
+            add(entry["node"], around, entry["id"], **{"langgraph.node": entry["node"], **told})
+        for tool, arguments in called_tools(self):
+            told = {"gen_ai.tool.name": tool, "gen_ai.operation.name": "execute_tool"}
+            told["gen_ai.tool.call.arguments"] = json.dumps(arguments or {})
+            add(f"execute_tool {tool}", **told)
+        for _ in range(self.usage.calls):
+            add("chat", **{"gen_ai.operation.name": "chat", "gen_ai.request.model": ""})
+        return SpanTree(nodes_by_id={span.node_key: span for span in spans})
+
+
+class PydanticReport(ObjectDialect):
+    """Report evaluators of pydantic-evals, which score all cases together."""
+
+    kind = "report_evaluator"
+    form = "a pydantic-evals report evaluator: evaluate(ctx) with a report"
+    methods = ("evaluate",)
+
+    def matches(self, subject: Subject) -> bool:
+        return made_by(subject.obj, "pydantic_evals", "ReportEvaluator")
+
+    def bind(self, subject: Subject) -> Adapter:
+        method: Any = subject.method("evaluate")
+        form = f"{type(subject.obj).__name__}.evaluate(report)"
+        adapter = self.adapter(
+            form, lambda contexts: method(self._report(contexts)), threaded=not is_async(method)
+        )
+        return replace(adapter, whole=True)
+
+    @staticmethod
+    def _report(contexts: Sequence[EvaluatorContext]) -> Any:
+        from pydantic_evals.evaluators import EvaluationResult as Result
+        from pydantic_evals.evaluators import EvaluatorSpec, ReportEvaluatorContext
+        from pydantic_evals.reporting import EvaluationReport, ReportCase
+
+        def case(ctx: EvaluatorContext) -> Any:
+            given: dict[str, dict[str, Any]] = {"scores": {}, "labels": {}, "assertions": {}}
+            for one in ctx.outcomes:
+                if not isinstance(one, EvaluationResult):
+                    continue
+                is_verdict = one.passed is not None and one.score in (0.0, 1.0, None)
+                for kind, value in (
+                    ("scores", one.score),
+                    ("labels", one.label),
+                    ("assertions", one.passed if is_verdict else None),
+                ):
+                    if value is not None:
+                        spec = EvaluatorSpec(name=one.name, arguments=None)
+                        given[kind][one.name] = Result(
+                            name=one.name, value=value, reason=one.reason, source=spec
+                        )
+            private = private_context(ctx)
+            return ReportCase(
+                name=ctx.case_id,
+                inputs=private.inputs,
+                metadata=private.metadata or None,
+                expected_output=private.expected_output,
+                output=private.output,
+                metrics=ctx.metrics,
+                attributes={},
+                task_duration=ctx.duration,
+                total_duration=ctx.duration,
+                **given,
+            )
+
+        report = EvaluationReport(name="evaluation", cases=[case(ctx) for ctx in contexts])
+        return ReportEvaluatorContext(name="evaluation", report=report, experiment_metadata=None)
+
+    def outcomes(self, name: str, value: Any) -> list[Outcome]:
+        """A scalar is a score, a confusion matrix the share on its diagonal, a table a label; what
+        is only drawn is left out."""
+        analyses = value if isinstance(value, list) else [value]
+        read = [(one.title, self._one(f"{name}.{one.title}", one)) for one in analyses]
+        kept = [(title, outcome) for title, outcome in read if outcome is not None]
+        if len(kept) == 1:
+            return [replace(kept[0][1], name=name)]
+        return several(name, kept)
+
+    @staticmethod
+    def _one(name: str, value: Any) -> Outcome | None:
+        if value.type == "scalar":
+            return single(name, value.value, reason=value.description)
+        if value.type == "confusion_matrix":
+            right = sum(row[n] for n, row in enumerate(value.matrix))
+            total = sum(map(sum, value.matrix))
+            rows = zip(value.class_labels, value.matrix, strict=True)
+            shown = json.dumps({"labels": value.class_labels, **dict(rows)}, ensure_ascii=False)
+            return single(name, right / total if total else None, reason=shown)
+        if value.type == "table":
+            return EvaluationResult(name=name, label=json.dumps([value.columns, *value.rows]))
+        return None
+
+
 class PydanticEvals(ObjectDialect):
     """pydantic-evals: `evaluate(ctx)` or `evaluate_async(ctx)`; a mapping is several results."""
 
@@ -347,9 +519,10 @@ class PydanticEvals(ObjectDialect):
                 rule="must have an evaluate(ctx)",
             )
         form = f"{type(subject.obj).__name__}.{method.__name__}(ctx)"
-        return self.adapter(
-            form, lambda ctx: method(private_context(ctx)), threaded=not is_async(method)
-        )
+        own = made_by(subject.obj, "pydantic_evals")
+        given = PydanticContext.of if own else private_context
+        adapter = self.adapter(form, lambda ctx: method(given(ctx)), threaded=not is_async(method))
+        return replace(adapter, taped=own and "span_tree" in _source_of(type(subject.obj)))
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A value or `EvaluationReason`, or a mapping of names to these."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from orcheo_agentensor.errors import EvaluatorRefused
 from orcheo_agentensor.evaluators.builtin import tool_calls
-from orcheo_agentensor.evaluators.context import EvaluatorContext, Outcome, as_text
+from orcheo_agentensor.evaluators.context import (
+    EvaluatorContext,
+    Outcome,
+    as_text,
+    text_of_blocks,
+)
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
     FunctionDialect,
@@ -19,9 +28,10 @@ from orcheo_agentensor.evaluators.dialects import (
     ObjectDialect,
     Subject,
     as_dict,
-    call_by_name,
+    called_tools,
     is_async,
     made_by,
+    node_runs,
     taped,
 )
 from orcheo_agentensor.evaluators.returns import (
@@ -30,9 +40,12 @@ from orcheo_agentensor.evaluators.returns import (
     holds_number,
     several,
     single,
+    structured,
     wrong_shape,
 )
+from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import private_copy
+from orcheo_agentensor.upstream import ragas_function
 
 
 def _named(name: str, value: Any, one: Callable[[str, Any], Outcome]) -> list[Outcome]:
@@ -57,6 +70,97 @@ def _score(name: str, value: Any) -> Outcome:
     return single(name, field_of(value, "score"), reason=reason)
 
 
+_INPUT = ("input", "user_input", "prompt", "question", "query")
+_OUTPUT = ("output", "response", "answer", "statement", "text")
+_EXPECTED = ("expected", "expected_output", "reference", "ground_truth")
+_RETRIEVED = (
+    "retrieval_context",
+    "retrieved_contexts",
+    "context",
+    "contexts",
+    "source",
+    "documents",
+    "docs",
+)
+
+
+def plain_text(value: Any) -> str:
+    """A value as the text that packages for texts compare: a text, or that of an object with one
+    field, of content blocks or of a state's last message; anything else as JSON."""
+    if isinstance(value, dict):
+        messages = value.get("messages")
+        if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+            return plain_text(messages[-1].get("content"))
+        if len(value) == 1:
+            (only,) = value.values()
+            value = only if isinstance(only, str) else value
+    text = text_of_blocks(value)
+    if text is None:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text
+
+
+def case_by_name(ctx: EvaluatorContext) -> dict[str, Any]:
+    """A case and its output under the names that packages use.
+
+    The fields of metadata, inputs and output go by their own names. The names of an input, an
+    output and an expected output mean the field of that name there, else the whole of it.
+    """
+    parts = [private_copy(part) for part in (ctx.metadata, ctx.inputs, ctx.output)]
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= part if isinstance(part, dict) else {}
+    wholes = (*parts[1:], private_copy(ctx.expected_output))
+    for names, whole in zip((_INPUT, _OUTPUT, _EXPECTED), wholes, strict=True):
+        for name in names:
+            if isinstance(whole, dict) and name in whole:
+                found[name] = whole[name]
+            elif whole is not None:
+                found[name] = plain_text(whole) if isinstance(whole, dict) else whole
+    if (texts := retrieved(ctx)) is not None:
+        for name in _RETRIEVED:
+            found.setdefault(name, texts)
+    return found
+
+
+def _named_call(taken: Subject, function: Callable[..., Any]) -> Getter:
+    """A call of `function` with the parts of a case that its signature names.
+
+    Where a text is asked for, a value is given as its text. A case that lacks a required part is a
+    failure that names it.
+    """
+    texts = {name for name, parameter in taken.named.items() if _is_annotated(parameter, _TEXT)}
+
+    def call(ctx: EvaluatorContext) -> Any:
+        there = case_by_name(ctx)
+        lacking = [name for name in taken.required if name not in there]
+        if lacking:
+            reason = f"case {ctx.case_id}: {', '.join(lacking)} is missing"
+            return failure("", "missing", f"{reason}; give it in metadata, inputs or output")
+        given = {name: there[name] for name in taken.named if name in there}
+        return function(
+            **{name: _joined(item) if name in texts else item for name, item in given.items()}
+        )
+
+    return call
+
+
+def _joined(value: Any) -> str:
+    """A value as text, several texts one below the other."""
+    several_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return "\n".join(value) if several_texts else plain_text(value)
+
+
+_TEXT = re.compile(r"(\w+\.)?(Optional\[)?str\]?( \| None)?")
+_TEXTS = re.compile(r"(\w+\.)?[Ll]ist\[str\]")
+
+
+def _is_annotated(parameter: inspect.Parameter | None, pattern: re.Pattern[str]) -> bool:
+    found = "" if parameter is None else parameter.annotation
+    text = found if isinstance(found, str) else inspect.formatannotation(found)
+    return pattern.fullmatch(text) is not None
+
+
 class DeepEval(ObjectDialect):
     """DeepEval metrics: `a_measure(test_case)` leaves score, reason and success on the object."""
 
@@ -68,10 +172,15 @@ class DeepEval(ObjectDialect):
         """Measure each case with a copy, because the metric keeps its result on itself."""
         parameters = Subject.of(subject.method("a_measure")).parameters or ()
         quiet = {"_show_indicator": False} if "_show_indicator" in parameters else {}
+        spoken = made_by(subject.obj, "deepeval", "BaseConversationalMetric")
+        test_case = self._conversation if spoken else self._test_case
 
         async def call(ctx: EvaluatorContext) -> Any:
-            metric = copy.copy(subject.obj)
-            await metric.a_measure(self._test_case(ctx), **quiet)
+            metric, case = copy.copy(subject.obj), test_case(ctx)
+            try:
+                await metric.a_measure(case, **quiet)
+            except NotImplementedError:  # a metric of one's own that only blocks
+                await run_in_thread(metric.measure, case)
             return metric
 
         form = f"{type(subject.obj).__name__}.a_measure(test_case)"
@@ -93,12 +202,29 @@ class DeepEval(ObjectDialect):
         return [single(name, score, reason=field_of(value, "reason"), passed=passed)]
 
     @staticmethod
+    def _conversation(ctx: EvaluatorContext) -> Any:
+        """The messages of the output as turns, or the input and the output as two."""
+        messages = ctx.output.get("messages") if isinstance(ctx.output, dict) else None
+        if not isinstance(messages, list):
+            said = (("user", ctx.inputs), ("assistant", ctx.output))
+            messages = [{"role": role, "content": plain_text(text)} for role, text in said]
+        module: Any = import_module("deepeval.test_case")
+        turns = [
+            module.Turn(role=message["role"], content=plain_text(message["content"]))
+            for message in messages
+            if message["role"] in ("user", "assistant") and message.get("content")
+        ]
+        known = ("scenario", "expected_outcome", "chatbot_role", "user_description", "context")
+        fields = {name: ctx.metadata[name] for name in known if name in ctx.metadata}
+        return module.ConversationalTestCase(turns=turns, **fields)
+
+    @staticmethod
     def _test_case(ctx: EvaluatorContext) -> Any:
         expected = ctx.expected_output
         fields: dict[str, Any] = {
-            "input": as_text(ctx.inputs),
-            "actual_output": as_text(ctx.output),
-            "expected_output": None if expected is None else as_text(expected),
+            "input": plain_text(ctx.inputs),
+            "actual_output": plain_text(ctx.output),
+            "expected_output": None if expected is None else plain_text(expected),
             "context": private_copy(ctx.metadata.get("context")),
             "retrieval_context": retrieved(ctx),
         }
@@ -110,9 +236,7 @@ class DeepEval(ObjectDialect):
         wanted = ctx.metadata.get("expected_tools")
         if wanted is None and isinstance(expected, list | dict):
             wanted = expected
-        called = list(tool_calls(ctx.output)) or [
-            call for entry in (ctx.tape or _NO_RUNS)["runs"] for call in tool_calls(_output(entry))
-        ]
+        called = called_tools(ctx)
         for name, calls in (("tools_called", called), ("expected_tools", tool_calls(wanted))):
             fields[name] = [
                 module.ToolCall(name=tool, input_parameters=arguments or None)
@@ -121,21 +245,15 @@ class DeepEval(ObjectDialect):
         return module.LLMTestCase(**fields)
 
 
-_NO_RUNS: Mapping[str, Any] = {"runs": ()}
-
-
-_RETRIEVED = ("retrieval_context", "retrieved_contexts", "context", "contexts", "documents", "docs")
-
-
 def _output(entry: Mapping[str, Any]) -> Any:
     found = taped(entry["output"])
     return found if isinstance(found, dict | list) else None
 
 
 def retrieved(ctx: EvaluatorContext) -> list[str] | None:
-    """The texts that a rollout has retrieved: from the case's metadata, the output or the tape."""
-    runs = (ctx.tape or _NO_RUNS)["runs"]
-    for place in (ctx.metadata, ctx.output, *(_output(entry) for entry in runs)):
+    """The texts of a rollout's retrieval: from metadata, inputs, the output or the tape."""
+    runs = node_runs(ctx.tape)
+    for place in (ctx.metadata, ctx.inputs, ctx.output, *(_output(entry) for entry in runs)):
         for key in _RETRIEVED if isinstance(place, Mapping) else ():
             found = place.get(key)
             if found and isinstance(found, str | list):
@@ -162,9 +280,16 @@ class Phoenix(ObjectDialect):
     def bind(self, subject: Subject) -> Adapter:
         method: Any = subject.method("evaluate")
         form = f"{type(subject.obj).__name__}.evaluate(eval_input)"
-        return self.adapter(
-            form, lambda ctx: method(_flat_case(ctx)), threaded=not is_async(method)
-        )
+        schema = getattr(getattr(subject.obj, "input_schema", None), "model_fields", {})
+        texts = {name for name, field in schema.items() if field.annotation is str}
+
+        def call(ctx: EvaluatorContext) -> Any:
+            there = case_by_name(ctx)
+            return method({n: _joined(v) if n in texts else v for n, v in there.items()})
+
+        adapter = self.adapter(form, call, threaded=not is_async(method))
+        lower = getattr(subject.obj, "direction", None) == "minimize"
+        return replace(adapter, taped=True, lower_is_better=lower)
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """`Score(name, score, label, explanation)`, or a list of them; one goes by `name`."""
@@ -179,66 +304,120 @@ def _explained(name: str, value: Any) -> Outcome:
     return single(name, label if score is None else score, reason=reason, label=label)
 
 
-def _flat_case(ctx: EvaluatorContext) -> dict[str, Any]:
-    """A case and its output as one mapping, under the names that evaluators use for them."""
-    inputs, output = private_copy(ctx.inputs), private_copy(ctx.output)
-    expected = private_copy(ctx.expected_output)
-    found = {**private_copy(ctx.metadata), **(inputs if isinstance(inputs, dict) else {})}
-    found |= output if isinstance(output, dict) else {}
-    found |= {"input": as_text(inputs), "output": as_text(output)}
-    if expected is not None:
-        found |= dict.fromkeys(("expected", "reference"), as_text(expected))
-    return found
-
-
 class Ragas(ObjectDialect):
-    """Ragas metrics: `single_turn_ascore(sample)`, or `ascore` with the parts by name."""
+    """Ragas metrics: of samples, of parts by name, and of functions that it has decorated."""
 
     kind = "ragas"
-    form = "a Ragas metric: single_turn_ascore(sample), or ascore(user_input, response, …)"
-    methods = ("single_turn_ascore", "ascore")
-    values: ClassVar[Mapping[str, Getter]] = {
-        "user_input": lambda ctx: as_text(ctx.inputs),
-        "response": lambda ctx: as_text(ctx.output),
-        "reference": lambda ctx: (
-            None if ctx.expected_output is None else as_text(ctx.expected_output)
-        ),
-        "retrieved_contexts": retrieved,
-        "reference_contexts": lambda ctx: private_copy(ctx.metadata.get("reference_contexts")),
-    }
+    form = "a Ragas metric: single_turn_ascore, multi_turn_ascore, or ascore(user_input, …)"
+    methods = ("single_turn_ascore", "multi_turn_ascore", "ascore")
 
     def matches(self, subject: Subject) -> bool:
-        if subject.method("single_turn_ascore") is not None:
+        owner = getattr(subject.function, "__self__", subject.obj)
+        if made_by(owner, "ragas") or any(map(subject.method, self.methods[:2])):
             return True
         method = subject.method("ascore")
+        known = {*_INPUT, *_OUTPUT, *_EXPECTED, *_RETRIEVED, "reference_contexts"}
         names = () if method is None else Subject.of(method).named
-        return bool(names) and set(names) <= self.values.keys()
+        return bool(names) and set(names) <= known
 
     def bind(self, subject: Subject) -> Adapter:
-        if (method := subject.method("single_turn_ascore")) is None:
-            taken = Subject.of(subject.obj.ascore)
-            call = call_by_name(taken, self.values)
-            form = f"{type(subject.obj).__name__}.ascore({', '.join(taken.named)})"
-        else:
+        metric, kind = subject.obj, type(subject.obj).__name__
+        owner = getattr(subject.function, "__self__", metric)
+        columns = getattr(metric, "required_columns", None) or {}
+        wanted = str(columns)
+        if (function := ragas_function(metric)) is not None:
+            taken = Subject.of(function)
+
+            call: Getter = lambda ctx: _named_call(taken, copy.copy(metric).score)(ctx)  # noqa: E731
+            adapter = self.adapter(f"{subject.name}({', '.join(taken.named)})", call, threaded=True)
+        elif method := subject.method("single_turn_ascore"):
             call = functools.partial(self._single_turn, method)
-            form = f"{type(subject.obj).__name__}.single_turn_ascore(sample)"
-        reads = "retrieved_contexts" in form or "retrieved_contexts" in str(
-            getattr(subject.obj, "required_columns", "")
+            adapter = self.adapter(f"{kind}.single_turn_ascore(sample)", call, threaded=False)
+        elif method := subject.method("multi_turn_ascore"):
+            call = functools.partial(self._multi_turn, method)
+            adapter = self.adapter(f"{kind}.multi_turn_ascore(sample)", call, threaded=False)
+        elif callable(variables := getattr(owner, "get_variables", None)):
+            if metric is owner:
+                self._refuse_without_model(subject)
+            names = {name: inspect.Parameter(name, _BY_NAME) for name in variables()}
+            taken = Subject(metric, names)
+            form = f"{type(owner).__name__}.ascore({', '.join(names)})"
+            adapter = self.adapter(form, _named_call(taken, metric), threaded=not is_async(metric))
+        else:
+            taken = Subject.of(metric.ascore)
+            wanted = form = f"{kind}.ascore({', '.join(taken.named)})"
+            said = taken.named.get("user_input")
+            talk = said is not None and not _is_annotated(said, _TEXT)
+            call = (self._talk if talk else _named_call)(taken, metric.ascore)
+            adapter = self.adapter(form, call, threaded=False)
+        return replace(adapter, taped="retrieved_contexts" in wanted)
+
+    @staticmethod
+    def _refuse_without_model(subject: Subject) -> None:
+        raise EvaluatorRefused(
+            f"{subject.name} of ragas takes its model with each call: give "
+            "functools.partial(metric.ascore, llm=llm)",
+            field="evaluators",
+            value=subject.name,
+            rule="must have its model",
         )
-        return replace(self.adapter(form, call, threaded=False), taped=reads)
 
     def _single_turn(self, method: Callable[..., Any], ctx: EvaluatorContext) -> Any:
         try:
             sample = import_module("ragas.dataset_schema").SingleTurnSample
         except ImportError:
-            sample = SimpleNamespace
-        return method(sample(**{name: getter(ctx) for name, getter in self.values.items()}))
+            return method(SimpleNamespace(**case_by_name(ctx)))
+        return method(self._sample(sample, case_by_name(ctx)))
+
+    @staticmethod
+    def _sample(kind: Any, there: Mapping[str, Any]) -> Any:
+        """A sample with what it has fields for, texts as such."""
+        texts = ("user_input", "response", "reference")
+        fields = {name: there[name] for name in kind.model_fields if name in there}
+        return kind(**{n: plain_text(v) if n in texts else v for n, v in fields.items()})
+
+    def _multi_turn(self, method: Callable[..., Any], ctx: EvaluatorContext) -> Any:
+        sample = import_module("ragas.dataset_schema").MultiTurnSample
+        there = self._turns(ctx)
+        if isinstance(there.get("reference"), list | dict):
+            del there["reference"]
+        return method(sample(**{n: there[n] for n in sample.model_fields if n in there}))
+
+    def _talk(self, taken: Subject, method: Callable[..., Any]) -> Getter:
+        """A call of a metric of conversations by name."""
+        return lambda ctx: method(**{n: v for n, v in self._turns(ctx).items() if n in taken.named})
+
+    @staticmethod
+    def _turns(ctx: EvaluatorContext) -> dict[str, Any]:
+        """The parts of a case, with its messages and expected tool calls as ragas has them."""
+        module: Any = import_module("ragas.messages")
+        kinds = {"user": module.HumanMessage, "assistant": module.AIMessage}
+        there, turns = case_by_name(ctx), []
+        for message in ctx.output.get("messages", ()) if isinstance(ctx.output, dict) else ():
+            text = plain_text(message.get("content") or "")
+            calls = [
+                module.ToolCall(name=name, args=arguments or {})
+                for name, arguments in tool_calls(message.get("tool_calls") or [])
+            ]
+            if message["role"] == "tool":
+                turns.append(module.ToolMessage(content=text))
+            elif kind := kinds.get(message["role"]):
+                turns.append(kind(content=text, **({"tool_calls": calls} if calls else {})))
+        wanted = tool_calls(ctx.metadata.get("reference_tool_calls", ctx.expected_output))
+        expected = [module.ToolCall(name=name, args=args or {}) for name, args in wanted]
+        return there | {"user_input": turns, "reference_tool_calls": expected}
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
-        """A number, or a `MetricResult(value, reason)`."""
+        """A number, or a `MetricResult(value, reason)`, which has no value where it failed."""
         if not hasattr(value, "value"):
             return [single(name, value)]
-        return [single(name, value.value, reason=getattr(value, "reason", None))]
+        reason = getattr(value, "reason", None)
+        if value.value is None and reason:
+            return [failure(name, "exception", str(reason))]
+        return [single(name, value.value, reason=reason)]
+
+
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 
 class Opik(ObjectDialect):
@@ -247,25 +426,24 @@ class Opik(ObjectDialect):
     kind = "opik"
     form = "an Opik metric: score(output, reference=…)"
     methods = ("score",)
-    values: ClassVar[Mapping[str, Getter]] = {
-        "input": lambda ctx: as_text(ctx.inputs),
-        "output": lambda ctx: as_text(ctx.output),
-        **dict.fromkeys(("reference", "expected_output", "expected"), Ragas.values["reference"]),
-        "context": retrieved,
-    }
 
     def matches(self, subject: Subject) -> bool:
         method = subject.method("score")
-        required = [] if method is None else Subject.of(method).required
-        return "output" in required and set(required) <= self.values.keys()
+        if method is None or made_by(subject.obj, "opik"):
+            return method is not None
+        known = {*_INPUT, *_OUTPUT, *_EXPECTED, *_RETRIEVED}
+        required = Subject.of(method).required
+        return "output" in required and set(required) <= known
 
     def bind(self, subject: Subject) -> Adapter:
-        taken = Subject.of(subject.obj.score)
-        names = [name for name in taken.named if name in self.values]
-        form = f"{type(subject.obj).__name__}.score({', '.join(names)})"
-        call = call_by_name(taken, self.values)
-        adapter = self.adapter(form, call, threaded=not is_async(subject.obj.score))
-        return replace(adapter, taped="context" in names)
+        method: Any = subject.method("score")
+        taken = Subject.of(method)
+        form = f"{type(subject.obj).__name__}.score({', '.join(taken.named)})"
+        call = _named_call(taken, method)
+        if whole := _is_annotated(taken.named.get("output"), _TEXTS):
+            call = _corpus_call(taken, method)
+        adapter = self.adapter(form, call, threaded=not is_async(method))
+        return replace(adapter, whole=whole, taped="context" in taken.named)
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """`ScoreResult(value, name, reason, scoring_failed)`, or a list of them."""
@@ -278,6 +456,15 @@ class Opik(ObjectDialect):
         if not hasattr(value, "value"):
             return single(name, value)
         return single(name, value.value, reason=getattr(value, "reason", None))
+
+
+def _corpus_call(taken: Subject, function: Callable[..., Any]) -> Getter:
+    def call(contexts: Any) -> Any:
+        there = [case_by_name(ctx) for ctx in contexts]
+        names = [name for name in taken.named if all(name in one for one in there)]
+        return function(**{name: [one[name] for one in there] for name in names})
+
+    return call
 
 
 class Autoevals(ObjectDialect):
@@ -325,6 +512,15 @@ class Mlflow(FunctionDialect):
 
     def bind(self, subject: Subject) -> Adapter:
         run = subject.method("run")
+        if lacking := sorted({"trace", "session"} & set(subject.required)):
+            raise EvaluatorRefused(
+                f"{subject.name} needs MLflow's {' and '.join(lacking)}, which is not recorded "
+                "here; write a scorer of inputs, outputs and expectations, or a LangSmith function "
+                "def f(run, example), which finds the nodes in run.child_runs",
+                field="evaluators",
+                value=subject.name,
+                rule="must not need a trace",
+            )
         if run is None or not made_by(subject.obj, "mlflow", "Scorer"):
             return super().bind(subject)
         taken = set(subject.named) & self.values.keys() or self.values.keys()
@@ -337,6 +533,8 @@ class Mlflow(FunctionDialect):
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A scalar, `Feedback(name, value, rationale)` or a list; "yes" is 1.0."""
+        if isinstance(found := getattr(value, "value", None), Mapping):
+            return structured(name, {**found, "rationale": getattr(value, "rationale", None)})
         return _named(name, value, self._one)
 
     @staticmethod
@@ -370,18 +568,12 @@ class Braintrust(FunctionDialect):
         return _named(name, value, _score)
 
 
-class TruLens(FunctionDialect):
+class TruLens(ObjectDialect):
     """TruLens feedback functions, and the `Metric` or `Feedback` made of one."""
 
     kind = "trulens"
     form = "a TruLens feedback function, or a Metric of one: (prompt, response), (text), …"
-    values: ClassVar = {
-        **dict.fromkeys(("prompt", "question", "query"), Ragas.values["user_input"]),
-        **dict.fromkeys(("response", "statement", "text", "output"), Ragas.values["response"]),
-        **dict.fromkeys(("context", "source"), lambda ctx: "\n".join(retrieved(ctx) or []) or None),
-        **dict.fromkeys(("ground_truth", "expected"), Ragas.values["reference"]),
-    }
-    positional = ("prompt", "response")
+    methods = ("imp",)
 
     def matches(self, subject: Subject) -> bool:
         owner = getattr(subject.function, "__self__", subject.obj)
@@ -389,9 +581,31 @@ class TruLens(FunctionDialect):
         return home == "trulens" or made_by(owner, "trulens")
 
     def bind(self, subject: Subject) -> Adapter:
-        inner = getattr(subject.obj, "imp", None)
-        adapter = super().bind(Subject.of(inner) if callable(inner) else subject)
-        return replace(adapter, taped="context" in adapter.form or "source" in adapter.form)
+        """Call by the names of the parameters; a Metric's selectors say what they are."""
+        taken = Subject.of(getattr(subject.obj, "imp", None) or subject.obj)
+        selectors = getattr(subject.obj, "selectors", None) or {}
+        places = {name: self._place(selectors.get(name)) or name for name in taken.named}
+        there = {places[name]: parameter for name, parameter in taken.named.items()}
+
+        def function(**given: Any) -> Any:
+            named = {name: given[place] for name, place in places.items() if place in given}
+            return subject.obj(**named)
+
+        form = f"{subject.name}({', '.join(taken.named)})"
+        call = _named_call(Subject(function, there), function)
+        adapter = self.adapter(form, call, threaded=not is_async(taken.obj))
+        lower = getattr(subject.obj, "higher_is_better", True) is False
+        return replace(adapter, taped=bool(there.keys() & set(_RETRIEVED)), lower_is_better=lower)
+
+    @staticmethod
+    def _place(selector: Any) -> str | None:
+        """The part of a case that a selector stands for."""
+        kind = getattr(getattr(selector, "span_type", None), "value", None)
+        attribute = str(getattr(selector, "span_attribute", None) or "")
+        if kind == "retrieval":
+            return "context"
+        last = attribute.rpartition(".")[2]
+        return last if kind == "record_root" and last in ("input", "output") else None
 
     def outcomes(self, name: str, value: Any) -> list[Outcome]:
         """A number, or one with its reasons in a dict."""

@@ -140,7 +140,9 @@ def read_fields(name: str, value: Any) -> list[Outcome]:
     if any(item is None for item in fields):
         return [wrong_shape(name, value, "each of several results must be a dict with a `key`")]
     keys = [item.get("key") or item.get("name") for item in fields if item is not None]
-    pairs = zip(keys, value, strict=True)  # one that goes by its key is named after it once
+    # One that goes by its key, or begins with it as openevals' `json_match:field`, has it once.
+    keys = [k.removeprefix(f"{name}:") if isinstance(k, str) else k for k in keys]
+    pairs = zip(keys, value, strict=True)
     return several(
         name, [(k, _one(name if k == name else f"{name}.{k}", item)) for k, item in pairs]
     )

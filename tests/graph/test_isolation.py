@@ -135,6 +135,7 @@ def cached(node: Any, cache: Any) -> Any:
     return graph.compile(cache=cache)
 
 
+@pytest.mark.compat("targets", "graph", "nodes with a CachePolicy")
 @pytest.mark.parametrize("wrap", WRAPPERS)
 async def test_a_node_cache_does_not_hand_the_answer_of_one_prompt_to_another(wrap: Any) -> None:
     async def node(state: Answer) -> Answer:
@@ -229,6 +230,7 @@ async def told(target: Any, **arguments: Any) -> list[str]:
     return found
 
 
+@pytest.mark.compat("targets", "graph", "compile(store=…), or a platform's store")
 @pytest.mark.parametrize("wrap", WRAPPERS)
 @pytest.mark.parametrize("own", [True, False], ids=["own store", "platform's store"])
 @pytest.mark.requirement("evaluation.isolated")
@@ -365,6 +367,9 @@ def with_needs() -> Any:
     return graph.compile()
 
 
+@pytest.mark.compat(
+    "targets", "graph", "context_schema with live objects", works_with="`context=` in Python"
+)
 @pytest.mark.parametrize("wrap", WRAPPERS)
 async def test_a_live_context_reaches_the_nodes(wrap: Any) -> None:
     report = await aevaluate(

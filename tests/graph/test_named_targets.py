@@ -107,14 +107,17 @@ async def make_uncompiled() -> Any:
     return graph_of(None).builder
 
 
+compat = pytest.mark.compat
 FACTORIES = [
-    make_graph,
-    make_graph_async,
-    make_graph_by_keyword,
-    open_graph,
-    open_graph_sync,
-    yield_graph,
-    make_uncompiled,
+    pytest.param(make_graph, marks=compat("targets", "factory", "make_graph(config)")),
+    pytest.param(make_graph_async, marks=compat("targets", "factory", "async make_graph(config)")),
+    pytest.param(
+        make_graph_by_keyword, marks=compat("targets", "factory", "make_graph(*, config)")
+    ),
+    pytest.param(open_graph, marks=compat("targets", "factory", "async context manager")),
+    pytest.param(open_graph_sync, marks=compat("targets", "factory", "context manager")),
+    pytest.param(yield_graph, marks=compat("targets", "factory", "async generator")),
+    pytest.param(make_uncompiled, marks=compat("targets", "factory", "of an uncompiled graph")),
 ]
 
 
@@ -154,6 +157,7 @@ async def test_a_factory_that_fails_is_refused_before_anything_runs() -> None:
         await aevaluate(make_broken, dataset=CASES, evaluators=["exact_match"])
 
 
+@pytest.mark.compat("targets", "function", "(inputs, *, config)")
 async def test_a_function_takes_its_config_by_keyword() -> None:
     async def target(inputs: Any, *, config: RunnableConfig) -> Any:
         return {**inputs, "text": f"{config['configurable']['word']} {inputs['n']}"}
@@ -195,6 +199,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+@pytest.mark.compat(
+    "targets",
+    "name",
+    "module:graph, ./path/file.py:graph, in a job or in Python",
+    works_with="AGENTENSOR_ALLOWED_MODULES",
+)
 @pytest.mark.parametrize("attribute", ["graph", "builder", "make_graph"])
 @pytest.mark.parametrize("on_path", [True, False])
 async def test_a_target_is_named_by_its_file(
@@ -211,6 +221,12 @@ async def test_a_target_is_named_by_its_file(
     assert report.objective == 1.0
 
 
+@pytest.mark.compat(
+    "targets",
+    "name",
+    "a module or file that is not allowed",
+    refused="its module in AGENTENSOR_ALLOWED_MODULES",
+)
 @pytest.mark.parametrize(
     ("target", "error"),
     [
@@ -355,6 +371,7 @@ LIVE: dict[str, Any] = {
 }
 
 
+@pytest.mark.compat("targets", "inputs", "messages, tuples, dates, decimals")
 async def test_messages_tuples_and_dates_reach_the_target_as_they_were_given() -> None:
     seen: list[Any] = []
 

@@ -30,7 +30,7 @@ def versions(name: str) -> dict[str, set[str]]:
 
 
 def test_the_sets_are_those_that_make_installs() -> None:
-    assert NAMES == ["bench", "build", "dev", "orcheo", "runtime", "server"]
+    assert NAMES == ["bench", "build", "compat", "dev", "orcheo", "runtime", "server"]
 
 
 @pytest.mark.parametrize("path", SETS, ids=NAMES)
@@ -74,7 +74,7 @@ def test_make_installs_in_one_way_only() -> None:
         line for line in makefile.splitlines() if "install" in line and "bin/python" in line
     ]
     by_script = [line for line in installs if "requirements/install.py" in line]
-    assert len(by_script) == 3
+    assert len(by_script) == 4
     assert [line for line in installs if line not in by_script] == [
         "\t@$(LOCK)/bin/python -m pip --disable-pip-version-check install --quiet uv"
     ]

@@ -66,6 +66,12 @@ async def nothing_left(client: Any) -> None:
 
 
 @pytest.mark.requirement("evaluation.remote")
+@pytest.mark.compat(
+    "targets",
+    "remote",
+    "an assistant on another server: {url, assistant}",
+    works_with="AGENTENSOR_ALLOWED_HOSTS",
+)
 async def test_an_assistant_is_evaluated_with_the_prompts_of_the_job(
     deployed: Deployment, settings: Settings, client: Any
 ) -> None:
@@ -221,6 +227,7 @@ async def test_an_unknown_assistant_is_said_at_once(
         )
 
 
+@pytest.mark.compat("targets", "remote", "RemoteGraph")
 @pytest.mark.parametrize(
     ("assistant", "blamed"), [("clerk", {"skills"}), ("quiet", {"skills", "greeting"})]
 )
@@ -329,6 +336,7 @@ async def test_an_updated_assistant_is_another_target(
     assert also.cases[1].output == {"kind": "card", "draft": "hey", "answer": "card"}
 
 
+@pytest.mark.compat("targets", "remote", "a graph of the same server")
 async def test_a_graph_of_the_same_server_needs_no_url(deployed: Deployment, client: Any) -> None:
     result = await client.runs.wait(
         None,

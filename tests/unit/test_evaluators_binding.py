@@ -108,7 +108,7 @@ def test_a_refusal_lists_the_forms_and_the_kinds() -> None:
 def test_a_kind_given_overrides_the_detection() -> None:
     bound = bind_evaluator(lambda output, context: 1, kind="braintrust")
     assert bound.binding.startswith("braintrust: lambda(output, expected)")
-    with pytest.raises(EvaluatorRefused, match="kinds are phoenix, evaluator"):
+    with pytest.raises(EvaluatorRefused, match="kinds are trulens, phoenix, report_evaluator"):
         bind_evaluator(lambda ctx: 1, kind="magic")
     with pytest.raises(EvaluatorRefused, match="'deepeval' needs a_measure"):
         bind_evaluator(lambda ctx: 1, kind="deepeval")

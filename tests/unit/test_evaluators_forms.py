@@ -354,7 +354,7 @@ async def test_a_deepeval_metric_is_measured_on_a_copy() -> None:
 
         async def a_measure(self, test_case: Any, _show_indicator: bool = True) -> float:
             assert not _show_indicator
-            assert test_case.actual_output == '{"answer": "2"}'
+            assert test_case.actual_output == "2"
             self.score, self.reason, self.success = 0.5, "meh", True
             return self.score
 

@@ -95,11 +95,29 @@ def test_helpers_of_two_values_are_refused_with_the_wrapper(helper: Any, wrapper
     assert f"lambda outputs, reference_outputs: {wrapper}" in refused.value.message
 
 
-@pytest.mark.parametrize("name", ["ReportEvaluator", "HasMatchingSpan"])
-def test_what_needs_more_than_a_case_has_is_refused_when_bound(name: str) -> None:
-    kind = class_of("pydantic_evals", name, evaluate=lambda self, ctx: 1.0)
-    with pytest.raises(EvaluatorRefused, match=f"{name} of pydantic-evals looks at"):
-        bind_evaluator(kind())
+def test_an_evaluator_that_compares_is_refused_with_what_to_write() -> None:
+    comparing = class_of("anything", "Comparison", compare_runs=lambda self, runs, example: {})()
+    with pytest.raises(EvaluatorRefused, match=r"use LLMJudge\(pairwise=True\)"):
+        bind_evaluator(comparing)
+
+
+def test_a_scorer_that_needs_a_trace_is_refused_with_what_to_write() -> None:
+    def call(self: Any, *, trace: Any) -> float:
+        return 0.0
+
+    scorer = class_of("mlflow", "Scorer", run=lambda self, **given: 0.0, __call__=call)()
+    with pytest.raises(EvaluatorRefused, match="write a scorer of inputs, outputs"):
+        bind_evaluator(scorer)
+
+
+def test_where_less_is_better_the_scale_has_to_be_given() -> None:
+    def evaluate(self: Any, eval_input: dict[str, Any]) -> list[Any]:
+        return [SimpleNamespace(name="toxicity", score=0.25, label=None, explanation=None)]
+
+    toxic = class_of("phoenix", "Toxicity", evaluate=evaluate, direction="minimize")()
+    with pytest.raises(EvaluatorRefused, match=r"bind_evaluator\(Toxicity, scale=\(1, 0\)\)"):
+        bind_evaluator(toxic)
+    assert bind_evaluator(toxic, scale=(1, 0)).name == "Toxicity"
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -168,7 +186,7 @@ async def test_a_phoenix_evaluator_gets_one_mapping() -> None:
     class Judges:
         def evaluate(self, eval_input: dict[str, Any], input_mapping: Any = None) -> list[Any]:
             assert eval_input["question"] == "Capital of France?"
-            assert eval_input["output"] == '{"answer": "Paris"}'
+            assert eval_input["output"] == "Paris"
             assert eval_input["expected"] == "Paris"
             return [SimpleNamespace(name="right", score=1.0, label="yes", explanation="it is")]
 
@@ -188,7 +206,7 @@ async def test_ragas_metrics_of_both_kinds() -> None:
             raise AssertionError("ascore is awaited")
 
         async def ascore(self, response: str, retrieved_contexts: list[str]) -> Any:
-            assert response == '{"answer": "Paris"}'
+            assert response == "Paris"
             return SimpleNamespace(value=0.25, reason="thin")
 
     assert [(await outcomes(one()))[0].score for one in (Legacy, Collected)] == [0.75, 0.25]
@@ -219,7 +237,7 @@ async def test_trulens_functions_and_the_metric_of_one() -> None:
     provider = class_of("trulens", "Provider", relevance=relevance)()
     (found,) = await outcomes(provider.relevance)
     assert (found.score, found.reason) == (0.5, '{"reason": "so-so"}')
-    metric = class_of("trulens", "Metric", __call__=lambda self, *args: 0.0)()
+    metric = class_of("trulens", "Metric", __call__=lambda self, **given: self.imp(**given))()
     metric.imp = provider.relevance
     assert (await outcomes(metric))[0].score == 0.5
 

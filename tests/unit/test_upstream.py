@@ -1,4 +1,4 @@
-"""Each thing that is used of LangGraph and LangChain beyond their public API still works.
+"""Each thing that is used of other packages beyond their public API still works.
 
 A failure here names what an upgrade has broken; `orcheo_agentensor/upstream.py` says what for.
 """
@@ -324,6 +324,18 @@ def test_a_type_of_ours_is_read_from_the_checkpoints_of_any_saver(
     for serializer in (JsonPlusSerializer(), JsonPlusSerializer(allowed_msgpack_modules=None)):
         assert serializer.loads_typed(serializer.dumps_typed({"plan": kept})) == {"plan": kept}
     assert caplog.text == ""
+
+
+def test_a_metric_of_ragas_knows_the_function_it_was_made_of() -> None:
+    """`make compat` runs it, where Ragas is there."""
+    ragas = pytest.importorskip("ragas.metrics")
+
+    def same(response: str, reference: str) -> str:
+        return "pass"
+
+    metric = ragas.discrete_metric(name="same", allowed_values=["pass", "fail"])(same)
+    assert upstream.ragas_function(metric) is same
+    assert upstream.ragas_function(object()) is None
 
 
 def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:

@@ -86,6 +86,12 @@ def reply(
     return AIMessage("ok", usage_metadata=reported, response_metadata=named | metadata)
 
 
+compat = pytest.mark.compat
+
+
+@compat(
+    "usage", "Anthropic, OpenAI", "`usage_metadata` with cached tokens, each class at its price"
+)
 @pytest.mark.parametrize(
     ("model", "details", "dollars"),
     [
@@ -108,18 +114,55 @@ def test_every_class_of_token_has_its_own_price(
 @pytest.mark.parametrize(
     ("metadata", "counts"),
     [
-        ({"token_usage": {"prompt_tokens": 1000, "completion_tokens": 50}}, (1000, 50)),
-        ({"usage": {"input_tokens": 1000, "output_tokens": 50}}, (1000, 50)),
-        ({"usage": {"inputTokens": 1000, "outputTokens": 50}}, (1000, 50)),
-        ({"usage_metadata": {"prompt_token_count": 7, "candidates_token_count": 3}}, (7, 3)),
-        ({"prompt_eval_count": 7, "eval_count": 3}, (7, 3)),
-        (
+        pytest.param(
+            {"token_usage": {"prompt_tokens": 1000, "completion_tokens": 50}},
+            (1000, 50),
+            marks=compat("usage", "OpenAI, Mistral, Groq", "chat completions: `token_usage`"),
+        ),
+        pytest.param(
+            {"usage": {"input_tokens": 1000, "output_tokens": 50}},
+            (1000, 50),
+            marks=compat("usage", "OpenAI, Anthropic", "Responses API and Anthropic: `usage`"),
+        ),
+        pytest.param(
+            {"usage": {"inputTokens": 1000, "outputTokens": 50}},
+            (1000, 50),
+            marks=compat("usage", "Bedrock", "Converse: `usage.inputTokens`"),
+        ),
+        pytest.param(
+            {"usage_metadata": {"prompt_token_count": 7, "candidates_token_count": 3}},
+            (7, 3),
+            marks=compat("usage", "Gemini", "`usage_metadata.prompt_token_count`"),
+        ),
+        pytest.param(
+            {"prompt_eval_count": 7, "eval_count": 3},
+            (7, 3),
+            marks=compat("usage", "Ollama", "`prompt_eval_count`, `eval_count`"),
+        ),
+        pytest.param(
             {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 7, "outputTokenCount": 3}},
             (7, 3),
+            marks=compat("usage", "Bedrock", "InvokeModel: `amazon-bedrock-invocationMetrics`"),
         ),
-        (
+        pytest.param(
             {"usage": {"input_tokens": 5, "cache_read_input_tokens": 95, "output_tokens": 2}},
             (100, 2),
+            marks=compat("usage", "Anthropic", "a prompt cache: `cache_read_input_tokens`"),
+        ),
+        pytest.param(
+            {"token_count": {"input_tokens": 7.0, "output_tokens": 3.0}},
+            (7, 3),
+            marks=compat("usage", "Cohere", "`token_count`"),
+        ),
+        pytest.param(
+            {"meta": {"tokens": {"input_tokens": 7.0, "output_tokens": 3.0}}},
+            (7, 3),
+            marks=compat("usage", "Cohere", "`meta.tokens`"),
+        ),
+        pytest.param(
+            {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}},
+            (7, 3),
+            marks=compat("usage", "OpenRouter, vLLM, DeepSeek", "OpenAI-shaped: `usage`"),
         ),
     ],
 )
@@ -135,6 +178,7 @@ def test_counts_are_found_where_older_integrations_put_them(
     assert used.tokens == sum(counts)
 
 
+@compat("usage", "text-completion models", "`llm_output.token_usage`")
 def test_a_model_that_completes_text_is_counted_and_priced() -> None:
     used = usage_of_call(Completing())
     assert (used.calls, used.input_tokens, used.output_tokens) == (1, 3153, 472)
@@ -142,6 +186,7 @@ def test_a_model_that_completes_text_is_counted_and_priced() -> None:
     assert used.cost > 0
 
 
+@compat("usage", "OpenAI", "a structured output cut by its length: in the exception")
 def test_a_reply_that_was_cut_is_paid_for_though_the_client_raises() -> None:
     class LengthFinishReasonError(RuntimeError):
         completion = SimpleNamespace(
@@ -153,6 +198,12 @@ def test_a_reply_that_was_cut_is_paid_for_though_the_client_raises() -> None:
     assert used.cost == pytest.approx(100 * 2.5e-6 + 14 * 1e-5)
 
 
+@compat(
+    "usage",
+    "any",
+    "nothing is reported, as in some streams",
+    works_with="`null` for tokens and cost; a budget of these ends",
+)
 def test_what_nobody_reports_is_unknown_and_not_zero() -> None:
     for message in (reply("gpt-4o"), reply("gpt-4o", into=0, out=0)):
         used = usage_of_call(Reporting(message=message))
@@ -164,6 +215,7 @@ def test_what_nobody_reports_is_unknown_and_not_zero() -> None:
     assert (used + known).to_json()["reported"] == {"input_tokens": 10, "output_tokens": 5}
 
 
+@compat("usage", "LangChain", "an answer from its LLM cache: no call, counted apart")
 def test_an_answer_from_the_cache_is_no_call_and_counted_apart() -> None:
     model = Reporting(message=reply("gpt-4o", into=10, out=5), cache=InMemoryCache())
     assert usage_of_call(model).calls == 1
