@@ -299,7 +299,7 @@ class RunnableTarget:
             name=shown,
             fingerprint=shown,
             isolation=isolation,
-            edges=tuple((edge.source, edge.target) for edge in runnable.get_graph().edges),
+            edges=_edges(runnable),
             context_schema=runnable.context_schema,
             workflow=getattr(runnable, "workflow", None),
         )
@@ -390,6 +390,18 @@ class RunnableTarget:
         if key not in self._watched:
             self._watched[key] = watched_graph(self.runnable, tree)
         return self._watched[key]
+
+
+def _edges(graph: Any) -> tuple[tuple[str, str], ...]:
+    """The static edges of a graph.
+
+    LangGraph draws it by a run on no input, in which a cache policy's own `key_func` may fail; then
+    those that it was built from.
+    """
+    try:
+        return tuple((edge.source, edge.target) for edge in graph.get_graph().edges)
+    except Exception:  # noqa: BLE001 - whatever a user's function raises
+        return tuple(getattr(getattr(graph, "builder", None), "edges", ()))
 
 
 def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
