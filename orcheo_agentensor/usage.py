@@ -370,7 +370,7 @@ class UsageRecorder(BaseCallbackHandler):
     """Adds up the model calls made in its `with` block. Thread-safe; ask for `total` after it.
 
     `empty` and `cut` count the replies without text or tool calls, and those cut off by their
-    length.
+    length. `threads` are the ids of LangGraph threads that graphs ran on.
 
     A call that the block left behind unfinished counts as one whose tokens are unknown, or, with a
     `gate`, as having used what was reserved for it. With a `gate` each call is reserved first; once
@@ -385,6 +385,7 @@ class UsageRecorder(BaseCallbackHandler):
         self.total = NOTHING
         self.refused: AgentensorError | None = None
         self.empty = self.cut = 0
+        self.threads: set[str] = set()
         self._gate = gate
         self._calls: dict[UUID, Usage] = {}  # begun and not ended, with what is reserved for each
         self._lock = threading.Lock()
@@ -403,6 +404,18 @@ class UsageRecorder(BaseCallbackHandler):
             left, self._calls = self._calls, {}
         for reserved in left.values():
             self._settle(reserved, reserved if self._gate is not None else UNREPORTED_CALL)
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any],
+        inputs: Any,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the thread that a graph runs on."""
+        if metadata and isinstance(thread_id := metadata.get("thread_id"), str):
+            self.threads.add(thread_id)
 
     def on_chat_model_start(
         self,

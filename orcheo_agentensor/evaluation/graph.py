@@ -22,7 +22,14 @@ from orcheo_agentensor.evaluation.results import (
     thresholds_missed,
     with_outputs,
 )
-from orcheo_agentensor.evaluation.runner import CANDIDATE, PHASE, RUN_ID, Runner, traced
+from orcheo_agentensor.evaluation.runner import (
+    CANDIDATE,
+    PHASE,
+    RUN_ID,
+    Runner,
+    shared_thread,
+    traced,
+)
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
@@ -150,6 +157,7 @@ def create_evaluation_graph(
     )
 
     measured: dict[str, list[CaseResult]] = {}
+    shared: dict[str, set[str]] = {}
 
     async def prepare(state: EvaluationState) -> Command[str]:
         """Check the job, store its dataset, make the run record."""
@@ -186,6 +194,7 @@ def create_evaluation_graph(
                 phase="evaluation",
                 on_case=progress.case_finished,
             )
+            shared[state["run_id"]] = runner.shared_threads
         return {"status": "running"}
 
     async def summarize_cases(state: EvaluationState) -> dict[str, Any]:
@@ -204,8 +213,9 @@ def create_evaluation_graph(
             summary = await summary_of(run, results)
             for warning in summary.get("warnings", ()):
                 run.events.emit("warning", message=warning)
-            if run.warnings:  # which were told at the start
-                summary["warnings"] = [*run.warnings, *summary.get("warnings", ())]
+            told = [*run.warnings, *map(shared_thread, shared.pop(state["run_id"], ()))]
+            if told:  # when it was seen
+                summary["warnings"] = [*told, *summary.get("warnings", ())]
             if run.summary_evaluators:
                 runner = Runner(run)
                 labels = runner.labels(Candidate.of(run.prompts), "summary")

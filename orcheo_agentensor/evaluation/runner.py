@@ -394,6 +394,16 @@ MOST_OUTPUTS = 4 * 1024 * 1024  # bytes of outputs that an evaluation keeps in m
 YIELD_EVERY = 500  # cases replayed in one go, before others get a turn
 
 
+def shared_thread(thread_id: str) -> str:
+    """A sentence on a thread that cases share."""
+    return (
+        f"the target ran a graph on the thread {thread_id!r}, which it names itself: what the "
+        "graph's checkpointer, store and node cache keep of one case is found by others, and the "
+        "scores are not those of cases alone; leave the thread_id out, or hand on the config that "
+        "the target is given"
+    )
+
+
 class Runner:
     """Executes rollouts for one run and scores them.
 
@@ -429,6 +439,13 @@ class Runner:
         self._takes_objects = not (
             hasattr(run.target, "servers") or getattr(run.target, "is_remote", False)
         )
+        isolation = getattr(getattr(run.target, "inner", run.target), "isolation", None)
+        self._keeps = isolation is not None and isolation.keeps
+        self._threads: dict[str, str] | None = (
+            {} if self._keeps or (isolation is not None and isolation.has_saver) else None
+        )
+        self.shared_threads: set[str] = set()
+        self._events = run.events
         self._elsewhere = run.target if isinstance(run.target, ConnectedTarget) else None
         self._config = run.around.beneath(run.config).model_copy(update={"callbacks": ()})
         self._around = run.around
@@ -604,6 +621,8 @@ class Runner:
                 found.value, found.error = None, error
         elif isinstance(found.error, FOR_EVERY_CASE):
             raise found.error
+        if self._threads is not None:
+            self._look_at_threads(recorder.threads - {thread_id}, key)
         found.empty_replies, found.cut_replies = recorder.empty, recorder.cut
         if not found.empty_replies and found.error is None:
             found.empty_replies = int(is_empty_output(found.value))
@@ -616,6 +635,16 @@ class Runner:
         read = prompt_reads(self._unread, [found.tape])
         self._looks -= 1
         self._unread = {name for name in read if not read[name]} if self._looks else set()
+
+    def _look_at_threads(self, threads: set[str], key: str) -> None:
+        """Tell of a thread that the target has named itself: several cases ran on it, or its graph
+        has a store or node cache, of which LangGraph then takes the graph's own."""
+        assert self._threads is not None
+        for thread_id in threads - self.shared_threads:
+            other = self._threads.setdefault(thread_id, key) != key
+            if other or (self._keeps and not self.shared_threads):
+                self.shared_threads.add(thread_id)
+                self._events.emit("warning", message=shared_thread(thread_id))
 
     def _failure(self, attempt: Attempt) -> dict[str, str]:
         error = attempt.error

@@ -60,6 +60,8 @@ class Isolation:
             )
             if nodes
         ]
+        self.has_saver = any(graph.checkpointer for graph in graphs)
+        self.keeps = mode != "shared" and any(graph.store or graph.cache for graph in graphs)
         self._cache = next((graph.cache for graph in graphs if graph.cache), None)
         self._store = next((graph.store for graph in graphs if graph.store), None)
         self._mode = mode

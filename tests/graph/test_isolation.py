@@ -14,6 +14,7 @@ import pytest
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_store
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -499,3 +500,80 @@ async def test_a_large_executor_of_the_loop_is_left_as_it_is() -> None:
     await aevaluate(graph, dataset=NUMBERS, evaluators=["json_valid"])
     assert len(names) == 4
     assert all(name.startswith("own") for name in names)
+
+
+def telltale(**options: Any) -> Any:
+    """A graph that gives away what another case has left on its thread, or in its store."""
+
+    class Memory(TypedDict, total=False):
+        n: int
+        seen: Annotated[list[int], operator.add]
+        out: str
+
+    def node(state: Memory) -> Any:
+        left = len(state.get("seen") or [])
+        if "store" in options:
+            store = get_store()
+            left += len(store.search(("notes",)))
+            store.put(("notes",), str(state["n"]), {"n": state["n"]})
+        return {"seen": [state["n"]], "out": "alone" if not left else "not alone"}
+
+    builder = StateGraph(Memory)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    return builder.compile(**options)
+
+
+FOUR = [{"id": str(n), "inputs": {"n": n}} for n in range(4)]
+
+
+async def with_thread(thread: Any, **options: Any) -> Any:
+    graph = telltale(**options)
+
+    async def target(inputs: dict[str, Any]) -> Any:
+        name = thread(inputs)
+        return await graph.ainvoke(inputs, {"configurable": {"thread_id": name}} if name else None)
+
+    report = await aevaluate(
+        target,
+        dataset=FOUR,
+        evaluators=[lambda outputs: outputs["out"] == "alone"],
+        limits={"concurrency": 1},
+    )
+    return report.objective, [text for text in report.warnings if "names itself" in text]
+
+
+async def test_a_thread_that_the_target_names_itself_is_told_where_cases_share_it() -> None:
+    objective, (warning,) = await with_thread(lambda inputs: "mine", checkpointer=InMemorySaver())
+    assert objective == 0.25
+    assert "on the thread 'mine', which it names itself" in warning
+    own = await with_thread(lambda inputs: f"t{inputs['n']}", checkpointer=InMemorySaver())
+    assert own == (1.0, [])
+    left_out = await with_thread(lambda inputs: None, checkpointer=InMemorySaver())
+    assert left_out == (1.0, [])
+
+
+async def test_a_thread_of_its_own_that_brings_the_graphs_own_store_is_told() -> None:
+    objective, (_,) = await with_thread(lambda inputs: f"t{inputs['n']}", store=InMemoryStore())
+    assert objective == 0.25
+    assert await with_thread(lambda inputs: None, store=InMemoryStore()) == (1.0, [])
+
+
+async def test_a_key_of_a_node_cache_that_reads_the_state_can_be_drawn_or_not() -> None:
+    class Keyed(TypedDict, total=False):
+        n: int
+        out: str
+
+    builder = StateGraph(Keyed)
+    policy: Any = CachePolicy(key_func=lambda state: str(state["n"]))
+    builder.add_node("node", lambda state: {"out": get_prompt("p")}, cache_policy=policy)
+    builder.add_edge(START, "node")
+    graph = builder.compile(cache=InMemoryCache())
+    for text in ("bad", "good"):
+        report = await aevaluate(
+            graph,
+            dataset=FOUR,
+            evaluators=[lambda outputs: outputs["out"] == "good"],
+            prompts={"p": text},
+        )
+        assert report.objective == float(text == "good")
