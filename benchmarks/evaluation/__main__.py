@@ -17,13 +17,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.evaluation import checkpoints, efficiency, fairness, scaling, tape, throughput
+from benchmarks.evaluation import (
+    checkpoints,
+    efficiency,
+    fairness,
+    graphs,
+    processes,
+    scaling,
+    tape,
+    throughput,
+)
 from benchmarks.evaluation.measure import FULL, QUICK, Plan, Result, Row
 
 MEASURES: dict[str, Callable[[Plan], Result]] = {
     "throughput": throughput.run,
     "efficiency": efficiency.run,
     "scaling": scaling.run,
+    "processes": processes.run,
+    "graphs": graphs.run,
     "tape": tape.run,
     "checkpoints": checkpoints.run,
     "fairness": fairness.run,
@@ -44,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         with console.status(f"measuring {name}"):
             found[name] = MEASURES[name](plan)
         console.print(_table(name, found[name]))
+    console.print(_goals(found))
     if not options.quick and not options.only:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(
@@ -93,6 +105,19 @@ def _table(name: str, result: Result) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     for row in result.rows:
         table.add_row(row.name, _value(row.value, row.unit), _range(row), row.target, _verdict(row))
+    return table
+
+
+def _goals(found: dict[str, Result]) -> Table:
+    """Every row with a target, in one table."""
+    table = Table(title="goals", title_justify="left")
+    for column in ("", "median", "target", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, result in found.items():
+        for row in result.rows:
+            if row.target:
+                shown = _value(row.value, row.unit)
+                table.add_row(f"{name}: {row.name}", shown, row.target, _verdict(row))
     return table
 
 

@@ -56,17 +56,19 @@ FULL = Plan()
 QUICK = Plan(rounds=3, scale=0.1)
 
 
-def interleave(sides: Mapping[str, Side], *, rounds: int) -> dict[str, list[float]]:
+def interleave(
+    sides: Mapping[str, Side], *, rounds: int, warm: bool = True
+) -> dict[str, list[float]]:
     """Seconds of each side, `rounds` times; the sides take turns, so noise hits all of them.
 
-    A first round, not counted, loads what is loaded once per process. Every other round goes
-    through the sides in reverse. What is in memory before a sample is kept out of its garbage
-    collections: the sides share a process and would pay for each other's imports.
+    Where `warm`, a first round, not counted, loads what is loaded once per process. Every other
+    round goes through the sides in reverse. What is in memory before a sample is kept out of its
+    garbage collections: the sides share a process and would pay for each other's imports.
     """
     import asyncio
 
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-1, rounds):
+    for number in range(-1 if warm else 0, rounds):
         order = list(sides.items())
         for name, side in order if number % 2 == 0 else reversed(order):
             gc.collect()

@@ -118,8 +118,11 @@ def pydantic_evals(task: Task, *, count: int, concurrency: int | None) -> Side:
     return sample
 
 
-def bare(task: Task, *, count: int, concurrency: int) -> Side:
-    """A task group, a semaphore, `==`: the least that runs and scores cases at once."""
+def bare(task: Task, *, count: int, concurrency: int, whole_state: bool = False) -> Side:
+    """A task group, a semaphore, `==`: the least that runs and scores cases at once.
+
+    Of a `whole_state` only what is expected is compared.
+    """
 
     async def sample(_directory: Path) -> float:
         given = cases(count)
@@ -130,6 +133,8 @@ def bare(task: Task, *, count: int, concurrency: int) -> Side:
             async def one(case: dict[str, Any]) -> None:
                 async with slots:
                     output = await task(case["inputs"])
+                if whole_state:
+                    output = {key: output[key] for key in case["expected_output"]}
                 scores[case["id"]] = float(output == case["expected_output"])
 
             async with asyncio.TaskGroup() as group:

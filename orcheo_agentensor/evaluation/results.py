@@ -417,7 +417,8 @@ def score_rows(
             row.reason = redact(outcome.reason)  # told by having no score, label and failure
         else:
             row.score, row.passed = outcome.score, outcome.passed
-            row.reason, row.label = redact(outcome.reason), redact(outcome.label)
+            row.reason = outcome.reason and redact(outcome.reason)
+            row.label = outcome.label and redact(outcome.label)
         rows.append(row)
     rows[0].usage = usage
     return rows
