@@ -84,6 +84,7 @@ def calibrate(
     from orcheo_agentensor.datasets import Dataset
     from orcheo_agentensor.evaluators import bind_evaluators
     from orcheo_agentensor.evaluators import calibrate as compare
+    from orcheo_agentensor.evaluators.binding import completed
 
     specs = load_job(job, Overrides()).get("evaluators", [])
     bound = bind_evaluators(specs, settings=options.load_settings())
@@ -94,7 +95,9 @@ def calibrate(
             value=evaluator,
             rule=f"must be one of: {', '.join(e.name for e in bound)}",
         )
-    result = asyncio.run(compare(found[0], Dataset.load(labels).cases))
+    dataset = Dataset.load(labels)
+    judge = completed(found[0], dataset.metadata)
+    result = asyncio.run(compare(judge, dataset.cases))
     if as_json:
         print_json({"evaluator": found[0].name, **result})
         return

@@ -510,6 +510,19 @@ def bind_evaluators(specs: Sequence[Any], *, settings: Settings) -> list[BoundEv
     return list(bound.values())
 
 
+def completed(evaluator: BoundEvaluator, metadata: Mapping[str, Any]) -> BoundEvaluator:
+    """`evaluator` for a dataset with this metadata: a judge without a rubric takes it from there.
+
+    Raises `EvaluatorRefused` where there is none.
+    """
+    subject = evaluator.subject
+    whole = subject.with_metadata(metadata) if isinstance(subject, Builtin) else subject
+    if whole is subject:
+        return evaluator
+    bound = bind_evaluator(whole, weight=evaluator.weight)
+    return bound if bound.name == evaluator.name else bound.renamed(evaluator.name)
+
+
 def _bind_spec(spec: Any, settings: Settings) -> BoundEvaluator:
     if isinstance(spec, BoundEvaluator):
         return spec

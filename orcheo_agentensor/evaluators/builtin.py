@@ -98,6 +98,10 @@ class Builtin(BaseModel):
         """This evaluator, completed by what the operator has set."""
         return self
 
+    def with_metadata(self, metadata: Mapping[str, Any]) -> Builtin:
+        """This evaluator, completed by what the metadata of the dataset says."""
+        return self
+
     def for_job(self) -> Self:
         """This evaluator as a job may use it. Raises `ValueError` where it may not."""
         return self

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -114,7 +114,11 @@ class LLMJudge(Builtin):
 
     type_name: ClassVar[str] = "llm_judge"
 
-    rubric: str = Field(default="", description="What a good output is")
+    rubric: str = Field(
+        default="",
+        description="What a good output is; without one and without a prompt, the `rubric` in the "
+        "metadata of the dataset",
+    )
     prompt: str | None = Field(
         default=None,
         description="Instructions of your own, with {rubric}, {inputs}, {output} and "
@@ -157,8 +161,6 @@ class LLMJudge(Builtin):
         low, high = self.scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError("scale must be two numbers, the worst below the best")
-        if not self.rubric and not self.prompt:
-            raise ValueError("give a rubric, a prompt or both")
         if self.choices is not None and self.pairwise:
             raise ValueError("give choices or pairwise, not both")
         if not all(0.0 <= score <= 1.0 for score in (self.choices or {}).values()):
@@ -186,8 +188,21 @@ class LLMJudge(Builtin):
     def compares(self) -> bool:
         return self.pairwise or self.include_reference
 
+    def with_metadata(self, metadata: Mapping[str, Any]) -> LLMJudge:
+        """With the rubric of the dataset where it has none; refused when there is none either."""
+        if self.rubric or self.prompt:
+            return self
+        rubric = metadata.get("rubric")
+        if not isinstance(rubric, str) or not rubric.strip():
+            rule = (
+                "must be given, as must a prompt, where the metadata of the dataset have no rubric"
+            )
+            raise EvaluatorRefused(field=f"{self.name}.rubric", value=rubric, rule=rule)
+        return self.changed(rubric=rubric)
+
     async def evaluate(self, ctx: EvaluatorContext) -> Any:
         """Ask the model about one rollout, as often as it has votes."""
+        self.with_metadata({})  # refuses to judge by nothing
         if self.pairwise and ctx.expected_output is None:
             return self.lacks(ctx, "expected_output")
         orders = [False, True] if self.pairwise else [False]

@@ -34,7 +34,7 @@ from orcheo_agentensor.errors import (
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
-from orcheo_agentensor.evaluators.binding import require_judge
+from orcheo_agentensor.evaluators.binding import completed, require_judge
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import (
     LOCAL_IDENTITY,
@@ -533,7 +533,7 @@ class RunManager(Generic[JobT]):
 
         target = self._target(job)
         workflow_id = job.workflow_id or slug(target.name)
-        evaluators = self._evaluators(job)
+        evaluators = [completed(one, dataset.metadata) for one in self._evaluators(job)]
         live, callbacks = RunConfig.trusted(self._given.config)
         request = merge_configs(live, RunConfig.parse(job.config))
         job_config = request.clamp(self._settings)

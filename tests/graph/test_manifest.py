@@ -301,6 +301,34 @@ async def test_new_metadata_of_the_same_cases_are_kept_beside_the_old(store: Sto
     assert len({one.metadata_version for one in found}) == 2
 
 
+@pytest.mark.requirement("dataset.rubric")
+async def test_a_judge_without_a_rubric_takes_the_datasets_which_makes_its_scores_its_own() -> None:
+    asked: list[str] = []
+
+    def rule(messages: Any) -> Any:
+        asked.append(str(messages[0].content))
+        return {"reasoning": "", "score": 1}
+
+    judge = LLMJudge(name="tone", model=RuleChatModel(rule=rule))
+    async with Store.from_url(None) as store:
+        for rubric in ("Is warm.", "Is short."):
+            await aevaluate(
+                lambda inputs: inputs,
+                dataset=Dataset.from_cases([{"inputs": "a"}], metadata={"rubric": rubric}),
+                evaluators=[judge],
+                run_id=rubric[3:-1],
+                store=store,
+            )
+        found = [Manifest.parse(await store.runs.manifest(name)) for name in ("warm", "short")]
+        assert ["Is warm." in text for text in asked] == [True, False]
+        assert [one.evaluators[0].options["rubric"] for one in found] == ["Is warm.", "Is short."]
+        assert len({one.evaluator_set for one in found}) == 2
+        with pytest.raises(BadInput, match=r"tone\.rubric: None must be given"):
+            await aevaluate(
+                lambda inputs: inputs, dataset=[{"inputs": "a"}], evaluators=[judge], store=store
+            )
+
+
 GIT = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 SHOUT = "def shout(inputs):\n    return inputs.upper()\n"
 

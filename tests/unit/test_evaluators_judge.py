@@ -339,7 +339,6 @@ async def test_a_temperature_the_model_refuses_is_dropped(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "params",
     [
-        {"rubric": ""},
         {"rubric": "r", "scale": (1, 1)},
         {"rubric": "r", "scale": (0, float("inf"))},
         {"rubric": "r", "threshold": 3},
