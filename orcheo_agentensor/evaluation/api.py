@@ -119,6 +119,7 @@ class EvaluationReport:
         usage: What was spent.
         cases: A `CaseResult` for each case, in dataset order.
         manifest: What the run was made of, as JSON (`docs/reference/manifest.md`).
+        taped: Whether every case has its whole tape.
 
     Example:
         >>> from orcheo_agentensor import evaluate
@@ -139,6 +140,7 @@ class EvaluationReport:
     usage: Usage
     cases: Sequence[CaseResult] = field(repr=False)
     manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    taped: bool = False
 
     @cached_property
     def scores(self) -> dict[str, ScoreSummary]:
@@ -300,6 +302,7 @@ async def aevaluate(
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
+    tape: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -332,6 +335,8 @@ async def aevaluate(
             `reuse`, was started.
         retry_failed: Of the known run `run_id`, try again what failed by an outage, a refused key
             or a timeout, and report anew.
+        tape: Note which node read which prompt, and what it took in and gave out, for every case:
+            what `abackward` goes along. It costs time in each rollout.
         settings: The operator's settings; those of the environment when left out.
         on_event: A plain function that hears of the progress.
 
@@ -383,6 +388,7 @@ async def aevaluate(
             store=opened,
             settings=settings,
             on_results=measured.__setitem__,
+            taped=tape,
         )
         run_id = run_id or uuid.uuid4().hex
         found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
@@ -399,6 +405,7 @@ async def aevaluate(
             usage=Usage.from_json(found["usage"]),
             cases=cases,
             manifest=await stored_manifest(opened, run_id),
+            taped=tape,
         )
     finally:
         # A store in memory goes with the report that reads from it.
@@ -426,6 +433,7 @@ def evaluate(
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
+    tape: bool = False,
     settings: Settings | None = None,
     on_event: EventWriter = discard,
 ) -> EvaluationReport:
@@ -462,6 +470,7 @@ def evaluate(
             memory_store=memory_store,
             accept_drift=accept_drift,
             retry_failed=retry_failed,
+            tape=tape,
             settings=settings,
             on_event=on_event,
         )

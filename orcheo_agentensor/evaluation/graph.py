@@ -106,6 +106,7 @@ def create_evaluation_graph(
     settings: Settings | None = None,
     new_run_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     on_results: Callable[[str, list[CaseResult]], None] | None = None,
+    taped: bool = False,
 ) -> JobGraph[EvaluationState, EvaluationJob, EvaluationOutput]:
     """The evaluation subgraph, uncompiled: compile it, or add it to a host with `evaluation_node`.
 
@@ -124,6 +125,7 @@ def create_evaluation_graph(
         new_run_id: Names runs whose job does not.
         on_results: Given the run id and all results before they are added up, for callers in this
             process.
+        taped: Whether every rollout is taped, for a backward pass.
 
     Returns:
         A `StateGraph`.
@@ -186,7 +188,7 @@ def create_evaluation_graph(
             )
             for warning in run.warnings:
                 run.events.emit("warning", message=warning)
-            runner = Runner(run, settling=True)
+            runner = Runner(run, settling=True, taped=taped)
             progress = CaseProgress(run.events, runner.weights, total=len(cases))
             measured[state["run_id"]] = await runner.run(
                 cases,
@@ -202,7 +204,7 @@ def create_evaluation_graph(
         async with manager.open(state["run_id"]) as run:
             results = measured.pop(state["run_id"], None)
             if results is None:  # this process has not run the cases
-                results = await Runner(run).run(
+                results = await Runner(run, taped=taped).run(
                     run.dataset.cases, Candidate.of(run.prompts), phase="evaluation"
                 )
             found, results = results, settled(results)

@@ -22,7 +22,7 @@ from orcheo_agentensor.config.overrides import NodeOverride, with_model
 from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.nodes.task import TaskNode, register_node
-from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.prompts import TextTensor, as_tensor
 from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.usage import is_counting
@@ -58,6 +58,12 @@ class TrainablePrompt(AgentMiddleware[Any, Any]):
         super().__init__()
         self.prompt_name = prompt_name
         self.default = default
+
+    def trainable_prompts(self) -> dict[str, TextTensor]:
+        """The prompt with its default, for a training that is given no prompts."""
+        if self.default is None:
+            return {}
+        return {self.prompt_name: as_tensor(self.default, field=self.prompt_name)}
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from orcheo_agentensor.config.overrides import NodeOverride, override_for
 from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.nodes.templates import interpolate
-from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.prompts import TextTensor, as_tensor
 from orcheo_agentensor.tape import prompts_in, record_prompt_read
 
 
@@ -96,9 +96,20 @@ class TaskNode(BaseModel, ABC):
         def on_read(name: str, _tensor: TextTensor) -> None:
             record_prompt_read(name, config)
 
-        fields = self._templates()
-        decoded = interpolate(fields, _scope(state, config), on_read=on_read)
+        fields, scope = self._templates(), _scope(state, config)
+        decoded = dict(interpolate(fields, scope, on_read=on_read))
+        for own in self.trainable_prompts():
+            if own in scope["config"]["prompts"]:
+                field = own.removeprefix(f"{self.name}.")
+                decoded[field] = as_tensor(scope["config"]["prompts"][own], field=own)
+                on_read(own, decoded[field])
         return self.model_copy(update={k: v for k, v in decoded.items() if v is not fields[k]})
+
+    def trainable_prompts(self) -> dict[str, TextTensor]:
+        """The fields that hold a `TextTensor`, as the prompts `NODE.FIELD`: a run that brings one
+        of that name has it in the field's place."""
+        fields = {f"{self.name}.{name}": getattr(self, name) for name in type(self).model_fields}
+        return {name: one for name, one in fields.items() if isinstance(one, TextTensor)}
 
     def _templates(self) -> dict[str, Any]:
         """The fields that may hold templates."""

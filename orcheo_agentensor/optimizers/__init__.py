@@ -20,7 +20,12 @@ from orcheo_agentensor.optimizers.protocol import (
 )
 from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
-from orcheo_agentensor.optimizers.registry import resolve_model, resolve_optimizer, resolve_proposer
+from orcheo_agentensor.optimizers.registry import (
+    own_models,
+    resolve_model,
+    resolve_optimizer,
+    resolve_proposer,
+)
 from orcheo_agentensor.optimizers.textgrad import TextGrad
 from orcheo_agentensor.optimizers.update import astep, step
 from orcheo_agentensor.prompts import FeedbackRecord
@@ -46,6 +51,7 @@ __all__ = [
     "TrialOutcome",
     "astep",
     "derive_seed",
+    "own_models",
     "refusals",
     "resolve_model",
     "resolve_optimizer",

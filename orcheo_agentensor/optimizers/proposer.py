@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import AgentensorError
-from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
+from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest, Proposer
 from orcheo_agentensor.prompts import FeedbackRecord, without_middle
 from orcheo_agentensor.usage import is_cut, is_cut_by
 
@@ -85,6 +87,35 @@ class LLMProposer:
             problem = found["parsing_error"] or "no new text under the name of a prompt"
             raise ProposalRefused(f"the reply does not have the form asked for: {problem}")
         return texts
+
+
+class ProposerPerPrompt:
+    """Asks the models that some prompts have for themselves, and another proposer for the rest."""
+
+    def __init__(self, own: Mapping[str, Proposer], shared: Proposer | None) -> None:
+        self._own = own
+        self._shared = shared
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+        """New texts by component name; raises `ProposalRefused` where no proposer gives any."""
+        groups: dict[int, tuple[Proposer, list[ComponentRequest]]] = {}
+        for component in request.components:
+            proposer = self._own.get(component.name, self._shared)
+            if proposer is not None:
+                groups.setdefault(id(proposer), (proposer, []))[1].append(component)
+        found = await asyncio.gather(
+            *(
+                proposer.propose(replace(request, components=tuple(asked)))
+                for proposer, asked in groups.values()
+            ),
+            return_exceptions=True,
+        )
+        given = [one for one in found if not isinstance(one, BaseException)]
+        errors = [one for one in found if isinstance(one, BaseException)]
+        other = [one for one in errors if not isinstance(one, ProposalRefused)]
+        if other or (errors and not given):
+            raise (other or errors)[0]
+        return {name: text for one in given for name, text in one.items()}
 
 
 def _schema(components: Iterable[ComponentRequest]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from orcheo_agentensor.optimizers.protocol import Optimizer, Proposer
 from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.textgrad import TextGrad
+from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.settings import Settings
 
@@ -63,12 +64,12 @@ def _factory(name: Any) -> Any:
         raise EntrypointNotFound(f"optimizer {name!r} does not import: {error}") from None
 
 
-def resolve_model(spec: Any, *, field: str) -> Any:
+def resolve_model(spec: Any, *, field: str, **options: Any) -> Any:
     """The chat model that `spec` names the LangChain way ("openai:gpt-5-mini") or is."""
     if not isinstance(spec, str):
         return spec
     try:
-        return chat_model(spec)
+        return chat_model(spec, **options)
     except ImportError as error:
         provider = spec.split(":", 1)[0]
         raise MissingExtra(str(error.name or provider), extra=provider) from None
@@ -81,12 +82,53 @@ def resolve_model(spec: Any, *, field: str) -> Any:
         ) from None
 
 
-def resolve_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
+def own_models(
+    prompts: Mapping[str, TextTensor], *, optimizer: Optimizer, settings: Settings
+) -> dict[str, Any]:
+    """The chat models that prompts to be trained have for themselves, by the prompts' names.
+
+    Raises `BadInput` for a model that cannot be had, or that has no such setting.
+    """
+    found = {}
+    for name, tensor in prompts.items():
+        spec, field = tensor.model, f"prompts.{name}.model"
+        if not tensor.requires_grad or (spec is None and not tensor.model_kwargs):
+            continue
+        if isinstance(spec, str):
+            found[name] = resolve_model(spec, field=field, **tensor.model_kwargs)
+            continue
+        if spec is None:
+            spec = getattr(optimizer, "model", None) or settings.model
+        model = resolve_model(spec, field="optimizer.model")
+        known = getattr(type(model), "model_fields", {})
+        for key, value in tensor.model_kwargs.items():
+            if key not in known:
+                rule = "needs a model of the prompt's or the optimizer's own that has such a field"
+                raise BadInput(field=f"prompts.{name}.model_kwargs.{key}", value=value, rule=rule)
+        found[name] = model.model_copy(update=tensor.model_kwargs) if tensor.model_kwargs else model
+    return found
+
+
+def resolve_proposer(
+    optimizer: Optimizer, *, settings: Settings, prompts: Mapping[str, TextTensor] | None = None
+) -> Proposer:
     """The proposer of an optimizer; raises `BadInput` when there is none.
 
     It is the optimizer's `proposer` (an object or "module:attribute"), else one that asks its
-    `model` or that of `AGENTENSOR_MODEL`.
+    `model` or that of `AGENTENSOR_MODEL`. Those of `prompts` that have a model of their own are
+    rewritten by it.
     """
+    from orcheo_agentensor.optimizers.proposer import LLMProposer, ProposerPerPrompt
+
+    own = own_models(prompts or {}, optimizer=optimizer, settings=settings)
+    if not own:
+        return _shared_proposer(optimizer, settings=settings)
+    rest = [name for name, t in (prompts or {}).items() if t.requires_grad and name not in own]
+    shared = _shared_proposer(optimizer, settings=settings) if rest else None
+    return ProposerPerPrompt({name: LLMProposer(model) for name, model in own.items()}, shared)
+
+
+def _shared_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
     from orcheo_agentensor.optimizers.proposer import LLMProposer
 
     spec = named = getattr(optimizer, "proposer", None)

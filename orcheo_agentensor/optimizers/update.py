@@ -66,7 +66,8 @@ async def astep(
 
     Args:
         tensors: The prompts by name; those without gradients are shown, and stay as they are.
-        optimizer: Its `proposer` or `model` writes the new texts.
+        optimizer: Its `proposer` or `model` writes the new texts, but for prompts with a `model` of
+            their own.
         seed: The only randomness that the proposer may use.
         settings: Where the optimizer names a model or a module to load.
 
@@ -90,7 +91,8 @@ async def astep(
         'Answer. Be brief.'
     """
     settings = settings or Settings()
-    proposer = resolve_proposer(resolve_optimizer(optimizer, settings=settings), settings=settings)
+    chosen = resolve_optimizer(optimizer, settings=settings)
+    proposer = resolve_proposer(chosen, settings=settings, prompts=tensors)
     names = [name for name, tensor in tensors.items() if tensor.gradients]
     if not names:
         return {}

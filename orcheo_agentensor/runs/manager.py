@@ -74,6 +74,7 @@ from orcheo_agentensor.runs.manifest import (
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
+from orcheo_agentensor.targets.context import found_prompts
 from orcheo_agentensor.targets.isolation import Provenance, changed_source, provenance_of
 from orcheo_agentensor.targets.overriding import require_nodes
 from orcheo_agentensor.upstream import checkpoint_of
@@ -542,21 +543,24 @@ class RunManager(Generic[JobT]):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
-        if self._given.prompts or job.prompts:
-            named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
+        named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
+        if named:
             request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])
-        resolved = await resolve(
-            request,
-            workflow_id=workflow_id,
-            store=self.store,
-            settings=self._settings,
-        )
+        where: Any = {"workflow_id": workflow_id, "store": self.store, "settings": self._settings}
+        resolved = await resolve(request, **where)
+        if self._mode == "train" and not resolved.config.prompts:
+            named = found_prompts(target)
+            request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])
+            resolved = await resolve(request, **where)
         config, base_version = resolved.config, resolved.base_version
         asks = bool(config.uses)
         if asks:  # an alias may move before the run is resumed
             pinned = RunConfig.parse(_pin({}, base_version))
             config, job_config = merge_configs(config, pinned), merge_configs(job_config, pinned)
         prompts = dict(config.prompts)
+        for name in prompts.keys() & named.keys():
+            if not isinstance(model := named[name].model, str | None):
+                prompts[name].model = model  # an object, which no config holds
         whole = around.beneath(config)
         check_target(target, with_prompts({**around.live, **whole.configurable}, prompts), prompts)
         if isinstance(target, ConnectedTarget):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -10,7 +11,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, Path, as_tensor, path_in, put
+from orcheo_agentensor.prompts import (
+    CONFIGURABLE,
+    CONTEXT,
+    Path,
+    TextTensor,
+    as_tensor,
+    path_in,
+    put,
+)
 from orcheo_agentensor.tape import bind_of
 
 if TYPE_CHECKING:
@@ -193,6 +202,70 @@ def _required(schema: Any) -> list[str]:
         for field in fields(schema)
         if field.init and field.default is MISSING and field.default_factory is MISSING
     ]
+
+
+def found_prompts(target: Any) -> dict[str, TextTensor]:
+    """The prompts that the graph of a target holds with their texts.
+
+    They are what `trainable_prompts()` of its nodes and middleware gives (ours have it), and the
+    fields of its context that are marked `langgraph_type: "prompt"`.
+    """
+    inner = getattr(target, "inner", target)
+    found: dict[str, TextTensor] = {}
+    for name, text in _marked(getattr(inner, "context_schema", None)):
+        found[name] = TextTensor(text, bind=f"{CONTEXT}.{name}")
+    for holder in _holders(getattr(inner, "runnable", inner), set(), _DEEPEST):
+        found |= holder.trainable_prompts()
+    return found
+
+
+_DEEPEST = 12
+
+
+def _holders(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    """What has `trainable_prompts` in a graph, its nested graphs, and the closures of its nodes."""
+    if id(value) in seen or not depth or isinstance(value, str | int | float | type | None):
+        return
+    seen.add(id(value))
+    inside: list[Any] = []
+    if callable(getattr(value, "trainable_prompts", None)):
+        yield value
+        return
+    if isinstance(value, list | tuple):
+        inside = list(value)
+    elif isinstance(value, Mapping):
+        inside = list(value.values())
+    elif (builder := getattr(value, "builder", None)) is not None:
+        inside = [spec.runnable for spec in builder.nodes.values()]
+    else:
+        inside = [getattr(value, name, None) for name in ("func", "afunc", "__self__", "bound")]
+        for cell in getattr(value, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that is empty
+                inside.append(cell.cell_contents)
+    for one in inside:
+        yield from _holders(one, seen, depth - 1)
+
+
+def _marked(schema: Any) -> Iterator[tuple[str, str]]:
+    """The fields of a context that are marked as prompts, with the texts that they begin with."""
+    if schema is None:
+        return
+    try:
+        hints = get_type_hints(schema, include_extras=True)
+    except Exception:  # noqa: BLE001 - a type that is named before it is there
+        hints = {}
+    marks: dict[str, list[Any]] = {name: [*get_args(hint)[1:]] for name, hint in hints.items()}
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        for name, field in schema.model_fields.items():
+            marks.setdefault(name, []).append(field.json_schema_extra)
+    elif is_dataclass(schema):
+        for one in fields(schema):
+            marks.setdefault(one.name, []).append(one.metadata)
+    for name, notes in marks.items():
+        notes = [getattr(note, "json_schema_extra", note) for note in notes]
+        marked = any(isinstance(n, Mapping) and n.get("langgraph_type") == "prompt" for n in notes)
+        if marked and isinstance(text := _default(schema, name), str):
+            yield name, text
 
 
 def context_fields(target: Any) -> list[str]:

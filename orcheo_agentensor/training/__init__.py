@@ -2,7 +2,7 @@
 
 from orcheo_agentensor.training.api import Decision, TrainingResult, atrain, train, training_node
 from orcheo_agentensor.training.budget import Budget, BudgetMeter
-from orcheo_agentensor.training.feedback import blame
+from orcheo_agentensor.training.feedback import abackward, backward, blame
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import (
     Deadline,
@@ -28,7 +28,9 @@ __all__ = [
     "TargetScore",
     "TrainingJob",
     "TrainingResult",
+    "abackward",
     "atrain",
+    "backward",
     "blame",
     "create_training_graph",
     "train",

@@ -298,7 +298,7 @@ def _mean(summary: Mapping[str, Any], name: str) -> float | None:
 async def atrain(
     target: Target,
     *,
-    prompts: PromptsLike,
+    prompts: PromptsLike | None = None,
     dataset: DatasetLike,
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
     optimizer: OptimizerLike | None = None,
@@ -335,7 +335,9 @@ async def atrain(
 
     Args:
         target: As for `aevaluate`.
-        prompts: Prompt name to text or `TextTensor`; `requires_grad=False` freezes one.
+        prompts: Prompt name to text or `TextTensor`; `requires_grad=False` freezes one. Left out,
+            those that the graph holds: fields of our nodes and `TrainablePrompt`s with a text, and
+            fields of its context that are marked `langgraph_type: "prompt"`.
         dataset: As for `aevaluate`, with splits.
         evaluators: One or several, of any known form; their scores are what is maximised.
         optimizer: Such as `Reflective(…)`, the name of one, or a mapping with its name.
@@ -405,9 +407,12 @@ async def atrain(
             config=config,
             optimizer=optimizer,
         )
+        named = as_prompts(prompts)
+        if any(tensor.model and not isinstance(tensor.model, str) for tensor in named.values()):
+            live["prompts"] = named  # a model that is an object stays in this process
         job: dict[str, Any] = {
             **plain,
-            "prompts": prompts_to_json(as_prompts(prompts)),
+            "prompts": None if "prompts" in live or not named else prompts_to_json(named),
             "budget": as_data(budget),
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
@@ -447,7 +452,7 @@ def _plain_stops(stop: Any) -> list[Any]:
 def train(
     target: Target,
     *,
-    prompts: PromptsLike,
+    prompts: PromptsLike | None = None,
     dataset: DatasetLike,
     evaluators: Sequence[EvaluatorLike] | EvaluatorLike,
     optimizer: OptimizerLike | None = None,

@@ -14,6 +14,7 @@ from orcheo_agentensor.json_values import canonical_json, prose_only
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
+    own_models,
     resolve_model,
     resolve_optimizer,
     resolve_proposer,
@@ -382,6 +383,7 @@ class TrainingPlan:
     pipelined: bool
     proposer: Proposer
     critic_model: Any
+    critics: Mapping[str, Any]
     budget: Budget
     budget_given: bool
     train: tuple[Case, ...]
@@ -445,13 +447,15 @@ def make_plan(
     trainable = tuple(sorted(name for name, tensor in prompts.items() if tensor.requires_grad))
     if not trainable:
         rule = "has only frozen prompts" if prompts else "must name at least one prompt"
+        if not prompts:
+            rule += " (and the graph holds none with a text)"
         raise ConfigError(
             field="job.prompts", value=sorted(prompts), rule=f"{rule}; nothing can be trained"
         )
     chosen = resolve_optimizer(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
-    proposer = resolve_proposer(chosen, settings=settings)
+    proposer = resolve_proposer(chosen, settings=settings, prompts=prompts)
     train, validation, held_out = split_cases(dataset)
     seen = {canonical_json(case.inputs) for case in (*train, *validation)} if held_out else set()
     holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
@@ -461,7 +465,8 @@ def make_plan(
         train=len(train), minibatch=batch, every=job.checkpoint_every, **sizes
     )
     check_budget(budget, **sizes)
-    model = getattr(chosen, "model", None) if getattr(chosen, "criticises", False) else None
+    criticises = bool(getattr(chosen, "criticises", False))
+    model = getattr(chosen, "model", None) if criticises else None
     publish = None
     if job.publish is not None:
         publish = PublishTo.parse(job.publish, field="job.publish")
@@ -475,6 +480,7 @@ def make_plan(
         pipelined=bool(getattr(chosen, "pipelined", False)),
         proposer=proposer,
         critic_model=resolve_model(model, field="optimizer.model") if model else None,
+        critics=own_models(prompts, optimizer=chosen, settings=settings) if criticises else {},
         budget=budget,
         budget_given=job.budget is not None,
         train=train,
