@@ -30,7 +30,7 @@ GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
     "TrainingResult Decision compare acompare Comparison",
     "Workflows and prompts": "configure serve get_prompt get_seed TextTensor FeedbackRecord "
-    "TrainablePrompt RunConfig register_callback",
+    "backward abackward TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
