@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from orcheo_agentensor.errors import ConfigError, NotFound, shorten
+from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, shorten
 from orcheo_agentensor.redaction import redact_url
 
 if TYPE_CHECKING:
@@ -220,3 +222,19 @@ def store_option(url: str | None) -> str:
     if url is None:
         return ""
     return f" --store {url}" if redact_url(url) == url else " --store URL"
+
+
+def moment(text: str | None) -> datetime | None:
+    """The moment that `--since` names: a date, a time, or so long ago. Raises `BadInput`."""
+    if text is None:
+        return None
+    span = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    try:
+        if span is not None:
+            names = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+            return datetime.now(UTC) - timedelta(**{names[span[2]]: int(span[1])})
+        found = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        rule = "must be a date or a time, such as 2026-05-01, or a span such as 24h or 7d"
+        raise BadInput(field="--since", value=text, rule=rule) from None
+    return found if found.tzinfo else found.astimezone()

@@ -10,7 +10,7 @@ import typer
 from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import command
 from orcheo_agentensor.cli.output import print_json, show, show_table
-from orcheo_agentensor.display import number, spent, when
+from orcheo_agentensor.display import number, percent, spent, when
 from orcheo_agentensor.errors import NotFound
 
 if TYPE_CHECKING:
@@ -283,3 +283,40 @@ def _brief(run: RunRecord) -> dict[str, Any]:
         "objective": _objective(run),
         "decision": decision.get("status"),
     }
+
+
+def stats(
+    workflow: Annotated[
+        str | None, typer.Argument(metavar="WORKFLOW", help="All workflows when left out.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="A date or time (2026-05-01), or a span: 24h, 7d."),
+    ] = None,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Add up runs: configs applied, SLA, throughput, failures, regressions after trainings."""
+    start = options.moment(since)
+    found = options.read_from(store, lambda opened: opened.runs.stats(workflow, since=start))
+    if as_json:
+        began = None if start is None else start.isoformat()
+        print_json({"workflow_id": workflow, "since": began, **found})
+        return
+    counted, config, sla = found["runs"], found["config_applied"], found["sla"]
+    show(f"runs         {counted['total']} ({_counts(counted['by_status'])})")
+    goal = f"{config['applied']} of {config['runs']}, at least {config['goal']:.0%} wanted"
+    show(f"config       applied in {percent(config['share'])} of runs that had one ({goal})")
+    show(f"SLA          {percent(sla['share'])} of {sla['cases']} cases within")
+    speed = found["throughput"]
+    show(f"throughput   {number(speed['per_minute'])} rollouts a minute ({speed['rollouts']})")
+    for who, kinds in found["failures"].items():
+        show(f"failures     {who}: {_counts(kinds)}")
+    regressions = found["regressions"]
+    show(f"trained      {regressions['promoted']} promoted, {len(regressions['regressed'])} worse")
+    for one in regressions["regressed"]:
+        show(f"  - {one['workflow_id']} version {one['version']}: {one['why']}")
+
+
+def _counts(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in kinds.items()) or "none"

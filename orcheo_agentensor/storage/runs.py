@@ -39,6 +39,7 @@ from orcheo_agentensor.storage.records import (
     StoredOutput,
     text_for_number,
 )
+from orcheo_agentensor.storage.stats import since_filter, stats_of
 from orcheo_agentensor.storage.tables import (
     candidates,
     cases,
@@ -282,6 +283,22 @@ class Runs(Repository):
             same = (runs.c.started_at == at) & (runs.c.run_id > run_id)
             query = query.where((runs.c.started_at < at) | same)
         return await self._all(RunRecord, query)
+
+    async def stats(
+        self,
+        workflow_id: str | None = None,
+        *,
+        since: datetime | None = None,
+        hidden_from: str | None = None,
+    ) -> dict[str, Any]:
+        """Figures over runs, as `storage.stats` describes them; of one workflow, and of runs that
+        were started at `since` or later, where these are given. `hidden_from` as in `list`."""
+        chosen = since_filter(since)
+        if workflow_id is not None:
+            chosen.append(runs.c.workflow_id == workflow_id)
+        if hidden_from is not None:
+            chosen.append(~is_others(hidden_from))
+        return await self._db.read(lambda connection: stats_of(connection, chosen))
 
     async def update(
         self, run_id: str, /, *, lease: Lease | None = None, **fields: Any

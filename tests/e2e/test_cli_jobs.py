@@ -79,6 +79,38 @@ def test_min_score_gates(project: Project, gates: list[str], code: int) -> None:
     assert all(gate["met"] for gate in document["gates"]) == (code == 0)
 
 
+def test_stats_add_up_runs(project: Project) -> None:
+    words = ("w0", "w1", "crash", "crash")
+    cases = [
+        {"id": f"{n}", "inputs": {"id": f"{n}", "word": word}, "expected_output": {}}
+        for n, word in enumerate(words)
+    ]
+    job = evaluation_job(
+        dataset=cases,
+        evaluators=["json_valid"],
+        limits={"case_sla_ms": 500, "retries": 0},
+        min_coverage=0.5,
+        config={"tags": ["nightly"]},
+    )
+    project.write("stats.yaml", job)
+    assert project.call("evaluate", "stats.yaml").exit_code == 0
+    found = project.ok("stats", "shop", "--since", "1d")
+    assert found["runs"] == {
+        "total": 1,
+        "by_mode": {"evaluate": 1},
+        "by_status": {"finished": 1},
+    }
+    assert found["config_applied"] == {"runs": 1, "applied": 1, "share": 1.0, "goal": 0.99}
+    assert found["sla"] == {"cases": 4, "within": 2, "share": 0.5}
+    assert found["failures"] == {"target": {"exception": 2}, "evaluator": {}}
+    assert found["throughput"]["rollouts"] == 4
+    assert project.ok("stats", "--since", "2999-01-01")["runs"]["total"] == 0
+    assert project.ok("stats", "other")["config_applied"]["share"] is None
+    text = project.call("stats").stdout
+    assert "50.0% of 4 cases within" in text
+    assert "--since" in project.refused("stats", "--since", "yesterday")
+
+
 def test_a_flag_that_is_off_refuses_training_and_an_operator_may_override_it(
     project: Project,
 ) -> None:

@@ -17,6 +17,7 @@ from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
 from orcheo_agentensor.runs.manifest import EvaluatorInfo, Manifest, compare, manifest_schema
 from orcheo_agentensor.server.routes import (
     Name,
+    NoQuery,
     Page,
     PageQuery,
     Visible,
@@ -164,6 +165,33 @@ async def list_runs(query: Annotated[RunsQuery, Query()], visible: Visible) -> P
         place=lambda run: [run.started_at.isoformat(), run.run_id],
         show=Run.model_validate,
     )
+
+
+class StatsQuery(NoQuery):
+    """Which runs are counted."""
+
+    workflow_id: str | None = optional("Only of this workflow.", max_length=128)
+    since: AwareDatetime | None = optional("Only those started at this time or later.")
+
+
+class Stats(BaseModel):
+    """Figures over the runs that may be seen."""
+
+    runs: dict[str, Any]
+    config_applied: dict[str, Any]
+    sla: dict[str, Any]
+    throughput: dict[str, Any]
+    failures: dict[str, Any]
+    regressions: dict[str, Any]
+
+
+@runs.get("/stats")
+async def get_stats(query: Annotated[StatsQuery, Query()], visible: Visible) -> Stats:
+    """Configs applied, cases within the SLA, throughput, failures, regressions after trainings."""
+    found = await visible.store.runs.stats(
+        query.workflow_id, since=query.since, hidden_from=visible.identity.name
+    )
+    return Stats.model_validate(found)
 
 
 @runs.get("/runs/{run_id}", responses=errors(404))
