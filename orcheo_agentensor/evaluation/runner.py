@@ -37,6 +37,7 @@ from orcheo_agentensor.errors import (
     is_transient,
     status_of,
 )
+from orcheo_agentensor.evaluation.child import WorkerDied, as_sent, in_child
 from orcheo_agentensor.evaluation.limits import (
     Breaker,
     LeftBehind,
@@ -117,6 +118,10 @@ def traced(labels: Mapping[str, Any], *, config: Mapping[str, Any] | None = None
 
 class Meter(CallGate, Protocol):
     """What is asked before a call is made, and told what it came to; see `training.budget`."""
+
+    @property
+    def begun(self) -> int:
+        """Executions of the target that have begun, in all processes of the run."""
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""
@@ -210,6 +215,10 @@ class PaidCalls:
         self._retries = limits.retries
         self._time_limits = TimeLimits(limits.case_timeout)
         self._claimed: dict[str, asyncio.Event | None] = {}
+
+    def begin_again(self) -> None:
+        """Count time on a loop of another process."""
+        self._time_limits = TimeLimits(self._time_limits.seconds)
 
     def is_claimed(self, key: str) -> bool:
         """Whether the call under `key` is being made."""
@@ -434,6 +443,14 @@ class Runner:
         self.concurrency = run.job.limits.concurrency
         self.calls = PaidCalls(run.ledger, run.job.limits)
         self.breaker = Breaker(self.concurrency)
+        self.batches: set[_Batch] = set()
+        self.flying: dict[str, tuple[_Batch, int]] = {}
+        self.suspects = set(run.ledger.noted.get("keys", ()))
+        self.killers = set(run.ledger.noted.get("alone", ()))
+        self.sole: str | None = None
+        self.alone = asyncio.Lock()
+        self._isolate = run.job.limits.isolate
+        run.ledger.note = self._note
         self.running = Slots(self.concurrency)
         self.in_flight = Slots(2 * self.concurrency)
         self._takes_objects = not (
@@ -545,13 +562,14 @@ class Runner:
                 if not begun and self._draining():
                     raise Draining
                 if batch.meter is not None:
+                    await self._reserve_stored(batch.meter)
                     batch.meter.reserve_rollout()
                 begun, recorder.total = True, ONE_ROLLOUT
                 executions += 1
                 config = batch.config
                 if "callbacks" in config:
                     config = {**config, "run_id": trace_id_of(self._run_id, key, executions)}
-                found = await self._execute(key, case, replicate, config, recorder)
+                found = await self._run_target(key, case, replicate, config, recorder)
                 if found.error is not None and status_of(found.error) in REFUSED:
                     executions -= 1
                     recorder.total = replace(recorder.total, rollouts=0)
@@ -579,6 +597,58 @@ class Runner:
             empty_replies=last.empty_replies,
             cut_replies=last.cut_replies,
         )
+
+    async def _reserve_stored(self, meter: Meter) -> None:
+        """Wait until it is stored that one more rollout may have begun: see `_note`."""
+        while meter.begun >= self.ledger.noted.get("rollouts", 0):
+            await self.ledger.flush()
+
+    def _note(self) -> dict[str, Any]:
+        """What the next process of this run has to know if this one dies.
+
+        `keys` are the cases that are in flight or may begin before the next commit: no more begin
+        than may be in flight. `alone` are those that had nothing beside them. `rollouts` may have
+        begun in all: what is spent by then, and a block of as many as run at once.
+        """
+        keys = {*self.suspects, *(batch.label(number) for batch, number in self.flying.values())}
+        for batch in self.batches:
+            soon = itertools.islice(batch.pending, 2 * self.concurrency)
+            keys.update(map(batch.label, soon))
+        note: dict[str, Any] = {"keys": sorted(keys)} if keys else {}
+        if alone := {*self.killers, *([] if self.sole is None else [self.sole])}:
+            note["alone"] = sorted(alone)
+        if self.meter is not None and self.batches:
+            note["rollouts"] = self.meter.begun + self.concurrency
+        return note
+
+    async def _run_target(
+        self,
+        key: str,
+        case: Case,
+        replicate: int,
+        config: dict[str, Any],
+        recorder: UsageRecorder,
+    ) -> Attempt:
+        """Run the target once; in a process of its own where the job says so, and on a case that
+        had nothing beside it when a process of the run died."""
+        if not self._isolate and self.sole not in self.killers:
+            return await self._execute(key, case, replicate, config, recorder)
+
+        async def work() -> tuple[Attempt, Usage]:
+            self.calls.begin_again()
+            found = await self._execute(key, case, replicate, config, recorder)
+            if found.error is not None:
+                found.error = as_sent(found.error)
+            return found, recorder.total
+
+        try:
+            found, total = await in_child(work, seconds=self._seconds)
+        except (WorkerDied, OutOfTime) as error:
+            return Attempt(error=error, transient=isinstance(error, OutOfTime))
+        recorder.total = total
+        if not self.taped and found.tape is not None:
+            self._looked(found)
+        return found
 
     async def _execute(
         self,
@@ -656,7 +726,8 @@ class Runner:
             kind = "not_json" if "output" in error.message else "exception"
             reason = error.message
         else:
-            kind, reason = "exception", describe(error)
+            kind = "process_died" if isinstance(error, WorkerDied) else "exception"
+            reason = str(error) if isinstance(error, WorkerDied) else describe(error)
         told = {"kind": kind, "reason": reason}
         if attempt.transient or kind == "abandoned" or status_of(error) in LOCKED_OUT:
             told[PASSING] = "yes"
@@ -793,7 +864,7 @@ class _Batch:
     replicates: Sequence[int]
 
     def __post_init__(self) -> None:
-        self._pending: deque[int] = deque()  # index x number of replicates + place of replicate
+        self.pending: deque[int] = deque()  # index x number of replicates + place of replicate
         self._workers = 0
         self._starting = self._waiting = False  # whether a worker starts, and whether one waits
         self._committing: dict[Commit, list[tuple[int, int, str, CaseResult]]] = {}
@@ -809,18 +880,23 @@ class _Batch:
             index, replicate, key = self._numbered(number) if recorded else (0, 0, "")
             replayed = runner.replayed(self.cases[index], key) if key in recorded else None
             if replayed is None:
-                self._pending.append(number)
+                self.pending.append(number)
             else:
                 self._add(index, replicate, replayed)
             if number % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
+        runner.batches.add(self)
         try:
+            if self.pending:
+                await runner.ledger.flush()  # of what may begin now, for whoever finds us dead
+                await self._run_suspects()
             async with asyncio.TaskGroup() as group:
-                if self._pending:
+                if self.pending and not self._stopped:
                     self._start_worker(group)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
+            runner.batches.discard(self)
             for commit in [*self._committing]:  # nobody waits any more
                 self._let_go(commit)
         if self._stopped:
@@ -833,6 +909,49 @@ class _Batch:
         replicate = self.replicates[place]
         return index, replicate, self._key_of(self.cases[index], replicate)
 
+    async def _run_suspects(self) -> None:
+        """Run first, one at a time, what may have been in flight when a process of the run died.
+
+        The one that takes the process down again is then known, and does no more harm.
+        """
+        runner = self.runner
+        suspected = [
+            (number, label)
+            for number in (self.pending if runner.suspects else ())
+            if (label := self.label(number)) in runner.suspects
+        ]
+        for number, label in suspected:
+            index, replicate, key = self._numbered(number)
+            async with runner.alone:
+                while runner.flying:  # noqa: ASYNC110 - what others have begun before
+                    await asyncio.sleep(0.01)
+                self.pending.remove(number)
+                runner.flying[key], runner.sole = (self, number), label
+                try:
+                    await runner.ledger.flush()
+                    await runner.calls.claim(key)
+                    try:
+                        result, commit = await self._case(key, self.cases[index], replicate)
+                        if commit is not None:
+                            await commit
+                    finally:
+                        runner.calls.release(key)
+                except (BudgetExhausted, Draining, RunPaused) as stop:
+                    self._stopped.append(stop)
+                    return
+                finally:
+                    runner.sole = None
+                    runner.flying.pop(key, None)
+            for known in (runner.suspects, runner.killers):
+                known.discard(label)
+            self._add(index, replicate, result)
+
+    def label(self, number: int) -> str:
+        """What a case is noted by while it is in flight; costs less than its key."""
+        index, place = divmod(number, len(self.replicates))
+        who = self.cases[index].id
+        return f"{self.candidate.hash[:12]}/{self.replicates[place]}/{who[:100]}"
+
     def _start_worker(self, group: asyncio.TaskGroup) -> None:
         self._starting = True
         self._workers += 1
@@ -843,16 +962,24 @@ class _Batch:
         are as many as find something to do. Where cases take no time that is one or two."""
         runner, places = self.runner, self.runner.in_flight
         self._starting = False
-        while self._pending and not self._stopped and (places.free or not self._waiting):
+        while self.pending and not self._stopped and (places.free or not self._waiting):
             if not places.take():
                 self._waiting = True
                 await places.acquire()
                 self._waiting = False
-                if not self._pending:
+                if not self.pending:
                     places.release()
                     break
-            index, replicate, key = self._numbered(self._pending.popleft())
-            if self._pending and not self._starting and self._workers < runner.concurrency:
+            if runner.suspects and runner.alone.locked():
+                async with runner.alone:  # nothing begins beside a suspect
+                    pass
+                if not self.pending:
+                    places.release()
+                    break
+            number = self.pending.popleft()
+            index, replicate, key = self._numbered(number)
+            runner.flying[key] = self, number
+            if self.pending and not self._starting and self._workers < runner.concurrency:
                 self._start_worker(group)
             commit: Commit | None = None
             if not runner.running.take():
@@ -871,6 +998,7 @@ class _Batch:
                 runner.running.release()
                 if commit is None:
                     places.release()
+                    runner.flying.pop(key, None)
             if commit is None:
                 self._add(index, replicate, result)
                 continue
@@ -902,6 +1030,7 @@ class _Batch:
         results = self._committing.pop(commit)
         for _, _, key, _ in results:
             self.runner.in_flight.release()
+            self.runner.flying.pop(key, None)
             self.runner.calls.release(key)
         return results
 

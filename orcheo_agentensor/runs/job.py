@@ -83,6 +83,11 @@ class Limits(BaseModel):
         title="Retries",
         description="Further attempts after a passing trouble (timeout, HTTP 5xx).",
     )
+    isolate: bool = Field(
+        default=False,
+        title="Isolate",
+        description="Run each execution of the target in a process of its own, which may die.",
+    )
     case_sla_ms: float | None = Field(
         default=None,
         gt=0,

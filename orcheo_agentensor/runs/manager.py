@@ -386,6 +386,7 @@ class RunManager(Generic[JobT]):
         secrets.enter_context(self._knowing_secrets(vars(checked.job)))
         try:
             await ledger.start()
+            await ledger.read_note()
             yield run
         except (Draining, asyncio.CancelledError):
             ending |= {"status": "interrupted", "error": None}

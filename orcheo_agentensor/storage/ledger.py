@@ -75,6 +75,16 @@ def insert_rows(
         done += size
 
 
+IN_FLIGHT = "in_flight"
+"""The key and the kind of call under which the ledger keeps what a process has in flight."""
+
+
+def note_sql(*, postgres: bool) -> str:
+    """Replace what is noted of a run."""
+    sql = insert_sql(calls, 1, postgres=postgres).removesuffix("DO NOTHING")
+    return sql + "(run_id, key) DO UPDATE SET response = excluded.response"
+
+
 def fence_sql(*, postgres: bool) -> str:
     """Renew the lease and note the event number, if the lease still holds."""
     sql = (
@@ -368,9 +378,10 @@ class Commit:
     the rows could not be written.
     """
 
-    __slots__ = ("_done", "_loop", "calls", "rollouts", "scores")
+    __slots__ = ("_done", "_loop", "calls", "note", "rollouts", "scores")
 
     def __init__(self) -> None:
+        self.note: dict[str, Any] | None = None
         self.rollouts: list[tuple[Any, ...]] = []
         self.scores: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
@@ -415,6 +426,9 @@ class Ledger:
 
     `rollouts` and `scores` hold what is recorded, after `load`: rollouts by their key (`.reused` if
     found in the other run), scores by rollout key and evaluator fingerprint, a row per metric.
+
+    What `note` gives, on the loop, is stored with each group and replaces what was there; `noted`
+    is what is stored. It tells the next process what was in flight when this one died.
     """
 
     def __init__(
@@ -452,6 +466,8 @@ class Ledger:
         self._on_blocked = on_blocked
         self._stopping = False
         self._error: BaseException | None = None
+        self.note: Callable[[], dict[str, Any]] | None = None
+        self.noted: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -487,6 +503,8 @@ class Ledger:
         """Commit what waits and end the writer. Does not give the lease back."""
         if self._writer is None or self._heartbeat is None:
             return
+        if self.note is not None and self._error is None and self.note() != self.noted:
+            self._due = True
         writer, self._writer = self._writer, None
         self._stopping = True
         self._heartbeat.stop()
@@ -509,6 +527,12 @@ class Ledger:
         except Exception:
             self._loaded.pop(candidate_hash, None)
             raise
+
+    async def read_note(self) -> None:
+        """Read into `noted` what an earlier process of the run has noted last."""
+        if not self._empty:
+            found = await self._db.read(lambda c: call_of(c, self.run_id, IN_FLIGHT))
+            self.noted = {} if found is None else found[1]
 
     async def call(self, key: str) -> dict[str, Any] | None:
         """The response recorded under `key`; one found in the other run is copied, at no cost."""
@@ -627,7 +651,11 @@ class Ledger:
                 continue
             self._due = False
             self._writing, self._group = self._group, Commit()
+            if self.note is not None and (note := self.note()) != self.noted:
+                self._writing.note = note
             await self._db.call(self._commit, self._writing)
+            if self._writing.note is not None:
+                self.noted = self._writing.note
 
     def _ended(self, writer: asyncio.Task[None]) -> None:
         """Tell the waiters why the writer ended, if not by `stop`."""
@@ -670,6 +698,9 @@ class Ledger:
                 for table, rows in () if group is None else group.tables():
                     if rows:
                         insert_rows(cursor, table, rows, postgres=postgres)
+                if group is not None and group.note is not None:
+                    row = (self.run_id, IN_FLIGHT, IN_FLIGHT, encode(group.note), *_FREE)
+                    cursor.execute(note_sql(postgres=postgres), row)
                 connection.commit()
                 if group is not None:
                     # From here, because those who wait hold up others: by way of the writer they

@@ -91,6 +91,25 @@ MEASURED = 5  # rollouts after which their average is used
 KINDS = ("calls", "tokens", "cost")
 
 
+def unknown(reserved: int, spent: Usage) -> Usage | None:
+    """What a process that died may have spent beyond what it has recorded.
+
+    It had `reserved` that many rollouts, earlier ones included; what is not recorded counts as
+    `spent`, each with what a rollout took on average so far.
+    """
+    lost = reserved - spent.rollouts
+    if lost <= 0:
+        return None
+    share = lost / spent.rollouts if spent.rollouts else 0.0
+    return Usage(
+        rollouts=lost,
+        calls=math.ceil(spent.calls * share),
+        input_tokens=math.ceil(spent.input_tokens * share),
+        output_tokens=math.ceil(spent.output_tokens * share),
+        cost=None if spent.cost is None else spent.cost * share,
+    )
+
+
 @dataclass(slots=True)
 class _Sum:
     """Calls, tokens and known cost."""
@@ -186,6 +205,11 @@ class BudgetMeter:
     def unmeasured(self) -> bool:
         """Whether calls, tokens or cost are limited and no rollout has shown yet what one takes."""
         return bool(self._limits()) and self.usage.rollouts == 0
+
+    @property
+    def begun(self) -> int:
+        """Executions of the target that have begun, in all processes of the run."""
+        return self.usage.rollouts + self._rollouts
 
     def halt(self, reason: str) -> None:
         """Let the search begin nothing more, whatever it still has in flight."""
@@ -373,6 +397,11 @@ class Aside:
 
     def __init__(self, meter: BudgetMeter) -> None:
         self._meter = meter
+
+    @property
+    def begun(self) -> int:
+        """Executions of the target that have begun, in all processes of the run."""
+        return self._meter.begun
 
     def reserve_rollout(self) -> None:
         """Reserve one execution of the target; raises `BudgetExhausted`."""

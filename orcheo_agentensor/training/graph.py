@@ -26,10 +26,10 @@ from orcheo_agentensor.runs.access import RunEnded
 from orcheo_agentensor.runs.manager import ActiveRun, CheckedJob, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied, stored_job
 from orcheo_agentensor.settings import Settings, read_settings
-from orcheo_agentensor.storage.records import RETRIED
+from orcheo_agentensor.storage.records import CANCELLED, RETRIED
 from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
-from orcheo_agentensor.training.budget import ASKED, BudgetMeter
+from orcheo_agentensor.training.budget import ASKED, BudgetMeter, unknown
 from orcheo_agentensor.training.job import TrainingJob, checkpoint_plan, make_plan
 from orcheo_agentensor.training.state import (
     CandidateStore,
@@ -395,9 +395,13 @@ def _changed(state: TrainingState) -> dict[str, Any]:
 
 async def _read_back(run: ActiveRun[TrainingJob]) -> Training:
     """A run as the store has it, in a process that has not done its last step."""
+    spent = await run.ledger.usage(without=RETRIED)  # which has its budget back
+    if lost := unknown(run.ledger.noted.get("rollouts", 0), spent):
+        await run.ledger.put_call(f"died:{run.lease.token}", CANCELLED, {"failed": True}, lost)
+        spent = spent + lost
     meter = BudgetMeter(
         run.plan.budget,
-        spent=await run.ledger.usage(without=RETRIED),  # which has its budget back
+        spent=spent,
         asked=await run.ledger.usage(*ASKED),
         clock=run.store.clock,
     )
