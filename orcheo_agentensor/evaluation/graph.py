@@ -32,6 +32,7 @@ from orcheo_agentensor.evaluation.runner import (
 )
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.blocked import BLOCKED, block_warning
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
@@ -312,6 +313,10 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         summary["reads"] = prompt_reads(run.prompts, tapes)
         if unread := unread_warnings(run, run.prompts, tapes):
             summary["warnings"] = [*summary.get("warnings", ()), *unread]
+    if blocked := await run.ledger.responses(BLOCKED):
+        summary["blocked"] = sorted(blocked, key=lambda entry: -entry["seconds"])
+        told = [block_warning(entry) for entry in summary["blocked"]]
+        summary["warnings"] = [*summary.get("warnings", ()), *told]
     return summary
 
 

@@ -56,6 +56,7 @@ from orcheo_agentensor.runs.access import (
     take_lease,
     workflow_taken,
 )
+from orcheo_agentensor.runs.blocked import recorded_blocks
 from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
 from orcheo_agentensor.runs.manifest import (
@@ -365,12 +366,13 @@ class RunManager(Generic[JobT]):
             self.forget(run_id)
             raise
         events = EventSink(run_id, get_stream_writer(), start=lease.event_seq)
-        ledger = self.store.ledger(
+        ledger: Ledger = self.store.ledger(
             run_id,
             lease=lease,
             reuse=checked.job.reuse,
             event_seq=partial(getattr, events, "seq"),
             empty=lease.token == 1,
+            on_blocked=recorded_blocks(lambda: ledger, events),
         )
         run = ActiveRun(
             **vars(checked),

@@ -505,9 +505,11 @@ class Ledger:
             return
         if self.note is not None and self._error is None and self.note() != self.noted:
             self._due = True
+        self._heartbeat.stop()
+        if self._on_blocked is not None:  # it may have something to tell
+            await self._db.call(self._heartbeat.join, 1.0)
         writer, self._writer = self._writer, None
         self._stopping = True
-        self._heartbeat.stop()
         self._wake.set()
         try:
             await asyncio.wait([writer])  # an error is with those who waited
@@ -527,6 +529,13 @@ class Ledger:
         except Exception:
             self._loaded.pop(candidate_hash, None)
             raise
+
+    async def responses(self, kind: str) -> list[dict[str, Any]]:
+        """What is recorded of the calls of one kind."""
+        if self._due:
+            await self.flush()
+        query = select(calls.c.response).where(calls.c.run_id == self.run_id, calls.c.kind == kind)
+        return await self._db.read(lambda connection: [*connection.scalars(query)])
 
     async def read_note(self) -> None:
         """Read into `noted` what an earlier process of the run has noted last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from typing import Any, TypedDict
 
 import pytest
@@ -143,3 +144,20 @@ async def test_a_run_that_is_cancelled_does_not_wait_for_what_ignores_it(
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (await store.runs.get("r")).status == "interrupted"
+
+
+def test_a_blocked_loop_is_named_in_the_report(tmp_path: Any) -> None:
+    async def target(inputs: dict[str, Any]) -> Any:
+        if inputs["n"] == 2:
+            time.sleep(2.5)  # noqa: ASYNC251 - that is the point
+        return inputs
+
+    report = evaluate(
+        target, dataset=CASES, evaluators=["exact_match"], store=f"sqlite:///{tmp_path / 'a.db'}"
+    )
+    (blocked,) = report.summary["blocked"]
+    assert blocked["case_id"] == "c2"
+    assert 1.0 <= blocked["seconds"] <= 60.0
+    assert "test_contained.py" in blocked["where"]
+    (warning,) = [one for one in report.summary["warnings"] if "event loop" in one]
+    assert "'c2'" in warning
