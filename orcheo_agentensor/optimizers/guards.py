@@ -41,7 +41,7 @@ _OF_JSON = re.compile(r"\b(?:json|object|dict|empty)", re.IGNORECASE)
 """Words beside which a bare `{}` is an empty object, and no place to fill in."""
 _BY_POSITION = re.compile(r"\{[!:}]")
 _OF_JINJA = re.compile(r"\{%[^{}]*%\}|\{\{[^{}]*[|()\[][^{}]*\}\}")
-_OF_PERCENT = re.compile(r"%\(\w+\)[-#0 +\d.]*[a-zA-Z]")
+_OF_PERCENT = re.compile(r"%\(\w+\)[-#0 +\d.]*[a-zA-Z]|(?<![\w%])%(?:\.\d+)?[dfrs]\b")
 _LABELLED_LINE = re.compile(r"^\s*(?:[-*]\s+)?[^\s:][^:]{0,60}:(?P<words>.*)$")
 _REASONING = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _CHATTER = re.compile(
@@ -94,7 +94,10 @@ def placeholders(text: str, template: str) -> tuple[str, ...]:
     else:
         searched = _LATEX.sub("", text) if template in ("f-string", "dollar") else text
         found = [one for one in _TOKENS[template].findall(searched) if one not in _ESCAPES]
-    if template in ("percent", "dollar"):
+    if template == "percent":  # filled by position where they have no name
+        named = {one for one in found if one.startswith("%(")}
+        return tuple(sorted([*named, *(one for one in found if one not in named)]))
+    if template == "dollar":
         return tuple(sorted(set(found)))
     short = [re.sub(r"\s+", " " if one.startswith("{%") else "", one) for one in found]
     blocks = [one for one in short if _BLOCK.match(one) or _BY_POSITION.match(one)]

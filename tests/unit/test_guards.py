@@ -132,6 +132,9 @@ def test_the_template_language_is_detected(text: str, template: str) -> None:
         ("Costs {:.2f} for {}.", "For {} it costs {:.2f}.", True),
         ("Costs {:.2f} for {}.", "For {} it costs {}.", False),
         ("Answer with JSON, or {} if there is none.", "Answer with JSON.", True),
+        ("Put %s into %d words.", "In %d words, put %s.", True),
+        ("Put %s into %s.", "Put it into %s.", False),
+        ("Be 100% sure, or 50 % at least.", "Be sure.", True),
     ],
 )
 def test_places_filled_by_position_are_kept_in_number(
