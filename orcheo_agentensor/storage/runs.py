@@ -197,9 +197,10 @@ class Runs(Repository):
             run = self._get(connection, run_id)
             kept = connection.scalar(select(runs.c.manifest).where(runs.c.run_id == run_id))
             if kept is None:
-                raise NotFound(
-                    f"run {run_id!r} has no manifest: it was recorded by an earlier release"
-                )
+                why = "it was recorded by an earlier release"
+                if run.mode == "run":
+                    why = "they are kept of evaluations and trainings, not of single executions"
+                raise NotFound(f"run {run_id!r} has no manifest: {why}")
             if run.dataset_metadata_version is not None and "dataset" in kept:
                 table = dataset_metadata.c
                 kept["dataset"]["metadata"] = connection.scalar(
