@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Store
+from orcheo_agentensor.storage import RunRecord
 
 PREFIX = "/agentensor/v1"
 
@@ -41,6 +42,26 @@ async def workflow(store: Store) -> str:
         )
     await store.aliases.move(name, "production", to=1, actor="t", reason="first")
     return name
+
+
+async def test_figures_over_runs_are_told(http: Any, store: Store) -> None:
+    name = f"stats-{uuid.uuid4().hex[:8]}"
+    run = RunRecord(
+        run_id=f"{name}-1",
+        workflow_id=name,
+        mode="run",
+        status="finished",
+        job_hash="x",
+        config={"tags": ["a"]},
+    )
+    await store.runs.create(run)
+    found = (await http.get("/stats", params={"workflow_id": name})).json()
+    assert found["runs"]["total"] == 1
+    assert found["config_applied"] == {"runs": 1, "applied": 1, "share": 1.0, "goal": 0.99}
+    assert found["sla"]["share"] is None
+    later = {"workflow_id": name, "since": "2999-01-01T00:00:00Z"}
+    assert (await http.get("/stats", params=later)).json()["runs"]["total"] == 0
+    assert (await http.get("/stats", params={"since": "soon"})).status_code == 422
 
 
 async def test_versions_are_listed_in_pages_and_read(http: Any, workflow: str) -> None:
