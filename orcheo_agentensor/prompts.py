@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from orcheo_agentensor.errors import BadInput, ConfigError
-from orcheo_agentensor.json_values import check_json, content_hash, prose_only
+from orcheo_agentensor.json_values import all_json, check_json, content_hash, prose_only
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -357,6 +357,19 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
         value=value,
         rule='must be a text or {"type": "TextTensor", "text": ..., "requires_grad": ...}',
     )
+
+
+_PLAIN_FORM = {"type", "text", "requires_grad", "metadata"}
+
+
+def text_of(value: Any, *, field: str) -> str:
+    """The text of what `as_tensor` takes. The form that a rollout brings is not validated anew."""
+    if isinstance(value, dict) and value.keys() == _PLAIN_FORM and value["metadata"] == {}:
+        text: Any = value["text"]
+        sound = isinstance(text, str) and isinstance(value["requires_grad"], bool)
+        if sound and value["type"] == "TextTensor" and all_json(text):
+            return str(text)
+    return as_tensor(value, field=field).text
 
 
 def as_prompts(value: PromptsLike | None, *, field: str = "prompts") -> dict[str, TextTensor]:

@@ -31,7 +31,7 @@ from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
-from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, as_tensor, path_in
+from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, path_in, text_of
 from orcheo_agentensor.redaction import redact
 
 MIN_LITERAL = 8
@@ -634,7 +634,7 @@ def get_prompt(
         recorder.missed(name, (source or {}).get("metadata"))
     else:
         record_prompt_read(name, source)
-    return as_tensor(value, field=f"config.prompts.{name}").text
+    return text_of(value, field=f"config.prompts.{name}")
 
 
 Tree: TypeAlias = "dict[str, str | Tree]"
