@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
@@ -48,37 +46,39 @@ class Contained(Generic[T]):
         token = _inside.set(True)
         steps = self._call.__await__()
         error: BaseException | None = None
-        with _guarding(asyncio.get_running_loop()):
-            try:
-                while True:
-                    try:
-                        waited = steps.send(None) if error is None else steps.throw(error)
-                    except StopIteration as done:
-                        return done.value  # type: ignore[no-any-return]
-                    except (Exception, asyncio.CancelledError):
+        loop = asyncio.get_running_loop()
+        factory = _guard(loop)
+        try:
+            while True:
+                try:
+                    waited = steps.send(None) if error is None else steps.throw(error)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+                except (Exception, asyncio.CancelledError):
+                    raise
+                except BaseException as exit:
+                    raise ExitAttempted(f"{type(exit).__name__} was raised") from exit
+                error = None
+                try:
+                    yield waited
+                except GeneratorExit:
+                    steps.close()
+                    raise
+                except asyncio.CancelledError as cancelled:
+                    if self.abandoned:
+                        self._leave(steps)
                         raise
-                    except BaseException as exit:
-                        raise ExitAttempted(f"{type(exit).__name__} was raised") from exit
-                    error = None
-                    try:
-                        yield waited
-                    except GeneratorExit:
-                        steps.close()
-                        raise
-                    except asyncio.CancelledError as cancelled:
-                        if self.abandoned:
-                            self._leave(steps)
-                            raise
-                        if self._timer is None:
-                            loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                            self._timer = loop.call_later(GRACE, self._give_up, task)
-                        error = cancelled
-                    except BaseException as thrown:  # noqa: BLE001 - it is for the call
-                        error = thrown
-            finally:
-                if self._timer is not None:
-                    self._timer.cancel()
-                _inside.reset(token)
+                    if self._timer is None:
+                        task = asyncio.current_task()
+                        self._timer = loop.call_later(GRACE, self._give_up, task)
+                    error = cancelled
+                except BaseException as thrown:  # noqa: BLE001 - it is for the call
+                    error = thrown
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            _unguard(loop, factory)
+            _inside.reset(token)
 
     def _give_up(self, task: asyncio.Task[Any] | None) -> None:
         self.abandoned = True
@@ -93,34 +93,36 @@ class Contained(Generic[T]):
         _left_behind.append((self._call, steps))
 
 
-_guards: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
+class _Factory:
+    """Makes the tasks of a loop: those that contained calls make are contained as well. It is the
+    loop's own factory while there are such calls."""
 
+    def __init__(self, before: Any) -> None:
+        self.before = before
+        self.calls = 0
 
-@contextlib.contextmanager
-def _guarding(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Contain the tasks that contained calls make."""
-    guard = _guards.setdefault(loop, [0, None])
-    if not guard[0]:
-        guard[1] = loop.get_task_factory()
-        loop.set_task_factory(_factory(guard[1]))
-    guard[0] += 1
-    try:
-        yield
-    finally:
-        guard[0] -= 1
-        if not guard[0]:
-            loop.set_task_factory(guard[1])
-
-
-def _factory(before: Any) -> Any:
-    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
         if _inside.get() and asyncio.iscoroutine(coro):
             coro = _contained(coro)
-        if before is not None:
-            return before(loop, coro, **options)
+        if self.before is not None:
+            return self.before(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
 
-    return make
+
+def _guard(loop: asyncio.AbstractEventLoop) -> _Factory:
+    """Contain the tasks of one more call."""
+    there = loop.get_task_factory()
+    factory = there if isinstance(there, _Factory) else _Factory(there)
+    if factory is not there:
+        loop.set_task_factory(factory)
+    factory.calls += 1
+    return factory
+
+
+def _unguard(loop: asyncio.AbstractEventLoop, factory: _Factory) -> None:
+    factory.calls -= 1
+    if not factory.calls and loop.get_task_factory() is factory:
+        loop.set_task_factory(factory.before)
 
 
 async def _contained(call: Coroutine[Any, Any, T]) -> T:
