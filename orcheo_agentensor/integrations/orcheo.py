@@ -31,7 +31,7 @@ from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
 from orcheo_agentensor.nodes.agentensor import JobFields
 from orcheo_agentensor.nodes.templates import interpolate
-from orcheo_agentensor.prompts import TextTensor, as_prompts
+from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.tape import is_taping, prompts_in, watched
@@ -264,11 +264,17 @@ def _prompt(value: Any) -> Any:
         return TextTensor(
             value.text, requires_grad=value.requires_grad, metadata=dict(value.metadata)
         )
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) and not isinstance(value, TextTensor):
         value = value.model_dump()
-    if isinstance(value, Mapping):  # the optimizer has a model of its own
-        return {key: part for key, part in value.items() if key != "model_kwargs"}
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    kept = {"requires_grad": False, **value}  # as Orcheo's own prompts are, unless they say so
+    options = kept.pop("model_kwargs", None) or {}
+    model = kept.get("model") or options.get("model")
+    known = {key: option for key, option in options.items() if key in MODEL_KWARGS}
+    if other := {k: v for k, v in options.items() if k not in known and k != "model"}:
+        kept["metadata"] = {**(kept.get("metadata") or {}), "model_kwargs": other}
+    return {**kept, "model_kwargs": known, **({"model": model} if model else {})}
 
 
 def register(api: PluginAPI) -> None:

@@ -20,6 +20,7 @@ from orcheo_agentensor import Store, TextGrad, TextTensor
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound, TemplateError
 from orcheo_agentensor.integrations.orcheo import AgentensorNode, OrcheoPrompt
 from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.prompts import as_prompts
 
 KINDS = ("card", "login", "refund")
 CASES = [
@@ -280,3 +281,31 @@ async def test_output_is_for_workflows_of_orcheos_nodes() -> None:
     )
     with pytest.raises(BadInput, match="output"):
         await run_in_orcheo(node)
+
+
+def test_a_prompt_without_a_word_on_it_is_frozen_as_in_orcheo() -> None:
+    from orcheo.runtime.runnable_config import RunnableConfigModel
+
+    from orcheo_agentensor.integrations.orcheo import _prompts
+
+    stored = RunnableConfigModel.model_validate(
+        {
+            "prompts": {
+                "kept": {"text": "card"},
+                "trained": {
+                    "text": "card",
+                    "requires_grad": True,
+                    "model_kwargs": {"temperature": 0.2, "base_url": "http://there"},
+                },
+            }
+        }
+    ).model_dump(mode="json")
+    for given in (
+        stored["prompts"],
+        {"kept": {"text": "card"}, "trained": stored["prompts"]["trained"]},
+    ):
+        found = as_prompts(_prompts(given))
+        assert not found["kept"].requires_grad
+        assert found["trained"].requires_grad
+        assert found["trained"].model_kwargs == {"temperature": 0.2}
+        assert found["trained"].metadata["model_kwargs"] == {"base_url": "http://there"}
