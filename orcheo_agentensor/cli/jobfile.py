@@ -21,6 +21,7 @@ class Overrides:
     run_id: str | None = None
     seed: int | None = None
     concurrency: int | None = None
+    isolate: bool = False
     checkpoint: str | None = None
     split: str | None = None
     reuse: str | None = None
@@ -103,6 +104,8 @@ def override(data: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         job["accept_drift"] = True
     if overrides.concurrency is not None:
         job["limits"] = _with(job.get("limits"), "concurrency", overrides.concurrency)
+    if overrides.isolate:
+        job["limits"] = _with(job.get("limits"), "isolate", True)
     if overrides.split is not None:
         job["dataset"] = _split(job.get("dataset"), overrides.split)
     if overrides.checkpoint is not None:

@@ -77,6 +77,12 @@ RetryFailed = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show what would run, write nothing.")
 ]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate", help="Run each execution of the target in a process of its own, which may die."
+    ),
+]
 MinScore = Annotated[
     list[str] | None,
     typer.Option(
