@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orcheo_agentensor.cli import admin, checkpoints, compare, datasets, jobs, options, runs
+from orcheo_agentensor.cli import (
+    admin,
+    checkpoints,
+    compare,
+    datasets,
+    jobs,
+    options,
+    project,
+    runs,
+)
 from orcheo_agentensor.cli.errors import EXIT_CODES, command
 from orcheo_agentensor.cli.output import console, print_json, show, show_table
 from orcheo_agentensor.display import number, percent
@@ -122,6 +131,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+command(app, "init")(project.init)
+command(app, "doctor")(project.doctor)
 command(app, "evaluate")(jobs.evaluate)
 command(app, "train")(jobs.train)
 command(app, "run")(jobs.run)

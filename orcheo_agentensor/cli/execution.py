@@ -96,7 +96,7 @@ def start_run(
     make_importable(path.parent, Path.cwd())
     job = load_job(path, overrides)
     if mode == "evaluate":
-        job = _for_evaluation(job)
+        job = for_evaluation(job)
     runner = JobRunner(
         mode=mode,
         store=named_store(store, settings),
@@ -129,7 +129,7 @@ def start_run(
     return runner.stopper.run(main())
 
 
-def _for_evaluation(job: dict[str, Any]) -> dict[str, Any]:
+def for_evaluation(job: dict[str, Any]) -> dict[str, Any]:
     """An evaluation job from either kind; a training job is checked as one first."""
     if not any(name in job for name in _TRAINING_ONLY):
         return job

@@ -11,6 +11,9 @@ from typing import Any
 
 from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError
 
+PROJECT_FILE = "agentensor.yaml"
+"""The job file that commands take by default; `agentensor init` makes it."""
+
 _PROMPT_PLACES = (("prompts",), ("config", "prompts"), ("config", "configurable", "prompts"))
 
 
@@ -33,6 +36,12 @@ def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
 
     Raises `BadInput` naming the file and the line for what is not a mapping in YAML or JSON.
     """
+    if path == Path(PROJECT_FILE) and not path.exists():
+        raise BadInput(
+            f"there is no {PROJECT_FILE} here: name a job file, or make one with: agentensor init",
+            field="job",
+            value=PROJECT_FILE,
+        )
     data = read_document(path)
     if not isinstance(data, dict):
         raise BadInput(
@@ -41,9 +50,38 @@ def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
             value=data,
             rule="must be a mapping",
         )
+    data.pop("project", None)
     if "dataset" in data:
         data["dataset"] = _located(data["dataset"], path.parent)
     return override(data, overrides)
+
+
+_PROJECT = {"store": "database_url", "model": "model", "allowed_modules": "allowed_modules"}
+
+
+def project_settings(folder: Path) -> dict[str, Any]:
+    """What the part `project` of a project file says of settings, by their names in `Settings`.
+
+    `env_file` is its file of environment variables. Raises `BadInput` for what it cannot hold.
+    """
+    path = folder / PROJECT_FILE
+    document = read_document(path) if path.is_file() else None
+    project = document.get("project") if isinstance(document, Mapping) else None
+    if project is None:
+        return {}
+    known = (*_PROJECT, "env_file")
+    if not isinstance(project, Mapping) or not project.keys() <= {*known}:
+        raise BadInput(
+            f"{PROJECT_FILE}: project must be a mapping of {', '.join(known)}",
+            field="project",
+            value=project,
+        )
+    found: dict[str, Any] = {
+        _PROJECT.get(key, key): value for key, value in project.items() if value is not None
+    }
+    if isinstance(modules := found.get("allowed_modules"), list):
+        found["allowed_modules"] = ",".join(map(str, modules))
+    return found
 
 
 def read_document(path: Path) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.compare import Against, Alpha, MaxDrop, against_baseline
-from orcheo_agentensor.cli.jobfile import Overrides
+from orcheo_agentensor.cli.jobfile import PROJECT_FILE, Overrides
 
 
 def evaluate(
-    job: options.JobFile,
+    job: options.JobFile = Path(PROJECT_FILE),
     run_id: options.RunId = None,
     checkpoint: options.Checkpoint = None,
     split: Annotated[
@@ -61,7 +62,7 @@ def evaluate(
 
 
 def train(
-    job: options.JobFile,
+    job: options.JobFile = Path(PROJECT_FILE),
     run_id: options.RunId = None,
     checkpoint: options.Checkpoint = None,
     seed: options.Seed = None,
@@ -99,7 +100,7 @@ def train(
 
 
 def run(
-    job: options.JobFile,
+    job: options.JobFile = Path(PROJECT_FILE),
     run_id: options.RunId = None,
     checkpoint: options.Checkpoint = None,
     dry_run: options.DryRun = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from orcheo_agentensor.cli.jobfile import PROJECT_FILE, project_settings
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, shorten
 from orcheo_agentensor.redaction import redact_url
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import Store
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file, in YAML or JSON.")]
+JobFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="[JOB]", help=f"The job file, in YAML or JSON; {PROJECT_FILE} when left out."
+    ),
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
@@ -120,9 +127,18 @@ def load_settings() -> Settings:
 
     from orcheo_agentensor.settings import Settings
 
+    given = project_settings(Path.cwd())
+    if env_file := given.pop("env_file", None):
+        load_env_file(Path(str(env_file)))
+    given = {
+        name: value
+        for name, value in given.items()
+        if f"AGENTENSOR_{name.upper()}" not in os.environ
+    }
     try:
-        settings = Settings()
-        project = [Path.cwd()] if Path("langgraph.json").is_file() else []
+        settings = Settings(**given)
+        here = any(Path(name).is_file() for name in ("langgraph.json", PROJECT_FILE))
+        project = [Path.cwd()] if here else []
         folders = (*settings.allowed_folders, *project)
         # The folder of datasets is for servers.
         return settings.model_copy(update={"dataset_dir": None, "allowed_folders": folders})
@@ -137,6 +153,17 @@ def load_settings() -> Settings:
         ]
         text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
         raise ConfigError(text, problems=problems) from None
+
+
+def load_env_file(path: Path) -> None:
+    """Take the variables of a file that the environment does not have."""
+    from dotenv import load_dotenv
+
+    if not path.is_file():
+        raise ConfigError(
+            field="project.env_file", value=str(path), rule="must be a file in the project"
+        )
+    load_dotenv(path, override=False)
 
 
 def make_importable(*folders: Path) -> None:
