@@ -77,7 +77,9 @@ def project_settings(folder: Path) -> dict[str, Any]:
             value=project,
         )
     found: dict[str, Any] = {
-        _PROJECT.get(key, key): value for key, value in project.items() if value is not None
+        _PROJECT.get(str(key), str(key)): value
+        for key, value in project.items()
+        if value is not None
     }
     if isinstance(modules := found.get("allowed_modules"), list):
         found["allowed_modules"] = ",".join(map(str, modules))

@@ -1,0 +1,155 @@
+"""`agentensor init` and `doctor`: from a stranger's langgraph.json to a first score."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_support import Project
+
+GRAPH = """
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
+
+Path("imported").touch()
+
+SUMMARY_PROMPT = "Summarise the conversation in three sentences."
+
+
+class State(TypedDict, total=False):
+    question: str
+    answer: str
+
+
+@dataclass
+class Context:
+    system_prompt: str = field(
+        default="Answer in one word.", metadata={"langgraph_type": "prompt"}
+    )
+    model: str = "small"
+
+
+def answer(state: State, runtime: Runtime[Context]) -> State:
+    return {"answer": f"{runtime.context.system_prompt} {state['question']}"}
+
+
+graph = (
+    StateGraph(State, input_schema=State, context_schema=Context)
+    .add_node("answer", answer)
+    .add_edge(START, "answer")
+    .add_edge("answer", END)
+    .compile()
+)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project that has never heard of us."""
+    (tmp_path / "src" / "helper").mkdir(parents=True)
+    (tmp_path / "src" / "helper" / "graph.py").write_text(GRAPH)
+    (tmp_path / ".env").write_text("AGENT_MODE=test\n")
+    document = {
+        "graphs": {"helper": "src/helper/graph.py:graph"},
+        "dependencies": ["."],
+        "env": ".env",
+    }
+    (tmp_path / "langgraph.json").write_text(json.dumps(document))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    for name in ("AGENT_MODE", "AGENTENSOR_DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return Project(tmp_path)
+
+
+def test_a_stranger_has_a_score_after_two_commands_and_no_edit(project: Project) -> None:
+    made = project.call("init", "--yes")
+    assert made.exit_code == 0, made.output
+    assert "prompt     system_prompt: 'Answer in one word.'" in made.stdout
+    assert "SUMMARY_PROMPT" in made.stdout
+    written = yaml.safe_load((project.folder / "agentensor.yaml").read_text())
+    assert written["target"] == "./src/helper/graph.py:graph"
+    assert written["project"]["env_file"] == ".env"
+    assert written["prompts"]["system_prompt"]["bind"] == "context.system_prompt"
+    cases = (project.folder / "agentensor_cases.jsonl").read_text().splitlines()
+    assert [set(json.loads(case)["inputs"]) for case in cases] == [{"question", "answer"}] * 5
+    report = project.ok("evaluate")
+    assert report["summary"]["objective"] == 1.0
+    assert (project.folder / ".agentensor" / "agentensor.db").exists()
+    assert [run["status"] for run in project.ok("runs", "list")["runs"]] == ["finished"]
+    assert project.ok("train", "--dry-run")["prompts"]
+    healthy = project.ok("doctor")
+    assert all(one["ok"] for one in healthy["findings"]), healthy
+
+
+def test_nothing_is_imported_before_the_person_agrees(project: Project) -> None:
+    assert project.call("init").exit_code == 0
+    assert not (project.folder / "imported").exists()
+    written = yaml.safe_load((project.folder / "agentensor.yaml").read_text())
+    assert "prompts" not in written
+    assert project.call("init", "--yes", "--force").exit_code == 0
+    assert (project.folder / "imported").exists()
+
+
+def test_the_environment_goes_over_the_project_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.ok("init", "--yes")
+    monkeypatch.setenv("AGENTENSOR_DATABASE_URL", "sqlite:///other.db")
+    project.ok("evaluate")
+    assert (project.folder / "other.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (None, "there is no langgraph.json here; name the graph: agentensor init --target"),
+        ({"graphs": {}}, "graphs must map names to './path.py:attribute'"),
+        ({"graphs": {"a": 3}}, "graphs must map names to './path.py:attribute'"),
+        (
+            {"graphs": {"a": "./a.py:graph", "b": "./b.py:graph"}},
+            "langgraph.json has several graphs; name one: agentensor init --target a",
+        ),
+    ],
+)
+def test_what_cannot_be_begun_is_told_and_nothing_is_written(
+    project: Project, document: object, told: str
+) -> None:
+    path = project.folder / "langgraph.json"
+    path.unlink()
+    if document is not None:
+        path.write_text(json.dumps(document))
+    assert told in project.refused("init", "--yes")
+    assert not (project.folder / "agentensor.yaml").exists()
+
+
+def test_a_graph_that_does_not_import_still_gets_a_file_and_the_reason(project: Project) -> None:
+    (project.folder / "src" / "helper" / "graph.py").write_text("import no_such_package\n")
+    made = project.call("init", "--yes")
+    assert made.exit_code == 0
+    assert "No module named 'no_such_package'" in made.stdout
+    sick = project.call("doctor")
+    assert sick.exit_code == 2
+    assert "no_such_package" in sick.stdout
+
+
+def test_doctor_names_what_is_wrong_without_running_anything(project: Project) -> None:
+    assert "make one with: agentensor init" in project.call("doctor").stdout
+    assert "make one with: agentensor init" in project.refused("evaluate")
+    project.ok("init", "--yes")
+    path = project.folder / "agentensor.yaml"
+    path.write_text(path.read_text().replace("type: length", "type: lenght"))
+    sick = project.call("doctor")
+    assert sick.exit_code == 2
+    assert "lenght" in sick.stdout
+    path.write_text("project: {colour: red}\n")
+    assert "project must be a mapping of store, model" in project.refused("evaluate")
+    assert not (project.folder / ".agentensor").exists()
