@@ -68,7 +68,7 @@ def write_whole(path: Path, parts: Iterable[str]) -> None:
         raise BadInput(
             f"{path}: cannot be written ({error.strerror})", field="--output", value=str(path)
         ) from None
-    show(f"{path} is written")
+    say(f"{path} is written")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

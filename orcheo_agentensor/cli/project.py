@@ -99,7 +99,9 @@ async def look_at(target: str, *, settings: Settings) -> Found:
     resolved = await asyncio.to_thread(resolve_target, target, settings=settings)
     found = Found()
     for name, tensor in found_prompts(resolved).items():
-        found.prompts[name] = tensor.to_json()
+        bind = {} if tensor.bind is None else {"bind": tensor.bind}
+        frozen = {} if tensor.requires_grad else {"requires_grad": False}
+        found.prompts[name] = {"text": tensor.text, **bind, **frozen}
     inner = getattr(resolved, "inner", resolved)
     graph = getattr(inner, "runnable", inner)
     schema = getattr(inner, "context_schema", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ graph = (
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A project that has never heard of us."""
     (tmp_path / "src" / "helper").mkdir(parents=True)
     (tmp_path / "src" / "helper" / "graph.py").write_text(GRAPH)
@@ -64,10 +65,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     (tmp_path / "langgraph.json").write_text(json.dumps(document))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
     for name in ("AGENT_MODE", "AGENTENSOR_DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return Project(tmp_path)
+    before = {*sys.modules}
+    yield Project(tmp_path)
+    for name in {*sys.modules} - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
 
 
 def test_a_stranger_has_a_score_after_two_commands_and_no_edit(project: Project) -> None:
@@ -78,14 +82,16 @@ def test_a_stranger_has_a_score_after_two_commands_and_no_edit(project: Project)
     written = yaml.safe_load((project.folder / "agentensor.yaml").read_text())
     assert written["target"] == "./src/helper/graph.py:graph"
     assert written["project"]["env_file"] == ".env"
-    assert written["prompts"]["system_prompt"]["bind"] == "context.system_prompt"
+    assert written["prompts"] == {
+        "system_prompt": {"text": "Answer in one word.", "bind": "context.system_prompt"}
+    }
     cases = (project.folder / "agentensor_cases.jsonl").read_text().splitlines()
     assert [set(json.loads(case)["inputs"]) for case in cases] == [{"question", "answer"}] * 5
     report = project.ok("evaluate")
     assert report["summary"]["objective"] == 1.0
     assert (project.folder / ".agentensor" / "agentensor.db").exists()
     assert [run["status"] for run in project.ok("runs", "list")["runs"]] == ["finished"]
-    assert project.ok("train", "--dry-run")["prompts"]
+    assert "give it proposer=, or model=" in project.refused("train", "--dry-run")
     healthy = project.ok("doctor")
     assert all(one["ok"] for one in healthy["findings"]), healthy
 
