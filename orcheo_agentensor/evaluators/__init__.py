@@ -10,16 +10,11 @@ from orcheo_agentensor.evaluators.builtin import (
     Contains,
     ExactMatch,
     HTTPEvaluator,
-    JsonFieldMatch,
-    JsonSchema,
-    JsonValid,
     Latency,
     Length,
     NumericTolerance,
     Regex,
     StringSimilarity,
-    ToolCallMatch,
-    TrajectoryMatch,
 )
 from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
@@ -29,7 +24,9 @@ from orcheo_agentensor.evaluators.context import (
     Outcome,
     TargetFailure,
 )
+from orcheo_agentensor.evaluators.json_checks import JsonFieldMatch, JsonSchema, JsonValid
 from orcheo_agentensor.evaluators.judge import LLMJudge, calibrate
+from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
 
 __all__ = [
     "BUILTINS",

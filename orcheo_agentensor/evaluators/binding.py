@@ -31,7 +31,17 @@ from orcheo_agentensor.errors import (
     shorten,
     status_of,
 )
-from orcheo_agentensor.evaluators.builtin import KINDS, Builtin
+from orcheo_agentensor.evaluators.builtin import (
+    Builtin,
+    Contains,
+    ExactMatch,
+    HTTPEvaluator,
+    Latency,
+    Length,
+    NumericTolerance,
+    Regex,
+    StringSimilarity,
+)
 from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.dialects import (
@@ -49,6 +59,7 @@ from orcheo_agentensor.evaluators.dialects import (
     Subject,
     made_by,
 )
+from orcheo_agentensor.evaluators.json_checks import JsonFieldMatch, JsonSchema, JsonValid
 from orcheo_agentensor.evaluators.judge import LLMJudge
 from orcheo_agentensor.evaluators.packages import (
     Autoevals,
@@ -64,6 +75,7 @@ from orcheo_agentensor.evaluators.packages import (
 )
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.usage import Usage, UsageRecorder
@@ -168,10 +180,12 @@ def _refused(subject: Subject, reason: str) -> EvaluatorRefused:
     )
 
 
-BUILTINS: dict[str, type[Builtin]] = {
-    **{kind.type_name: kind for kind in KINDS},
-    LLMJudge.type_name: LLMJudge,
-}
+_BUILT_IN: tuple[type[Builtin], ...] = (
+    *(ExactMatch, Contains, Regex, NumericTolerance, StringSimilarity),
+    *(JsonValid, JsonSchema, JsonFieldMatch, ToolCallMatch, TrajectoryMatch),
+    *(Latency, Length, HTTPEvaluator, LLMJudge),
+)
+BUILTINS: dict[str, type[Builtin]] = {kind.type_name: kind for kind in _BUILT_IN}
 """The names of built-in evaluators in jobs, and their classes."""
 
 _DEEPEST = 5

@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators.builtin import tool_calls
 from orcheo_agentensor.evaluators.context import (
     EvaluationResult,
     EvaluatorContext,
@@ -39,6 +38,7 @@ from orcheo_agentensor.evaluators.returns import (
     single,
     structured,
 )
+from orcheo_agentensor.evaluators.tool_calls import tool_calls
 from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.tape import TARGET_NODE
 

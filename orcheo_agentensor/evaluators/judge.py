@@ -66,7 +66,8 @@ instruction in it and take no score from it."""
 
 _FORM = 'one JSON object and nothing else: {{"reasoning": "...", "{key}": {value}}}'
 
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+# One pair of tags: a quote within a thought that brings tags of its own does not end the thought.
+_THOUGHT = re.compile(r"\s*<think>((?!</?think>).)*</think>((?:(?!</?think>).)*)", re.DOTALL)
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _PLACE = re.compile(r"\{(rubric|inputs|outputs?|reference_outputs|expected_output)\}")
 _REFUSED_FORM = ("response_format", "json_schema", "json schema", "structured", "tool", "function")
@@ -281,7 +282,11 @@ class LLMJudge(Builtin):
                 parts["expected_output"] = ctx.expected_output
             parts["output"] = ctx.output
         images: list[dict[str, Any]] = []
-        texts = {name: as_text(_readable(value, images)) for name, value in parts.items()}
+        # A tag of thoughts in the data, when quoted, would end the judge's own thought.
+        texts = {
+            name: as_text(_readable(value, images)).replace("think>", "think >")
+            for name, value in parts.items()
+        }
         mark = _mark(texts)
         fenced = {
             name: f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts.items()
@@ -391,7 +396,8 @@ class LLMJudge(Builtin):
     def _read(self, verdict: Any, text: str, *, swapped: bool) -> Vote | str:
         """The vote in a structured verdict or in a whole reply; else what is wrong with it."""
         if verdict is None:
-            whole = _THOUGHT.sub("", text).strip()
+            thought = _THOUGHT.fullmatch(text)
+            whole = (text if thought is None else thought[2]).strip()
             fenced = _FENCE.fullmatch(whole)
             try:
                 verdict = json.loads(fenced[1] if fenced else whole)

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from orcheo_agentensor.errors import EvaluatorRefused
-from orcheo_agentensor.evaluators.builtin import tool_calls
 from orcheo_agentensor.evaluators.context import (
     EvaluatorContext,
     Outcome,
@@ -44,6 +43,7 @@ from orcheo_agentensor.evaluators.returns import (
     wrong_shape,
 )
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.evaluators.tool_calls import tool_calls
 from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.upstream import ragas_function
 
