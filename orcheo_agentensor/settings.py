@@ -102,6 +102,15 @@ class Settings(BaseSettings):
     agent_trainer_enabled: bool | None = None
     """Whether a server trains; the flag of the trained workflow overrides it."""
 
+    max_runs_per_caller: int = Field(default=8, ge=1)
+    """Most runs that a caller with a token has at work on a server; further ones wait."""
+
+    max_waiting_runs_per_caller: int = Field(default=100, ge=0)
+    """Most runs of such a caller that wait; further ones are refused with 429."""
+
+    max_requests_per_minute: int = Field(default=3_000, ge=1)
+    """Most requests of such a caller in a minute; further ones are refused with 429."""
+
     dataset_dir: Path | None = None
     """The folder that a server reads the datasets of jobs from; None: any path may be read."""
 

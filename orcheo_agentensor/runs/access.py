@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 
 
 async def may_use_run(store: Store, run: RunRecord, caller: Identity) -> bool:
-    """Whether a run is the caller's: of a workflow that they see, and submitted by them.
+    """Whether a run is the caller's: submitted by them, or of a workflow that they see where it is
+    not known who submitted it.
 
     As `storage.runs.is_others` says of a row.
     """
     if caller.name is None:
         return True
+    if (submitted := run.refs.get("identity")) is not None:
+        return caller.may_see(submitted)
     record = await store.workflows.get(run.workflow_id)
-    return caller.may_see(run.refs.get("identity")) and (
-        record is None or caller.may_see(record.owner)
-    )
+    return record is None or caller.may_see(record.owner)
 
 
 async def require_run(store: Store, run_id: str, caller: Identity) -> None:

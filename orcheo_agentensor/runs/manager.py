@@ -302,7 +302,9 @@ class RunManager(Generic[JobT]):
         job = self._job_model.parse(record.job["job"])
         dataset = await self._stored_dataset(DatasetSpec.parse(record.dataset), LOCAL_IDENTITY)
         around = caller_of_run().started_with(record.refs.get("caller"), run_id)
-        checked = await self._resolve(job, dataset, LOCAL_IDENTITY, around)
+        checked = await self._resolve(
+            job, dataset, LOCAL_IDENTITY, around, workflow_id=record.workflow_id
+        )
         if checked.record.job_hash != record.job_hash:
             changed = await self._other_job(record, checked)
             changed = changed or "its target, its evaluators, or the defaults of its workflow"
@@ -482,7 +484,9 @@ class RunManager(Generic[JobT]):
             with contextlib.suppress(NotFound):
                 begun = await self.store.runs.get(job.run_id)
                 around = around.of_run(begun.refs.get("caller"), job.run_id)
-        checked = await self._resolve(job, await self._dataset(job, caller), caller, around)
+        named = None if begun is None else begun.workflow_id
+        dataset = await self._dataset(job, caller)
+        checked = await self._resolve(job, dataset, caller, around, workflow_id=named)
         found: list[dict[str, Any]] = []
         for run_id in filter(None, dict.fromkeys((job.run_id, job.reuse))):
             with contextlib.suppress(NotFound):  # a new run
@@ -527,16 +531,26 @@ class RunManager(Generic[JobT]):
         return await self.store.runs.update(record.run_id, refs=noted)
 
     async def _resolve(
-        self, job: JobT, dataset: Dataset, caller: Identity, around: Caller
+        self,
+        job: JobT,
+        dataset: Dataset,
+        caller: Identity,
+        around: Caller,
+        *,
+        workflow_id: str | None = None,
     ) -> CheckedJob[JobT]:
         """A job with its dataset as a `CheckedJob` with a fresh run record; writes nothing.
+
+        `workflow_id` is that of a run which the job goes on with, where its owner has called it so.
 
         Raises `BadInput` and its kinds, `Forbidden` for a workflow that is not `caller`'s.
         """
         from orcheo_agentensor.storage import RunRecord
 
         target = self._target(job)
-        workflow_id = job.workflow_id or slug(target.name)
+        called = job.workflow_id or slug(target.name)
+        if workflow_id is None or workflow_id.rpartition("~")[2] != called:
+            workflow_id = await self.store.workflows.id_for(called, caller.name)
         evaluators = [completed(one, dataset.metadata) for one in self._evaluators(job)]
         live, callbacks = RunConfig.trusted(self._given.config)
         request = merge_configs(live, RunConfig.parse(job.config))
@@ -621,7 +635,7 @@ class RunManager(Generic[JobT]):
             workflow_id=workflow_id,
             mode=self._mode,
             job={
-                "job": {**stored_job, "workflow_id": workflow_id},
+                "job": {**stored_job, "workflow_id": called},
                 "live": self._live_parts(job),
                 "redacted": REDACTED in str(stored_job) and stored_job != plain,
             },

@@ -23,6 +23,7 @@ from orcheo_agentensor.errors import (
     StoreError,
     problems_of,
 )
+from orcheo_agentensor.server.fairness import TooManyRequests
 
 PREFIX = "/agentensor/v1"
 NO_STORE = {"cache-control": "no-store"}
@@ -59,6 +60,7 @@ _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
     (RejectedVersion, 409),
     (RunAlreadyActive, 409),
     (LeaseLost, 409),
+    (TooManyRequests, 429),
     (StoreError, 503),
 )
 
@@ -68,7 +70,10 @@ def error_response(error: AgentensorError) -> JSONResponse:
     problems = problems_of(error) if isinstance(error, BadInput) else []
     told = {"type": type(error).__name__, "message": error.message, "problems": problems}
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    return JSONResponse({"error": told}, status_code=status, headers=NO_STORE)
+    headers = dict(NO_STORE)
+    if isinstance(error, TooManyRequests):
+        headers["retry-after"] = str(error.retry_after)
+    return JSONResponse({"error": told}, status_code=status, headers=headers)
 
 
 TextProblems: TypeAlias = list[tuple[str, Any, str]]

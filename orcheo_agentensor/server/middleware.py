@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError, ConfigError, Forbidden
 from orcheo_agentensor.server.auth import identity_of_request
+from orcheo_agentensor.server.fairness import FairShares, TooManyRequests
 from orcheo_agentensor.server.http import (
     PREFIX,
     BodyTooLarge,
@@ -63,6 +66,7 @@ class RunRequests:
     def __init__(self, app: ASGIApp, *, reviewer: RequestReviewer) -> None:
         self.app = app
         self.reviewer = reviewer
+        self.shares = FairShares(reviewer.settings, clock=time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Review the request, if it is one for a run, and hand it on."""
@@ -72,12 +76,19 @@ class RunRequests:
         if scope["type"] == "websocket" and _COMMANDS.fullmatch(_path(scope)):
             await self.app(scope, self._reviewed_commands(scope, receive, send), send)
             return
-        kind = _kind(scope)
+        kind, caller = _kind(scope), _caller(scope)
+        if caller is not None and scope["type"] == "http":
+            try:
+                self.shares.count_request(caller)
+            except TooManyRequests as error:
+                await error_response(error)(scope, receive, send)
+                return
         if kind is None:
             await self.app(scope, receive, send)
             return
         try:
-            content = await read_body(Request(scope, receive), limit=_LARGEST_BODY)
+            limit = min(_LARGEST_BODY, self.reviewer.settings.max_request_bytes)
+            content = await read_body(Request(scope, receive), limit=limit)
             changed = await self._reviewed(scope, kind, content)
         except ClientDisconnect:
             return
@@ -92,7 +103,47 @@ class RunRequests:
             headers = [pair for pair in scope["headers"] if pair[0].lower() not in _LENGTHS]
             length = (b"content-length", str(len(changed)).encode())
             scope = {**scope, "headers": [*headers, length]}
-        await self.app(scope, replay(content if changed is None else changed, receive), send)
+        content = content if changed is None else changed
+        if caller is None or kind not in ("run", "command"):
+            await self.app(scope, replay(content, receive), send)
+            return
+        await self._in_turn(scope, caller, content, receive, send)
+
+    async def _in_turn(
+        self, scope: Scope, caller: str, content: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Hand a run request on when it is the caller's turn, and see when its runs have ended."""
+        is_batch = _path(scope).rstrip("/").endswith("/batch")
+        wanted = max(1, len(json.loads(content))) if is_batch else 1
+        try:
+            await self.shares.take(caller, wanted)
+        except TooManyRequests as error:
+            await error_response(error)(scope, receive, send)
+            return
+        made: list[str] = []
+        body = bytearray()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 300:
+                place = Headers(raw=message["headers"]).get("content-location", "")
+                made.extend(re.findall(r"/threads/[^/]+/runs/[^/]+", place))
+            elif message["type"] == "http.response.body" and is_batch:
+                body.extend(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, replay(content, receive), noting)
+        finally:
+            if is_batch and body.startswith(b"["):
+                made += [f"/threads/{r['thread_id']}/runs/{r['run_id']}" for r in json.loads(body)]
+            self.shares.give_back(caller, wanted - len(made[:wanted]))
+            for run in made[:wanted]:
+                self.shares.give_back_later(caller, partial(self._is_at_work, scope, run))
+
+    async def _is_at_work(self, scope: Scope, run: str) -> bool:
+        """Whether a run waits in the server's queue or is executed."""
+        found = await self._get(scope, run)
+        return found is not None and found.get("status") in ("pending", "running")
 
     async def _reviewed(self, scope: Scope, kind: Kind, content: bytes) -> bytes | None:
         """The body to hand on; None for the one that came."""
@@ -243,6 +294,16 @@ class RunRequests:
                 return {"type": "websocket.receive", "text": changed.decode()}
 
         return reviewed
+
+
+def _caller(scope: Scope) -> str | None:
+    """The caller whose share a request takes; None for the server's own and where nobody is known.
+
+    What a run asks of its own server is part of that run, which has its share.
+    """
+    if str(scope.get("root_path") or "").startswith("/noauth") or scope.get("user") is None:
+        return None
+    return identity_of_request(scope).name
 
 
 def _is_foreign(scope: Scope) -> bool:

@@ -216,17 +216,17 @@ class RequestReviewer:
             if graph.jobs is None and isinstance(config := request.item.get("config"), Mapping):
                 off = f"runnable_config_enabled is off for {request.graph_id!r}"
                 refuse_use(config, "config", off)
-            return request.item, workflow_id
+            return request.item, workflow_id if graph.trains else None
         for path, value, rule in text_problems:
             problems.add(path, value, rule)
         item, found = await self._merged(request, graph)
         problems.found += found.found
         problems.settle("the request")
         if checked is None or request.is_cron:  # each of a cron's runs is a run of its own
-            return item, workflow_id
+            return item, workflow_id if graph.trains else None
         metadata = {**(item.get("metadata") or {}), **_job_metadata(checked)}
         job = {**item["input"], "run_id": checked.record.run_id}
-        return {**item, "metadata": metadata, "input": job}, workflow_id
+        return {**item, "metadata": metadata, "input": job}, workflow_id if graph.trains else None
 
     async def claim(self, identity: Identity, workflow_id: str) -> None:
         """Make `identity` the owner of a workflow that has no record yet."""

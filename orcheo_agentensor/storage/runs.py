@@ -562,16 +562,15 @@ def _scored(evaluator: str | None, low: float | None, high: float | None) -> Col
 
 
 def is_others(identity: str) -> ColumnElement[bool]:
-    """Whether a run, or its workflow, belongs to another identity.
-
-    A run of a workflow without an owner belongs to the identity that submitted it.
-    """
+    """Whether a run belongs to another identity: to the one that submitted it, or, where none
+    is known, to the owner of its workflow."""
     submitted = text_in(runs.c.refs, "identity")
-    return (submitted.is_not(None) & (submitted != identity)) | exists().where(
+    of_workflow = exists().where(
         workflows.c.workflow_id == runs.c.workflow_id,
         workflows.c.owner.is_not(None),
         workflows.c.owner != identity,
     )
+    return (submitted.is_not(None) & (submitted != identity)) | (submitted.is_(None) & of_workflow)
 
 
 def _require_same(there: RunRecord, run: RunRecord) -> None:

@@ -9,7 +9,13 @@ from sqlalchemy import Connection, Select, exists, insert, select, update
 
 from orcheo_agentensor.storage.engine import Repository, first
 from orcheo_agentensor.storage.records import WorkflowRecord
-from orcheo_agentensor.storage.tables import checkpoints, runs, workflow_defaults, workflows
+from orcheo_agentensor.storage.tables import (
+    checkpoints,
+    runs,
+    text_in,
+    workflow_defaults,
+    workflows,
+)
 
 
 class Workflows(Repository):
@@ -18,6 +24,28 @@ class Workflows(Repository):
     async def get(self, workflow_id: str) -> WorkflowRecord | None:
         """The record of a workflow; None where there is none."""
         return await self._db.read(lambda connection: _get(connection, workflow_id))
+
+    async def id_for(self, workflow_id: str, owner: str | None) -> str:
+        """The id under which `owner` has the workflow that they call `workflow_id`.
+
+        That is the id itself, unless somebody else has it: then theirs is kept beside it, as
+        `OWNER~ID`. None, who is not kept apart from anybody, has every workflow under its id.
+        """
+        if owner is None:
+            return workflow_id
+
+        def work(connection: Connection) -> str:
+            named = workflows.c.workflow_id
+            same = (named == workflow_id) | named.endswith(f"~{workflow_id}", autoescape=True)
+            query = (
+                select(named).where(workflows.c.owner == owner, same).order_by(named != workflow_id)
+            )
+            if (own := connection.scalar(query)) is not None:
+                return str(own)
+            there = _get(connection, workflow_id)
+            return workflow_id if there is None or there.owner is None else f"{owner}~{workflow_id}"
+
+        return await self._db.read(work)
 
     async def list(self) -> builtins.list[WorkflowRecord]:
         """Every record of a workflow, by id."""
@@ -81,15 +109,16 @@ class Workflows(Repository):
         return await self._db.write(work, lock=_lock(workflow_id))
 
     async def claim(self, workflow_id: str, owner: str) -> WorkflowRecord | None:
-        """Make `owner` the owner of a workflow without record, runs and versions.
+        """Make `owner` the owner of a workflow without record, versions, and runs of the operator.
 
         Returns the record of the workflow, new or not; None where it has only runs or versions.
         """
 
         def work(connection: Connection) -> WorkflowRecord | None:
             there = _get(connection, workflow_id)
+            of_nobody = text_in(runs.c.refs, "identity").is_(None)
             used = select(
-                exists().where(runs.c.workflow_id == workflow_id)
+                exists().where(runs.c.workflow_id == workflow_id, of_nobody)
                 | exists().where(checkpoints.c.workflow_id == workflow_id)
             )
             if there is not None or connection.scalar(used):

@@ -11,6 +11,7 @@ import pytest
 from dev_server import Served
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import APIStatusError
+from served_workflows import cases
 from test_runs import EVALUATION, TRAINING
 
 from orcheo_agentensor import Settings, Store, aevaluate
@@ -216,24 +217,34 @@ async def test_what_is_somebody_elses_looks_like_nothing(
 
 
 async def test_nobody_works_on_somebody_elses_workflow_or_run(
-    as_: Any, guarded_store: Store
+    as_: Any, http: httpx.AsyncClient, guarded_store: Store
 ) -> None:
     ana, ben = await as_("ana-token"), await as_("ben-token")
-    job = {**EVALUATION, "workflow_id": "owned", "run_id": "owned-run"}
+    hers = {**EVALUATION, "dataset": cases("hers", 3)}
+    job = {**hers, "workflow_id": "owned", "run_id": "owned-run"}
     await ana.runs.wait(None, "evaluation", input=job)
-    others = [
-        {**EVALUATION, "workflow_id": "owned"},
-        {**EVALUATION, "workflow_id": "owned", "config": _use("latest")},
-        {**EVALUATION, "workflow_id": "owned", "config": _use("nowhere")},
-        {**EVALUATION, "workflow_id": "bens", "run_id": "owned-run"},
-    ]
-    for other in others:
-        with pytest.raises(REFUSED) as caught:
-            await ben.runs.wait(None, "evaluation", input=other)
-        assert caught.value.response.status_code == 403
+    assert await guarded_store.workflows.get("owned") is None  # an evaluation takes no name
+    training = {**TRAINING, "workflow_id": "owned", "run_id": "owned-training"}
+    await ana.runs.wait(None, "training", input=training)
+    ours = await ben.runs.wait(None, "training", input={**TRAINING, "workflow_id": "owned"})
+    assert (await guarded_store.workflows.get("owned")).owner == "ana"  # type: ignore[union-attr]
+    assert (await guarded_store.workflows.get("ben~owned")).owner == "ben"  # type: ignore[union-attr]
+    assert (await guarded_store.runs.get(ours["run_id"])).workflow_id == "ben~owned"
+    place = f"{PREFIX}/workflows/owned/checkpoints"
+    seen = {
+        token: (await http.get(place, headers=bearer(token))).json()["items"]
+        for token in ("ana-token", "ben-token")
+    }
+    assert {one["run_id"] for one in seen["ana-token"]} == {"owned-training"}
+    assert {one["run_id"] for one in seen["ben-token"]} == {ours["run_id"]}
+    with pytest.raises(REFUSED) as caught:
+        await ben.runs.wait(
+            None, "evaluation", input={**EVALUATION, "workflow_id": "bens", "run_id": "owned-run"}
+        )
+    assert caught.value.response.status_code == 403
     run = await guarded_store.runs.get("owned-run")
     absent = {"id": run.dataset_id, "version": "0" * 64}
-    said = set()
+    said: dict[str, set[str]] = {}
     for part in (
         {"config": _use(1)},
         {"reuse": "owned-run"},
@@ -246,13 +257,18 @@ async def test_nobody_works_on_somebody_elses_workflow_or_run(
                 None, "evaluation", input={**EVALUATION, "workflow_id": "bens-own", **part}
             )
         assert caught.value.response.status_code == 422
-        said.add(caught.value.response.text)
-    assert len(said) == 1, "what is not there and what is somebody else's are told alike"
+        [problem] = caught.value.response.json()["error"]["problems"]
+        [(asked, value)] = part.items()
+        assert problem["field"] == f"job.{asked}"
+        assert str(value)[:40] in problem["value"]  # what they themselves have sent
+        said.setdefault(asked, set()).add(problem["rule"])
+    alike = "what is not there and what is somebody else's are told alike"
+    assert {len(rules) for rules in said.values()} == {1}, alike
     found = await ana.runs.wait(
         None,
         "evaluation",
         input={
-            **EVALUATION,
+            **hers,
             "workflow_id": "owned",
             "dataset": {"id": run.dataset_id, "version": run.dataset_version},
             "reuse": "owned-run",
@@ -337,7 +353,8 @@ async def test_a_stored_dataset_is_its_senders_where_requests_are_not_checked(
     as_: Any, guarded_store: Store
 ) -> None:
     ana, ben = await as_("ana-token"), await as_("ben-token")
-    first = {**EVALUATION, "workflow_id": "unchecked", "run_id": "unchecked-run"}
+    hers = {**EVALUATION, "dataset": cases("unchecked", 3)}
+    first = {**hers, "workflow_id": "unchecked", "run_id": "unchecked-run"}
     await ana.runs.wait(None, "evaluation", input=first)
     run = await guarded_store.runs.get("unchecked-run")
     stored = {"dataset": {"id": run.dataset_id, "version": run.dataset_version}}

@@ -284,11 +284,11 @@ class VisibleStore:
         if hidden or (
             record is None and not await self.store.checkpoints.list(workflow_id, limit=1)
         ):
-            raise NotFound(f"there is no workflow {workflow_id!r}")
+            raise NotFound(f"there is no workflow {called(workflow_id)!r}")
 
     async def version(self, workflow_id: str, version: str) -> ConfigCheckpoint:
         """A version of a workflow, by number or alias."""
-        absent = NotFound(f"there is no version {version!r} of workflow {workflow_id!r}")
+        absent = NotFound(f"there is no version {version!r} of workflow {called(workflow_id)!r}")
         record = await self.store.workflows.get(workflow_id)
         hidden = record is not None and not self.identity.may_see(record.owner)
         is_number = version.isdecimal()
@@ -316,3 +316,16 @@ def _visible(request: Request) -> VisibleStore:
 
 
 Visible = Annotated[VisibleStore, Depends(_visible)]
+
+
+async def _own_workflow(workflow_id: Name, visible: Visible) -> str:
+    return await visible.store.workflows.id_for(workflow_id, visible.identity.name)
+
+
+WorkflowId = Annotated[str, Depends(_own_workflow)]
+"""The workflow in the path: that of the sender, where somebody else has one of the same name."""
+
+
+def called(workflow_id: str) -> str:
+    """What its owner calls a workflow."""
+    return workflow_id.rpartition("~")[2]

@@ -20,6 +20,8 @@ from orcheo_agentensor.server.routes import (
     PromotionRoute,
     Visible,
     VisibleStore,
+    WorkflowId,
+    called,
     entity_tag,
     errors,
     optional,
@@ -175,7 +177,7 @@ async def list_workflows(
 
 @reading.get(_WORKFLOW + "/checkpoints", responses=errors(404))
 async def list_checkpoints(
-    workflow_id: Name, query: Annotated[CheckpointsQuery, Query()], visible: Visible
+    workflow_id: WorkflowId, query: Annotated[CheckpointsQuery, Query()], visible: Visible
 ) -> Page[CheckpointSummary]:
     """The versions of a workflow, newest first."""
     await visible.require_workflow(workflow_id)
@@ -196,7 +198,7 @@ async def list_checkpoints(
 
 
 @reading.get(_WORKFLOW + "/checkpoints/{version}", responses=errors(404))
-async def get_checkpoint(workflow_id: Name, version: Name, visible: Visible) -> Checkpoint:
+async def get_checkpoint(workflow_id: WorkflowId, version: Name, visible: Visible) -> Checkpoint:
     """A version, by number or alias."""
     found = await visible.version(workflow_id, version)
     aliases = await visible.store.aliases.list(found.workflow_id)
@@ -205,7 +207,7 @@ async def get_checkpoint(workflow_id: Name, version: Name, visible: Visible) -> 
 
 @reading.get(_WORKFLOW + "/checkpoints/{version}/download", responses=errors(404))
 async def download_checkpoint(
-    workflow_id: Name, version: Name, visible: Visible, response: Response
+    workflow_id: WorkflowId, version: Name, visible: Visible, response: Response
 ) -> dict[str, Any]:
     """The RunnableConfig of a version as a file, ready to be passed to the workflow."""
     found = await visible.version(workflow_id, version)
@@ -217,7 +219,7 @@ async def download_checkpoint(
 
 @reading.get(_WORKFLOW + "/diff", responses=errors(404))
 async def diff_checkpoints(
-    workflow_id: Name, query: Annotated[DiffQuery, Query()], visible: Visible
+    workflow_id: WorkflowId, query: Annotated[DiffQuery, Query()], visible: Visible
 ) -> Diff:
     """Two versions compared."""
     before = await visible.version(workflow_id, query.before)
@@ -239,7 +241,7 @@ async def diff_checkpoints(
 
 
 @reading.get(_ALIAS, responses=errors(404))
-async def get_alias(workflow_id: Name, alias: Name, visible: Visible) -> Alias:
+async def get_alias(workflow_id: WorkflowId, alias: Name, visible: Visible) -> Alias:
     """Where an alias points."""
     await visible.require_workflow(workflow_id)
     return await _existing_alias(visible, workflow_id, alias)
@@ -247,7 +249,7 @@ async def get_alias(workflow_id: Name, alias: Name, visible: Visible) -> Alias:
 
 @promoting.put(_ALIAS, responses=_MOVED)
 async def promote(
-    workflow_id: Name,
+    workflow_id: WorkflowId,
     alias: Name,
     body: Promotion,
     visible: Visible,
@@ -288,7 +290,7 @@ async def promote(
 
 @promoting.post(_ALIAS + "/rollback", responses=_MOVED)
 async def roll_back(
-    workflow_id: Name,
+    workflow_id: WorkflowId,
     alias: Name,
     body: Rollback,
     visible: Visible,
@@ -312,7 +314,7 @@ async def roll_back(
 
 @reading.get(_ALIAS + "/log", responses=errors(404))
 async def list_alias_moves(
-    workflow_id: Name, alias: Name, query: Annotated[PageQuery, Query()], visible: Visible
+    workflow_id: WorkflowId, alias: Name, query: Annotated[PageQuery, Query()], visible: Visible
 ) -> Page[AliasMove]:
     """The log of an alias, newest first: who moved it, when, from where to where, and why."""
     await visible.require_workflow(workflow_id)
@@ -340,7 +342,7 @@ def _alias(workflow_id: str, alias: str, version: int, head: int) -> Alias:
 
 
 def _no_alias(workflow_id: str, alias: str) -> NotFound:
-    return NotFound(f"workflow {workflow_id!r} has no alias {alias!r}")
+    return NotFound(f"workflow {called(workflow_id)!r} has no alias {alias!r}")
 
 
 def _require_match(if_match: str | None, alias: str, now: Alias | None) -> None:

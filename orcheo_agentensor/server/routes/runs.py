@@ -151,8 +151,11 @@ schemas = router("schemas")
 @runs.get("/runs")
 async def list_runs(query: Annotated[RunsQuery, Query()], visible: Visible) -> Page[Run]:
     """Runs, newest first."""
+    named = query.workflow_id and await visible.store.workflows.id_for(
+        query.workflow_id, visible.identity.name
+    )
     found = await visible.store.runs.list(
-        workflow_id=query.workflow_id,
+        workflow_id=named,
         mode=query.mode,
         status=query.status,
         hidden_from=visible.identity.name,
