@@ -63,6 +63,10 @@ async def require_free_run_id(store: Store, run_id: str, caller: Identity) -> No
         raise Forbidden(f"run_id {run_id!r} cannot be used by you; choose another one")
 
 
+TRAINER = "agent_trainer_enabled"
+"""The flag that a training needs, and the field of the error where it is off."""
+
+
 async def require_trainer(
     store: Store, workflow_id: str, *, promote: str, settings: Settings, override: bool
 ) -> bool:
@@ -88,7 +92,7 @@ async def require_trainer(
         return True
     where = "the operator's settings" if "agent_trainer_enabled" not in flags else "its flags"
     raise ConfigError(
-        field="agent_trainer_enabled",
+        field=TRAINER,
         value="off",
         rule=f"in {where} forbids to train workflow {workflow_id!r}: `agentensor workflows flag "
         f"{workflow_id} agent_trainer_enabled on` allows it, and so does, for one run and noted in "

@@ -35,6 +35,7 @@ from orcheo_agentensor.prompts import put, with_prompts
 from orcheo_agentensor.redaction import REDACTED, redact
 from orcheo_agentensor.runs.access import (
     MODEL_RULE,
+    TRAINER,
     USER_RULE,
     models_refused,
     user_refused,
@@ -346,6 +347,8 @@ async def _checked_job(
     except StoreError:
         raise
     except BadInput as error:
+        if error.field == TRAINER:
+            raise Forbidden(error.message) from None
         problems.of(error)
     return None
 
