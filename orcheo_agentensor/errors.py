@@ -17,7 +17,8 @@
     |- Forbidden                 the caller may not do this: HTTP 403
     |- StoreError                the side store cannot be used as it is
     |  |- StoreTooNew            written by a newer release
-    |  `- StoreOutdated          needs `agentensor db upgrade`
+    |  |- StoreOutdated          needs `agentensor db upgrade`
+    |  `- StoreVanished          its file was deleted or replaced under a run
     |- RunFailed                 a run could not go on: exit 3
     |- RunPaused                 calls fail one after the other: exit 130, resumable
     |  `- TargetUnavailable      a remote target's server has gone
@@ -232,6 +233,10 @@ class StoreTooNew(StoreError):
 
 class StoreOutdated(StoreError):
     """The database schema is older than this release; run: agentensor db upgrade."""
+
+
+class StoreVanished(StoreError):
+    """The database's file was deleted or replaced while it was in use."""
 
 
 class RunFailed(AgentensorError):

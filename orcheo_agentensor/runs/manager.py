@@ -31,6 +31,7 @@ from orcheo_agentensor.errors import (
     NotFound,
     RunMismatch,
     RunPaused,
+    StoreError,
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
@@ -422,7 +423,8 @@ class RunManager(Generic[JobT]):
                     ending.setdefault("status", "interrupted")
             if cancelled is not None:
                 raise cancelled
-            closing.result()
+            if not (ending and isinstance(closing.exception(), StoreError)):  # told already
+                closing.result()
 
     async def _note_pause(self, run: ActiveRun[JobT], error: RunPaused) -> None:
         """Take back what failed in passing, to be tried again, and say what is kept."""

@@ -42,7 +42,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from orcheo_agentensor.errors import StoreError, StoreOutdated, StoreTooNew, require_extra
+from orcheo_agentensor.errors import (
+    StoreError,
+    StoreOutdated,
+    StoreTooNew,
+    StoreVanished,
+    require_extra,
+)
 from orcheo_agentensor.storage import tables
 from orcheo_agentensor.storage.urls import StoreUrl
 
@@ -85,10 +91,6 @@ def is_passing(error: BaseException) -> bool:
     if state is None:  # libpq has no code for a connection that is refused or lost
         return type(cause).__name__ in ("OperationalError", "InterfaceError")
     return state[:2] in ("08", "40") or state[:3] == "57P" or state in ("53300", "55P03")
-
-
-class StoreVanished(StoreError):
-    """The database's file was deleted or replaced while it was in use."""
 
 
 class HeldConnection:

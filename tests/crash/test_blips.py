@@ -177,3 +177,36 @@ async def test_a_database_that_may_not_be_written_can_be_read(tmp_path: Path) ->
     assert refusal.startswith("StoreError cannot use the store")
     assert "readonly" in refusal
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    return [*folder.glob(pattern)]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_database_file_that_vanishes_is_saved(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+
+    def harm() -> None:
+        if len(target.calls) == 50:
+            path.unlink()
+            if how == "replaced":
+                path.touch()
+
+    target = Counted(50, harm)
+    async with Store.from_url(f"sqlite:///{path}") as store:
+        with pytest.raises(StoreError, match=r"was deleted or replaced .* saved in .*\.db") as gone:
+            await evaluated(target, store, count=200)
+    (saved,) = found(tmp_path, "a.saved-*.db")
+    assert str(saved) in gone.value.message
+    before = len(target.calls)
+    assert before <= 50 + 8
+    for left in found(tmp_path, "a.db*"):
+        left.unlink()
+    saved.rename(path)
+    async with Store.from_url(f"sqlite:///{path}") as store:
+        kept = {row.rollout.case_id for row in await store.runs.case_rows("r", limit=None)}
+        assert len(kept) >= before - 8
+        report = await evaluated(target, store, count=200)
+        assert report.coverage == 1.0
+    assert not [n for n in target.calls[before:] if f"c{n}" in kept]
