@@ -200,7 +200,7 @@ def redact(value: Any, *, names: bool = True) -> Any:
     Tuples become lists; anything that is not JSON-like is handed back as it is. `names=False`
     replaces what looks like a secret, whatever the key it stands under.
     """
-    return _redact(value, names, _known_values(), 0)
+    return value if value is None else _redact(value, names, _known_values(), 0)
 
 
 _DEEPEST = 100
