@@ -27,7 +27,7 @@ CASES = [
     {
         "id": f"{split}-{number}",
         "split": split,
-        "inputs": {"message": KINDS[number % 3]},
+        "inputs": {"message": KINDS[number % 3], "ticket": f"{split}-{number}"},
         "expected_output": {"answer": KINDS[number % 3]},
     }
     for split, count in (("train", 6), ("validation", 6), ("holdout", 30))
