@@ -79,6 +79,7 @@ def test_min_score_gates(project: Project, gates: list[str], code: int) -> None:
     assert all(gate["met"] for gate in document["gates"]) == (code == 0)
 
 
+@pytest.mark.requirement("kpi.stats", "kpi.valid-runs")
 def test_stats_add_up_runs(project: Project) -> None:
     words = ("w0", "w1", "crash", "crash")
     cases = [
@@ -123,6 +124,7 @@ def test_a_flag_that_is_off_refuses_training_and_an_operator_may_override_it(
     assert refs["agent_trainer_enabled_overridden_by"]
 
 
+@pytest.mark.requirement("kpi.phases")
 def test_a_phase_sets_the_flags_of_a_workflow(project: Project) -> None:
     found = project.ok("workflows", "phase", "shop", "dev")
     assert found["feature_flags"] == {

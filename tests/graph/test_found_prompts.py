@@ -50,6 +50,7 @@ async def learnt(target: Any, evaluator: Any, **job: Any) -> dict[str, str]:
     return {name: tensor.text for name, tensor in result.best.prompts.items()}
 
 
+@pytest.mark.requirement("training.found")
 async def test_fields_of_our_nodes_are_found_and_trained_where_they_require_grad() -> None:
     graph = StateGraph(TemplateState)
     graph.add_node(
@@ -70,6 +71,7 @@ async def test_fields_of_our_nodes_are_found_and_trained_where_they_require_grad
     assert found == {"answer.system_prompt": "Be kind.", "answer.user_prompt": "Frozen."}
 
 
+@pytest.mark.requirement("training.found")
 async def test_middleware_is_found_in_an_agent() -> None:
     agent = create_agent(echoing(), middleware=[TrainablePrompt("tone", default="Be curt.")])
 
@@ -104,6 +106,7 @@ class Pydantic(BaseModel):
     model: str = "small"
 
 
+@pytest.mark.requirement("training.found")
 @pytest.mark.parametrize("schema", [Plain, Pydantic])
 async def test_marked_fields_of_the_context_are_found(schema: Any) -> None:
     async def answer(state: Said, runtime: Runtime[Any]) -> dict[str, str]:

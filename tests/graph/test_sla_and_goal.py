@@ -39,6 +39,7 @@ CASES = [
 ]
 
 
+@pytest.mark.requirement("evaluation.sla")
 async def test_failed_and_timed_out_cases_are_outside_the_sla(mixed: Any) -> None:
     report = await aevaluate(
         mixed, dataset=CASES, evaluators=[ok], limits={**SLA, "concurrency": 1}, min_coverage=0.1
@@ -47,6 +48,7 @@ async def test_failed_and_timed_out_cases_are_outside_the_sla(mixed: Any) -> Non
     assert report.status == "finished"
 
 
+@pytest.mark.requirement("evaluation.sla")
 @pytest.mark.parametrize(("least", "status"), [(0.4, "finished"), (0.41, "missed_threshold")])
 async def test_min_within_sla_is_a_gate(mixed: Any, least: float, status: str) -> None:
     report = await aevaluate(

@@ -66,6 +66,7 @@ def nodes_of(updates: list[Mapping[str, Any]]) -> list[str]:
     return [name for update in updates for name in update]
 
 
+@pytest.mark.requirement("checkpoint.steps")
 async def test_each_optimizer_step_is_an_execution_of_the_node_and_a_checkpoint() -> None:
     graph = training().compile(checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "t"}}
@@ -111,6 +112,7 @@ async def test_trials_in_flight_overlap_in_steps_of_their_own() -> None:
     assert steps[0] == 4
 
 
+@pytest.mark.requirement("checkpoint.interval")
 @pytest.mark.parametrize("every", [1, 2, 3])
 async def test_what_the_search_stands_at_is_stored_at_every_interval(every: int) -> None:
     events: list[dict[str, Any]] = []
