@@ -1,23 +1,25 @@
-"""`agentensor db` and `agentensor workflows`: the store's schema, and a server's workflows."""
+"""`agentensor db` and `agentensor workflows`: the store's database, and a server's workflows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from orcheo_agentensor.cli import options
-from orcheo_agentensor.cli.errors import command
+from orcheo_agentensor.cli.errors import ExitCode, command
 from orcheo_agentensor.cli.options import on_store, read_from, require_store, revision_of
 from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.display import when
 from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
 
-database_app = typer.Typer(help="Look at and migrate the store's schema.", no_args_is_help=True)
+database_app = typer.Typer(help="Look after the store's database.", no_args_is_help=True)
 
 
 @command(database_app, "current")
@@ -102,6 +104,59 @@ def _migrate(
         print_json({"store": where, "revision": revision})
     else:
         show(f"{where} is at revision {revision or 'none'}")
+
+
+@command(database_app, "stats")
+def stats(store: options.StoreUrl = None, as_json: options.AsJson = False) -> None:
+    """Show how large the store is: rows and bytes per table, runs by status and by workflow."""
+
+    async def work(opened: Store) -> dict[str, Any]:
+        return {"store": opened.target.shown, **await opened.maintenance.stats()}
+
+    found = read_from(store, work)
+    if as_json:
+        print_json(found)
+        return
+    show(f"store      {found['store']}")
+    counts = [f"{count} {status}" for status, count in found["runs"]["by_status"].items()]
+    show(f"runs       {', '.join(counts) or 'none'}")
+    rows = [(entry["table"], entry["rows"], entry["bytes"]) for entry in found["tables"]]
+    show_table(("table", ">rows", ">bytes"), rows)
+    if found["workflows"]:
+        columns = ("workflow_id", "runs", "rollouts", "versions")
+        workflows = [
+            (
+                *(entry[name] for name in columns),
+                *(
+                    when(at and datetime.fromisoformat(at))
+                    for at in (entry["oldest"], entry["newest"])
+                ),
+            )
+            for entry in found["workflows"]
+        ]
+        heads = ("workflow", ">runs", ">rollouts", ">versions", "oldest run", "newest run")
+        show_table(heads, workflows)
+
+
+@command(database_app, "check")
+def check(store: options.StoreUrl = None, as_json: options.AsJson = False) -> int:
+    """Look for damage and for rows that belong to nothing; exits with 2 where there are any."""
+
+    async def work(opened: Store) -> tuple[str, list[dict[str, Any]]]:
+        await require_store(opened)
+        return opened.target.shown, await opened.maintenance.check()
+
+    where, problems = on_store(store, work)
+    code = ExitCode.BAD_INPUT if problems else ExitCode.OK
+    if as_json:
+        print_json({"store": where, "problems": problems, "exit_code": int(code)})
+        return code
+    for found in problems:
+        many = "" if found["rows"] is None else f"{found['rows']} rows of {found['table']}: "
+        keys = ["/".join(map(str, key.values())) for key in found["first"]]
+        show(f"{many}{found['problem']}" + (f", such as {', '.join(keys)}" if keys else ""))
+    show(f"{where}: {f'{len(problems)} problems' if problems else 'nothing is wrong'}")
+    return code
 
 
 workflows_app = typer.Typer(

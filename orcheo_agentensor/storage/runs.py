@@ -539,10 +539,14 @@ class Runs(Repository):
         return select(*_SHOWN, self._status().label("status"))
 
     def _status(self) -> Case[Any]:
-        """The status; a run that is `running` without a lease was interrupted."""
-        left = func.coalesce(runs.c.lease_expires, 0.0) < self._clock().timestamp()
-        gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
-        return case((gone, "interrupted"), else_=runs.c.status)
+        return status_at(self._clock())
+
+
+def status_at(now: datetime) -> Case[Any]:
+    """The status; a run that is `running` without a lease was interrupted."""
+    left = func.coalesce(runs.c.lease_expires, 0.0) < now.timestamp()
+    gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
+    return case((gone, "interrupted"), else_=runs.c.status)
 
 
 def _scored(evaluator: str | None, low: float | None, high: float | None) -> ColumnElement[bool]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.engine import Context
     from orcheo_agentensor.storage.lease import OnBlocked
     from orcheo_agentensor.storage.ledger import Ledger
+    from orcheo_agentensor.storage.maintenance import Maintenance
     from orcheo_agentensor.storage.runs import OptimizerStates, Runs
     from orcheo_agentensor.storage.workflows import Workflows
 
@@ -147,6 +148,13 @@ class Store:
         from orcheo_agentensor.storage.runs import OptimizerStates
 
         return OptimizerStates(self._context)
+
+    @cached_property
+    def maintenance(self) -> Maintenance:
+        """Figures and health of the database, and the removal of old runs."""
+        from orcheo_agentensor.storage.maintenance import Maintenance
+
+        return Maintenance(self._context)
 
     def ledger(
         self,
