@@ -82,9 +82,12 @@ _KEYS = (
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
 )
 _KEY_HINTS = (
-    "sk-", "_live_", "_test_", "lsv2_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
-    "glpat-", "hf_", "xox", "AKIA", "ASIA", "AIza", "eyJ", "PRIVATE KEY",
-)  # fmt: skip
+    ("_", ("_live_", "_test_", "lsv2_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "_pat_", "hf_")),
+    ("-", ("sk-", "glpat-", "xox", "PRIVATE KEY")),
+    ("A", ("AKIA", "ASIA", "AIza")),
+    (".", ("eyJ",)),
+)
+"""A character that some of the keys hold, which most texts lack, and what they hold beside it."""
 _SHORTEST_KEY = 14
 _KEY_TEXT = re.compile("|".join(_KEYS))
 _SCHEME_TEXT = re.compile(
@@ -203,6 +206,7 @@ def redact(value: Any, *, names: bool = True) -> Any:
     return value if value is None else _redact(value, names, _known_values(), 0)
 
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
 _DEEPEST = 100
 """What is nested deeper is no JSON value of ours, and may hold itself."""
 
@@ -215,7 +219,14 @@ def _redact(value: Any, names: bool, known: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, Mapping):
         changed = None
         for key, item in value.items():
-            shown_key = _redact_text(key, known) if isinstance(key, str) else key
+            if type(key) is str and (not known or len(key) < _SHORTEST) and _is_plain(key):
+                if type(item) in _NUMBERS:
+                    if changed is not None:
+                        changed[key] = item
+                    continue
+                shown_key = key
+            else:
+                shown_key = _redact_text(key, known) if isinstance(key, str) else key
             if names and isinstance(key, str) and is_secret_name(key):
                 shown = _under_secret_name(item, known, depth + 1)
             else:
@@ -230,10 +241,19 @@ def _redact(value: Any, names: bool, known: tuple[str, ...], depth: int) -> Any:
                 changed[shown_key] = shown
         return value if changed is None else changed
     if isinstance(value, list | tuple):
-        shown_items = [_redact(item, names, known, depth + 1) for item in value]
+        shown_items = [
+            item if type(item) in _NUMBERS else _redact(item, names, known, depth + 1)
+            for item in value
+        ]
         same = isinstance(value, list) and all(map(_is, value, shown_items))
         return value if same else shown_items
     return value
+
+
+@lru_cache(maxsize=4096)
+def _is_plain(key: str) -> bool:
+    """Whether a key neither names a secret nor looks like one. Few names stand over all outputs."""
+    return not is_secret_name(key) and _redact_text(key, ()) is key
 
 
 def _under_secret_name(value: Any, known: tuple[str, ...], depth: int) -> Any:
@@ -307,8 +327,11 @@ def _redact_text(text: str, known: tuple[str, ...]) -> str:
     for secret in known:
         if secret in shown:
             shown = shown.replace(secret, REDACTED)
-    if len(shown) >= _SHORTEST_KEY and _has(shown, _KEY_HINTS):
-        shown = _KEY_TEXT.sub(REDACTED, shown)
+    if len(shown) >= _SHORTEST_KEY:
+        for mark, hints in _KEY_HINTS:
+            if mark in shown and _has(shown, hints):
+                shown = _KEY_TEXT.sub(REDACTED, shown)
+                break
     if "://" in shown:
         shown = _URL_PASSWORD.sub(rf"\1:{REDACTED}@", shown)
         shown = _URL_USER.sub(rf"\1{REDACTED}@", shown)

@@ -206,12 +206,16 @@ def settled(found: Iterable[CaseResult], *, numeric: Iterable[str] = ()) -> list
     """The results, with a text as a failure where its evaluator gives numbers for other cases, or
     is known to be `numeric`."""
     results = list(found)
-    numeric = {*numeric, *numeric_of(results)}
-    mixed = any(is_text(outcome, numeric) for result in results for outcome in result.outcomes)
-    if not mixed:
+    numbers: set[str] = {*numeric}
+    texts: set[str] = set()
+    for result in results:  # without a call for each: every case of every run passes here
+        for outcome in result.outcomes:
+            if isinstance(outcome, EvaluationResult):
+                (texts if outcome.score is None else numbers).add(outcome.name)
+    if texts.isdisjoint(numbers):
         return results
     return [
-        replace(result, outcomes=tuple(without_texts(result.outcomes, numeric)))
+        replace(result, outcomes=tuple(without_texts(result.outcomes, numbers)))
         for result in results
     ]
 

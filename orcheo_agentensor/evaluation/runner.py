@@ -61,7 +61,7 @@ from orcheo_agentensor.evaluation.results import (
     without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
-from orcheo_agentensor.evaluators.contained import Contained
+from orcheo_agentensor.evaluators.contained import Contained, containing
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate, with_prompts
@@ -890,9 +890,10 @@ class _Batch:
             if self.pending:
                 await runner.ledger.flush()  # of what may begin now, for whoever finds us dead
                 await self._run_suspects()
-            async with asyncio.TaskGroup() as group:
-                if self.pending and not self._stopped:
-                    self._start_worker(group)
+            if self.pending and not self._stopped:
+                with containing():
+                    async with asyncio.TaskGroup() as group:
+                        self._start_worker(group)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:

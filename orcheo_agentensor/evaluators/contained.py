@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -107,6 +108,17 @@ class _Factory:
         if self.before is not None:
             return self.before(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
+
+
+@contextmanager
+def containing() -> Iterator[None]:
+    """One factory for all contained calls inside; by itself each call puts one in place."""
+    loop = asyncio.get_running_loop()
+    factory = _guard(loop)
+    try:
+        yield
+    finally:
+        _unguard(loop, factory)
 
 
 def _guard(loop: asyncio.AbstractEventLoop) -> _Factory:
