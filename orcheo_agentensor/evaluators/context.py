@@ -163,6 +163,11 @@ class EvaluatorContext:
         return self.latency_ms / 1000.0
 
     @property
+    def duration_ms(self) -> float:
+        """The target's time in milliseconds, as Orcheo's evaluators read it."""
+        return self.latency_ms
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """Always empty: for evaluators written against pydantic-evals."""
         return {}

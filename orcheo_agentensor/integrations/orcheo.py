@@ -10,12 +10,13 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.errors import MissingExtra
 
 try:
     from agentensor.tensor import TextTensor as TheirTensor
+    from orcheo.agentensor.prompts import TrainablePrompt
     from orcheo.graph.builder import build_graph
     from orcheo.graph.ingestion import LANGGRAPH_SCRIPT_FORMAT
     from orcheo.graph.ingestion.exceptions import ScriptIngestionError
@@ -29,6 +30,15 @@ except ImportError as error:
 
 from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
+from orcheo_agentensor.evaluation.results import CaseResult
+from orcheo_agentensor.integrations.orcheo_forms import (
+    as_results,
+    of_dataset,
+    of_evaluators,
+    of_optimizer,
+    of_state_config,
+    telling,
+)
 from orcheo_agentensor.nodes.agentensor import JobFields
 from orcheo_agentensor.nodes.templates import interpolate
 from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts
@@ -38,6 +48,7 @@ from orcheo_agentensor.tape import is_taping, prompts_in, watched
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.targets.local import RunnableTarget, check_target
 from orcheo_agentensor.targets.output import pick, to_json_output
+from orcheo_agentensor.upstream import allow_in_checkpoints
 
 _PROMPT = re.compile(r"\{\{\s*config\.prompts\.([^\s.{}]+)")
 _SHARED = ("messages", "structured_response", "assistant_message")
@@ -49,6 +60,10 @@ class OrcheoPrompt(TextTensor, TheirTensor):  # type: ignore[misc]
 
     `{{config.prompts.x}}` as a whole field keeps it; `{{config.prompts.x.text}}` is its text.
     """
+
+
+for _kind in (TrainablePrompt, OrcheoPrompt):  # in the state of Orcheo's workflows
+    allow_in_checkpoints(_kind)
 
 
 class OrcheoWorkflow:
@@ -102,6 +117,7 @@ class OrcheoWorkflow:
             for key, value in (config.get("configurable") or {}).items()
             if key != "prompts" and not key.startswith("__")
         }
+        kept = ("run_name", "recursion_limit", "max_concurrency")
         state = build_initial_state(
             {"format": self._stored_as},
             inputs if isinstance(inputs, Mapping) else {"input": inputs},
@@ -109,6 +125,9 @@ class OrcheoWorkflow:
                 "configurable": configurable,
                 "tags": list(config.get("tags") or []),
                 "metadata": dict(config.get("metadata") or {}),
+                **{
+                    key: value for key, value in config.items() if key in kept and value is not None
+                },
                 "prompts": prompts,
             },
         )
@@ -144,7 +163,13 @@ def _found_in(value: Any) -> Iterator[str]:
             yield from _found_in(part)
 
 
-def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any:
+def orcheo_target(
+    target: Any,
+    *,
+    output: str | None,
+    settings: Settings,
+    stored_as: str = LANGGRAPH_SCRIPT_FORMAT,
+) -> Any:
     """`target` as it is, or as an `OrcheoWorkflow` where it is one.
 
     That is a graph over Orcheo's state, compiled or not, a stored workflow (`{"format": …}`), one
@@ -152,13 +177,14 @@ def orcheo_target(target: Any, *, output: str | None, settings: Settings) -> Any
     """
     if is_entrypoint(target):
         target = load_entrypoint(target, settings=settings, what="target")
-    stored_as = LANGGRAPH_SCRIPT_FORMAT
     if isinstance(target, Mapping) and "format" in target:
         stored_as = str(target["format"])
         try:
             target = build_graph(target)
         except (ScriptIngestionError, ValueError) as error:
             raise ConfigError(f"target: {error}", field="target", rule="must build") from error
+    if isinstance(target, Mapping) and isinstance(target.get("graph"), Mapping):
+        return orcheo_target(target["graph"], output=output, settings=settings)  # an exported one
     if isinstance(target, BaseNode):
         graph = StateGraph(State)
         graph.add_node(target.name, target)
@@ -178,7 +204,11 @@ PLAIN_NAME = "AgentensorNode"
 NODE_NAME = f"orcheo_agentensor.{PLAIN_NAME}"
 """The name in Orcheo's registry; a node of Orcheo's own may have the plain one."""
 
-_WITH_BRACES = ("target", "dataset", "evaluators", "prompts", "optimizer", "store", "settings")
+_LIVE = ("compiled_graph", "graph_config", "state_config", "progress_callback")
+_WITH_BRACES = (
+    *("target", "dataset", "evaluators", "prompts", "optimizer", "store", "settings"),
+    *_LIVE,
+)
 _REFERENCE = re.compile(r"\s*\{\{[^{}]+\}\}\s*")
 _PLACEHOLDER = re.compile(r"\{\{|\[\[")
 
@@ -192,7 +222,9 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
     their own and are resolved only as a whole (`dataset="{{inputs.dataset}}"`,
     `prompts={"x": "{{config.prompts.x}}"}`).
 
-    The payload in `node_results` is the output of the subgraph.
+    The fields of Orcheo's own `AgentensorNode` are taken as well, in the forms it takes. The
+    payload in `node_results` is the output of the subgraph, with Orcheo's keys beside where an
+    evaluator is one of its definitions (`{id, entrypoint, config}`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -202,6 +234,29 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         title="Output",
         description="Dotted path to the part of a workflow's output to score.",
     )
+    max_cases: int | None = Field(
+        default=None, ge=1, title="Most cases", description="Only the first cases of the dataset."
+    )
+    compiled_graph: Any = Field(default=None, exclude=True, description="The target, in Orcheo.")
+    graph_config: Any = Field(
+        default=None, exclude=True, description="The stored workflow that the graph was built from."
+    )
+    state_config: Any = Field(
+        default=None, exclude=True, description="The RunnableConfig that a case's state is to hold."
+    )
+    progress_callback: Any = Field(
+        default=None, exclude=True, description="An async function that is told of each event."
+    )
+    checkpoint_store: Any = Field(
+        default=None,
+        exclude=True,
+        description="Where Orcheo keeps its checkpoints: not written to.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_orcheo(cls, data: Any) -> Any:
+        return of_optimizer(data) if isinstance(data, dict) else data
 
     def model_post_init(self, context: Any) -> None:
         """As every job's node, but a store with a placeholder has to wait for its run."""
@@ -220,10 +275,25 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         }
         if isinstance(self.prompts, Mapping):
             decoded["prompts"] = {
-                name: self._decode_value(text, state) if _is_reference(text) else text
-                for name, text in self.prompts.items()
+                name: self._decoded_prompt(prompt, state) for name, prompt in self.prompts.items()
             }
         return {name: value for name, value in decoded.items() if value is not self.__dict__[name]}
+
+    def _decoded_prompt(self, prompt: Any, state: State) -> Any:
+        """A prompt that is a reference, or holds one for its text or for some of its metadata."""
+        if isinstance(prompt, TrainablePrompt):
+            return TrainablePrompt(**self._decoded_prompt(prompt.model_dump(), state))
+        if isinstance(prompt, Mapping):
+            return {
+                key: {k: self._decoded_prompt(v, state) for k, v in value.items()}
+                if key == "metadata" and isinstance(value, Mapping)
+                else self._decoded_prompt(value, state)
+                if key == "text"
+                else value
+                for key, value in prompt.items()
+            }
+        decoded: Any = self._decode_value(prompt, state) if _is_reference(prompt) else prompt
+        return decoded
 
     def _decode_string_value(self, value: str, state: State) -> Any:
         """As Orcheo, which leaves a reference that leads nowhere as it stands; here that raises."""
@@ -234,14 +304,61 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
     async def run(self, state: State, config: RunnableConfig) -> dict[str, Any]:
         """Run the subgraph on the job that the fields make; returns its output."""
         settings = self.settings or Settings()
-        target = self.target
+        target = self.target if self.compiled_graph is None else _as_graph(self.compiled_graph)
         if target is not None:
-            target = orcheo_target(target, output=self.output, settings=settings)
-        prompts = None if self.prompts is None else _prompts(self.prompts)
-        job = self.model_copy(update={"target": target, "prompts": prompts, "settings": settings})
+            stored_as = dict(self.graph_config or {}).get("format", LANGGRAPH_SCRIPT_FORMAT)
+            target = orcheo_target(
+                target, output=self.output, settings=settings, stored_as=str(stored_as)
+            )
+        evaluators, in_orcheos_form = of_evaluators(self.evaluators, settings=settings)
+        under = {} if self.compiled_graph is None else dict(state.get("inputs") or {})
+        dataset = await of_dataset(self.dataset, most=self.max_cases, under=under)
+        job = self.model_copy(
+            update={
+                "target": target,
+                "prompts": None if self.prompts is None else _prompts(self.prompts),
+                "settings": settings,
+                "evaluators": evaluators,
+                "dataset": dataset,
+                "config": self._config(),
+            }
+        )
         if job._opened is None:
             job._opened = Store.from_url(self.store)
-        return await job.run_job()
+        results: list[CaseResult] = []
+        collect = in_orcheos_form and self.mode == "evaluate"
+        heard = {"on_results": lambda _, found: results.extend(found)} if collect else {}
+        async with telling(self.progress_callback, node=self.name, mode=self.mode):
+            payload = await job.run_job(**heard)
+        if not in_orcheos_form:
+            return payload
+        return {**payload, **self._in_orcheos_words(payload, config, results)}
+
+    def _config(self) -> Any:
+        """The job's config: what the node says, over what Orcheo's state is to hold."""
+        given = self.config.model_dump() if isinstance(self.config, BaseModel) else self.config
+        if isinstance(given, Mapping) and not {"callbacks", "prompts"}.isdisjoint(given):
+            given = of_state_config(given)  # as Orcheo stores it
+        if self.state_config is None:
+            return given
+        return {**of_state_config(self.state_config), **(given or {})}
+
+    def _in_orcheos_words(
+        self, payload: Mapping[str, Any], config: RunnableConfig, results: list[CaseResult]
+    ) -> dict[str, Any]:
+        """What Orcheo's own node has in its payload, beside ours."""
+        prompts = {name: _stored(prompt) for name, prompt in (self.prompts or {}).items()}
+        for name, best in (payload.get("best") or {}).get("prompts", {}).items():
+            prompts[name] = {**prompts.get(name, {}), "text": best["text"]}
+        summary = payload["summary"]
+        means = {name: one["mean"] for name, one in summary["evaluators"].items()}
+        found = {
+            "mode": self.mode,
+            "tags": [str(tag) for tag in config.get("tags") or ()],
+            "prompts": prompts,
+            "summary": {**means, **summary},
+        }
+        return {**found, "results": as_results(results, names=means)} if results else found
 
 
 AgentensorNode = OrcheoAgentensorNode
@@ -257,6 +374,26 @@ def _prompts(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigError(field="prompts", value=given, rule="must map names to prompts")
     return {str(name): _prompt(value) for name, value in given.items()}
+
+
+def _as_graph(given: Any) -> Any:
+    """`given` where it is a graph; what only has a graph's `ainvoke` as the one node of one."""
+    if isinstance(given, Pregel | StateGraph | BaseNode):
+        return given
+
+    async def invoke(state: State, config: RunnableConfig) -> Any:
+        return await given.ainvoke(state, config)
+
+    return StateGraph(State).add_node("graph", invoke).add_edge(START, "graph")
+
+
+def _stored(prompt: Any) -> dict[str, Any]:
+    """A prompt as Orcheo stores it, with its `model_kwargs` as they were given."""
+    if isinstance(prompt, BaseModel):
+        prompt = prompt.model_dump(mode="json")
+    given = prompt if isinstance(prompt, Mapping) else {"text": str(prompt), "requires_grad": True}
+    stored: dict[str, Any] = TrainablePrompt.model_validate(given).model_dump(mode="json")
+    return stored
 
 
 def _prompt(value: Any) -> Any:
