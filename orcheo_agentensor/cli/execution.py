@@ -369,9 +369,10 @@ class Stopper:
         """Run a command to its exit code; what goes on after its cancellation is not waited for."""
 
         async def guarded() -> int:
+            before = left_behind()
             code = await main
             # A target's thread, or what ignored its cancellation, may go on for long.
-            if self.cancelled or left_behind():
+            if self.cancelled or left_behind() > before:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
