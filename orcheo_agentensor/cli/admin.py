@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,9 +13,9 @@ import typer
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import ExitCode, command
 from orcheo_agentensor.cli.options import on_store, read_from, require_store, revision_of
-from orcheo_agentensor.cli.output import print_json, show, show_table
+from orcheo_agentensor.cli.output import print_json, require_new, show, show_table
 from orcheo_agentensor.display import when
-from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
@@ -157,6 +158,135 @@ def check(store: options.StoreUrl = None, as_json: options.AsJson = False) -> in
         show(f"{many}{found['problem']}" + (f", such as {', '.join(keys)}" if keys else ""))
     show(f"{where}: {f'{len(problems)} problems' if problems else 'nothing is wrong'}")
     return code
+
+
+@command(database_app, "prune")
+def prune(
+    older_than: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Runs that ended before this: a date, or so long ago, such as 30d."
+        ),
+    ],
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW", help="Only runs of this workflow.")
+    ] = None,
+    unfinished: Annotated[
+        bool,
+        typer.Option("--unfinished", help="Also runs that could still be resumed or reviewed."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would be deleted, delete nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Delete old runs; versions in use, and the runs that prove them, stay."""
+    from orcheo_agentensor.storage.saver import saver_path
+
+    before = options.moment(older_than, "--older-than")
+    assert before is not None
+
+    async def work(opened: Store, dry_run: bool) -> dict[str, Any]:
+        await require_store(opened)
+        path = opened.target.path
+        keeps = path is None or saver_path(path).exists()
+        async with opened.checkpointer() if keeps else nullcontext() as saver:
+            found = await opened.maintenance.prune(
+                before, workflow_id=workflow, unfinished=unfinished, dry_run=dry_run, saver=saver
+            )
+        return {"store": opened.target.shown, **found}
+
+    found = on_store(store, lambda opened: work(opened, True))
+    if not dry_run and found["runs"]:
+        if not yes:
+            _confirm(f"Delete {_counted(found)} from {found['store']}?")
+        found = on_store(store, lambda opened: work(opened, False))
+    if as_json:
+        print_json({**found, "dry_run": dry_run})
+        return
+    show(f"{'would delete' if dry_run else 'deleted'} {_counted(found)}")
+    kept = found["kept"]
+    show(
+        f"kept of that age: {kept['proofs']} runs that prove versions in use, "
+        f"{kept['unfinished']} unfinished, {kept['changed']} that changed meanwhile"
+    )
+
+
+def _counted(found: dict[str, Any]) -> str:
+    names = ("runs", "versions", "threads")
+    parts = [f"{found[name]} {name}" for name in names]
+    return f"{', '.join(parts)} ({found['rows']} rows)"
+
+
+@command(database_app, "backup")
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file.")] = False,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a SQLite store, also while runs write to it; its threads go to a file beside."""
+    from orcheo_agentensor.storage.maintenance import back_up
+    from orcheo_agentensor.storage.saver import saver_path
+
+    path = _file_of(store, "backup", "pg_dump")
+    if not path.exists():
+        raise NotFound(f"there is no store at {path} yet")
+    # The threads first: a thread that is older than the store resumes, and repeats nothing.
+    pairs = [(saver_path(path), saver_path(file)), (path, file)]
+    for _, to in pairs:
+        if not to.parent.is_dir():
+            raise BadInput(field="FILE", value=str(to), rule="must be in a folder that exists")
+        if to.exists() and path.exists() and to.samefile(path):
+            raise BadInput(field="FILE", value=str(to), rule="must not be the store itself")
+        require_new(to, force=force)
+    sizes = {str(to): back_up(there, to) for there, to in pairs if there.exists()}
+    if as_json:
+        print_json({"files": sizes})
+        return
+    for name, size in sizes.items():
+        show(f"{name} is written, {size} bytes")
+
+
+@command(database_app, "restore")
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that db backup has made.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a SQLite store what it was when a backup was taken; all of now is lost."""
+    from orcheo_agentensor.storage.maintenance import copy_database
+    from orcheo_agentensor.storage.saver import saver_path
+
+    path = _file_of(store, "restore", "pg_restore")
+    if not file.is_file():
+        raise NotFound(f"there is no file {file}")
+
+    async def check(opened: Store) -> None:
+        if await revision_of(opened) is None:
+            raise BadInput(field="FILE", value=str(file), rule="holds no store")
+
+    on_store(f"sqlite:///{file}", check)
+    if path.exists() and not yes:
+        _confirm(f"Replace all of {path} by {file}?")
+    for there, to in ((saver_path(file), saver_path(path)), (file, path)):
+        if there.exists():
+            copy_database(there, to)
+    if as_json:
+        print_json({"store": str(path), "restored": str(file)})
+    else:
+        show(f"{path} is what {file} holds")
+
+
+def _file_of(store: str | None, what: str, instead: str) -> Path:
+    target = options.named_store(store).target
+    if target.path is None:
+        rule = f"must be a SQLite file for db {what}; PostgreSQL has {instead} for it"
+        raise BadInput(field="--store", value=target.shown, rule=rule)
+    return target.path
 
 
 workflows_app = typer.Typer(

@@ -257,8 +257,8 @@ def store_option(url: str | None) -> str:
     return f" --store {url}" if redact_url(url) == url else " --store URL"
 
 
-def moment(text: str | None) -> datetime | None:
-    """The moment that `--since` names: a date, a time, or so long ago. Raises `BadInput`."""
+def moment(text: str | None, option: str = "--since") -> datetime | None:
+    """The moment that an option names: a date, a time, or so long ago. Raises `BadInput`."""
     if text is None:
         return None
     span = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
@@ -269,5 +269,5 @@ def moment(text: str | None) -> datetime | None:
         found = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         rule = "must be a date or a time, such as 2026-05-01, or a span such as 24h or 7d"
-        raise BadInput(field="--since", value=text, rule=rule) from None
+        raise BadInput(field=option, value=text, rule=rule) from None
     return found if found.tzinfo else found.astimezone()

@@ -350,7 +350,7 @@ class Database:
         if path is not None:
             writable = prepare_file(path)
             self._file = _identity(path)
-            place = f"{path.absolute().as_uri()}?mode={_mode(path, writable)}"
+            place = sqlite_place(path)
 
         def connect() -> Any:
             return sqlite3.connect(
@@ -439,6 +439,11 @@ def prepare_file(path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     return True
+
+
+def sqlite_place(path: Path) -> str:
+    """The URI of a file that exists, for reading and writing where that is possible."""
+    return f"{path.absolute().as_uri()}?mode={_mode(path, prepare_file(path))}"
 
 
 def _mode(path: Path, writable: bool) -> str:

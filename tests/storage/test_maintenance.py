@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from langgraph.checkpoint.base import empty_checkpoint
 from store_conformance import leased_run, new_version, rollout, run_record, score
 from test_migrations import on_engine
+from test_processes import start
 from typer.testing import CliRunner, Result
 
 from orcheo_agentensor.cli.app import app
@@ -173,3 +177,158 @@ def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     result = db(url, "check")
     assert result.exit_code == 2
     assert "damaged" in result.output or "malformed" in result.output
+
+
+async def _run(store: Store, run_id: str, days: int, **fields: Any) -> None:
+    """A finished evaluation of so many days ago, with a rollout and its score."""
+    ago = datetime.now(UTC) - timedelta(days=days)
+    values = {"status": "finished", "ended_at": ago, **fields}
+    await store.runs.create(run_record(run_id, started_at=ago))
+    lease = await store.runs.acquire(run_id)
+    async with store.ledger(run_id, lease=lease) as ledger:
+        ledger.put_rollout(rollout())
+        await ledger.put_scores("rollout-0", "e", [score()])
+    await store.runs.update(run_id, lease=lease, **values)
+    await store.runs.release(lease)
+    past = f"UPDATE agentensor_runs SET lease_expires = 1 WHERE run_id = '{run_id}'"
+    await store._context.db.write(lambda connection: connection.execute(sa.text(past)))
+
+
+async def _aged(url: str) -> None:
+    """Two trainings, one of them in production; evaluations of its version; unfinished runs."""
+    async with Store.from_url(url) as store:
+        for training, numbers in (("trained", (1, 2)), ("unused", (3, 4)), ("newer", (5,))):
+            await _run(store, training, 60 if training != "newer" else 1, mode="train")
+            for number in numbers:
+                await new_version(store, number, run_id=training)
+        await store.aliases.move("support", "production", to=2, actor="a", reason="r")
+        await new_version(store, 6, run_id="newer", metrics={"objective": 0.9, "complete": True})
+        proved = {"refs": {"base_version": 2}, "dataset_version": "d1", "evaluator_set": "e1"}
+        for night in range(40, 44):
+            await _run(store, f"night-{night}", night, **proved)
+        await _run(store, "of-unused", 40, **(proved | {"refs": {"base_version": 4}}))
+        await _run(store, "interrupted", 50, status="interrupted", ended_at=None)
+        await _run(store, "today", 0)
+        async with store.checkpointer() as saver:
+            old = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+            for thread, ts in (("unused", old), ("trained", old), ("night-43", None)):
+                checkpoint = {**empty_checkpoint(), **({"ts": ts} if ts else {})}
+                config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
+                await saver.aput(config, checkpoint, {}, {})  # type: ignore[typeddict-item]
+
+
+async def _left(url: str) -> tuple[set[str], list[int], set[str]]:
+    """The runs, versions and threads of a store."""
+    async with Store.from_url(url) as store, store.checkpointer() as saver:
+        runs = {run.run_id for run in await store.runs.list(limit=None)}
+        versions = [version.config_version for version in await store.checkpoints.list("support")]
+        threads = {found.config["configurable"]["thread_id"] async for found in saver.alist(None)}
+        return runs, versions, threads
+
+
+def test_prune_keeps_versions_in_use_and_what_proves_them(store_url: str) -> None:
+    asyncio.run(_aged(store_url))
+    before = asyncio.run(_left(store_url))
+    counted = told(store_url, "prune", "--older-than", "30d", "--dry-run")
+    assert asyncio.run(_left(store_url)) == before
+    refused = db(store_url, "prune", "--older-than", "30d")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    assert asyncio.run(_left(store_url)) == before
+    done = told(store_url, "prune", "--older-than", "30d", "--yes")
+    assert done == {**counted, "dry_run": False, "older_than": done["older_than"]}
+    assert (done["runs"], done["versions"], done["threads"], done["rows"]) == (5, 2, 1, 15)
+    assert done["kept"] == {"proofs": 2, "unfinished": 1, "changed": 0}
+    runs, versions, threads = asyncio.run(_left(store_url))
+    assert runs == {"trained", "newer", "night-40", "interrupted", "today"}
+    assert versions == [6, 5, 2, 1]
+    assert threads == {"trained", "night-43"}
+    assert told(store_url, "check")["problems"] == []
+    assert told(store_url, "prune", "--older-than", "30d", "--yes")["runs"] == 0
+    assert told(store_url, "prune", "--older-than", "30d", "--unfinished", "--yes")["runs"] == 1
+    assert told(store_url, "prune", "--older-than", "0d", "--workflow", "other", "-y")["runs"] == 0
+
+
+async def test_prune_leaves_a_run_that_is_being_worked_on(store_url: str) -> None:
+    async with Store.from_url(store_url) as store:
+        await _run(store, "old", 60)
+        await store.runs.acquire("old")
+        found = await store.maintenance.prune(datetime.now(UTC), unfinished=True)
+        assert (found["runs"], found["kept"]["unfinished"]) == (0, 1)
+        assert len(await store.runs.case_rows("old")) == 1
+
+
+@pytest.mark.parametrize("when", ["soon", "", "30 days", "2026-13-01"])
+def test_prune_refuses_a_time_that_is_none(tmp_path: Path, when: str) -> None:
+    result = db(f"sqlite:///{tmp_path / 'a.db'}", "prune", "--older-than", when)
+    assert result.exit_code == 2
+    assert "--older-than" in result.stderr
+
+
+WRITER = """
+async def main():
+    async with Store.from_url(URL) as store, store.checkpointer():
+        lease = await leased_run(store)
+        async with store.ledger("run-1", lease=lease) as ledger:
+            for n in range(10**6):
+                await ledger.put_rollout(rollout(n, usage=Usage(calls=1)))
+                await ledger.put_scores(f"rollout-{n}", "e", [score(f"rollout-{n}")])
+                print(n, flush=True)
+asyncio.run(main())
+"""
+
+
+def test_a_backup_is_taken_while_a_run_writes_and_is_restored(tmp_path: Path) -> None:
+    url, copy = f"sqlite:///{tmp_path / 'a.db'}", tmp_path / "copy.db"
+    writer = start(WRITER, url)
+    assert writer.stdout is not None
+    try:
+        while int(writer.stdout.readline()) < 50:
+            pass
+        files = told(url, "backup", str(copy))["files"]
+        assert files.keys() == {str(copy), str(tmp_path / "copy.langgraph.db")}
+        while int(writer.stdout.readline()) < 100:
+            pass
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert told(f"sqlite:///{copy}", "check")["problems"] == []
+
+    async def kept(url: str) -> list[str]:
+        async with Store.from_url(url) as store:
+            return [row.rollout.key for row in await store.runs.case_rows("run-1", limit=None)]
+
+    rows, all_rows = asyncio.run(kept(f"sqlite:///{copy}")), asyncio.run(kept(url))
+    assert 50 < len(rows) < len(all_rows)
+    assert set(rows) < set(all_rows)
+    assert "--yes" in db(url, "restore", str(copy)).stderr
+    assert asyncio.run(kept(url)) == all_rows
+    told(url, "restore", str(copy), "--yes")
+    assert asyncio.run(kept(url)) == rows
+    assert told(url, "check")["problems"] == []
+    fresh = f"sqlite:///{tmp_path / 'new' / 'b.db'}"
+    told(fresh, "restore", str(copy))
+    assert asyncio.run(kept(fresh)) == rows
+
+
+def test_a_backup_that_cannot_be_is_refused_and_leaves_all_as_it_was(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    url, copy = f"sqlite:///{tmp_path / 'a.db'}", tmp_path / "copy.db"
+    assert "no store" in db(url, "backup", str(copy)).stderr
+    asyncio.run(_filled(url))
+    copy.write_text("mine")
+    assert "--force" in db(url, "backup", str(copy)).stderr
+    assert "itself" in db(url, "backup", str(tmp_path / "a.db"), "--force").stderr
+    assert "folder" in db(url, "backup", str(tmp_path / "none" / "b.db")).stderr
+    assert "pg_dump" in db(postgres_url, "backup", str(tmp_path / "b.db")).stderr
+    assert "pg_restore" in db(postgres_url, "restore", str(copy)).stderr
+    assert db(url, "restore", str(copy), "--yes").exit_code == 2
+    assert copy.read_text() == "mine"
+    assert told(url, "check")["problems"] == []
+    told(url, "backup", str(copy), "--force")
+    assert told(f"sqlite:///{copy}", "stats")["runs"]["by_status"] == {
+        "finished": 1,
+        "running": 2,
+    }
