@@ -77,12 +77,9 @@ class EventSink:
         """Send one event; `payload` must be JSON and small."""
         self.seq += 1
         event = {"seq": self.seq, "run_id": self.run_id, "type": type, **payload}
-        self._context.run(self._hand_on, event)
-
-    def _hand_on(self, event: Event) -> None:
-        self._write(event)
+        self._context.run(self._write, event)
         if self._hear is not None:
-            self._hear(event)
+            self._context.run(self._hear, event)
 
 
 def discard(_event: Event) -> None:

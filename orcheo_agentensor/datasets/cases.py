@@ -128,7 +128,8 @@ class Case(BaseModel):
     def content_hash(self) -> str:
         """SHA-256 over every field."""
         try:
-            digest: bytes = getattr(self, "_digest")  # noqa: B009 - a slot, and no field
+            # A slot, and no field: pydantic would look for it at length where it is not set yet.
+            digest: bytes = object.__getattribute__(self, "_digest")
         except AttributeError:
             digest = bytes.fromhex(content_hash(self.to_json(), checked=True))
             object.__setattr__(self, "_digest", digest)

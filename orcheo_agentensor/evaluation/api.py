@@ -394,7 +394,7 @@ async def aevaluate(
         found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
         require_result(found, run_id)
         results = measured.get(run_id) or await stored_cases(opened, run_id)
-        if any(isinstance(one.output, StoredOutput) for one in results):
+        if StoredOutput in {type(one.output) for one in results}:
             cases = StoredCases(results, opened, run_id)
         else:
             cases = tuple(results)

@@ -11,7 +11,15 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -569,7 +577,9 @@ class Runner:
                 config = batch.config
                 if "callbacks" in config:
                     config = {**config, "run_id": trace_id_of(self._run_id, key, executions)}
-                found = await self._run_target(key, case, replicate, config, recorder)
+                apart = self._isolate or self.sole in self.killers
+                run = self._execute_apart if apart else self._execute
+                found = await run(key, case, replicate, config, recorder)
                 if found.error is not None and status_of(found.error) in REFUSED:
                     executions -= 1
                     recorder.total = replace(recorder.total, rollouts=0)
@@ -610,10 +620,11 @@ class Runner:
         than may be in flight. `alone` are those that had nothing beside them. `rollouts` may have
         begun in all: what is spent by then, and a block of as many as run at once.
         """
-        keys = {*self.suspects, *(batch.label(number) for batch, number in self.flying.values())}
+        keys = {*self.suspects}
         for batch in self.batches:
+            flying = [number for of, number in self.flying.values() if of is batch]
             soon = itertools.islice(batch.pending, 2 * self.concurrency)
-            keys.update(map(batch.label, soon))
+            keys.update(batch.labels([*flying, *soon]))
         note: dict[str, Any] = {"keys": sorted(keys)} if keys else {}
         if alone := {*self.killers, *([] if self.sole is None else [self.sole])}:
             note["alone"] = sorted(alone)
@@ -621,7 +632,7 @@ class Runner:
             note["rollouts"] = self.meter.begun + self.concurrency
         return note
 
-    async def _run_target(
+    async def _execute_apart(
         self,
         key: str,
         case: Case,
@@ -629,10 +640,8 @@ class Runner:
         config: dict[str, Any],
         recorder: UsageRecorder,
     ) -> Attempt:
-        """Run the target once; in a process of its own where the job says so, and on a case that
+        """Run the target once in a process of its own: where the job says so, and on a case that
         had nothing beside it when a process of the run died."""
-        if not self._isolate and self.sole not in self.killers:
-            return await self._execute(key, case, replicate, config, recorder)
 
         async def work() -> tuple[Attempt, Usage]:
             self.calls.begin_again()
@@ -916,10 +925,11 @@ class _Batch:
         The one that takes the process down again is then known, and does no more harm.
         """
         runner = self.runner
+        pending = [*self.pending] if runner.suspects else []
         suspected = [
             (number, label)
-            for number in (self.pending if runner.suspects else ())
-            if (label := self.label(number)) in runner.suspects
+            for number, label in zip(pending, self.labels(pending), strict=True)
+            if label in runner.suspects
         ]
         for number, label in suspected:
             index, replicate, key = self._numbered(number)
@@ -947,11 +957,14 @@ class _Batch:
                 known.discard(label)
             self._add(index, replicate, result)
 
-    def label(self, number: int) -> str:
-        """What a case is noted by while it is in flight; costs less than its key."""
-        index, place = divmod(number, len(self.replicates))
-        who = self.cases[index].id
-        return f"{self.candidate.hash[:12]}/{self.replicates[place]}/{who[:100]}"
+    def labels(self, numbers: Iterable[int]) -> list[str]:
+        """What cases are noted by while they are in flight; costs less than their keys."""
+        cases, replicates, known = self.cases, self.replicates, self.candidate.hash[:12]
+        times = len(replicates)
+        return [
+            f"{known}/{replicates[number % times]}/{cases[number // times].id[:100]}"
+            for number in numbers
+        ]
 
     def _start_worker(self, group: asyncio.TaskGroup) -> None:
         self._starting = True

@@ -491,8 +491,10 @@ class RunManager(Generic[JobT]):
         checked = await self._resolve(job, dataset, caller, around, workflow_id=named)
         found: list[dict[str, Any]] = []
         for run_id in filter(None, dict.fromkeys((job.run_id, job.reuse))):
-            with contextlib.suppress(NotFound):  # a new run
-                before = await self.store.runs.get(run_id)
+            with contextlib.suppress(NotFound):
+                before = begun if run_id == job.run_id else await self.store.runs.get(run_id)
+                if before is None:
+                    continue  # a new run
                 if run_id == job.run_id and (other := await self._other_job(before, checked)):
                     raise before.taken(other)
                 drift = drift_of(before, checked, job)

@@ -178,6 +178,8 @@ class CallableTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         """Call the function with this config as the ambient one."""
+        if "callbacks" not in config:
+            return await self._call(inputs, config)
         return await as_root_run(self._call, self.name, inputs, config)
 
     async def _call(self, inputs: Any, config: RunnableConfig) -> Any:
