@@ -71,6 +71,7 @@ from orcheo_agentensor.evaluation.results import (
 from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.contained import Contained, containing
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
+from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
@@ -83,7 +84,13 @@ from orcheo_agentensor.storage.records import CANCELLED, PASSING, trace_id_of
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import prompt_reads, prompts_in, reads_only, record_tape
 from orcheo_agentensor.targets import ConnectedTarget
-from orcheo_agentensor.targets.output import is_empty_output, to_json_output
+from orcheo_agentensor.targets.output import (
+    OutputTooLarge,
+    is_empty_output,
+    is_large,
+    to_capped_output,
+    to_json_output,
+)
 from orcheo_agentensor.targets.served import ROLLOUT_OF
 from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, CallGate, Usage, UsageRecorder
 
@@ -168,6 +175,7 @@ class Attempt:
     tape: dict[str, Any] | None = None
     empty_replies: int = 0
     cut_replies: int = 0
+    large: bool = False
 
 
 MOST_RETRY_AFTER = 60.0  # seconds; for a server that asks for longer the run is paused
@@ -458,6 +466,8 @@ class Runner:
         self.sole: str | None = None
         self.alone = asyncio.Lock()
         self._isolate = run.job.limits.isolate
+        self.large: set[str] = set()
+        self._most_bytes = run.job.limits.max_output_bytes
         run.ledger.note = self._note
         self.running = Slots(self.concurrency)
         self.in_flight = Slots(2 * self.concurrency)
@@ -592,6 +602,8 @@ class Runner:
         last, usage = await self.calls.make(
             attempt, key, meter=batch.meter, elsewhere=self._elsewhere
         )
+        if last.large:
+            self.large.add(key)
         return RolloutRow(
             key=key,
             case_id=case.id,
@@ -695,7 +707,13 @@ class Runner:
             found = await self.calls.attempted(call, recorder)
         if found.error is None:
             try:
-                found.value = to_json_output(found.value)
+                if is_large(found.value):
+                    found.large = True
+                    found.value = await run_in_thread(
+                        to_capped_output, found.value, self._most_bytes
+                    )
+                else:
+                    found.value = to_json_output(found.value)
             except BadInput as error:
                 found.value, found.error = None, error
         elif isinstance(found.error, FOR_EVERY_CASE):
@@ -733,6 +751,7 @@ class Runner:
             reason = str(error)
         elif isinstance(error, BadInput):
             kind = "not_json" if "output" in error.message else "exception"
+            kind = "too_large" if isinstance(error, OutputTooLarge) else kind
             reason = error.message
         else:
             kind = "process_died" if isinstance(error, WorkerDied) else "exception"
@@ -1057,7 +1076,12 @@ class _Batch:
         if row is None:
             row = await runner.rollout(key, case, replicate, self)
             said = row.output
-            row = replace(row, output=kept) if (kept := redact(said)) is not said else row
+            if key in runner.large:
+                runner.large.discard(key)
+                kept = await run_in_thread(redact, said)
+            else:
+                kept = redact(said)
+            row = replace(row, output=kept) if kept is not said else row
             commits.append(runner.ledger.put_rollout(row, checked=True))
             told = row.failure
             if told is not None or runner.breaker.tripping:

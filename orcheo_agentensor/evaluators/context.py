@@ -11,7 +11,7 @@ from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.usage import Usage
 
 FailureKind: TypeAlias = Literal[
-    "exception", "timeout", "not_finite", "wrong_shape", "not_json", "missing"
+    "exception", "timeout", "not_finite", "wrong_shape", "not_json", "too_large", "missing"
 ]
 
 
@@ -93,7 +93,7 @@ class TargetFailure:
     """The target broke on a case. Evaluators are then not called at all.
 
     Args:
-        kind: How: "exception", "timeout" or "not_json".
+        kind: How: "exception", "timeout", "not_json" or "too_large".
         reason: In words.
         attempts: How often it was run.
 

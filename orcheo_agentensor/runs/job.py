@@ -88,6 +88,14 @@ class Limits(BaseModel):
         title="Isolate",
         description="Run each execution of the target in a process of its own, which may die.",
     )
+    max_output_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=100_000,
+        le=1024 * 1024 * 1024,
+        title="Most output bytes",
+        description="Bytes that the output of one case may have as JSON; a larger one is a failure "
+        "of the case.",
+    )
     case_sla_ms: float | None = Field(
         default=None,
         gt=0,

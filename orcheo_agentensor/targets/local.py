@@ -49,7 +49,7 @@ from orcheo_agentensor.targets.context import (
     with_context,
 )
 from orcheo_agentensor.targets.isolation import Isolation, MemoryStore, isolation_of
-from orcheo_agentensor.targets.output import pick, to_json_output
+from orcheo_agentensor.targets.output import is_large, pick, to_json_output
 from orcheo_agentensor.targets.overriding import (
     require_followed,
     require_nodes,
@@ -483,6 +483,8 @@ class PickedTarget:
 
     async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
         result = await self.inner.run(inputs, config, rollout_id=rollout_id)
+        if is_large(result):
+            return pick(await run_in_thread(to_json_output, result), self.output)
         return pick(to_json_output(result), self.output)
 
 

@@ -6,15 +6,16 @@ stored one cannot be scored differently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.evaluators.context import text_of_blocks
-from orcheo_agentensor.json_values import all_json, check_json
+from orcheo_agentensor.json_values import MAX_DEPTH, MAX_VALUES, all_json, check_json, json_size
 from orcheo_agentensor.usage import is_empty
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -80,6 +81,86 @@ def _convert(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
+_SMALL = 32 * 1024
+"""Characters and values that are converted on the event loop: well under a millisecond."""
+
+
+class OutputTooLarge(BadInput):
+    """A target's output is larger than `limits.max_output_bytes`."""
+
+
+def is_large(value: Any) -> bool:
+    """Whether work on a value may hold up the event loop. Raises `BadInput` as `_weight` does."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return kind is str and len(value) > _SMALL
+    if kind is dict and len(value) < 32:  # most outputs: not a microsecond
+        for one in value.values():
+            if type(one) not in _ATOMS or (type(one) is str and len(one) > 1000):
+                break
+        else:
+            return False
+    return _weight(value, enough=_SMALL) > _SMALL
+
+
+def _weight(value: Any, *, enough: float) -> int:
+    """Bytes that the JSON of `value` has at least; once it is more than `enough` it is not counted
+    on, nor beyond `MAX_VALUES` values. Raises `BadInput` for what holds itself, or is too deep."""
+    size, seen, level = 0, 0, [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for one in level:
+            kind = type(one)
+            if kind is str or kind is bytes:
+                size += len(one) + 2
+            elif kind in _ATOMS:
+                size += 1
+            elif size + len(parts := _parts(one)) > enough or seen + len(parts) > MAX_VALUES:
+                return size + len(parts)
+            else:
+                size += 2
+                seen += len(parts)
+                inner += parts
+                if isinstance(parts, dict):
+                    inner += parts.values()
+        if not inner or size > enough:
+            return size
+        level = inner
+    raise BadInput(
+        f"output: it is nested deeper than {MAX_DEPTH} levels, or holds itself; "
+        "return JSON values, or name the part to keep with target.output"
+    )
+
+
+def _parts(value: Any) -> Any:
+    """What a value holds, as far as its JSON is made of it: something with a length."""
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, BaseMessage):
+        return [value.content, getattr(value, "tool_calls", None)]
+    fields: Any = getattr(type(value), "__dataclass_fields__", None)
+    if fields is None:
+        fields = getattr(type(value), "__pydantic_fields__", ())
+    return [getattr(value, name, None) for name in fields]
+
+
+def to_capped_output(value: Any, most: int) -> Any:
+    """`to_json_output` of what is large, for a thread. Raises `OutputTooLarge` where the JSON has
+    more bytes than `most`."""
+    size = _weight(value, enough=math.inf)
+    if size <= most:
+        converted = to_json_output(value)
+        size = json_size(converted)
+        if size <= most:
+            return converted
+    raise OutputTooLarge(
+        f"output: it has at least {size:,} bytes as JSON, and limits.max_output_bytes is "
+        f"{most:,}; name the part to keep with target.output, or raise the limit"
+    )
+
+
 def to_json_output(value: Any) -> Any:
     """`value` as JSON: messages, pydantic models, dataclasses, tuples and dates are converted.
 
@@ -88,7 +169,7 @@ def to_json_output(value: Any) -> Any:
     """
     try:
         converted = value if type(value) in _ATOMS else _convert(value)
-    except (PydanticSerializationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(
             f"output: {error}; return JSON values, or name the part to keep with target.output"
         ) from None

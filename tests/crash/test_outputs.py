@@ -1,0 +1,130 @@
+"""Outputs that are huge, endless or cannot be told cost their own case and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from orcheo_agentensor import Limits, aevaluate
+
+
+@dataclass
+class Node:
+    """May hold itself."""
+
+    others: list[Any] = field(default_factory=list)
+
+
+class Model(BaseModel):
+    """May hold itself."""
+
+    others: list[Any] = []
+
+
+def cyclic(kind: str) -> Any:
+    if kind == "list":
+        found: Any = [1]
+        found.append(found)
+    elif kind == "wide list":
+        found = [{"n": n} for n in range(50_000)]
+        found.append(found)
+    elif kind == "dict":
+        found = {"a": {}}
+        found["a"]["b"] = found
+    else:
+        found = Node() if kind == "dataclass" else Model()
+        found.others.append(found)
+    return found
+
+
+def deep(levels: int) -> Any:
+    found: Any = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+async def outcome_of(output: Any, **limits: Any) -> Any:
+    """How the case ends that has `output`; all others are to be scored."""
+
+    async def target(inputs: int) -> Any:
+        await asyncio.sleep(0)
+        return output if inputs == 2 else inputs
+
+    cases = [{"id": f"c{n}", "inputs": n, "expected_output": n} for n in range(6)]
+    report = await aevaluate(
+        target,
+        dataset=cases,
+        evaluators=["exact_match"],
+        min_coverage=0,
+        limits=Limits(retries=0, concurrency=3, **limits),
+    )
+    others = [case for case in report.cases if case.case_id != "c2"]
+    assert all(case.scores == {"exact_match": 1.0} for case in others)
+    return report.cases[2]
+
+
+@pytest.mark.parametrize("kind", ["list", "wide list", "dict", "dataclass", "model"])
+async def test_an_output_that_holds_itself_is_a_failure_of_its_case(kind: str) -> None:
+    failure = (await outcome_of(cyclic(kind))).failure
+    assert failure.kind == "not_json"
+    assert failure.reason.startswith("output")
+
+
+@pytest.mark.parametrize("levels", [40, 3_000, 200_000])
+async def test_an_output_that_is_too_deep_is_a_failure_of_its_case(levels: int) -> None:
+    failure = (await outcome_of(deep(levels))).failure
+    assert failure.kind == "not_json"
+    assert "32 levels" in failure.reason
+
+
+HUGE = {
+    "text": "x" * 200_000,
+    "texts": ["x" * 1_000] * 200,
+    "cases": [{"n": n, "text": "abc"} for n in range(9_000)],
+    "model": Model(others=["x" * 1_000] * 200),
+    "dataclass": Node(others=["x" * 1_000] * 200),
+    "nested": {"answers": [{"content": ["x" * 1_000] * 200}]},
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+async def test_an_output_beyond_the_limit_is_a_failure_that_names_both(kind: str) -> None:
+    failure = (await outcome_of(HUGE[kind], max_output_bytes=150_000)).failure
+    assert failure.kind == "too_large"
+    assert "limits.max_output_bytes is 150,000" in failure.reason
+    size = int(failure.reason.partition("at least ")[2].split()[0].replace(",", ""))
+    assert 150_000 < size < 350_000
+
+
+@pytest.mark.parametrize("kind", HUGE)
+async def test_a_large_output_within_the_limit_is_kept_whole(kind: str) -> None:
+    case = await outcome_of(HUGE[kind])
+    assert case.failure is None
+    plain = HUGE[kind].__dict__ if kind in ("model", "dataclass") else HUGE[kind]
+    assert case.output == plain
+
+
+async def test_the_loop_goes_on_while_a_large_output_is_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import threading
+
+    from orcheo_agentensor.targets import output
+
+    places: set[str] = set()
+    converted = output.to_json_output
+
+    def noted(value: Any) -> Any:
+        if not isinstance(value, int):
+            places.add(threading.current_thread().name)
+        return converted(value)
+
+    monkeypatch.setattr(output, "to_json_output", noted)
+    await outcome_of(HUGE["cases"])
+    assert places
+    assert threading.main_thread().name not in places
