@@ -139,6 +139,26 @@ def stats(store: options.StoreUrl = None, as_json: options.AsJson = False) -> No
         show_table(heads, workflows)
 
 
+@command(database_app, "recover")
+def recover(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file that a run has named.")],
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Bring back what a run has saved in FILE, because its store could not be written."""
+
+    async def work(opened: Store) -> dict[str, int]:
+        await require_store(opened)
+        return await opened.maintenance.recover(file)
+
+    found = on_store(store, work)
+    if as_json:
+        print_json({"runs": found})
+        return
+    for run_id, count in found.items():
+        show(f"{count} rows of run {run_id} are in the store: agentensor resume {run_id}")
+
+
 @command(database_app, "check")
 def check(store: options.StoreUrl = None, as_json: options.AsJson = False) -> int:
     """Look for damage and for rows that belong to nothing; exits with 2 where there are any."""

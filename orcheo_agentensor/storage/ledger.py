@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, text
@@ -516,12 +513,9 @@ class Ledger:
         self._wake.set()
         try:
             await asyncio.wait([writer])  # an error is with those who waited
-            if isinstance(self._error, StoreVanished):
-                saved = await self._db.call(self._save)
-                self._error.args = (
-                    f"{self._error.message}; what it held, and what was not committed yet, was "
-                    f"saved in {saved}: put that in its place, and resume run {self.run_id!r}",
-                )
+            if isinstance(self._error, StoreError) and not writer.cancelled():
+                told = await self._db.call(self._save)
+                self._error.args = (f"{self._error.message}{told}",)
         finally:
             await self._db.call(self._db.drop_connection, self._connection)
 
@@ -700,23 +694,28 @@ class Ledger:
         if self._heartbeat is not None:
             self._heartbeat.renewed()
 
-    def _save(self) -> Path:
-        """Copy a database whose file has vanished, which is still open here, and add what waits."""
-        path = self._db.target.path
-        assert path is not None
-        with self._connection as connection:
-            for folder in (path.parent, Path.cwd(), Path(tempfile.gettempdir())):
-                saved = folder / f"{path.stem}.saved-{self.lease.token}.db"
-                with contextlib.suppress(OSError, sqlite3.Error):
-                    os.close(os.open(saved, os.O_CREAT | os.O_WRONLY, 0o600))
-                    with contextlib.closing(sqlite3.connect(saved)) as copy:
-                        connection.driver_connection.backup(copy)
-                        for group in (self._writing, self._group):
-                            for table, rows in group.tables():
-                                insert_rows(copy.cursor(), table, rows, postgres=False)
-                        copy.commit()
-                    return saved
-        raise StoreError("nothing could be saved")
+    def _save(self) -> str:
+        """Keep in a file what waits to be written, and all of a database whose file has vanished,
+        which is still open here; says where that is, and how it comes back."""
+        from orcheo_agentensor.storage.saved import save_rows
+
+        rows = [*self._writing.tables(), *self._group.tables()]
+        path, resume = self._db.target.path, f"resume run {self.run_id!r}"
+        if isinstance(self._error, StoreVanished):
+            with self._connection as connection:
+                whole = connection.driver_connection
+                saved = save_rows(rows, self.lease, path, whole=whole)
+            return (
+                "; what it held, and what was not committed yet, was "
+                f"saved in {saved}: put that in its place, and {resume}"
+            )
+        if not (count := sum(len(some) for _, some in rows)):
+            return ""
+        saved = save_rows(rows, self.lease, path)
+        return (
+            f"; {count} rows that were paid for and not written were saved in {saved}: when the "
+            f"store can be written again, run `agentensor db recover {saved}`, and {resume}"
+        )
 
     def _renew_alone(self) -> None:
         """Renew the lease without rows, in a worker thread."""

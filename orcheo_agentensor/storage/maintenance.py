@@ -34,6 +34,7 @@ from orcheo_agentensor.storage.engine import (
     sqlite_place,
 )
 from orcheo_agentensor.storage.runs import status_at
+from orcheo_agentensor.storage.saved import recover_rows
 from orcheo_agentensor.storage.tables import (
     Json,
     alias_log,
@@ -91,6 +92,10 @@ class Maintenance(Repository):
         Bytes include those of indexes; they are None where SQLite was built without `dbstat`.
         """
         return await self._db.read(lambda connection: _stats(connection, self._clock()))
+
+    async def recover(self, path: Path) -> dict[str, int]:
+        """Bring back the rows that a run has saved in the file `path`; how many, by run."""
+        return await self._db.write(lambda connection: recover_rows(connection, path))
 
     async def check(self) -> list[dict[str, Any]]:
         """What is wrong with the database, as JSON; nothing where all is well.

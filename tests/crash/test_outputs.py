@@ -107,24 +107,3 @@ async def test_a_large_output_within_the_limit_is_kept_whole(kind: str) -> None:
     assert case.failure is None
     plain = HUGE[kind].__dict__ if kind in ("model", "dataclass") else HUGE[kind]
     assert case.output == plain
-
-
-async def test_the_loop_goes_on_while_a_large_output_is_converted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import threading
-
-    from orcheo_agentensor.targets import output
-
-    places: set[str] = set()
-    converted = output.to_json_output
-
-    def noted(value: Any) -> Any:
-        if not isinstance(value, int):
-            places.add(threading.current_thread().name)
-        return converted(value)
-
-    monkeypatch.setattr(output, "to_json_output", noted)
-    await outcome_of(HUGE["cases"])
-    assert places
-    assert threading.main_thread().name not in places
