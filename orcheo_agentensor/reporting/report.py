@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from orcheo_agentensor.display import clean, interval, milliseconds, number, percent, spent, when
+from orcheo_agentensor.display import (
+    clean,
+    clean_json,
+    interval,
+    milliseconds,
+    number,
+    percent,
+    spent,
+    when,
+)
 from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
@@ -517,7 +526,7 @@ def to_markdown(report: RunReport) -> str:
     for name, words in report.diffs.items():
         lines += ["", f"<details><summary>Prompt {_md(name)}</summary>", "", "```diff"]
         lines += [
-            f"{sign} {line}".replace("```", "`\u200b``")
+            f"{sign} {clean(line)}".replace("```", "'''")
             for kind, text in words
             for sign in ({"same": " ", "added": "+", "removed": "-"}[kind],)
             for line in text.splitlines()
@@ -537,7 +546,7 @@ _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~!@&])")
 
 def _md(text: object, most: int = 400) -> str:
     """A text as itself in a cell of a table: no markup, mention or line break in it works."""
-    flat = " ".join(clean_text(str(text)).split())
+    flat = clean(" ".join(clean_text(str(text)).split()))
     flat = flat if len(flat) <= most else f"{flat[: most - 1]}…"
     return _MARKS.sub(r"\\\1", flat)
 
@@ -582,12 +591,12 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _xml(text: str) -> str:
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", clean(text))
 
 
 def to_json_text(report: RunReport) -> str:
     """The report as one JSON document."""
-    return json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return clean_json(report.to_json()) + "\n"
 
 
 WRITERS: Mapping[str, Callable[[RunReport], str]] = {
