@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive
 
+from orcheo_agentensor.config.model import MAX_PROBLEMS
 from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
@@ -114,6 +115,16 @@ async def parse_body(content: bytes) -> tuple[Any, TextProblems]:
     return await asyncio.to_thread(_parse, content) if len(content) > _SMALL else _parse(content)
 
 
+async def dump_body(value: Any, *, size: int) -> bytes:
+    """`value` as JSON, in a thread where it came in about `size` bytes that are many."""
+
+    def dumped() -> bytes:
+        # Other than ASCII is escaped, so that any text goes through.
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    return await asyncio.to_thread(dumped) if size > _SMALL else dumped()
+
+
 def require_json(headers: Headers) -> None:
     """Raise `WrongMediaType` unless the headers say JSON, or nothing."""
     kind, _, parameters = headers.get("content-type", "application/json").partition(";")
@@ -143,14 +154,14 @@ def _parse(content: bytes) -> tuple[Any, TextProblems]:
         if len(found) != len(pairs):
             seen: set[str] = set()
             for key, value in pairs:
-                if key in seen:
+                if key in seen and len(problems) < MAX_PROBLEMS:
                     problems.append((f"body.….{key}", value, "is a key that is given twice"))
                 seen.add(key)
         return found
 
     def number(text: str) -> float:
         value = float(text)
-        if not math.isfinite(value):
+        if not math.isfinite(value) and len(problems) < MAX_PROBLEMS:
             problems.append(("body", text, "is not a finite number"))
         return value
 

@@ -32,6 +32,7 @@ from orcheo_agentensor.server.http import (
     PREFIX,
     BodyTooLarge,
     MalformedBody,
+    dump_body,
     error_response,
     parse_body,
     read_body,
@@ -52,6 +53,11 @@ _ENDPOINTS: tuple[tuple[str, str, Kind], ...] = (
     ("PATCH", rf"/assistants/{_ID}/?", "assistant_update"),
     ("POST", rf"/threads/{_ID}/commands/?", "command"),
 )
+_TOOLS = re.compile(rf"/mcp/?|/a2a/{_ID}/?")
+_CALLS = ("tools/call", "message/send", "message/stream")
+"""The methods of MCP and A2A that start a run."""
+_LARGEST_CALL = 4 * 1024 * 1024
+"""The server parses these on the event loop."""
 _COMMANDS = re.compile(rf"/threads/{_ID}/stream/events/?")
 _LARGEST_BODY = 300 * 1024 * 1024
 """What the server itself takes."""
@@ -84,7 +90,10 @@ class RunRequests:
                 await error_response(error)(scope, receive, send)
                 return
         if kind is None:
-            await self.app(scope, receive, send)
+            if caller is not None and _TOOLS.fullmatch(_path(scope)) and scope["method"] == "POST":
+                await self._tools(scope, caller, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         try:
             limit = min(_LARGEST_BODY, self.reviewer.settings.max_request_bytes)
@@ -109,12 +118,30 @@ class RunRequests:
             return
         await self._in_turn(scope, caller, content, receive, send)
 
+    async def _tools(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
+        """Hand a request of MCP or A2A on; a run that it starts, as the server, is its caller's."""
+        try:
+            identity_of_request(scope).require("run")
+            content = await read_body(Request(scope, receive), limit=_LARGEST_CALL)
+            value = (await parse_body(content))[0]
+        except ClientDisconnect:
+            return
+        except MalformedBody:
+            value = None  # the server says so in its own way
+        except AgentensorError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if isinstance(value, dict) and value.get("method") in _CALLS:
+            await self._in_turn(scope, caller, content, receive, send)
+        else:
+            await self.app(scope, replay(content, receive), send)
+
     async def _in_turn(
         self, scope: Scope, caller: str, content: bytes, receive: Receive, send: Send
     ) -> None:
         """Hand a run request on when it is the caller's turn, and see when its runs have ended."""
         is_batch = _path(scope).rstrip("/").endswith("/batch")
-        wanted = max(1, len(json.loads(content))) if is_batch else 1
+        wanted = max(1, len((await parse_body(content))[0])) if is_batch else 1
         try:
             await self.shares.take(caller, wanted)
         except TooManyRequests as error:
@@ -190,8 +217,7 @@ class RunRequests:
             await self.reviewer.claim(identity_of_request(scope), workflow_id)
         if answers == items:
             return None
-        # Other than ASCII is escaped, so that any text goes through.
-        return json.dumps(answers if is_batch else answers[0], separators=(",", ":")).encode()
+        return await dump_body(answers if is_batch else answers[0], size=len(content))
 
     async def _request(self, scope: Scope, kind: Kind, item: Any) -> RunRequest | None:
         """A run request with its graph; None where the server will not find one."""

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store, WorkflowRecord
 
 Kind: TypeAlias = Literal["run", "cron", "cron_update", "assistant", "assistant_update", "command"]
+MOST_VALUES = 10_000
+"""Values in a run request without its cases; each is looked at several times on the event loop."""
 _OWN = "agentensor_"
 """How the keys of a run's metadata begin that only the review writes."""
 
@@ -199,6 +201,7 @@ class RequestReviewer:
             raise NotFound(f"there is no assistant of a graph {request.graph_id!r}")
         if graph is None:
             return request.item, None
+        _require_few_values(request, graph)
         if graph.trains:
             identity.require("train")
         asks = request.awaits_approval or (graph.trains and graph.jobs is not None)
@@ -302,6 +305,38 @@ class RequestReviewer:
             )
         except NotFound as error:
             raise version_refused(error, request.graph_id) from None
+
+
+def _require_few_values(request: RunRequest, graph: Served) -> None:
+    """Refuse, before anything walks it, what would keep the event loop from other callers.
+
+    Not counted are the cases of a job, which are read in a thread, and the input of another graph,
+    which only the server reads.
+    """
+    job = request.item.get("input")
+    parts = [("", request.item, "input")]
+    if graph.jobs is not None and isinstance(job, Mapping):
+        parts.append(("input.", job, "dataset"))
+    left = MOST_VALUES
+    for prefix, part, uncounted in parts:
+        level: list[tuple[str, Any]] = [(prefix, part)]
+        while level:
+            field, value = level.pop()
+            inner = value.values() if isinstance(value, Mapping) else value
+            if not isinstance(value, Mapping | list):
+                continue
+            left -= len(inner)
+            if left < 0:
+                raise ConfigError(
+                    field=field.rstrip(".") or "body",
+                    value=f"<more than {MOST_VALUES:,} values>",
+                    rule=f"may hold no more than {MOST_VALUES:,} values together with the rest "
+                    "of the request but its cases",
+                )
+            if value is part:
+                level += [(f"{field}{key}", one) for key, one in part.items() if key != uncounted]
+            else:
+                level += [(field, one) for one in inner if isinstance(one, Mapping | list)]
 
 
 def _without_secrets(request: RunRequest, graph: Served, problems: Problems) -> RunRequest:

@@ -10,12 +10,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
-from orcheo_agentensor.cli import output
 from orcheo_agentensor.cli.app import app
-from orcheo_agentensor.cli.progress import progress
 
 STEERING = {
     "escape": "\x1b[2J\x1b]0;owned\x07",
@@ -151,25 +148,3 @@ def test_an_error_shows_what_was_sent_without_its_effect(
     result = call("runs", "show", text)
     assert result.exit_code == 2
     assert raw(result.output) == ""
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_tells_of_hostile_names_and_reasons_without_their_effect(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = Console(stderr=True, force_terminal=terminal, no_color=True, width=400, markup=False)
-    monkeypatch.setattr("orcheo_agentensor.cli.progress.console", lambda **_: made)
-    monkeypatch.setattr(output, "console", lambda **_: made)
-    shown = {"status": "no_change", "reason": HOSTILE, "components": [HOSTILE]}
-    with progress(silent=False) as tell:
-        tell(
-            {"type": "run_started", "run_id": HOSTILE, "mode": "train", "target": HOSTILE}
-            | {"prompts": [HOSTILE], "optimizer": HOSTILE, "splits": {HOSTILE: 4}}
-            | {"budget": {"rollouts": 9}, "checkpoints": {"every": None}}
-        )
-        tell({"type": "proposal_rejected", **shown})
-        tell({"type": "candidate_accepted", "validation": 1.0, "new_best": True, **shown})
-    said = capsys.readouterr().err
-    own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said) if terminal else said
-    assert "begin \N{REPLACEMENT CHARACTER}[2J" in own
-    assert raw(own.replace("\r", "")) == ""

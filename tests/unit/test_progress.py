@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from orcheo_agentensor.cli.progress import Lines
+from orcheo_agentensor.cli.progress import Lines, progress
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def start(lines: Lines, **fields: Any) -> None:
             "optimizer": "reflective",
             "splits": {"train": 4},
             "budget": {"rollouts": 100},
+            "checkpoints": {"every": None},
             **fields,
         }
     )
@@ -91,3 +94,31 @@ def test_an_evaluation_tells_each_quarter(
         "6/8 cases, score 0.500, 0 failed, about 2 s left",
         "8/8 cases, score 0.500, 0 failed",
     ]
+
+
+HOSTILE = "begin \x1b[2J \x9b31m \x7f \u202e\u2066 \u200b\ufeff \u2028 \U000e0041 end"
+STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0041]"
+)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_hostile_names_and_reasons_are_told_without_their_effect(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Console(stderr=True, force_terminal=terminal, no_color=True, width=400, markup=False)
+    for module in ("progress", "output"):
+        monkeypatch.setattr(f"orcheo_agentensor.cli.{module}.console", lambda **_: made)
+    told = {"status": "no_change", "reason": HOSTILE, "components": [HOSTILE]}
+    with progress(silent=False) as tell:
+        tell(
+            {"type": "run_started", "run_id": HOSTILE, "mode": "train", "target": HOSTILE}
+            | {"prompts": [HOSTILE], "optimizer": HOSTILE, "splits": {HOSTILE: 4}}
+            | {"budget": {"rollouts": 9}, "checkpoints": {"every": None}}
+        )
+        tell({"type": "proposal_rejected", **told})
+        tell({"type": "candidate_accepted", "validation": 1.0, "new_best": True, **told})
+    said = capsys.readouterr().err
+    own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).replace("\r", "") if terminal else said
+    assert own.count("begin \N{REPLACEMENT CHARACTER}[2J") == 8
+    assert STEERING.findall(own) == []
