@@ -43,6 +43,7 @@ def test_with_the_flags_off_a_server_is_bare(tmp_path: Path) -> None:
     environment = {
         "AGENTENSOR_AUTH_TOKENS": json.dumps([{**tokens[0], "scopes": ["run", "train"]}]),
         "AGENTENSOR_DATASET_DIR": str(folder / "data"),
+        "AGENTENSOR_DEV_SERVER": "false",
     }
     with running(folder, environment=environment) as server:
         key = {"authorization": "Bearer key"}
