@@ -314,7 +314,7 @@ def _require_few_values(request: RunRequest, graph: Served) -> None:
     which only the server reads.
     """
     job = request.item.get("input")
-    parts = [("", request.item, "input")]
+    parts: list[tuple[str, Mapping[str, Any], str]] = [("", request.item, "input")]
     if graph.jobs is not None and isinstance(job, Mapping):
         parts.append(("input.", job, "dataset"))
     left = MOST_VALUES
