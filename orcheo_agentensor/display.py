@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from orcheo_agentensor.media import label_media
 from orcheo_agentensor.redaction import redact
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def milliseconds(value: float | None) -> str:
 
 
 def clean(text: object) -> str:
-    """`text` without its secrets, and without the characters that would steer a terminal or
-    mislead its reader."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", redact(str(text)))
+    """`text` without its secrets, with labels for media, and without the characters that would
+    steer a terminal or mislead its reader."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", redact(label_media(str(text))))
 
 
 def clean_json(document: Any) -> str:

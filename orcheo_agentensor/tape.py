@@ -31,6 +31,7 @@ from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
+from orcheo_agentensor.media import label_media
 from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, path_in, text_of
 from orcheo_agentensor.redaction import redact
 
@@ -356,7 +357,7 @@ def brief(value: Any, longest: int = MAX_TEXT) -> str:
     """Any node input or output as text of at most `longest` characters, without its secrets."""
     if not isinstance(value, str):
         value = json.dumps(redact(value), default=_plain, ensure_ascii=False)
-    return _cut(redact(value), longest)
+    return _cut(redact(label_media(value)), longest)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -22,9 +22,9 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorFailure,
     Outcome,
     as_text,
-    text_of_blocks,
 )
 from orcheo_agentensor.evaluators.patterns import QUICK_PROGRAM, LinearPattern
+from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 
 MISSING: Final = object()

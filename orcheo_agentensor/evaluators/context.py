@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -195,32 +194,6 @@ def private_context(ctx: EvaluatorContext) -> EvaluatorContext:
         tape=private_copy(ctx.tape),
         outcomes=ctx.outcomes,
     )
-
-
-_BLOCKS = re.compile(
-    r"(input_|output_|server_)?(text|image|image_url|audio|video|file|document|refusal|thinking|"
-    r"redacted_thinking|reasoning|reasoning_content|citation|tool_use|tool_call|web_search_call|"
-    r"non_standard|text-plain)"
-)
-
-
-def text_of_blocks(value: Any) -> str | None:
-    """The text of a list of content blocks, without reasoning and media; None for another value."""
-    if not isinstance(value, list):
-        return None
-    texts: list[str] = []
-    blocks = 0
-    for block in value:
-        if isinstance(block, str):
-            texts.append(block)
-            continue
-        kind = block.get("type") if isinstance(block, dict) else None
-        if not isinstance(kind, str) or not _BLOCKS.fullmatch(kind):
-            return None
-        blocks += not kind.endswith(("_use", "_call"))  # a list of tool calls is none of blocks
-        if kind.endswith("text") and isinstance(block.get("text"), str):
-            texts.append(block["text"])
-    return "".join(texts) if blocks else None
 
 
 def as_text(value: Any) -> str:

@@ -31,10 +31,10 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorFailure,
     Outcome,
     as_text,
-    text_of_blocks,
 )
 from orcheo_agentensor.evaluators.returns import failure
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.media import Images, sees, shown
 from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.settings import Settings
 
@@ -148,6 +148,12 @@ class LLMJudge(Builtin):
     )
     temperature: float | None = Field(
         default=0.0, description="For models given by name; dropped for those that refuse it"
+    )
+
+    sees: bool | None = Field(
+        default=None,
+        description="Whether the model takes images, which are labels for one that does not; left "
+        "out, the model's profile says so, and one without a profile is sent them",
     )
 
     @field_validator("model")
@@ -270,7 +276,8 @@ class LLMJudge(Builtin):
         return failure(self.name, "wrong_shape", f"the judge {found}")
 
     def messages(self, ctx: EvaluatorContext, *, swapped: bool = False) -> list[tuple[str, Any]]:
-        """What the model is asked, with the rollout fenced off as data and images as blocks."""
+        """What the model is asked, with the rollout fenced off as data; images are blocks for a
+        model that sees, other media labels."""
         parts: dict[str, Any] = {}
         if self.include_inputs:
             parts["inputs"] = ctx.inputs
@@ -281,12 +288,11 @@ class LLMJudge(Builtin):
             if self.include_reference and ctx.expected_output is not None:
                 parts["expected_output"] = ctx.expected_output
             parts["output"] = ctx.output
-        images: list[dict[str, Any]] = []
-        # A tag of thoughts in the data, when quoted, would end the judge's own thought.
-        texts = {
-            name: as_text(_readable(value, images)).replace("think>", "think >")
-            for name, value in parts.items()
-        }
+        images = Images()
+        texts = {name: _as_data(value, images) for name, value in parts.items()}
+        if images.blocks and not sees(self._chat, told=self.sees, unknown=True):
+            images = Images(most=0)
+            texts = {name: _as_data(value, images) for name, value in parts.items()}
         mark = _mark(texts)
         fenced = {
             name: f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts.items()
@@ -305,7 +311,8 @@ class LLMJudge(Builtin):
             system, human = answer.strip(), filled
         else:
             system, human = filled + answer, "\n\n".join(fenced[name] for name in texts)
-        content: Any = [{"type": "text", "text": human}, *images] if images else human
+        text = {"type": "text", "text": human}
+        content: Any = [text, *images.blocks] if images.blocks else human
         return [("system", system), ("human", content)]
 
     async def _reply(self, messages: list[tuple[str, Any]], *, draw: int) -> tuple[Any, str]:
@@ -434,25 +441,9 @@ def _names_form(told: str) -> bool:
     return any(word in told for word in _REFUSED_FORM)
 
 
-def _readable(value: Any, images: list[dict[str, Any]]) -> Any:
-    """A value as a judge is shown it: lists of content blocks as their text, without reasoning, and
-    each image as a mark, with its block in `images`."""
-    if isinstance(value, list):
-        shown = [_readable(item, images) for item in value]
-        text = text_of_blocks(shown)
-        return shown if text is None else text
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") in ("image", "image_url", "input_image"):
-        url = value.get("image_url")
-        if value["type"] == "input_image" and isinstance(url, str):
-            value = {"type": "image_url", "image_url": {"url": url}}
-        images.append(value)
-        return {"type": "text", "text": f"[image {len(images)}]"}
-    blocks = value.get("content_blocks")
-    if isinstance(blocks, list):
-        value = {**value, "content": blocks}
-    return {k: _readable(item, images) for k, item in value.items() if k != "content_blocks"}
+def _as_data(value: Any, images: Images) -> str:
+    """A value as it is quoted; a tag of thoughts in it would end the judge's own thought."""
+    return as_text(shown(value, images)).replace("think>", "think >")
 
 
 def _mark(texts: dict[str, str]) -> str:

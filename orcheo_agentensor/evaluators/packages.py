@@ -18,7 +18,6 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorContext,
     Outcome,
     as_text,
-    text_of_blocks,
 )
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
@@ -45,6 +44,7 @@ from orcheo_agentensor.evaluators.returns import (
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.evaluators.tool_calls import tool_calls
 from orcheo_agentensor.json_values import private_copy
+from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.upstream import ragas_function
 
 

@@ -53,7 +53,8 @@ class Optimizer(Protocol):
     It may also have the attributes `minibatch` (cases per trial, for the default budget; 10),
     `momentum` (past edits of a prompt that the proposer is shown; 0), `parallel` (trials in flight
     at once; 1), `proposer` (an object with `async propose(request)`, or its "module:attribute"),
-    `model` (a chat model that proposes instead), `criticises` (whether that model also gives
+    `model` (a chat model that proposes instead), `sees` (whether it takes
+    images, which the model's profile says otherwise), `criticises` (whether that model also gives
     feedback along every edge of a tape), and a method `finalists(state)`: the hashes of candidates
     that are worth validating once the search is over, best first.
 

@@ -32,6 +32,7 @@ class RandomSearch(BaseModel):
         momentum: How many past edits of a prompt the proposer sees.
         proposer: An object with `async propose(request)`, or its "module:attribute".
         model: The chat model that proposes where there is no `proposer`.
+        sees: Whether `model` takes images; left out, its profile says so.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, RandomSearch, get_prompt, train
@@ -58,6 +59,7 @@ class RandomSearch(BaseModel):
     momentum: int = Field(default=0, ge=0)
     proposer: Any = None
     model: Any = None
+    sees: bool | None = None
 
     def start(self, space: SearchSpace) -> State:
         """Begin with nothing tried."""

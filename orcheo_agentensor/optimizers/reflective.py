@@ -260,6 +260,7 @@ class Reflective(BaseModel):
             chosen.
         proposer: An object with `async propose(request)`, or its "module:attribute".
         model: The chat model that proposes where there is no `proposer`.
+        sees: Whether `model` takes images; left out, its profile says so.
 
     Example:
         >>> from orcheo_agentensor import Reflective, get_prompt, train
@@ -289,6 +290,7 @@ class Reflective(BaseModel):
     patience: int = Field(default=3, ge=1)
     proposer: Any = None
     model: Any = None
+    sees: bool | None = None
 
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline, with the first trials planned."""

@@ -124,8 +124,11 @@ def resolve_proposer(
     if not own:
         return _shared_proposer(optimizer, settings=settings)
     rest = [name for name, t in (prompts or {}).items() if t.requires_grad and name not in own]
+    sighted = getattr(optimizer, "sees", None)
     shared = _shared_proposer(optimizer, settings=settings) if rest else None
-    return ProposerPerPrompt({name: LLMProposer(model) for name, model in own.items()}, shared)
+    return ProposerPerPrompt(
+        {name: LLMProposer(model, sees=sighted) for name, model in own.items()}, shared
+    )
 
 
 def _shared_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
@@ -150,4 +153,5 @@ def _shared_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
             field="optimizer.model",
             rule="must be given",
         )
-    return LLMProposer(resolve_model(model, field="optimizer.model"))
+    sighted = getattr(optimizer, "sees", None)
+    return LLMProposer(resolve_model(model, field="optimizer.model"), sees=sighted)

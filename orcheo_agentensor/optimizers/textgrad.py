@@ -33,6 +33,7 @@ class TextGrad(BaseModel):
         proposer: An object with `async propose(request)`, or its "module:attribute".
         model: The chat model that proposes where there is no `proposer` and that, as the backward
             pass, criticises along the tape's edges.
+        sees: Whether `model` takes images; left out, its profile says so.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -60,6 +61,7 @@ class TextGrad(BaseModel):
     momentum: int = Field(default=8, ge=0)
     proposer: Any = None
     model: Any = None
+    sees: bool | None = None
 
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline."""

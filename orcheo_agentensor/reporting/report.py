@@ -25,6 +25,7 @@ from orcheo_agentensor.display import (
 from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
+from orcheo_agentensor.media import label_media
 from orcheo_agentensor.reporting.comparison import PHASES, Comparison, acompare, manifest_of
 from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
@@ -281,6 +282,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    text = label_media(text)
     if len(text) > LONGEST:
         half = LONGEST // 2
         text = f"{text[:half]}\n… {len(text) - LONGEST} characters left out …\n{text[-half:]}"
@@ -420,7 +422,7 @@ def to_html(report: RunReport) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orcheo_agentensor.reporting"),
         autoescape=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
+        finalize=lambda value: clean(value) if type(value) in (str, dict, list) else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

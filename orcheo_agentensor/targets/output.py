@@ -14,8 +14,8 @@ from langchain_core.messages import BaseMessage
 from pydantic_core import to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.evaluators.context import text_of_blocks
 from orcheo_agentensor.json_values import MAX_DEPTH, MAX_VALUES, all_json, check_json, json_size
+from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.usage import is_empty
 
 _ROLES = {"human": "user", "ai": "assistant"}

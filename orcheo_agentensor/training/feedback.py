@@ -20,6 +20,7 @@ from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.evaluators.threads import run_sync
+from orcheo_agentensor.media import label_media
 from orcheo_agentensor.optimizers.proposer import as_material
 from orcheo_agentensor.prompts import MAX_GRADIENTS, FeedbackRecord, TextTensor, without_middle
 from orcheo_agentensor.redaction import redact
@@ -49,12 +50,12 @@ class Blame:
 def case_feedback(case: Case, result: CaseResult) -> str:
     """What the evaluators say about a rollout, or how it failed, in words."""
     if result.target_failure is not None:
-        return f"The workflow failed: {result.target_failure.reason}"
+        return f"The workflow failed: {label_media(result.target_failure.reason)}"
     lines = []
     for outcome in result.outcomes:
         if isinstance(outcome, EvaluationResult):
             shown = outcome.label if outcome.score is None else f"{outcome.score:g}"
-            reason = f" ({outcome.reason})" if outcome.reason else ""
+            reason = f" ({label_media(outcome.reason)})" if outcome.reason else ""
             lines.append(f"{outcome.name}: {shown}{reason}")
     return "\n".join(lines)
 
