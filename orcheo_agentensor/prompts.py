@@ -208,10 +208,12 @@ class TextTensor(BaseModel):
         extra="forbid", validate_assignment=True, json_schema_extra=prose_only
     )
 
-    type: Literal["TextTensor"] = "TextTensor"
-    text: str
-    requires_grad: bool = True
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    type: Literal["TextTensor"] = Field("TextTensor", description="The mark of the JSON form.")
+    text: str = Field(description="The prompt.")
+    requires_grad: bool = Field(True, description="Whether a training may change it.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Free; max_chars and other rules of proposals stand here."
+    )
     bind: str | None = Field(
         default=None,
         description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",

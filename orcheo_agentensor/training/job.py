@@ -354,7 +354,7 @@ class TrainingJob(Job):
     )
     goal: Goal = Field(
         default=Goal(),
-        title="Goal",
+        title="Goal to reach",
         description="The gain to aim at, and where it must be met: {gain, gate}.",
     )
     publish: dict[str, Any] | None = Field(
