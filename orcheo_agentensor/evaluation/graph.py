@@ -12,6 +12,7 @@ from langgraph.types import Command
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from orcheo_agentensor.evaluation.paid_calls import CANDIDATE, PHASE, RUN_ID, traced
 from orcheo_agentensor.evaluation.results import (
     CaseProgress,
     CaseResult,
@@ -22,14 +23,7 @@ from orcheo_agentensor.evaluation.results import (
     thresholds_missed,
     with_outputs,
 )
-from orcheo_agentensor.evaluation.runner import (
-    CANDIDATE,
-    PHASE,
-    RUN_ID,
-    Runner,
-    shared_thread,
-    traced,
-)
+from orcheo_agentensor.evaluation.runner import Runner, shared_thread
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
 from orcheo_agentensor.runs.blocked import BLOCKED, block_warning

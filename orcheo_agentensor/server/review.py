@@ -28,7 +28,7 @@ from orcheo_agentensor.config.resolve import (
     version_refused,
 )
 from orcheo_agentensor.errors import BadInput, ConfigError, Forbidden, NotFound, StoreError
-from orcheo_agentensor.evaluation.runner import LABELS
+from orcheo_agentensor.evaluation.paid_calls import LABELS
 from orcheo_agentensor.identity import Identity
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import put, with_prompts

@@ -9,13 +9,14 @@ from datetime import timedelta
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput, BudgetExhausted
+from orcheo_agentensor.evaluation.paid_calls import Meter
 from orcheo_agentensor.evaluation.results import (
     CaseProgress,
     CaseResult,
     outside_scores,
     settled,
 )
-from orcheo_agentensor.evaluation.runner import Meter, Runner
+from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.optimizers import Trial, TrialOutcome
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.manager import ActiveRun

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.evaluation.paid_calls import Meter
 from orcheo_agentensor.evaluation.results import CaseResult, settled
-from orcheo_agentensor.evaluation.runner import Meter
 from orcheo_agentensor.optimizers import derive_seed
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.training.active import Training

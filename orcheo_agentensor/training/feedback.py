@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.config.overrides import node_path
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.evaluation.paid_calls import traced
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.media import label_media

@@ -11,8 +11,8 @@ from typing import Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput, BudgetExhausted, describe, is_transient
+from orcheo_agentensor.evaluation.paid_calls import traced
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluation.runner import traced
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.optimizers import Edit, ProposalRequest, Purpose, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.guards import through_guards

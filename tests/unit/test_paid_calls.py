@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from orcheo_agentensor import Budget, Limits, Store
-from orcheo_agentensor.evaluation.runner import PaidCalls
+from orcheo_agentensor.evaluation.paid_calls import PaidCalls
 from orcheo_agentensor.storage import RunRecord
 from orcheo_agentensor.training import BudgetMeter
 

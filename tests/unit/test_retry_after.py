@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcheo_agentensor.evaluation.runner import retry_after
+from orcheo_agentensor.evaluation.paid_calls import retry_after
 
 
 @pytest.mark.parametrize(
