@@ -24,11 +24,13 @@ class Counted:
     def __init__(self, every: int, harm: Any) -> None:
         self.calls: list[int] = []
         self._every, self._harm = every, harm
+        self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self, inputs: int) -> int:
         self.calls.append(inputs)
         if len(self.calls) % self._every == 0:
-            await asyncio.to_thread(self._harm)
+            async with self._one_at_a_time:  # else one would cut the connection of the other
+                await asyncio.to_thread(self._harm)
         return inputs
 
 
