@@ -514,7 +514,10 @@ class Ledger:
         try:
             await asyncio.wait([writer])  # an error is with those who waited
             if isinstance(self._error, StoreError) and not writer.cancelled():
-                told = await self._db.call(self._save)
+                try:
+                    told = await self._db.call(self._save)
+                except StoreError as lost:  # the first error is the one to tell
+                    told = f"; {lost.message}"
                 self._error.args = (f"{self._error.message}{told}",)
         finally:
             await self._db.call(self._db.drop_connection, self._connection)

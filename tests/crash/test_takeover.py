@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from processes import start, until
 from store_conformance import leased_run, new_version
 
-from orcheo_agentensor.errors import AliasConflict, LeaseLost
-from orcheo_agentensor.storage import Store
+from orcheo_agentensor.errors import AliasConflict, LeaseLost, RunAlreadyActive
+from orcheo_agentensor.storage import Lease, Store
 
 ZOMBIE = """
 from datetime import timedelta
@@ -62,7 +63,7 @@ async def test_a_stopped_process_that_was_taken_over_does_not_move_production(
             assert zombie.stdout.readline() == "between resolve and move\n"
             zombie.send_signal(signal.SIGSTOP)
             until(lambda: _state(zombie.pid) == "T")
-            lease = await store.runs.acquire("run-1")
+            lease = await taken(store)
             await store.aliases.move("support", "production", to=3, lease=lease, **why)
             await store.aliases.move("support", "production", to=1, **why)  # operations
             zombie.send_signal(signal.SIGCONT)
@@ -71,6 +72,15 @@ async def test_a_stopped_process_that_was_taken_over_does_not_move_production(
             zombie.kill()
         assert (told, errors) == ("lost\n", "")
         assert await store.aliases.resolve("support", "production") == 1
+
+
+async def taken(store: Store) -> Lease:
+    """The lease of the run, as soon as that of its stopped process has run out."""
+    while True:
+        try:
+            return await store.runs.acquire("run-1")
+        except RunAlreadyActive:
+            await asyncio.sleep(0.01)
 
 
 def _state(pid: int) -> str:
