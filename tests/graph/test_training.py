@@ -670,7 +670,7 @@ async def test_a_budget_that_ends_in_the_holdout_leaves_the_gain_unproved() -> N
 
     async def target(inputs: dict[str, str]) -> dict[str, bool]:
         attempts.append(inputs["split"])
-        if inputs["split"] == "holdout":
+        if inputs["split"] == "holdout" and attempts.count("holdout") % 3:
             raise ConnectionError("lost")  # each is tried again, which nobody set aside for
         return {"done": inputs["rule"] in get_prompt(inputs["owner"]).split()}
 
@@ -682,7 +682,7 @@ async def test_a_budget_that_ends_in_the_holdout_leaves_the_gain_unproved() -> N
         optimizer=TextGrad(proposer=Teacher()),
         budget=Budget(rollouts=80),
         stop=[MaxSteps(1)],
-        limits=Limits(retries=2),
+        limits=Limits(retries=2, concurrency=1),
     )
     assert result.decision.status == "kept"
     assert "budget ended" in result.decision.reasons[0]
