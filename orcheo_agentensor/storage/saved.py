@@ -36,6 +36,7 @@ def save_rows(rows: Rows, lease: Lease, beside: Path | None, *, whole: Any = Non
     trouble: Exception | None = None
     for folder in folders:
         path = folder / f"{stem}.saved-{lease.run_id}-{lease.token}.db"
+        known = path.exists()
         try:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             if whole is None:
@@ -50,6 +51,9 @@ def save_rows(rows: Rows, lease: Lease, beside: Path | None, *, whole: Any = Non
                 copy.commit()
         except Exception as error:  # noqa: BLE001 - another folder may have room
             trouble = error
+            if not known:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             continue
         return path
     raise StoreError(f"what was paid for could not be saved: {trouble}")

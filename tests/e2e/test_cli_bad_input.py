@@ -33,7 +33,10 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no target": ({"target": None}, ["job.target", "must name"]),
     "target outside the allowlist": ({"target": "os:system"}, ["os:system", "ALLOWED_MODULES"]),
     "target not importable": ({"target": "shopflow:nothing"}, ["no 'nothing'"]),
-    "target of a wrong kind": ({"target": "shopflow:not_a_target"}, ["shopflow:not_a_target", "LangGraph"]),
+    "target of a wrong kind": (
+        {"target": "shopflow:not_a_target"},
+        ["shopflow:not_a_target", "LangGraph"],
+    ),
     "evaluator outside the allowlist": ({"evaluators": ["json:loads"]}, ["json:loads", "under"]),
     "unknown evaluator": ({"evaluators": ["exact_mach"]}, ["exact_mach", "did you mean"]),
     "no evaluators": ({"evaluators": []}, ["job.evaluators", "at least one"]),
