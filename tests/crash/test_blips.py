@@ -158,7 +158,7 @@ asyncio.run(main())
 
 async def test_a_database_that_may_not_be_written_can_be_read(tmp_path: Path) -> None:
     if os.getuid() == 0:  # another user has to come to the file
-        for folder in (tmp_path, *tmp_path.parents[:2]):
+        for folder in (tmp_path, *(one for one in tmp_path.parents if "pytest-" in str(one))):
             folder.chmod(folder.stat().st_mode | 0o055)
     path = tmp_path / "there" / "a.db"
     async with Store.from_url(f"sqlite:///{path}") as store:
@@ -202,7 +202,7 @@ async def test_a_database_file_that_vanishes_is_saved(how: str, tmp_path: Path) 
     (saved,) = found(tmp_path, "a.saved-*.db")
     assert str(saved) in gone.value.message
     before = len(target.calls)
-    assert before <= 50 + 8
+    assert before <= 50 + 3 * 4  # running, waiting for a commit, and in the group before
     for left in found(tmp_path, "a.db*"):
         left.unlink()
     saved.rename(path)

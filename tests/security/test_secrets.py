@@ -229,7 +229,8 @@ async def test_a_server_keeps_streams_and_logs_none(guarded: Served) -> None:
         assert "name the variable" in caught.value.response.text
 
     def written() -> int:
-        return max(one.stat().st_mtime_ns for one in (guarded.folder / ".langgraph_api").iterdir())
+        files = (guarded.folder / ".langgraph_api").iterdir()
+        return max((one.stat().st_mtime_ns for one in files), default=0)
 
     before = written()
     while written() == before:  # noqa: ASYNC110 - every ten seconds, by another process
