@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad, astep, step
     from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
-    from orcheo_agentensor.reporting import Comparison, acompare, compare
+    from orcheo_agentensor.reporting import RunComparison, acompare, compare
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
     from orcheo_agentensor.runs.manifest import Manifest
     from orcheo_agentensor.seeds import get_seed
@@ -89,7 +89,6 @@ __all__ = [
     "Budget",
     "Case",
     "CaseResult",
-    "Comparison",
     "ConfigCheckpoint",
     "Contains",
     "Dataset",
@@ -122,6 +121,7 @@ __all__ = [
     "RandomSearch",
     "Reflective",
     "Regex",
+    "RunComparison",
     "RunConfig",
     "Settings",
     "Store",
@@ -210,7 +210,7 @@ __getattr__ = lazily(
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),
         "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),
-        "reporting": ("Comparison", "acompare", "compare"),
+        "reporting": ("RunComparison", "acompare", "compare"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
         "runs.manifest": ("Manifest",),
         "training": (

@@ -17,6 +17,7 @@ from typing import Any
 
 from orcheo_agentensor.errors import BadInput, EntrypointNotAllowed, EntrypointNotFound
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.upstream import parsed
 
 _DEMO = "orcheo_agentensor.demo"
 OWN_NAMES = (
@@ -235,7 +236,7 @@ def _imported_from(module: ModuleType, attribute: str, found: object) -> Iterato
     ):
         return
     try:
-        tree = ast.parse(inspect.getsource(module))
+        tree = parsed(lambda: ast.parse(inspect.getsource(module)))
     except (OSError, TypeError, SyntaxError):
         return
     package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]

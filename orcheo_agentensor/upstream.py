@@ -11,10 +11,13 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from langgraph.checkpoint.serde import _msgpack
+
+T = TypeVar("T")
 
 STREAM_KEY = "__pregel_stream"
 """The key of `configurable` under which LangGraph hands the host's stream to a subgraph that is
@@ -227,3 +230,38 @@ def ragas_function(metric: Any) -> Any:
     public tells which it takes.
     """
     return getattr(metric, "_func", None)
+
+
+_parsing = threading.Lock()
+
+
+def source_of(thing: Any) -> str:
+    """The source of a class, function or module, also while another thread parses code.
+
+    Tried: `inspect.getsource` parses the module of a class, and CPython before 3.11.8 and 3.12.2
+    counts the depth of a syntax tree in one place for all threads
+    (https://github.com/python/cpython/issues/106905): where two threads parse at once, one of
+    them gets a `SystemError`. Our own threads take turns; LangGraph parses nodes in any thread, so
+    the source is asked for again.
+
+    Raises:
+        OSError: there is no source.
+        TypeError: the thing is built in.
+        SyntaxError: a class stands in a file that is no Python.
+    """
+    return parsed(lambda: inspect.getsource(thing))
+
+
+def parsed(parse: Callable[[], T], *, times: int = 10) -> T:
+    """What a function that parses Python returns, asked again where another thread disturbed it.
+
+    Tried: `ast.parse` alone; see `source_of`.
+    """
+    for _ in range(times - 1):
+        try:
+            with _parsing:
+                return parse()
+        except SystemError:
+            continue
+    with _parsing:
+        return parse()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -173,9 +174,20 @@ _OF_BEDROCK = re.compile(
 """How ids of models on Bedrock begin."""
 
 
-@lru_cache(maxsize=4096)
 def price(model: str, tokens: TokenCounts, provider: str | None = None) -> float | None:
-    """Price of one call in US dollars by genai-prices; None for a model it does not know."""
+    """Price of one call now in US dollars by genai-prices; None for a model it does not know."""
+    return _price_at(_minute(), model, tokens, provider)
+
+
+def _minute() -> datetime:
+    """This minute: some providers are cheaper at night, so that a price belongs to a time."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+@lru_cache(maxsize=4096)
+def _price_at(
+    minute: datetime, model: str, tokens: TokenCounts, provider: str | None
+) -> float | None:
     from genai_prices import Usage as Priced
     from genai_prices import calc_price
 
@@ -190,7 +202,10 @@ def price(model: str, tokens: TokenCounts, provider: str | None = None) -> float
     bedrock = "aws" if _OF_BEDROCK.match(model) else None  # by whatever integration
     for provider_id in dict.fromkeys((provider, bedrock, None)):
         try:
-            return float(calc_price(counted, model_ref=model, provider_id=provider_id).total_price)
+            found = calc_price(
+                counted, model, provider_id=provider_id, genai_request_timestamp=minute
+            )
+            return float(found.total_price)
         except (LookupError, ValueError):  # an unknown model; counts that contradict each other
             continue
     return None

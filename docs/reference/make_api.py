@@ -28,7 +28,7 @@ import orcheo_agentensor
 PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
-    "TrainingResult Decision compare acompare Comparison",
+    "TrainingResult Decision compare acompare RunComparison",
     "Workflows and prompts": "configure serve get_prompt get_seed TextTensor FeedbackRecord "
     "backward abackward TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "

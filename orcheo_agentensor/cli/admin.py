@@ -61,7 +61,7 @@ def downgrade(
     revision: Annotated[
         str, typer.Argument(metavar="REVISION", help="A revision; `base` removes every table.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: options.Yes = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -198,7 +198,7 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what would be deleted, delete nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: options.Yes = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -243,7 +243,7 @@ def _counted(found: dict[str, Any]) -> str:
 @command(database_app, "backup")
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Write over a file.")] = False,
+    force: options.Force = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -273,7 +273,7 @@ def backup(
 @command(database_app, "restore")
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that db backup has made.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: options.Yes = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:

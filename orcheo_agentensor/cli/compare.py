@@ -15,7 +15,7 @@ from orcheo_agentensor.cli.output import print_json, require_new, show, show_tab
 from orcheo_agentensor.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.reporting import Comparison
+    from orcheo_agentensor.reporting import RunComparison
     from orcheo_agentensor.storage import Store
 
 Against = Annotated[
@@ -65,7 +65,7 @@ def compare(
     if len(sides) < 2:
         raise BadInput(field="compare", value=sides, rule="needs at least two runs or versions")
 
-    async def work(opened: Store) -> Comparison:
+    async def work(opened: Store) -> RunComparison:
         return await acompare(*sides, store=opened, by=by, seed=seed)
 
     found = options.read_from(store, work)
@@ -89,7 +89,7 @@ class Baseline:
 
     async def find(self, workflow_id: str, store: Store) -> str:
         """Its full name; raises as `acompare` does where it has no measured cases."""
-        from orcheo_agentensor.reporting.comparison import load_side
+        from orcheo_agentensor.reporting.comparison import require_measured
 
         full = self.side
         if "@" not in full:
@@ -98,12 +98,12 @@ class Baseline:
             except NotFound:
                 full = f"{workflow_id}@{full}"
         try:
-            await load_side(full, store)
+            await require_measured(full, store)
         except NotFound as error:
             raise NotFound(f"--baseline {self.side}: {error.message}") from None
         return full
 
-    def drops(self, found: Comparison) -> list[str]:
+    def drops(self, found: RunComparison) -> list[str]:
         """What is worse by more than is allowed."""
         return drops_of(found, most=self.max_drop, alpha=self.alpha)
 
@@ -119,7 +119,7 @@ def report(
             help="A .html page, .md for a pull request, .xml (JUnit), or .json.",
         ),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    force: options.Force = False,
     store: options.StoreUrl = None,
 ) -> None:
     """Write the report of a finished run to one file: for a browser, a pull request, or CI."""
@@ -147,14 +147,14 @@ def against_baseline(side: str | None, *, max_drop: float | None, alpha: float) 
     return Baseline(side=side, max_drop=0.02 if max_drop is None else max_drop, alpha=alpha)
 
 
-def drops_of(found: Comparison, *, most: float | None, alpha: float) -> list[str]:
+def drops_of(found: RunComparison, *, most: float | None, alpha: float) -> list[str]:
     """The drops of each side against the first that are too large; none without a limit."""
     if most is None:
         return []
     return [drop for one in found.contrasts for drop in one.drops(most=most, alpha=alpha)]
 
 
-def show_comparison(found: Comparison, drops: Sequence[str]) -> None:
+def show_comparison(found: RunComparison, drops: Sequence[str]) -> None:
     """Print the tables and notes of a comparison to stdout, and the drops that are too large."""
     for title, columns, rows in found.tables():
         if title:

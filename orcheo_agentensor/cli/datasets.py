@@ -36,7 +36,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help=r"The .jsonl file to write. \[default: -]"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that exists.")]
 
 
 @command(app, "validate")
@@ -145,7 +144,7 @@ def convert(
         bool, typer.Option("--typed", help="Read numbers, true, false and null in cells of tables.")
     ] = False,
     output: Output = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Turn a file of another tool, or a table with columns of its own, into a dataset.
 
@@ -209,7 +208,7 @@ def split(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed of the draw.")] = 0,
     output: Output = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Give each case a split; earlier splits are replaced."""
     from orcheo_agentensor.datasets import Dataset
@@ -230,7 +229,7 @@ def sample(
     ] = 100,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed of the draw.")] = 0,
     output: Output = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Draw cases, each at most once; the same seed and file give the same cases."""
     from orcheo_agentensor.datasets import Dataset
@@ -291,7 +290,7 @@ def from_run(
         typer.Option("--outputs", help="Take each output as the expected one, to be corrected."),
     ] = False,
     output: Output = None,
-    force: Force = False,
+    force: options.Force = False,
     store: options.StoreUrl = None,
 ) -> None:
     """Make a dataset of the cases that a run recorded."""
@@ -324,12 +323,11 @@ def from_run(
 
 
 def _missed(row: CaseRow) -> bool:
-    """Whether a rollout failed, or an evaluator of it failed, did not pass it, or gave less than 1
-    where it says nothing of passing."""
+    """Whether a rollout failed, or an evaluator of it failed or did not pass it."""
+    from orcheo_agentensor.evaluators.context import verdict
+
     return row.rollout.failure is not None or any(
-        score.failure is not None
-        or score.passed is False
-        or (score.passed is None and score.score is not None and score.score < 1.0)
+        score.failure is not None or verdict(score.passed, score.score) is False
         for score in row.scores
     )
 

@@ -162,14 +162,10 @@ def resume_run(
     async def main() -> int:
         async with reading(opened) as there:
             known = await there.runs.get(run_id)
-        if known.mode == "run":
-            raise BadInput(
-                f"run {run_id!r} was one execution of a workflow; only evaluations and trainings "
-                "can be resumed: start it again with `agentensor run`",
-                field="run_id",
-                value=run_id,
-                rule="must be an evaluation or a training",
-            )
+        mode = _mode_of(
+            known,
+            "; only evaluations and trainings can be resumed: start it again with `agentensor run`",
+        )
         if answer is not None and known.status != "paused":
             raise BadInput(
                 f"run {run_id!r} is {known.status}, it does not wait for approval; "
@@ -181,7 +177,7 @@ def resume_run(
         if answer is not None and retry_failed:
             rule = "changes what is to be approved: leave --approve and --reject out"
             raise BadInput(field="--retry-failed", value=True, rule=rule)
-        ending = Ending(mode=known.mode, as_json=as_json, store_url=store, gates=gates)
+        ending = Ending(mode=mode, as_json=as_json, store_url=store, gates=gates)
 
         def stands() -> int:
             result = known.result or {}
@@ -193,7 +189,7 @@ def resume_run(
             return stands()
         make_importable(*_folders(known), Path.cwd())
         runner = JobRunner(
-            mode=known.mode,
+            mode=mode,
             store=opened,
             settings=settings,
             stopper=stopper,
@@ -214,6 +210,18 @@ def resume_run(
             return ending.report(found, await opened.runs.get(run_id))
 
     return stopper.run(main())
+
+
+def _mode_of(run: RunRecord, told: str) -> Mode:
+    """The mode of an evaluation or a training; any other run is refused, `told` says why."""
+    if run.mode == "run":
+        raise BadInput(
+            f"run {run.run_id!r} was one execution of a workflow{told}",
+            field="run_id",
+            value=run.run_id,
+            rule="must be an evaluation or a training",
+        )
+    return run.mode
 
 
 def _folders(run: RunRecord) -> list[Path]:
@@ -240,14 +248,11 @@ def rerun_run(
     async def main() -> int:
         async with reading(opened) as there:
             known = await there.runs.get(run_id)
-            if known.mode == "run":
-                raise BadInput(
-                    f"run {run_id!r} was one execution of a workflow, of which the inputs are not "
-                    "kept; only evaluations and trainings can be run again",
-                    field="run_id",
-                    value=run_id,
-                    rule="must be an evaluation or a training",
-                )
+            mode = _mode_of(
+                known,
+                ", of which the inputs are not kept; only evaluations and trainings can be run "
+                "again",
+            )
             manifest = Manifest.parse(await there.runs.manifest(run_id))
         folder = Path.cwd() if job is None else job.parent.resolve()
         make_importable(folder, Path.cwd())
@@ -257,13 +262,13 @@ def rerun_run(
         if known.job["job"].get("promote", "never") != "never":
             say(f"a rerun moves no alias: promote is never, it was {known.job['job']['promote']}")
         runner = JobRunner(
-            mode=known.mode,
+            mode=mode,
             store=opened,
             settings=settings,
             stopper=stopper,
             silent=quiet or as_json,
         )
-        ending = Ending(mode=known.mode, as_json=as_json, store_url=store)
+        ending = Ending(mode=mode, as_json=as_json, store_url=store)
         async with opened:
             checked = await runner.manager(opened).check(again)
             found = await runner.start(checked, again, folder=str(folder), rerun_of=run_id)

@@ -106,6 +106,8 @@ Actor = Annotated[
     ),
 ]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="The reason; kept in the log.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that exists.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most rows to show.")]
 
 T = TypeVar("T")

@@ -491,7 +491,8 @@ def decode_json(text: str) -> Any:
     return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
-def _jsonl_cases(text: str, name: str) -> Iterator[tuple[int, Any]]:
+def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
+    """Each value of a JSONL text with its line; raises `DatasetError`."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line and not line.isspace():
             try:
@@ -500,14 +501,18 @@ def _jsonl_cases(text: str, name: str) -> Iterator[tuple[int, Any]]:
                 raise _not_readable(f"{name}:{number}", "JSON", error) from None
 
 
-def _read_json(text: str, name: str) -> Content:
+def json_document(text: str, name: str) -> Any:
+    """The value of a JSON text; raises `DatasetError`."""
     try:
-        document = decode_json(text)
+        return decode_json(text)
     except json.JSONDecodeError as error:
         raise _not_readable(f"{name}:{error.lineno}", "JSON", error) from None
     except (ValueError, RecursionError) as error:
         raise _not_readable(name, "JSON", error) from None
-    head, cases = _split(document, name)
+
+
+def _read_json(text: str, name: str) -> Content:
+    head, cases = _split(json_document(text, name), name)
     return head, zip(json_case_lines(text), cases, strict=False)
 
 
@@ -517,23 +522,42 @@ def _read_yaml(text: str, name: str) -> Content:
     return head, zip(lines, cases, strict=False)
 
 
-def _csv_cases(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
+def table_rows(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Each row of a CSV text with the line on which it begins; raises `DatasetError`."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
-    columns: list[str] | None = None
     try:
         for row in rows:
-            if columns is None:
-                columns = _columns(row, name)
-            elif row:
-                if len(row) > len(columns):
-                    raise DatasetError(
-                        f"{name}:{line}: {len(row)} cells under {len(columns)} columns"
-                    )
-                yield line, _csv_case(columns, row, f"{name}:{line}")
+            yield line, row
             line = rows.line_num + 1
     except csv.Error as error:
         raise _not_readable(f"{name}:{line}", "CSV", error) from None
+
+
+def require_width(row: list[str], columns: list[str], where: str) -> None:
+    """Raise `DatasetError` for a row with more cells than there are columns."""
+    if len(row) > len(columns):
+        raise DatasetError(f"{where}: {len(row)} cells under {len(columns)} columns")
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _csv_cases(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
+    columns: list[str] | None = None
+    for line, row in table_rows(text, name, delimiter):
+        if columns is None:
+            columns = _columns(row, name)
+        elif row:
+            require_width(row, columns, f"{name}:{line}")
+            yield line, _csv_case(columns, row, f"{name}:{line}")
 
 
 def _columns(header: list[str], name: str) -> list[str]:
@@ -577,12 +601,13 @@ def _csv_case(columns: list[str], row: list[str], where: str) -> dict[str, Any]:
         if leaf in level:
             raise DatasetError(f"{where}: {column}: also has columns under it")
         whole = not parents and column not in ("id", "split")
-        level[leaf] = _json_or_text(cell) if whole else cell
+        level[leaf] = json_or_text(cell) if whole else cell
     return case
 
 
-def _json_or_text(cell: str) -> Any:
-    if cell.lstrip().startswith(("{", "[")):
+def json_or_text(cell: str, *, typed: bool = False) -> Any:
+    """A cell that is a JSON object or list (any JSON, where `typed`), else its text."""
+    if typed or cell.lstrip().startswith(("{", "[")):
         try:
             return decode_json(cell)
         except (ValueError, RecursionError):
@@ -624,15 +649,13 @@ def _no_constant(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} is given twice")
+        raise ValueError(f"the key {first_twice(key for key, _ in pairs)!r} is given twice")
     return found
 
 
 READERS: dict[str, Callable[[str, str], Content]] = {
-    ".jsonl": lambda text, name: ({}, _jsonl_cases(text, name)),
-    ".ndjson": lambda text, name: ({}, _jsonl_cases(text, name)),
+    ".jsonl": lambda text, name: ({}, json_lines(text, name)),
+    ".ndjson": lambda text, name: ({}, json_lines(text, name)),
     ".json": _read_json,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,

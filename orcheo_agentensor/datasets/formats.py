@@ -6,9 +6,6 @@ refused with the line on which it stands; what a form has no place for is kept i
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,10 +16,15 @@ from typing import Any, Literal, TypeAlias, get_args
 from orcheo_agentensor.datasets.cases import (
     FIELDS,
     READERS,
-    decode_json,
+    first_twice,
+    json_document,
+    json_lines,
+    json_or_text,
     kind_of,
     read_text,
     read_yaml,
+    require_width,
+    table_rows,
 )
 from orcheo_agentensor.errors import DatasetError
 
@@ -227,27 +229,15 @@ def _read_records(
         )
     text = read_text(path, encoding=encoding)
     if kind in (".jsonl", ".ndjson"):
-        return {}, [
-            (f"{path.name}:{number}", _json(line, f"{path.name}:{number}"))
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
+        lines = json_lines(text, path.name)
+        return {}, [(f"{path.name}:{number}", record) for number, record in lines]
     if kind in (".csv", ".tsv"):
         return {}, _read_table(text, path.name, tab=kind == ".tsv", typed=typed)
-    document = _json(text, path.name) if kind == ".json" else read_yaml(text, path.name)[0]
-    return _around(document, path.name)
+    return _around(_document(text, path.name, kind), path.name)
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return decode_json(text)
-    except (ValueError, RecursionError) as error:
-        at = (
-            f":{error.lineno}"
-            if isinstance(error, json.JSONDecodeError) and ":" not in where
-            else ""
-        )
-        raise DatasetError(f"{where}{at}: is not JSON: {error}", rule="must be JSON") from None
+def _document(text: str, name: str, kind: str) -> Any:
+    return json_document(text, name) if kind == ".json" else read_yaml(text, name)[0]
 
 
 _LISTS = (
@@ -285,37 +275,19 @@ def _around(document: Any, name: str) -> tuple[dict[str, Any], list[tuple[str, A
 def _read_table(text: str, name: str, *, tab: bool, typed: bool) -> list[tuple[str, Any]]:
     header = text.split("\n", 1)[0]
     delimiter = "\t" if tab else max(",;\t|", key=header.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[tuple[str, Any]] = []
-    line, columns = 1, list[str]()
-    try:
-        for row in rows:
-            if not columns:
-                columns = [cell.strip() for cell in row]
-                if len(set(columns)) != len(columns):
-                    twice = next(cell for n, cell in enumerate(columns) if cell in columns[:n])
-                    raise DatasetError(f"{name}:1: {twice!r} is given twice", field=twice)
-            elif row:
-                if len(row) > len(columns):
-                    raise DatasetError(
-                        f"{name}:{line}: {len(row)} cells under {len(columns)} columns"
-                    )
-                cells = zip(columns, row, strict=False)
-                record = {key: _cell(cell, typed=typed) for key, cell in cells if cell != ""}
-                records.append((f"{name}:{line}", record))
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise DatasetError(f"{name}:{line}: is not CSV: {error}", rule="must be CSV") from None
+    columns: list[str] = []
+    for line, row in table_rows(text, name, delimiter):
+        if not columns:
+            columns = [cell.strip() for cell in row]
+            if (twice := first_twice(columns)) is not None:
+                raise DatasetError(f"{name}:1: {twice!r} is given twice", field=twice)
+        elif row:
+            require_width(row, columns, f"{name}:{line}")
+            cells = zip(columns, row, strict=False)
+            record = {key: json_or_text(cell, typed=typed) for key, cell in cells if cell != ""}
+            records.append((f"{name}:{line}", record))
     return records
-
-
-def _cell(cell: str, *, typed: bool) -> Any:
-    if typed or cell.lstrip()[:1] in ("{", "["):
-        try:
-            return decode_json(cell)
-        except (ValueError, RecursionError):
-            return cell
-    return cell
 
 
 def _read_folder(path: Path, encoding: str) -> list[tuple[str, Any]]:
@@ -326,12 +298,9 @@ def _read_folder(path: Path, encoding: str) -> list[tuple[str, Any]]:
         if file.name.startswith("."):
             continue
         text = read_text(file, encoding=encoding)
-        if file.suffix.lower() == ".json":
-            value = _json(text, file.name)
-        elif file.suffix.lower() in (".yaml", ".yml"):
-            value = read_yaml(text, file.name)[0]
-        else:
-            value = {"inputs": text}
+        kind = file.suffix.lower()
+        known = kind in (".json", ".yaml", ".yml")
+        value = _document(text, file.name, kind) if known else {"inputs": text}
         if isinstance(value, dict):
             value = {"id": file.stem, **value}
         records.append((f"{path.name}/{file.name}", value))
@@ -573,17 +542,6 @@ def _deepeval(record: Record, _document: Mapping[str, Any]) -> Record:
     }
 
 
-def _braintrust(record: Record, _document: Mapping[str, Any]) -> Record:
-    dull = ("id", "input", "expected", "created", "root_span_id", "span_id", "_xact_id", "is_root",
-            "dataset_id", "project_id")  # fmt: skip
-    return {
-        "id": record.get("id"),
-        "inputs": _chat(record["input"]),
-        "expected_output": record.get("expected"),
-        "metadata": _rest(record, *dull),
-    }
-
-
 def _inspect(record: Record, _document: Mapping[str, Any]) -> Record:
     inputs = _chat(record["input"])
     if choices := record.get("choices"):
@@ -594,29 +552,6 @@ def _inspect(record: Record, _document: Mapping[str, Any]) -> Record:
         "inputs": inputs,
         "expected_output": record.get("target"),
         "metadata": _rest(record, "id", "input", "target", "choices"),
-    }
-
-
-def _langfuse(record: Record, _document: Mapping[str, Any]) -> Record:
-    dull = ("id", "input", "expectedOutput", "datasetId", "datasetName", "createdAt", "updatedAt",
-            "sourceTraceId", "sourceObservationId", "status", "projectId")  # fmt: skip
-    return {
-        "id": record.get("id"),
-        "inputs": _chat(record["input"]),
-        "expected_output": record.get("expectedOutput"),
-        "metadata": _rest(record, *dull),
-    }
-
-
-def _phoenix(record: Record, _document: Mapping[str, Any]) -> Record:
-    taken = ("id", "example_id", "input", "output", "split", "splits", "created_at", "updated_at",
-             "dataset_id", "version_id")  # fmt: skip
-    return {
-        "id": record.get("id") or record.get("example_id"),
-        "inputs": _chat(record["input"]),
-        "expected_output": record.get("output"),
-        "metadata": _rest(record, *taken),
-        "split": _split_of(record.get("splits") or record.get("split")),
     }
 
 
@@ -632,12 +567,29 @@ def _mlflow(record: Record, _document: Mapping[str, Any]) -> Record:
     }
 
 
-def _ragas(record: Record, _document: Mapping[str, Any]) -> Record:
-    return {
-        "inputs": _chat(record["user_input"]),
-        "expected_output": record.get("reference"),
-        "metadata": _rest(record, "user_input", "reference"),
-    }
+def _named(
+    inputs: str,
+    expected_output: str,
+    *dull: str,
+    ids: tuple[str, ...] = ("id",),
+    splits: tuple[str, ...] = (),
+) -> Callable[[Record, Mapping[str, Any]], Record]:
+    """The converter of a form that has other names for the fields of a case, and nothing more.
+
+    `dull` are fields that say nothing of the case; of `ids` and `splits` the first that is filled
+    counts.
+    """
+
+    def case(record: Record, _document: Mapping[str, Any]) -> Record:
+        return {
+            "id": next((record[name] for name in ids if record.get(name) not in (None, "")), None),
+            "inputs": _chat(record[inputs]),
+            "expected_output": record.get(expected_output),
+            "metadata": _rest(record, inputs, expected_output, *ids, *splits, *dull),
+            "split": _split_of(next((record[name] for name in splits if record.get(name)), None)),
+        }
+
+    return case
 
 
 def _dspy(record: Record, _document: Mapping[str, Any]) -> Record:
@@ -679,15 +631,34 @@ class _Form:
 
 _FORMS: Mapping[Format, _Form] = {
     "agentensor": _Form(case=_agentensor, needs=("inputs",)),
-    "braintrust": _Form(case=_braintrust, needs=("input",)),
+    "braintrust": _Form(
+        case=_named(
+            *("input", "expected", "created", "root_span_id", "span_id", "_xact_id", "is_root"),
+            *("dataset_id", "project_id"),
+        ),
+        needs=("input",),
+    ),
     "deepeval": _Form(case=_deepeval),
     "dspy": _Form(case=_dspy),
     "inspect": _Form(case=_inspect, needs=("input",)),
-    "langfuse": _Form(case=_langfuse, needs=("input",)),
+    "langfuse": _Form(
+        case=_named(
+            *("input", "expectedOutput", "datasetId", "datasetName", "createdAt", "updatedAt"),
+            *("sourceTraceId", "sourceObservationId", "status", "projectId"),
+        ),
+        needs=("input",),
+    ),
     "langsmith": _Form(case=_langsmith),
     "mlflow": _Form(case=_mlflow, needs=("inputs", "expectations")),
     "openai-evals": _Form(case=_openai_evals),
-    "phoenix": _Form(case=_phoenix, needs=("input",)),
+    "phoenix": _Form(
+        case=_named(
+            *("input", "output", "created_at", "updated_at", "dataset_id", "version_id"),
+            ids=("id", "example_id"),
+            splits=("splits", "split"),
+        ),
+        needs=("input",),
+    ),
     "promptfoo": _Form(
         case=_promptfoo,
         left_out={"prompts": "they go into the job", "providers": "the target has its own"},
@@ -697,7 +668,7 @@ _FORMS: Mapping[Format, _Form] = {
         needs=("inputs",),
         left_out=dict.fromkeys(("evaluators", "report_evaluators"), "name them in the job"),
     ),
-    "ragas": _Form(case=_ragas, needs=("user_input",)),
+    "ragas": _Form(case=_named("user_input", "reference", ids=()), needs=("user_input",)),
     "squad": _Form(case=_squad, needs=("context", "question", "answers")),
 }
 

@@ -19,6 +19,7 @@ from orcheo_agentensor.evaluators.context import (
     Outcome,
     TargetFailure,
     failure_to_json,
+    verdict,
 )
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.redaction import redact
@@ -116,14 +117,9 @@ class CaseResult:
     def verdicts(self) -> dict[str, bool]:
         """Evaluator name -> whether the case passed it; a score passes from 1 on where the
         evaluator says nothing of passing."""
-        return {
-            outcome.name: (outcome.score or 0.0) >= 1.0
-            if outcome.passed is None
-            else outcome.passed
-            for outcome in self.outcomes
-            if isinstance(outcome, EvaluationResult)
-            and (outcome.passed is not None or outcome.score is not None)
-        }
+        results = (outcome for outcome in self.outcomes if isinstance(outcome, EvaluationResult))
+        found = {one.name: verdict(one.passed, one.score) for one in results}
+        return {name: passed for name, passed in found.items() if passed is not None}
 
     @property
     def passed(self) -> bool:
@@ -276,10 +272,7 @@ def summarize(
                 tally.scores.append(outcome.score)
             if outcome.label is not None:
                 tally.labels[outcome.label] += 1
-            passed = outcome.passed
-            if passed is None and outcome.score is not None:
-                passed = outcome.score >= 1.0
-            if passed is not None:
+            if (passed := verdict(outcome.passed, outcome.score)) is not None:
                 tally.verdicts.append(passed)
         if result.target_failure is None:
             latencies.append(result.latency_ms)

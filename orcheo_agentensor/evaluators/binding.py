@@ -78,6 +78,7 @@ from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.upstream import parsed, source_of
 from orcheo_agentensor.usage import Usage, UsageRecorder
 
 OBJECTS: tuple[ObjectDialect, ...] = (
@@ -397,7 +398,7 @@ def _returned_key_of(subject: Subject) -> str | None:
 def returned_key(function: Any) -> str | None:
     """The one `key` or `feedback_key` that the source of a function gives its results, if any."""
     try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        code = parsed(lambda: ast.parse(textwrap.dedent(inspect.getsource(function))))
         scope = inspect.getclosurevars(function)
     except (OSError, TypeError, ValueError, SyntaxError, TokenError):
         return None
@@ -769,7 +770,7 @@ def source_hash(thing: Any) -> str:
 
 def _hashed_source(thing: Any) -> str:
     try:
-        text = inspect.getsource(thing)
+        text = source_of(thing)
     except (OSError, TypeError, SyntaxError, TokenError):  # no file, or no Python at that line
         code = getattr(thing, "__code__", None)
         text = _code(code) if isinstance(code, CodeType) else ""

@@ -55,6 +55,14 @@ class EvaluationResult:
             raise ValueError("an evaluation result needs a score or a label")
 
 
+def verdict(passed: bool | None, score: float | None) -> bool | None:
+    """Whether an evaluator passed a case: what it said, else whether the score is at least 1; None
+    where it gave neither."""
+    if passed is not None or score is None:
+        return passed
+    return score >= 1.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatorFailure:
     """The evaluator broke. Not a score: it is counted and reported, never averaged in.

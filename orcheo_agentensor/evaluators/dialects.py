@@ -41,6 +41,7 @@ from orcheo_agentensor.evaluators.returns import (
 from orcheo_agentensor.evaluators.tool_calls import tool_calls
 from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.tape import TARGET_NODE
+from orcheo_agentensor.upstream import source_of
 
 Getter = Callable[[Any], Any]
 """What an evaluator is given of an `EvaluatorContext`, or of the list of all of them."""
@@ -278,7 +279,7 @@ def _objects_in(value: Any) -> list[Any]:
 
 def _source_of(cls: type) -> str:
     try:
-        return inspect.getsource(cls)
+        return source_of(cls)
     except (OSError, TypeError):
         return ""
 

@@ -31,6 +31,7 @@ from orcheo_agentensor.evaluators.context import (
     EvaluatorFailure,
     Outcome,
     as_text,
+    verdict,
 )
 from orcheo_agentensor.evaluators.returns import failure
 from orcheo_agentensor.json_values import content_hash
@@ -508,4 +509,4 @@ CALIBRATING_AT_ONCE = 10
 
 
 def _passed(score: float, passed: bool | None) -> str:
-    return "pass" if (score >= 1.0 if passed is None else passed) else "fail"
+    return "pass" if verdict(passed, score) else "fail"

@@ -31,7 +31,7 @@ from orcheo_agentensor.evaluation.statistics import (
 )
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import canonical_json
-from orcheo_agentensor.storage import Store
+from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 from orcheo_agentensor.usage import Usage
 
 PHASES = ("holdout", "evaluation", "validation", "train")
@@ -99,6 +99,11 @@ class MetricDifference:
     ties: int
     mcnemar: float | None
 
+    @property
+    def p_value(self) -> float:
+        """McNemar's where it is there, else that of the permutation test."""
+        return self.difference.p_value if self.mcnemar is None else self.mcnemar
+
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         low_high = self.difference.ci95
@@ -160,12 +165,11 @@ class Contrast:
         found = []
         for name, one in {**self.metrics, "objective": self.objective}.items():
             fell = -one.difference.gain
-            p_value = one.difference.p_value if one.mcnemar is None else one.mcnemar
-            if fell > most or (fell > 0 and p_value < alpha):
+            if fell > most or (fell > 0 and one.p_value < alpha):
                 found.append(
                     f"{name} fell from {number(one.before)} to {number(one.after)} "
                     f"({-fell:+.3f}, 95 % interval {interval(one.difference.ci95)}, "
-                    f"p {p_value:.4f})"
+                    f"p {one.p_value:.4f})"
                 )
         return found
 
@@ -199,7 +203,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """What `compare` found: each side, and each against the first.
 
     Args:
@@ -302,14 +306,13 @@ def _side_row(side: Side, front: Sequence[str]) -> Sequence[object]:
 
 
 def _row(name: str, one: MetricDifference) -> Sequence[object]:
-    p_value = one.difference.p_value if one.mcnemar is None else one.mcnemar
     return (
         name,
         number(one.before),
         number(one.after),
         f"{one.difference.gain:+.3f}" if one.difference.n else "-",
         interval(one.difference.ci95),
-        f"{p_value:.4f}",
+        f"{one.p_value:.4f}",
         one.difference.n,
         one.wins,
         one.losses,
@@ -349,7 +352,7 @@ async def acompare(
     store: Store | str | None = None,
     by: str | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> RunComparison:
     """Compare runs, versions or reports on the cases that they share.
 
     Args:
@@ -403,7 +406,7 @@ def compare(
     store: Store | str | None = None,
     by: str | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> RunComparison:
     """`acompare` for scripts and notebooks, inside or outside a running event loop.
 
     Args:
@@ -445,6 +448,32 @@ async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases
             value=side,
             rule="must be a report, a run's id, or WORKFLOW@VERSION",
         )
+    run, candidate = await _located(side, store)
+    rows = await _rows(side, run, candidate, store)
+    _, stored = await store.datasets.load(str(run.dataset_id), run.dataset_version)
+    cases = {case["id"]: Case.model_validate(case) for case in stored}
+    runs: dict[str, list[CaseResult]] = defaultdict(list)
+    for row in rows:
+        spent = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
+        outcomes = [outcome_of(score) for score in row.scores]
+        case = cases[row.rollout.case_id]
+        runs[case.id].append(case_result(case, row.rollout, outcomes, spent, replayed=True))
+    evaluators = (await manifest_of(store, run.run_id)).get("evaluators") or []
+    return MeasuredCases(
+        name=side,
+        runs=dict(runs),
+        fingerprints={one["name"]: one["fingerprint"] for one in evaluators},
+        weights={one["name"]: one["weight"] for one in evaluators},
+    )
+
+
+async def require_measured(side: str, store: Store) -> None:
+    """Raise as `acompare` does for a run or a version without measured cases; loads none."""
+    await _rows(side, *await _located(side, store), store, limit=1)
+
+
+async def _located(side: str, store: Store) -> tuple[RunRecord, str | None]:
+    """The run that measured a side, and the candidate in it; None where there is only one."""
     workflow_id, at, version = side.rpartition("@")
     candidate: str | None = None
     if at:
@@ -476,28 +505,20 @@ async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases
                 )
             best = await store.checkpoints.get(run.workflow_id, str(number))
             candidate = best.metadata.get("candidate")
-    rows = await store.runs.case_rows(run.run_id, candidate_hash=candidate, limit=None)
-    if candidate is not None:
-        there = {row.rollout.phase for row in rows}
-        phase = next((phase for phase in PHASES if phase in there), None)
-        rows = [row for row in rows if row.rollout.phase == phase]
-    if not rows:
-        raise BadInput(f"{side}: has no measured case", field="compare", value=side)
-    _, stored = await store.datasets.load(str(run.dataset_id), run.dataset_version)
-    cases = {case["id"]: Case.model_validate(case) for case in stored}
-    runs: dict[str, list[CaseResult]] = defaultdict(list)
-    for row in rows:
-        spent = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
-        outcomes = [outcome_of(score) for score in row.scores]
-        case = cases[row.rollout.case_id]
-        runs[case.id].append(case_result(case, row.rollout, outcomes, spent, replayed=True))
-    evaluators = (await manifest_of(store, run.run_id)).get("evaluators") or []
-    return MeasuredCases(
-        name=side,
-        runs=dict(runs),
-        fingerprints={one["name"]: one["fingerprint"] for one in evaluators},
-        weights={one["name"]: one["weight"] for one in evaluators},
-    )
+    return run, candidate
+
+
+async def _rows(
+    side: str, run: RunRecord, candidate: str | None, store: Store, *, limit: int | None = None
+) -> list[CaseRow]:
+    """The rollouts of a side: all of an evaluation, of a candidate those of the first phase."""
+    for phase in (None,) if candidate is None else PHASES:
+        rows = await store.runs.case_rows(
+            run.run_id, candidate_hash=candidate, phase=phase, limit=limit
+        )
+        if rows:
+            return rows
+    raise BadInput(f"{side}: has no measured case", field="compare", value=side)
 
 
 async def manifest_of(store: Store, run_id: str) -> dict[str, Any]:
@@ -508,13 +529,13 @@ async def manifest_of(store: Store, run_id: str) -> dict[str, Any]:
         return {}
 
 
-def _compare(measured: Sequence[MeasuredCases], by: str | None, seed: int) -> Comparison:
+def _compare(measured: Sequence[MeasuredCases], by: str | None, seed: int) -> RunComparison:
     first, *others = measured
     shared = [case_id for case_id in first.runs if all(case_id in o.runs for o in others)]
     notes = _require_comparable(measured, shared)
     sides = tuple(_side(one, shared) for one in measured)
     contrasts = tuple(_contrast(first, other, shared, by, seed) for other in others)
-    return Comparison(sides=sides, contrasts=contrasts, front=_front(sides), notes=tuple(notes))
+    return RunComparison(sides=sides, contrasts=contrasts, front=_front(sides), notes=tuple(notes))
 
 
 def _require_comparable(measured: Sequence[MeasuredCases], shared: Sequence[str]) -> list[str]:

@@ -25,8 +25,9 @@ from orcheo_agentensor.display import (
 from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
+from orcheo_agentensor.evaluators.context import verdict
 from orcheo_agentensor.media import label_media
-from orcheo_agentensor.reporting.comparison import PHASES, Comparison, acompare, manifest_of
+from orcheo_agentensor.reporting.comparison import PHASES, RunComparison, acompare, manifest_of
 from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
 from orcheo_agentensor.storage.tables import clean_text
@@ -105,7 +106,7 @@ class RunReport:
     usage: Mapping[str, Any]
     lines: Sequence[CaseLine]
     cases: Sequence[CaseView]
-    comparison: Comparison | None = None
+    comparison: RunComparison | None = None
     candidates: Sequence[CandidateView] = ()
     squares: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     diffs: Mapping[str, Words] = field(default_factory=dict)
@@ -225,10 +226,7 @@ def _score(mark: Mark, weights: Mapping[str, float]) -> float | None:
 
 
 def _passed(mark: Mark) -> bool:
-    return all(
-        score is None or score >= 1.0 if verdict is None else verdict
-        for score, verdict, _ in mark.scores.values()
-    )
+    return all(verdict(passed, score) is not False for score, passed, _ in mark.scores.values())
 
 
 async def _views(
@@ -304,7 +302,7 @@ async def _against_baseline(
     versions: Mapping[str, ConfigCheckpoint],
     best: str | None,
     candidates: Sequence[CandidateRecord],
-) -> Comparison | None:
+) -> RunComparison | None:
     baseline = candidates[0].candidate_hash if candidates else None
     if best is None or best == baseline or best not in versions or baseline not in versions:
         return None

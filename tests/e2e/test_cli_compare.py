@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-from cli_support import Project, evaluation_job, make_project
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    made = make_project(tmp_path / "shop")
-    monkeypatch.chdir(made.folder)
-    monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "shopflow")
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return made
+from cli_support import Project, evaluation_job
 
 
 def test_two_runs_are_compared_and_a_drop_ends_with_1(project: Project) -> None:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from cli_support import Project, make_project
+from cli_support import Project
 
 from orcheo_agentensor import Dataset
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    made = make_project(tmp_path / "shop")
-    monkeypatch.chdir(made.folder)
-    monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "shopflow")
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return made
 
 
 @pytest.mark.requirement("dataset.imported")

@@ -326,6 +326,21 @@ def test_a_type_of_ours_is_read_from_the_checkpoints_of_any_saver(
     assert caplog.text == ""
 
 
+def test_a_source_is_asked_for_again_when_another_thread_parses_at_the_same_time() -> None:
+    errors = [SystemError("AST constructor recursion depth mismatch")] * 3
+
+    def disturbed() -> str:
+        if errors:
+            raise errors.pop()
+        return "source"
+
+    assert upstream.parsed(disturbed) == "source"
+    assert upstream.source_of(TextTensor).startswith("class TextTensor")
+    errors += [SystemError("for ever")] * 20
+    with pytest.raises(SystemError, match="for ever"):
+        upstream.parsed(disturbed)
+
+
 def test_a_metric_of_ragas_knows_the_function_it_was_made_of() -> None:
     """`make compat` runs it, where Ragas is there."""
     ragas = pytest.importorskip("ragas.metrics")

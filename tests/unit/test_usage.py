@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,14 @@ from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMRe
 from orcheo_agentensor import Budget
 from orcheo_agentensor.errors import BudgetExhausted
 from orcheo_agentensor.training.budget import BudgetMeter
-from orcheo_agentensor.usage import NOTHING, Usage, record_usage, token_counts
+from orcheo_agentensor.usage import (
+    NOTHING,
+    TokenCounts,
+    Usage,
+    price,
+    record_usage,
+    token_counts,
+)
 
 
 class Reporting(BaseChatModel):
@@ -369,8 +377,25 @@ SHAPES: dict[str, tuple[dict[str, Any], int, float | None]] = {
 }
 
 
+NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+
+
+def test_a_call_in_the_hours_that_a_provider_makes_cheaper_costs_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = TokenCounts(input=100, output=50, cache_read=0)
+    monkeypatch.setattr("orcheo_agentensor.usage._minute", lambda: NOON)
+    by_day = price("deepseek-chat", tokens)
+    monkeypatch.setattr("orcheo_agentensor.usage._minute", lambda: NOON.replace(hour=20))
+    assert by_day is not None
+    assert price("deepseek-chat", tokens) == pytest.approx(by_day / 2)
+
+
 @pytest.mark.parametrize("provider", SHAPES)
-def test_usage_is_read_in_every_providers_words(provider: str) -> None:
+def test_usage_is_read_in_every_providers_words(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.usage._minute", lambda: NOON)
     metadata, read, cost = SHAPES[provider]
     message = AIMessage("hi", response_metadata=metadata)
     used = usage_of_call(Reporting(message=message))
