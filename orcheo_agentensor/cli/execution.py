@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -726,6 +726,8 @@ def run_once(
         async with opened:
             graph = _runnable(job, settings)
             configured = configure(graph, workflow_id=workflow_id, store=opened, settings=settings)
+            workflow = replace(configured.workflow, spec=job.target)
+            configured = configured.copy({"workflow": workflow})
             try:
                 result = to_json_output(await configured.ainvoke(job.inputs, request.to_runnable()))
             except AgentensorError:

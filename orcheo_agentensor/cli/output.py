@@ -165,7 +165,8 @@ def show_manifest(manifest: Mapping[str, Any]) -> None:
     if not manifest:
         return
     dataset, target = manifest["dataset"], manifest["target"]
-    show_metadata(dataset["metadata"])
+    if dataset is not None:
+        show_metadata(dataset["metadata"])
     live = " (given in process)" if target["object"] else ""
     show(f"target     {target['name']}{live}")
     if training := manifest["training"]:
@@ -174,8 +175,8 @@ def show_manifest(manifest: Mapping[str, Any]) -> None:
         models = [str(model["name"]) for model in proposer["models"]]
         by = f" by {', '.join(models)}" if models else ""
         show(f"proposer   {proposer['object']['type']}{by}")
-    names = [one["name"] for one in manifest["evaluators"]]
-    show(f"evaluators {', '.join(names)}")
+    if names := [one["name"] for one in manifest["evaluators"]]:
+        show(f"evaluators {', '.join(names)}")
     if found := manifest["environment"]:
         show(f"python     {found['python']} on {found['platform']}")
         show(f"packages   {_listed(found['packages'])}")

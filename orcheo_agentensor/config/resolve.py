@@ -32,7 +32,8 @@ class ResolvedConfig:
     """The config of a run and where it comes from.
 
     `version` is the stored config that was asked for (`use`), `base_version` its number, and
-    `defaults_version` the number of the workflow's stored defaults.
+    `defaults_version` the number of the workflow's stored defaults. `known_sources` is what
+    `sources` gives for a config that another process has resolved.
     """
 
     config: RunConfig
@@ -41,9 +42,12 @@ class ResolvedConfig:
     base_version: int | None = None
     defaults_version: int | None = None
     layers: tuple[tuple[Origin, RunConfig], ...] = ()
+    known_sources: dict[str, Origin] | None = None
 
     def sources(self) -> dict[str, Origin]:
         """Dotted path of each value of the config -> where it comes from."""
+        if self.known_sources is not None:
+            return self.known_sources
         layers = [(origin, _values(config)) for origin, config in reversed(self.layers)]
         found: dict[str, Origin] = {}
         for path, value in _values(self.config).items():

@@ -61,22 +61,24 @@ from orcheo_agentensor.runs.blocked import recorded_blocks
 from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
 from orcheo_agentensor.runs.manifest import (
-    SCHEMA,
-    config_info,
     dataset_info,
-    described_parts,
     evaluator_info,
     job_info,
     other_job,
     redacted_fields,
-    target_info,
-    tree_of_process,
-    with_environment,
 )
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
 from orcheo_agentensor.targets.context import found_prompts
+from orcheo_agentensor.targets.described import (
+    SCHEMA,
+    config_info,
+    described_parts,
+    target_info,
+    tree_of_process,
+    with_environment,
+)
 from orcheo_agentensor.targets.isolation import Provenance, changed_source, provenance_of
 from orcheo_agentensor.targets.overriding import require_nodes
 from orcheo_agentensor.upstream import checkpoint_of

@@ -48,7 +48,7 @@ from orcheo_agentensor.server.http import TextProblems
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems, field_names
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
-from orcheo_agentensor.targets.served import RESOLVED_BY, ServedGraph
+from orcheo_agentensor.targets.served import RESOLVED_BY, SOURCES, ServedGraph
 from orcheo_agentensor.upstream import served_graphs
 
 if TYPE_CHECKING:
@@ -542,6 +542,7 @@ def _run_metadata(resolved: ResolvedConfig, workflow_id: str) -> dict[str, Any]:
         "agentensor_use": resolved.use,
         "agentensor_version": resolved.base_version,
         "agentensor_defaults_version": resolved.defaults_version,
+        SOURCES: resolved.sources(),
     }
     return {key: value for key, value in found.items() if value is not None}
 

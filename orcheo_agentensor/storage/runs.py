@@ -198,10 +198,10 @@ class Runs(Repository):
             kept = connection.scalar(select(runs.c.manifest).where(runs.c.run_id == run_id))
             if kept is None:
                 why = "it was recorded by an earlier release"
-                if run.mode == "run":
-                    why = "they are kept of evaluations and trainings, not of single executions"
+                if of := run.refs.get("rollout_of"):
+                    why = f"it is a rollout of run {of!r}, whose manifest describes it"
                 raise NotFound(f"run {run_id!r} has no manifest: {why}")
-            if run.dataset_metadata_version is not None and "dataset" in kept:
+            if run.dataset_metadata_version is not None and kept["dataset"] is not None:
                 table = dataset_metadata.c
                 kept["dataset"]["metadata"] = connection.scalar(
                     select(table.metadata).where(

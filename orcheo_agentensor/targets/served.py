@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
@@ -54,6 +55,15 @@ from orcheo_agentensor.targets.context import (
     context_binds,
     field_names,
 )
+from orcheo_agentensor.targets.described import (
+    SCHEMA,
+    config_info,
+    described,
+    target_info,
+    tree_of_process,
+    with_environment,
+)
+from orcheo_agentensor.targets.isolation import provenance_of
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
 from orcheo_agentensor.upstream import private_attributes
 
@@ -65,9 +75,13 @@ AnyGraph: TypeAlias = "StateGraph[Any, Any, Any, Any] | Runnable[Any, Any]"
 _Ending = Literal["finished", "failed", "interrupted", "paused"]
 
 RESOLVED_BY = "agentensor_resolved"
+"""The key of a run's metadata that names the workflow its config was resolved for on submission."""
+
+SOURCES = "agentensor_sources"
+"""The key of a run's metadata that says where each value of that config comes from."""
+
 ROLLOUT_OF = "agentensor_run_id"
 """The label in the metadata of a rollout that names its run."""
-"""The key of a run's metadata that names the workflow its config was resolved for on submission."""
 
 _THREAD_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 _MOST_ERROR_TEXT = 2_000
@@ -190,11 +204,13 @@ class RunPlan:
     """What a run gets: `runnable` is handed to the graph, `config` is what is recorded.
 
     Without a `config` it is a run of the bare graph. `host_node` is the path of the node that the
-    run is called in, if there is a graph around it.
+    run is called in, if there is a graph around it. `described` is its part of the manifest; a
+    rollout has none, but that of its job.
     """
 
     runnable: RunnableConfig | None
     config: RunConfig | None = None
+    described: Mapping[str, Any] = field(default_factory=dict)
     refs: Mapping[str, Any] = field(default_factory=dict)
     host_node: str = ""
 
@@ -204,7 +220,7 @@ class Workflow:
     """How the runs of a served graph get their config; shared by copies of the graph.
 
     `by_flag` says that runs are left alone unless the workflow's flag `runnable_config_enabled` is
-    on.
+    on. `graph` is the one that is served, and `spec` what a job names it by.
     """
 
     workflow_id: str
@@ -213,6 +229,30 @@ class Workflow:
     defaults: RunConfig = field(default_factory=RunConfig)
     callbacks: Sequence[BaseCallbackHandler] = ()
     by_flag: bool = False
+    graph: Any = None
+    spec: str | Mapping[str, Any] | None = None
+    _made_of: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def made_of(self) -> dict[str, Any]:
+        """The manifest of a run, but for its config; read once, when the first run begins. Blocks.
+
+        What the files and the working tree hold later is not what this process has loaded.
+        """
+        from orcheo_agentensor.targets.local import RunnableTarget
+
+        if not self._made_of:
+            target = RunnableTarget.of(self.graph)
+            source = provenance_of(target)
+            told = {
+                "schema": SCHEMA,
+                "target": target_info(target, self.spec or self.graph, source),
+                "evaluators": [],
+                "dataset": None,
+                "job": {},
+            }
+            here = tree_of_process()
+            self._made_of.update(with_environment(redact(told), source=source, here=here))
+        return self._made_of
 
     async def is_on(self) -> bool:
         """Whether configs are resolved and runs recorded."""
@@ -244,7 +284,8 @@ class Workflow:
         if host_node:
             request = _as_named_here(request, f"{host_node}|")
         found = await self._resolved(request, given, reviewed=reviewed)
-        runnable = found.config.to_runnable(join_callbacks(self.callbacks, live))
+        callbacks = join_callbacks(self.callbacks, live)
+        runnable = found.config.to_runnable(callbacks)
         if limit is not None:
             runnable.setdefault("recursion_limit", limit)
         overrides = overrides_in(runnable)
@@ -254,14 +295,17 @@ class Workflow:
         if runtime:
             runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
         refs = {
+            "rollout_of": found.config.metadata.get(ROLLOUT_OF),
             "base_version": found.base_version,
             "trace_id": found.config.run_id and str(found.config.run_id),
             "identity": runtime.get("langgraph_auth_user_id"),
         }
+        alone = self.store is not None and refs["rollout_of"] is None
         return RunPlan(
             # Nothing to say: the graph then gets the very config it was called with, or none.
             runnable=runnable or config,
             config=found.config,
+            described=config_info(found, callbacks, None) if alone else {},
             refs={key: value for key, value in refs.items() if value},
             host_node=host_node,
         )
@@ -272,8 +316,14 @@ class Workflow:
         """The config of a run; one that was resolved on submission is only put over defaults."""
         if reviewed:
             merged = settle(self.defaults, request, settings=self.settings)
-            number = given["metadata"].get("agentensor_version")
-            return ResolvedConfig(config=merged, base_version=number)
+            noted = given["metadata"]
+            return ResolvedConfig(
+                config=merged,
+                use=noted.get("agentensor_use"),
+                base_version=noted.get("agentensor_version"),
+                defaults_version=noted.get("agentensor_defaults_version"),
+                known_sources=noted.get(SOURCES, {}),
+            )
         try:
             return await resolve(
                 request,
@@ -346,7 +396,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As the graph's `stream`; `invoke` and `batch` run through here as well."""
         plan = self.workflow.waited(self.workflow.plan(self._called_with(config)))
         stream = partial(self._bare(plan).stream, **self._arguments(plan, input, kwargs))
-        with self._recorded(plan), closing(stream()) as parts:
+        with self._recorded(plan, kwargs.get("context")), closing(stream()) as parts:
             yield from parts
 
     async def astream(
@@ -355,7 +405,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
         plan = await self.workflow.plan(self._called_with(config))
         stream = partial(self._bare(plan).astream, **self._arguments(plan, input, kwargs))
-        async with self._arecorded(plan), aclosing(stream()) as parts:
+        context = kwargs.get("context")
+        async with self._arecorded(plan, context), aclosing(stream()) as parts:
             async for part in parts:
                 yield part
 
@@ -470,9 +521,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     # -- Records -------------------------------------------------------------------------------
 
     @contextmanager
-    def _recorded(self, plan: RunPlan) -> Iterator[None]:
+    def _recorded(self, plan: RunPlan, context: Any) -> Iterator[None]:
         """Record the run inside the block."""
-        run_id = self.workflow.waited(self._begin(plan))
+        run_id = self.workflow.waited(self._begin(plan, context))
         if run_id is None:
             yield
             return
@@ -482,12 +533,12 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             run_sync(self._end(run_id, *_ending(error, plan)))
             raise
         thread = self._thread(plan)
-        run_sync(self._end(run_id, _state_of(self.get_state(thread) if thread else None)))
+        run_sync(self._end_at(run_id, plan, self.get_state(thread) if thread else None))
 
     @asynccontextmanager
-    async def _arecorded(self, plan: RunPlan) -> AsyncIterator[None]:
+    async def _arecorded(self, plan: RunPlan, context: Any) -> AsyncIterator[None]:
         """The async twin of `_recorded`."""
-        run_id = await self._begin(plan)
+        run_id = await self._begin(plan, context)
         if run_id is None:
             yield
             return
@@ -497,10 +548,10 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             await self._end(run_id, *_ending(error, plan))
             raise
         thread = self._thread(plan)
-        await self._end(run_id, _state_of(await self.aget_state(thread) if thread else None))
+        await self._end_at(run_id, plan, await self.aget_state(thread) if thread else None)
 
-    async def _begin(self, plan: RunPlan) -> str | None:
-        """Make the record of a run; its id, or None where runs are not recorded."""
+    async def _begin(self, plan: RunPlan, context: Any) -> str | None:
+        """Make the record of a run, with its manifest; its id, or None for one not recorded."""
         from orcheo_agentensor.storage import RunRecord
 
         store = self.workflow.store
@@ -518,13 +569,32 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             refs=dict(plan.refs),
             started_at=store.clock(),
         )
-        await store.runs.create(record)
+        manifest = None
+        if plan.described:
+            made_of = await asyncio.to_thread(self.workflow.made_of)
+            live = None if context is None else described(context)
+            manifest = {**made_of, "config": {**plan.described, "context": live}}
+        await store.runs.create(record, manifest=manifest)
         return record.run_id
 
-    async def _end(self, run_id: str, status: _Ending, error: str | None = None) -> None:
+    async def _end_at(self, run_id: str, plan: RunPlan, at: StateSnapshot | None) -> None:
+        """End the record of a run that raised nothing, with what its thread stands at."""
+        if at is None:
+            await self._end(run_id, "finished")
+            return
+        known = at.config.get("configurable") or {}
+        found = {key: known.get(key) for key in ("thread_id", "checkpoint_ns")}
+        found["last_checkpoint_id"] = known.get("checkpoint_id")
+        refs = {**plan.refs, "langgraph": found}
+        await self._end(run_id, "paused" if at.next else "finished", refs=refs)
+
+    async def _end(
+        self, run_id: str, status: _Ending, error: str | None = None, **fields: Any
+    ) -> None:
         store = cast("Store", self.workflow.store)
+        fields |= {"status": status, "error": error, "ended_at": store.clock()}
         try:
-            await store.runs.update(run_id, status=status, error=error, ended_at=store.clock())
+            await store.runs.update(run_id, **fields)
         except AgentensorError as trouble:  # the run itself is over, and its outcome stands
             _logger.warning("run %s is %s, which could not be stored: %s", run_id, status, trouble)
 
@@ -535,13 +605,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return {"configurable": {"thread_id": thread_id}} if own else None
 
 
-def _state_of(snapshot: StateSnapshot | None) -> _Ending:
-    """How a run has ended that raised nothing, from what its thread keeps."""
-    return "paused" if snapshot is not None and snapshot.next else "finished"
-
-
 def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
-    found: Any = compiled(graph)
+    served: Any = compiled(graph)
+    found = served
     if type(found) not in (CompiledStateGraph, Pregel):
         changes["takes_none"] = not isinstance(found, PregelProtocol)
         found = _one_node_graph(found)
@@ -550,6 +616,7 @@ def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
     )
     if workflow.store is None:
         refuse_use(workflow.defaults, "defaults")
+    workflow = replace(workflow, graph=served)
     return ServedGraph(workflow=workflow, **{**vars(found), **changes})
 
 

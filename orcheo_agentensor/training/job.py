@@ -24,8 +24,8 @@ from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.publishing import PublishTo
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.job import Job
-from orcheo_agentensor.runs.manifest import described, model_info, models_of, plain
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.targets.described import described, model_info, models_of, plain
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from cli_support import Project, evaluation_job, make_project, steady, training_job
 
+from orcheo_agentensor import Manifest
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
@@ -245,6 +247,7 @@ def test_approval_can_be_declined(project: Project) -> None:
     assert "no version" in project.refused("checkpoints", "show", "shop", "production")
 
 
+@pytest.mark.requirement("audit.manifest", "door.shell")
 def test_run_prints_the_output_and_records_the_run(project: Project) -> None:
     job: dict[str, Any] = {
         "target": "shopflow:greeter",
@@ -264,7 +267,20 @@ def test_run_prints_the_output_and_records_the_run(project: Project) -> None:
         "greet.json",
         json.dumps({**job, "target": {"entrypoint": job["target"], "output": "reply"}}),
     )
-    assert project.ok("run", "greet.json")["output"] == "Hello, who is there?"
+    again = project.ok("run", "greet.json", "--run-id", "again")
+    assert again["output"] == "Hello, who is there?"
+    manifest = Manifest.parse(json.loads(project.call("runs", "show", "hi", "--manifest").stdout))
+    assert (manifest.mode, manifest.target.entrypoint) == ("run", "shopflow:greeter")
+    assert manifest.config.sources["configurable.prompts.greeting.text"] == "request"
+    assert (manifest.evaluators, manifest.dataset, manifest.training) == ([], None, None)
+    differs = {
+        one["path"]: one["after"] for one in project.ok("runs", "diff", "hi", "again")["manifest"]
+    }
+    assert differs == {
+        "target.entrypoint": None,
+        "target.entrypoint.entrypoint": "shopflow:greeter",
+        "target.entrypoint.output": "reply",
+    }
     assert "can be resumed" in project.refused("resume", "hi")
 
 

@@ -301,9 +301,9 @@ async def test_overrides_reach_their_node_and_metadata_says_what_ran(
     assert record.config["tags"] == ["all"]
 
 
-@pytest.mark.requirement("config.merged")
+@pytest.mark.requirement("config.merged", "audit.sources")
 async def test_defaults_version_assistant_and_request_merge_in_that_order(
-    client: Any, store: Store
+    client: Any, http: Any, store: Store
 ) -> None:
     version = await store.checkpoints.save(
         workflow_id="echo",
@@ -359,6 +359,15 @@ async def test_defaults_version_assistant_and_request_merge_in_that_order(
         assert run["metadata"]["agentensor_version"] == version.config_version
         assert run["metadata"]["agentensor_use"] == "production"
         assert run["metadata"]["agentensor_defaults_version"] == 1
+        [record] = await store.runs.list(workflow_id="echo", mode="run", limit=1)
+        manifest = (await http.get(f"/agentensor/v1/runs/{record.run_id}/manifest")).json()
+        assert manifest["checkpoints"]["langgraph"]["thread_id"] == thread
+        sources = manifest["config"]["sources"]
+        assert sources["configurable.prompts.a.text"] == "version"
+        assert sources["configurable.prompts.b.text"] == "assistant"
+        assert sources["configurable.prompts.c.text"] == "request"
+        assert sources["configurable.temperature"] == "default"
+        assert (manifest["config"]["use"], manifest["mode"]) == ("production", "run")
         bare = await client.runs.wait(None, "echo", input={})
         assert bare["one"]["tags"] == ["defaults"]
         assert bare["one"]["prompts"] is None

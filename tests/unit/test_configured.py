@@ -19,7 +19,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import configure, serve
+from orcheo_agentensor import Manifest, aevaluate, configure, serve
 from orcheo_agentensor.config import RunConfig
 from orcheo_agentensor.errors import ConfigError, NotFound, StoreError
 from orcheo_agentensor.prompts import TextTensor
@@ -106,6 +106,10 @@ def counting(**compile_options: Any) -> Any:
     graph.add_edge(START, "add")
     graph.add_edge("add", "double")
     return graph.compile(**compile_options)
+
+
+class Listens(BaseCallbackHandler):
+    """A live callback."""
 
 
 def asking(**compile_options: Any) -> Any:
@@ -753,6 +757,56 @@ async def test_a_finished_run_is_recorded_with_its_config() -> None:
     }
     assert run.refs == {"trace_id": str(run_id)}
     assert run.ended_at is not None
+
+
+@pytest.mark.requirement("audit.manifest")
+async def test_a_run_keeps_a_manifest_with_its_graph_the_origin_of_its_config_and_its_thread() -> (
+    None
+):
+    store, saver = Store.from_url(None), InMemorySaver()
+    await store.workflows.set_defaults("w", {"configurable": {"by": 3}}, actor="t")
+    ours = configured(counting(checkpointer=saver), store=store)
+    config: Any = {"configurable": {"thread_id": "a", "api_key": "hush"}, "callbacks": [Listens()]}
+    await ours.ainvoke({"n": 1}, config)
+    ours.invoke({"n": 1}, {"configurable": {"thread_id": "b"}})
+    asynchronous, synchronous = reversed(
+        [Manifest.parse(await store.runs.manifest(run.run_id)) for run in await runs_of(store)]
+    )
+    assert asynchronous.mode == synchronous.mode == "run"
+    assert asynchronous.config.sources == {
+        "configurable.by": "default",
+        "configurable.thread_id": "request",
+        "configurable.api_key": "request",
+    }
+    assert asynchronous.config.resolved["configurable"]["api_key"] == "[redacted]"
+    assert asynchronous.config.defaults_version == 1
+    [live] = asynchronous.config.callbacks
+    assert (live.type, live.module) == ("Listens", __name__)
+    for found, thread in ((asynchronous, "a"), (synchronous, "b")):
+        at = ours.get_state({"configurable": {"thread_id": thread}}).config["configurable"]
+        assert found.checkpoints.langgraph == {
+            "thread_id": thread,
+            "checkpoint_ns": "",
+            "last_checkpoint_id": at["checkpoint_id"],
+        }
+    report = await aevaluate(counting(), dataset=[{"inputs": {"n": 1}}], evaluators=["json_valid"])
+    evaluated = Manifest.parse(report.manifest)
+    assert evaluated.target == asynchronous.target == synchronous.target
+    assert asynchronous.target.graph is not None
+    assert asynchronous.environment is not None
+    assert "langgraph" in asynchronous.environment.packages
+
+
+async def test_a_rollout_has_the_manifest_of_its_job() -> None:
+    store = Store.from_url(None)
+    ours = configured(counting(), store=store)
+    report = await aevaluate(
+        ours, dataset=[{"inputs": {"n": 1}}], evaluators=["json_valid"], store=store, run_id="job"
+    )
+    assert report.coverage == 1
+    [rollout] = await store.runs.list(mode="run")
+    with pytest.raises(NotFound, match="it is a rollout of run 'job', whose manifest"):
+        await store.runs.manifest(rollout.run_id)
 
 
 async def test_a_failed_run_is_recorded_with_its_error_and_no_secret() -> None:
