@@ -303,11 +303,11 @@ def from_run(
         if run.dataset_id is None:
             raise BadInput(field="run", value=run_id, rule="must be an evaluation or a training")
         _, stored = await opened.datasets.load(run.dataset_id, run.dataset_version)
-        rows = await opened.runs.case_rows(run_id, limit=None)
+        rows = await opened.runs.case_rows(run_id, passed=False if failed else None, limit=None)
         return [Case.model_validate(case) for case in stored], rows
 
     known, rows = options.read_from(store, work)
-    wanted = {row.rollout.case_id: row.rollout for row in rows if not failed or _missed(row)}
+    wanted = {row.rollout.case_id: row.rollout for row in rows}
     cases = [case for case in known if case.id in wanted]
     if outputs:
         cases = [
@@ -320,16 +320,6 @@ def from_run(
         raise BadInput(f"run {run_id!r} has no such case", field="run", value=run_id)
     say(f"{len(cases)} cases of run {run_id}")
     _write(cases, output)
-
-
-def _missed(row: CaseRow) -> bool:
-    """Whether a rollout failed, or an evaluator of it failed or did not pass it."""
-    from orcheo_agentensor.evaluators.context import verdict
-
-    return row.rollout.failure is not None or any(
-        score.failure is not None or verdict(score.passed, score.score) is False
-        for score in row.scores
-    )
 
 
 def _fields(case: Case) -> Iterable[str]:

@@ -85,6 +85,7 @@ def start_run(
     min_score: Sequence[str] | None = None,
     overrides_flag: str | None = None,
     against: Baseline | None = None,
+    taped: bool = False,
     dry_run: bool,
     store: str | None,
     as_json: bool,
@@ -104,6 +105,7 @@ def start_run(
         stopper=Stopper(),
         silent=quiet or as_json,
         overrides_flag=overrides_flag,
+        taped=taped,
     )
     ending = Ending(
         mode=mode, as_json=as_json, store_url=store, gates=gates, job=shlex.quote(str(path))
@@ -388,7 +390,8 @@ class Stopper:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRunner:
-    """Runs jobs of one mode on one store; `silent` leaves progress out."""
+    """Runs jobs of one mode on one store; `silent` leaves progress out, `taped` records the path of
+    each case of an evaluation."""
 
     mode: Mode
     store: Store
@@ -396,6 +399,7 @@ class JobRunner:
     stopper: Stopper
     silent: bool
     overrides_flag: str | None = None
+    taped: bool = False
 
     def manager(self, store: Store) -> RunManager[Any]:
         """A manager that checks jobs against `store`."""
@@ -446,7 +450,7 @@ class JobRunner:
         graph: JobGraph[Any, Any, Any]
         if self.mode == "evaluate":
             graph = create_evaluation_graph(
-                dataset=dataset, store=self.store, settings=self.settings
+                dataset=dataset, store=self.store, settings=self.settings, taped=self.taped
             )
         else:
             graph = create_training_graph(

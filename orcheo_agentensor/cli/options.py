@@ -84,6 +84,12 @@ RetryFailed = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show what would run, write nothing.")
 ]
+Tape = Annotated[
+    bool,
+    typer.Option(
+        "--tape", help="Record the path of each case through the nodes, for `runs show --case`."
+    ),
+]
 Isolate = Annotated[
     bool,
     typer.Option(

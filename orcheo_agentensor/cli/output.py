@@ -249,7 +249,9 @@ def show_evaluation(
         text = f"{gate['name']} {value}, at least {gate['minimum']:g} wanted"
         show(f"{'met' if met else 'missed'}: {text}", style="green" if met else "red")
     show(f"run {run_id}")
+    rates = [entry["pass_rate"] for entry in summary["evaluators"].values()]
     failed = summary["n_target_failed"] + summary["n_evaluator_failed"]
+    failed = failed or any(rate is not None and rate < 1 for rate in rates)
     more = [f"agentensor runs show {run_id} --failed{store}"] if failed else []
     show_next(f"agentensor runs show {run_id} --cases{store}", *more)
 

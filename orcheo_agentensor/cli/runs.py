@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import command
 from orcheo_agentensor.cli.output import print_json, show, show_table
-from orcheo_agentensor.display import number, percent, spent, when
-from orcheo_agentensor.errors import NotFound
+from orcheo_agentensor.display import milliseconds, number, percent, spent, when
+from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import CaseRow, RunRecord, Store
+    from orcheo_agentensor.reporting.cases import CaseTrace, RecordedCase
+    from orcheo_agentensor.storage import RunRecord, Store
+
+    _Found: TypeAlias = tuple[
+        RunRecord, dict[str, Any], Sequence[RecordedCase], int, dict[str, Any]
+    ]
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
@@ -30,7 +37,6 @@ _BRIEF = {
     "started_at",
     "ended_at",
 }
-_SCORE = ("name", "score", "passed", "reason", "label", "failure")
 
 
 @command(app, "list")
@@ -78,12 +84,33 @@ def list_runs(
 @command(app, "show")
 def show_run(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
-    cases: Annotated[bool, typer.Option("--cases", help="Show each case.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Show each case that failed.")] = False,
+    cases: Annotated[bool, typer.Option("--cases", help="Show the cases.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Show the cases that did not pass.")
+    ] = False,
+    errors: Annotated[
+        bool,
+        typer.Option("--errors", help="Show the cases in which the target or an evaluator broke."),
+    ] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Show the N worst cases, the worst first."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEST", help="Show the cases with such a score, as 'tone<0.5'; repeatable."
+        ),
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only cases of this phase of a training.")
+    ] = None,
     case: Annotated[
         list[str] | None,
         typer.Option(
-            "--case", metavar="CASE", help="Show this case and the ids of its traces; repeatable."
+            "--case",
+            metavar="CASE",
+            help="Show this case in full: its path, messages, tool calls and trace; repeatable.",
         ),
     ] = None,
     manifest: Annotated[
@@ -93,44 +120,60 @@ def show_run(
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show a run: its job, its result, and with --cases or --failed its cases."""
+    """Show a run: its job, its result, and where asked its cases with outputs and reasons."""
 
+    from orcheo_agentensor.reporting.cases import case_traces, recorded_cases
     from orcheo_agentensor.runs.manifest import Manifest, stored_manifest
+    from orcheo_agentensor.storage.case_filters import CaseFilters, ScoreTest
 
     if manifest:
         found = options.read_from(store, lambda opened: opened.runs.manifest(run_id))
         print_json(Manifest.parse(found).to_json())
         return
+    filters = CaseFilters(
+        passed=False if failed else None,
+        failed=True if errors else None,
+        where=[ScoreTest.parse(text) for text in where or ()],
+        phase=phase,
+    )
+    listed = cases or failed or errors or bool(worst or where or phase)
+    if case and listed:
+        raise BadInput(
+            field="--case", value=case, rule="shows whole cases: leave the other filters out"
+        )
+    most = worst or limit
 
-    async def work(
-        opened: Store,
-    ) -> tuple[RunRecord, dict[str, Any], list[CaseRow] | None, dict[str, Any]]:
+    async def work(opened: Store) -> _Found:
         run = await opened.runs.get(run_id)
-        rows = None
-        if cases or failed or case:
-            rows = await opened.runs.case_rows(
-                run_id, failed=failed or None, case_ids=case, limit=limit
-            )
-            if unknown := sorted({*(case or ())} - {row.rollout.case_id for row in rows}):
-                raise NotFound(f"run {run_id!r} has no rollout of case {', '.join(unknown)}")
+        rows: Sequence[RecordedCase] = []
+        total = 0
+        if case:
+            rows = await case_traces(opened, run, case)
+        elif listed:
+            rows = await recorded_cases(opened, run, worst=worst is not None, limit=most, **filters)
+            total = await opened.runs.count_rows(run_id, **filters)
         usage = (await opened.runs.usage(run_id)).to_json()
-        return run, await stored_manifest(opened, run_id), rows, usage
+        return run, await stored_manifest(opened, run_id), rows, total, usage
 
-    run, known, rows, usage = options.read_from(store, work)
+    run, known, rows, total, usage = options.read_from(store, work)
     if known:
         known = Manifest.parse(known).to_json()
     if as_json:
         document = {**run.model_dump(mode="json"), "usage": usage, "manifest": known or None}
-        if rows is not None:
-            document["cases"] = [_case(row) for row in rows]
+        if listed or case:
+            document["cases"] = [
+                {**row.model_dump(mode="json"), "candidate": row.candidate_hash} for row in rows
+            ]
         print_json(document)
         return
-    _show(run, known, usage)
-    if rows is not None:
-        _show_cases(rows, limit)
-    for row in rows or () if case else ():
-        executed = row.trace_id or "none: another run has executed it"
-        show(f"trace      {row.rollout.case_id} {row.rollout.phase}: {executed}")
+    if not case:
+        _show(run, known, usage)
+    for row in rows:
+        show_case(row)
+    if listed and not rows:
+        show(f"no case of run {run_id} is like that; --cases shows all")
+    elif listed and total > len(rows):
+        show(f"{len(rows)} of {total} shown; more with {'--worst' if worst else '--limit'} N")
 
 
 @command(app, "diff")
@@ -234,41 +277,73 @@ def _show(run: RunRecord, manifest: dict[str, Any], usage: dict[str, Any]) -> No
         show(f"to go on   agentensor resume {run.run_id}")
 
 
-def _show_cases(rows: list[CaseRow], limit: int) -> None:
-    lines = []
-    for row in rows:
-        rollout = row.rollout
-        reasons = [rollout.failure["reason"]] if rollout.failure else []
-        reasons += [
-            f"{s.name}: {s.failure['reason'] if s.failure else s.reason}"
-            for s in row.scores
-            if s.failure or s.reason
-        ]
-        scores = ", ".join(
-            f"{s.name} {'failed' if s.failure else number(s.score)}" for s in row.scores
-        )
-        prompts, latency = rollout.candidate_hash[:8], f"{rollout.latency_ms:.0f}"
-        lines.append((rollout.case_id, rollout.phase, prompts, scores, latency, "; ".join(reasons)))
-    show_table(("case", "phase", "prompts", "scores", ">ms", "reasons"), lines)
-    if len(rows) == limit:
-        show(f"the first {limit}; more with --limit")
+_BRIEF_TEXT = 300
+"""Characters of an input or output in a list of cases."""
 
 
-def _case(row: CaseRow) -> dict[str, Any]:
-    rollout = row.rollout
-    return {
-        "case_id": rollout.case_id,
-        "phase": rollout.phase,
-        "replicate": rollout.replicate,
-        "candidate": rollout.candidate_hash,
-        "trace_id": row.trace_id,
-        "output": rollout.output,
-        "failure": rollout.failure,
-        "attempts": rollout.attempts,
-        "latency_ms": rollout.latency_ms,
-        "usage": rollout.usage.to_json(),
-        "scores": [{name: getattr(score, name) for name in _SCORE} for score in row.scores],
-    }
+def show_case(case: RecordedCase) -> None:
+    """Print a case; one with its trace in full."""
+    from orcheo_agentensor.reporting.cases import CaseTrace
+
+    trace = case if isinstance(case, CaseTrace) else None
+    word = "passed" if case.passed else "not passed" if case.failure is None else "failed"
+    times = f", replicate {case.replicate}" if case.replicate else ""
+    tried = f", {case.attempts} attempts" if case.attempts > 1 else ""
+    show()
+    show(
+        f"{case.case_id}  {word}  ({case.phase}{times}, prompts {case.candidate_hash[:8]}, "
+        f"{milliseconds(case.latency_ms)}{tried})",
+        style="bold green" if case.passed else "bold red",
+    )
+    _show_value("inputs", case.inputs, whole=trace is not None)
+    _show_value("expected", case.expected_output, whole=trace is not None)
+    if case.failure is not None:
+        _show_value("failure", f"{case.failure['kind']}: {case.failure['reason']}", whole=True)
+    else:
+        _show_value("output", case.output, whole=trace is not None)
+    for one in case.scores:
+        said = "failed" if one.failure else one.label if one.score is None else number(one.score)
+        reason = one.failure["reason"] if one.failure else one.reason or ""
+        _show_value(one.name, f"{said or '-'}  {reason}".rstrip(), whole=trace is not None)
+    if trace is not None:
+        _show_trace(trace)
+
+
+def _show_trace(trace: CaseTrace) -> None:
+    for number_, node in enumerate(trace.nodes, start=1):
+        reads = f", reads {', '.join(node.prompts)}" if node.prompts else ""
+        inside = f" in {' / '.join(part.split(':')[0] for part in node.path)}" if node.path else ""
+        show(f"  node {number_}     {node.node}{inside}{reads}")
+        for name, text in (("in", node.inputs), ("out", node.output)):
+            if text:
+                _show_value(f"  {name}", text, whole=True)
+    if not trace.taped:
+        show("  path       what nodes took in and gave out was not recorded: evaluate with --tape")
+    for message in trace.messages:
+        called = ", ".join(f"{c['name']}({_text(c['args'])})" for c in message.tool_calls)
+        text = " ".join(part for part in (message.content, called and f"calls {called}") if part)
+        _show_value(message.role, text, whole=True)
+    for call in trace.tool_calls:
+        _show_value("tool call", f"{call['name']}({_text(call['args'])})", whole=True)
+    executed = trace.trace_id or "none: another run has executed it"
+    show(f"  trace      {trace.case_id} {trace.phase}: {executed}")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _show_value(name: str, value: Any, *, whole: bool) -> None:
+    if value is None:
+        return
+    text = _text(value)
+    if not whole:
+        text = " ".join(text.split())
+        text = text if len(text) <= _BRIEF_TEXT else f"{text[:_BRIEF_TEXT]}…"
+    first, *more = text.splitlines() or [""]
+    show(f"  {name:<10} {first}")
+    for line in more:
+        show(f"  {'':<10} {line}")
 
 
 def _objective(run: RunRecord) -> float | None:

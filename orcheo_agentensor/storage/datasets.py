@@ -18,6 +18,9 @@ from orcheo_agentensor.storage.runs import is_others
 from orcheo_agentensor.storage.tables import cases as _cases
 from orcheo_agentensor.storage.tables import dataset_metadata, datasets, encode, runs
 
+_CHUNK = 10_000
+"""Most ids in one statement; SQLite takes 32,766."""
+
 
 class Datasets(Repository):
     """The repository of dataset versions."""
@@ -98,12 +101,20 @@ class Datasets(Repository):
         self, dataset_id: str, version: str, case_ids: Iterable[str]
     ) -> dict[str, dict[str, Any]]:
         """These cases of a version, by their ids."""
-        query = select(_cases.c.case_id, _cases.c.content).where(
-            _cases.c.dataset_id == dataset_id,
-            _cases.c.version == version,
-            _cases.c.case_id.in_([*case_ids]),
-        )
-        return await self._db.read(lambda c: {row.case_id: row.content for row in c.execute(query)})
+        wanted = [*case_ids]
+
+        def work(connection: Connection) -> dict[str, dict[str, Any]]:
+            found: dict[str, dict[str, Any]] = {}
+            for start in range(0, len(wanted), _CHUNK):
+                query = select(_cases.c.case_id, _cases.c.content).where(
+                    _cases.c.dataset_id == dataset_id,
+                    _cases.c.version == version,
+                    _cases.c.case_id.in_(wanted[start : start + _CHUNK]),
+                )
+                found |= {row.case_id: row.content for row in connection.execute(query)}
+            return found
+
+        return await self._db.read(work)
 
     async def get(
         self,

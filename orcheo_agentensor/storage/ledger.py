@@ -205,6 +205,23 @@ def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[Rol
     return [rollout_row(row) for row in connection.execute(query)]
 
 
+def rollouts_at(
+    connection: Connection, run_id: str, places: Sequence[tuple[str, int]]
+) -> list[RolloutRow]:
+    """The rollouts of a run at these places (candidate, position), in their order."""
+    found: dict[int, RolloutRow] = {}
+    for start in range(0, len(places), _CHUNK):
+        some = places[start : start + _CHUNK]
+        query = select(*ROLLOUT_COLUMNS).where(
+            rollouts.c.run_id == run_id,
+            rollouts.c.candidate_hash.in_({candidate for candidate, _ in some}),
+            rollouts.c.position.in_([position for _, position in some]),
+        )
+        for row in connection.execute(query):
+            found[row.position] = rollout_row(row)
+    return [found[position] for _, position in places]
+
+
 def candidate_scores(connection: Connection, run_id: str, candidate: str) -> list[ScoreRow]:
     """Every score of a candidate's rollouts in a run."""
     query = (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import (
     Case,
@@ -25,6 +25,7 @@ from sqlalchemy import (
 from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.storage import lease as leases
 from orcheo_agentensor.storage import ledger
+from orcheo_agentensor.storage.case_filters import CaseFilters, filtered, worst_first
 from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.lease import fence
 from orcheo_agentensor.storage.records import (
@@ -42,7 +43,6 @@ from orcheo_agentensor.storage.records import (
 from orcheo_agentensor.storage.stats import since_filter, stats_of
 from orcheo_agentensor.storage.tables import (
     candidates,
-    cases,
     checkpoints,
     clean_text,
     dataset_metadata,
@@ -429,70 +429,46 @@ class Runs(Repository):
         self,
         run_id: str,
         *,
-        candidate_hash: str | None = None,
-        phase: str | None = None,
-        case_ids: Sequence[str] | None = None,
-        evaluator: str | None = None,
-        failed: bool | None = None,
-        split: str | None = None,
-        min_score: float | None = None,
-        max_score: float | None = None,
         after: tuple[str, int, str] | None = None,
+        worst_by: Mapping[str, float] | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        **filters: Unpack[CaseFilters],
     ) -> builtins.list[CaseRow]:
-        """Stored rollouts with their scores, by case id.
+        """Stored rollouts with their scores, by case id, or with the worst first.
 
-        `evaluator` keeps only scores of that name. `failed` keeps only rollouts that failed or
-        where an evaluator failed (True), or only the others (False). `split` keeps cases of that
-        split, `min_score` and `max_score` rollouts with a score (of `evaluator`) in that range.
-        `after` is the case id, replicate and key of the last row of the page before.
+        `filters` are those of `CaseFilters`. `worst_by` has the weights of the evaluators. `after`
+        is the case id, replicate and key of the last row of the page before.
         """
-        broken = rollouts.c.failure.is_not(None) | exists().where(
-            scores.c.run_id == rollouts.c.run_id,
-            scores.c.position == rollouts.c.position,
-            scores.c.failure.is_not(None),
-        )
-        query = (
-            select(*ledger.ROLLOUT_COLUMNS)
-            .where(rollouts.c.run_id == run_id)
-            .order_by(rollouts.c.case_id, rollouts.c.replicate, rollouts.c.key)
-            .limit(limit)
-            .offset(offset)
-        )
-        if candidate_hash is not None:
-            query = query.where(rollouts.c.candidate_hash == candidate_hash)
-        if phase is not None:
-            query = query.where(rollouts.c.phase == phase)
-        if case_ids is not None:
-            query = query.where(rollouts.c.case_id.in_(case_ids))
-        if failed is not None:
-            query = query.where(broken if failed else ~broken)
-        if split is not None:
-            in_split = (
-                select(cases.c.case_id)
-                .join(
-                    runs,
-                    (runs.c.dataset_id == cases.c.dataset_id)
-                    & (runs.c.dataset_version == cases.c.version),
-                )
-                .where(runs.c.run_id == run_id, cases.c.split == split)
-            )
-            query = query.where(rollouts.c.case_id.in_(in_split))
-        if min_score is not None or max_score is not None:
-            query = query.where(_scored(evaluator, min_score, max_score))
+        # The places first, in a query without outputs and tapes, which are long to sort.
+        table = rollouts.c
+        query = filtered(select(table.candidate_hash, table.position), run_id, filters)
+        query = query.order_by(table.case_id, table.replicate, table.key)
+        if worst_by is not None:
+            query = worst_first(query, run_id, worst_by)
         if after is not None:
-            place = tuple_(rollouts.c.case_id, rollouts.c.replicate, rollouts.c.key)
-            query = query.where(place > after)
+            query = query.where(tuple_(table.case_id, table.replicate, table.key) > after)
+        query = query.limit(limit).offset(offset)
 
         def work(connection: Connection) -> builtins.list[CaseRow]:
-            found = [ledger.rollout_row(row) for row in connection.execute(query)]
-            by_key = ledger.scores_of(connection, found, run_id, name=evaluator)
+            places = connection.execute(query).all()
+            found = ledger.rollouts_at(connection, run_id, [(h, p) for h, p in places])
+            by_key = ledger.scores_of(connection, found, run_id, name=filters.get("evaluator"))
             return [
                 CaseRow(run_id=run_id, rollout=row, scores=by_key.get(row.key, [])) for row in found
             ]
 
         return await self._db.read(work)
+
+    async def count_rows(self, run_id: str, **filters: Unpack[CaseFilters]) -> int:
+        """How many stored rollouts `case_rows` would give without a limit."""
+        query = filtered(select(func.count()).select_from(rollouts), run_id, filters)
+        return await self._db.read(lambda connection: connection.scalar(query) or 0)
+
+    async def score_names(self, run_id: str) -> builtins.list[str]:
+        """The names of the scores that a run has, in order."""
+        query = select(scores.c.name).where(scores.c.run_id == run_id).distinct()
+        return sorted(await self._db.read(lambda connection: connection.scalars(query).all()))
 
     async def marks(self, run_id: str) -> builtins.list[Mark]:
         """What every stored rollout of a run has scored, in the order they were written."""
@@ -547,22 +523,6 @@ def status_at(now: datetime) -> Case[Any]:
     left = func.coalesce(runs.c.lease_expires, 0.0) < now.timestamp()
     gone = (runs.c.status == "running") & (runs.c.mode != "run") & left
     return case((gone, "interrupted"), else_=runs.c.status)
-
-
-def _scored(evaluator: str | None, low: float | None, high: float | None) -> ColumnElement[bool]:
-    """Whether a rollout has a score in a range."""
-    found = exists().where(
-        scores.c.run_id == rollouts.c.run_id,
-        scores.c.position == rollouts.c.position,
-        scores.c.score.is_not(None),
-    )
-    if evaluator is not None:
-        found = found.where(scores.c.name == evaluator)
-    if low is not None:
-        found = found.where(scores.c.score >= low)
-    if high is not None:
-        found = found.where(scores.c.score <= high)
-    return found
 
 
 def is_others(identity: str) -> ColumnElement[bool]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from langgraph.graph import END, START, StateGraph
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
 from typing_extensions import TypedDict
 
 from orcheo_agentensor import get_prompt
@@ -93,3 +94,26 @@ def broken(_inputs: Any) -> Any:
 
 
 not_a_target = 3
+
+
+def assistant() -> StateGraph[Any, Any, Any, Any]:
+    """A graph of two nodes, the first of which calls a tool."""
+
+    class Talk(MessagesState, total=False):
+        question: str
+
+    def look(state: Talk) -> dict[str, Any]:
+        call = {"name": "track", "args": {"id": 7}, "id": "1"}
+        say = HumanMessage(f"{get_prompt('greeting')}, {state['question']}")
+        return {"messages": [say, AIMessage("", tool_calls=[call])]}
+
+    def answer(_state: Talk) -> dict[str, Any]:
+        found = ToolMessage("parcel 7 is in Utrecht", tool_call_id="1")
+        return {"messages": [found, AIMessage("It is in Utrecht.")]}
+
+    graph = StateGraph(Talk)
+    graph.add_node("look", look)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "look")
+    graph.add_edge("look", "answer")
+    return graph

@@ -144,7 +144,7 @@ def test_runs_are_listed_and_shown(project: Project) -> None:
     assert project.ok("runs", "list", "--status", "failed")["runs"] == []
     assert "t" in project.call("runs", "list").stdout
     shown = project.call("runs", "show", "t", "--cases", "--limit", "5").stdout
-    for text in ("mode       train", "decision   kept", "seed       1", "the first 5"):
+    for text in ("mode       train", "decision   kept", "seed       1", "5 of 96 shown"):
         assert text in shown
     record = project.ok("runs", "show", "t", "--cases", "--limit", "1000")
     assert len(record["cases"]) == record["usage"]["rollouts"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
+from orcheo_agentensor.reporting.cases import RecordedCase, recorded_cases
 from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
 from orcheo_agentensor.runs.manifest import EvaluatorInfo, Manifest, compare, manifest_schema
 from orcheo_agentensor.server.routes import (
@@ -26,7 +26,7 @@ from orcheo_agentensor.server.routes import (
     page,
     router,
 )
-from orcheo_agentensor.storage import CaseRow, DatasetRecord, RunMode, RunStatus
+from orcheo_agentensor.storage import DatasetRecord, RunMode, RunStatus
 from orcheo_agentensor.training import TrainingJob
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -66,36 +66,6 @@ class RunDetail(Run):
 
     job: dict[str, Any]
     usage: dict[str, Any]
-
-
-class Score(BaseModel):
-    """An evaluator's score of a case, or its failure."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    name: str
-    score: float | None
-    passed: bool | None
-    reason: str | None
-    label: str | None
-    failure: dict[str, Any] | None
-
-
-class RecordedCase(BaseModel):
-    """One execution of the workflow on one case, with its scores."""
-
-    key: str
-    case_id: str
-    candidate_hash: str
-    replicate: int
-    phase: str
-    output: Any
-    failure: dict[str, Any] | None
-    latency_ms: float
-    attempts: int
-    trace_id: str | None
-    usage: dict[str, Any]
-    scores: list[Score]
 
 
 class Difference(BaseModel):
@@ -233,8 +203,9 @@ async def list_cases(
 ) -> Page[RecordedCase]:
     """The results of a run's cases, by case id."""
     run = await visible.run(run_id)
-    rows = await visible.store.runs.case_rows(
-        run.run_id,
+    rows = await recorded_cases(
+        visible.store,
+        run,
         failed=query.failed,
         evaluator=query.evaluator,
         phase=query.phase,
@@ -247,8 +218,8 @@ async def list_cases(
     return page(
         rows,
         query.limit,
-        place=lambda row: [row.rollout.case_id, row.rollout.replicate, row.rollout.key],
-        show=_case,
+        place=lambda row: [row.case_id, row.replicate, row.key],
+        show=lambda row: row,
     )
 
 
@@ -305,11 +276,4 @@ async def _dataset_page(
             one.metadata_version,
         ],
         show=lambda one: one,
-    )
-
-
-def _case(row: CaseRow) -> RecordedCase:
-    usage = row.rollout.usage.to_json()
-    return RecordedCase.model_validate(
-        {**asdict(row.rollout), "trace_id": row.trace_id, "usage": usage, "scores": row.scores}
     )
