@@ -1,7 +1,8 @@
 """Prompts: texts that can be trained, complete sets of them, and where they bind.
 
-A prompt binds to `configurable.<path>` or `context.<path>`, a dotted path of keys that an
-unmodified graph reads already.
+A prompt binds to a place that an unmodified graph reads already: `configurable.<path>` or
+`context.<path>`, a dotted path of keys; a constant of a module; the system prompt of an agent or a
+message of a template in a node; the description of a tool or of one of its arguments.
 """
 
 from __future__ import annotations
@@ -57,14 +58,34 @@ _MOST_KEYS = 16
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({"agentensor", "prompts", "thread_id"})
 _RESERVED_STARTS = ("checkpoint_", "langgraph_")
+_MODULE = re.compile(r"(?:[A-Za-z]\w*(?:\.[A-Za-z]\w*)*|[^:\0]+\.py):[A-Za-z]\w*", re.ASCII)
+_TOOL = re.compile(r"tools\.([\w-]+)(?:\.args\.([A-Za-z_]\w*))?\.description")
+_IN_NODE = re.compile(r"([^\0:]+)\.(system_prompt|prompt\.\d{1,3})")
 _FORM = (
-    "must be 'configurable.<path>' or 'context.<path>', such as 'configurable.system_prompt', "
-    f"with at most {_MOST_KEYS} keys of letters, digits, '_' and '-'"
+    "must be one of: 'configurable.<path>' or 'context.<path>', such as "
+    f"'configurable.system_prompt', with at most {_MOST_KEYS} keys of letters, digits, '_' and "
+    "'-'; 'module:NAME', a text of a module; '<node>.system_prompt' or '<node>.prompt.<number>', "
+    "of an agent or a template in a node; 'tools.<name>.description' or "
+    "'tools.<name>.args.<argument>.description'"
 )
+
+
+def constant_in(bind: object) -> str | None:
+    """`bind` where it names a constant of a module ("prompts:PLANNER"); None for any other."""
+    return bind if isinstance(bind, str) and _MODULE.fullmatch(bind) else None
+
+
+def part_in(bind: object) -> str | None:
+    """`bind` where it names a part of a graph: of an agent, a template or a tool; else None."""
+    if not isinstance(bind, str) or bind.split(".")[0] in (CONFIGURABLE, CONTEXT):
+        return None
+    return bind if _TOOL.fullmatch(bind) or _IN_NODE.fullmatch(bind) else None
 
 
 def bind_problem(bind: str) -> str | None:
     """The rule that `bind` breaks; None where it breaks none."""
+    if constant_in(bind) or part_in(bind):
+        return None
     root, *path = bind.split(".")
     if root not in (CONFIGURABLE, CONTEXT) or not 1 <= len(path) <= _MOST_KEYS:
         return _FORM
@@ -185,8 +206,10 @@ class TextTensor(BaseModel):
         requires_grad: False freezes it: no optimizer changes a byte of it.
         metadata: Free, except for the constraints that the proposal guards read: `max_chars`,
             `max_line_words`, `must_keep`, `never`.
-        bind: `configurable.<path>` or `context.<path>`, which an unmodified graph already reads:
-            the text is put there for each run.
+        bind: A place that an unmodified graph already reads: `configurable.<path>`,
+            `context.<path>`, `module:NAME`, `<node>.system_prompt`, `<node>.prompt.<number>`,
+            `tools.<name>.description`, `tools.<name>.args.<argument>.description`. The text is put
+            there for each run.
         model: The chat model that rewrites this prompt, in place of the optimizer's: its name, or
             the model itself.
         model_kwargs: What it is made with, such as `{"temperature": 0.2}`; without `model`, what
@@ -216,7 +239,10 @@ class TextTensor(BaseModel):
     )
     bind: str | None = Field(
         default=None,
-        description="Where an unmodified graph reads the text: configurable.<path>, context.<path>",
+        description=(
+            "Where an unmodified graph reads the text: configurable.<path>, context.<path>, "
+            "module:NAME, <node>.system_prompt, tools.<name>.description"
+        ),
     )
     model: Any = Field(
         default=None, description="The chat model that rewrites it: provider:name, such as openai:x"

@@ -384,6 +384,7 @@ async def aevaluate(
         measured: dict[str, list[CaseResult]] = {}
         graph = create_evaluation_graph(
             **live,
+            prompts=prompts,  # for what the operator does not have to allow to who is here
             context=context,
             store=opened,
             settings=settings,

@@ -70,6 +70,7 @@ from orcheo_agentensor.runs.manifest import (
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
+from orcheo_agentensor.targets.constants import load_constants
 from orcheo_agentensor.targets.context import found_prompts
 from orcheo_agentensor.targets.described import (
     SCHEMA,
@@ -585,6 +586,11 @@ class RunManager(Generic[JobT]):
             if not isinstance(model := named[name].model, str | None):
                 prompts[name].model = model  # an object, which no config holds
         whole = around.beneath(config)
+        if not hasattr(target, "servers"):  # whose modules are on other machines
+            trusted = [*as_prompts(self._given.prompts)]
+            await asyncio.to_thread(
+                load_constants, prompts, settings=self._settings, trusted=trusted
+            )
         check_target(target, with_prompts({**around.live, **whole.configurable}, prompts), prompts)
         if isinstance(target, ConnectedTarget):
             target = await target.connect(around.completed(whole.to_runnable()))

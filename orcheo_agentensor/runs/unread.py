@@ -26,8 +26,9 @@ from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
-from orcheo_agentensor.prompts import TextTensor, path_in
+from orcheo_agentensor.prompts import TextTensor, constant_in, path_in
 from orcheo_agentensor.tape import get_prompt
+from orcheo_agentensor.targets.constants import has_readers
 from orcheo_agentensor.targets.context import field_names
 from orcheo_agentensor.targets.isolation import is_own, parts_of
 from orcheo_agentensor.targets.overriding import follows_itself, nodes_of
@@ -127,6 +128,7 @@ def unread(
     found = [
         *_unread_config(target, configurable, prompts),
         *_unread_overrides(target, configurable),
+        *_unread_constants(target, prompts),
     ]
     found += _dropped(target, dataset, evaluators)
     expecting = sum(case.expected_output is not None for case in dataset.cases)
@@ -159,6 +161,20 @@ def _unread_config(
         yield (
             f"nothing in the target reads {key!r} of config.configurable, so it changes nothing: "
             f"{todo}{there}"
+        )
+
+
+def _unread_constants(target: Any, prompts: Mapping[str, TextTensor]) -> Iterator[str]:
+    """On constants that were used when their module was imported, and never again."""
+    for name, prompt in prompts.items():
+        bind = constant_in(prompt.bind)
+        if bind is None or hasattr(target, "servers") or has_readers(bind):
+            continue
+        yield (
+            f"nothing reads {bind} once it is imported, so the prompt {name!r} changes nothing: "
+            "what was made of the constant keeps its text. Read it where it is used: from "
+            f"orcheo_agentensor import get_prompt, then get_prompt({name!r}, "
+            f"default={bind.rpartition(':')[2]}) in the node"
         )
 
 

@@ -38,6 +38,7 @@ from orcheo_agentensor.tape import (
     watched,
     watched_config,
 )
+from orcheo_agentensor.targets.constants import Values, reading, values_of
 from orcheo_agentensor.targets.context import (
     check_context,
     check_context_binds,
@@ -193,21 +194,25 @@ class CallableTarget:
         token = var_child_runnable_config.set(config)
         try:
             arguments = (inputs, config) if self.takes_config else (inputs,)
-            if self.is_async:
-                result = await self.function(*arguments)
-            else:
-                result = await run_in_thread(self.function, *arguments)
-                if inspect.isawaitable(result):
-                    result = await result
-                elif inspect.isasyncgen(result):
-                    result = _joined([part async for part in result])
-                elif inspect.isgenerator(result):
-                    result = _joined(await run_in_thread(list, result))
+            with reading(values_of(prompts or {})):
+                result = await self._result(arguments)
             if taped:
                 record_target_run(inputs, result)
             return result
         finally:
             var_child_runnable_config.reset(token)
+
+    async def _result(self, arguments: tuple[Any, ...]) -> Any:
+        if self.is_async:
+            return await self.function(*arguments)
+        result = await run_in_thread(self.function, *arguments)
+        if inspect.isawaitable(result):
+            return await result
+        if inspect.isasyncgen(result):
+            return _joined([part async for part in result])
+        if inspect.isgenerator(result):
+            return _joined(await run_in_thread(list, result))
+        return result
 
 
 async def as_root_run(
@@ -368,7 +373,8 @@ class RunnableTarget:
             if self.is_remote:
                 output = await as_root_run(runnable.ainvoke, self.name, inputs, config)
             else:
-                output = await runnable.ainvoke(inputs, config, **kwargs)
+                with reading({} if by_itself else values_of(prompts)):
+                    output = await runnable.ainvoke(inputs, config, **kwargs)
         finally:
             var_child_runnable_config.reset(token)
         if isinstance(output, Mapping) and "__interrupt__" in output:
@@ -508,7 +514,7 @@ class FactoryTarget:
     async def connect(self, config: RunnableConfig) -> Target:
         """Build the workflow with the config of the job; raises `BadInput` where that fails."""
         try:
-            async with self._building(config) as workflow:
+            async with self._building(config, {}) as workflow:
                 built = _from_object(workflow, self.name, self.memory_store, self.context)
         except AgentensorError:
             raise
@@ -531,7 +537,8 @@ class FactoryTarget:
         tree = prompt_tree(prompts_in(config)) if taped else {}
         building: Any = {key: value for key, value in config.items() if key != "run_id"}
         building = watched_config(building, tree) if taped else building
-        async with self._building(building) as workflow:
+        values = values_of(prompts_in(config))
+        async with self._building(building, values) as workflow:
             if isinstance(self.built, RunnableTarget):
                 target: Target = replace(self.built, runnable=compiled(workflow), _watched={})
             else:
@@ -542,7 +549,7 @@ class FactoryTarget:
             return result
 
     @asynccontextmanager
-    async def _building(self, config: RunnableConfig) -> AsyncIterator[Any]:
+    async def _building(self, config: RunnableConfig, values: Values) -> AsyncIterator[Any]:
         make = self.factory
         if inspect.isasyncgenfunction(make):
             make = asynccontextmanager(make)
@@ -551,14 +558,15 @@ class FactoryTarget:
         parameters = inspect.signature(make).parameters.values()
         given = [config for p in parameters if p.kind is not p.KEYWORD_ONLY]
         named = {p.name: config for p in parameters if p.kind is p.KEYWORD_ONLY}
-        made = make(*given, **named)
-        if inspect.isawaitable(made):
-            made = await made
         async with AsyncExitStack() as stack:
-            if hasattr(made, "__aenter__"):
-                made = await stack.enter_async_context(made)
-            elif hasattr(made, "__enter__"):
-                made = stack.enter_context(made)
+            with reading(values):
+                made = make(*given, **named)
+                if inspect.isawaitable(made):
+                    made = await made
+                if hasattr(made, "__aenter__"):
+                    made = await stack.enter_async_context(made)
+                elif hasattr(made, "__enter__"):
+                    made = stack.enter_context(made)
             yield made
 
 

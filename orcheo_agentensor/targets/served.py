@@ -44,10 +44,17 @@ from orcheo_agentensor.config.resolve import (
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
-from orcheo_agentensor.prompts import CONTEXT
+from orcheo_agentensor.prompts import CONTEXT, constant_in
 from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
+from orcheo_agentensor.targets.constants import (
+    Values,
+    aeach_reading,
+    each_reading,
+    load_constants,
+    values_of,
+)
 from orcheo_agentensor.targets.context import (
     bound_context,
     check_context_binds,
@@ -396,8 +403,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As the graph's `stream`; `invoke` and `batch` run through here as well."""
         plan = self.workflow.waited(self.workflow.plan(self._called_with(config)))
         stream = partial(self._bare(plan).stream, **self._arguments(plan, input, kwargs))
+        values = self._constants(plan)
         with self._recorded(plan, kwargs.get("context")), closing(stream()) as parts:
-            yield from parts
+            yield from each_reading(values, parts)
 
     async def astream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -405,9 +413,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
         plan = await self.workflow.plan(self._called_with(config))
         stream = partial(self._bare(plan).astream, **self._arguments(plan, input, kwargs))
-        context = kwargs.get("context")
+        values, context = self._constants(plan), kwargs.get("context")
         async with self._arecorded(plan, context), aclosing(stream()) as parts:
-            async for part in parts:
+            async for part in aeach_reading(values, parts):
                 yield part
 
     def batch(
@@ -488,6 +496,19 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             return super()
         require_followed(self, plan.config)
         return super(ServedGraph, with_node_overrides(self))
+
+    def _constants(self, plan: RunPlan) -> Values:
+        """What the run reads in place of the constants to which its prompts bind.
+
+        Raises `EntrypointNotAllowed` for one of a module that the operator does not allow.
+        """
+        prompts = plan.config.prompts if plan.config is not None else {}
+        if not any(constant_in(one.bind) for one in prompts.values()):
+            return {}
+        defaults = self.workflow.defaults.prompts
+        own = [name for name, one in defaults.items() if prompts[name].bind == one.bind]
+        load_constants(prompts, settings=self.workflow.settings, trusted=own)
+        return values_of(prompts)
 
     def _arguments(self, plan: RunPlan, input: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a run of the bare graph."""

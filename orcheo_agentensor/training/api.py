@@ -408,11 +408,12 @@ async def atrain(
             optimizer=optimizer,
         )
         named = as_prompts(prompts)
-        if any(tensor.model and not isinstance(tensor.model, str) for tensor in named.values()):
-            live["prompts"] = named  # a model that is an object stays in this process
+        # A model that is an object stays in this process.
+        kept = any(tensor.model and not isinstance(tensor.model, str) for tensor in named.values())
+        live["prompts"] = named
         job: dict[str, Any] = {
             **plain,
-            "prompts": None if "prompts" in live or not named else prompts_to_json(named),
+            "prompts": None if kept or not named else prompts_to_json(named),
             "budget": as_data(budget),
             "stop": _plain_stops(stop),
             "checkpoint_every": checkpoint_every,
