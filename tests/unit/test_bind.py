@@ -45,12 +45,12 @@ def test_a_prompt_without_a_place_is_written_as_ever() -> None:
 @pytest.mark.parametrize(
     ("bind", "rule"),
     [
-        ("system_prompt", "must be 'configurable.<path>'"),
-        ("configurable", "must be 'configurable.<path>'"),
-        ("configurable.", "must be 'configurable.<path>'"),
-        ("configurable.a..b", "must be 'configurable.<path>'"),
-        ("configurable.a b", "must be 'configurable.<path>'"),
-        ("metadata.a", "must be 'configurable.<path>'"),
+        ("system_prompt", "must be one of: 'configurable.<path>'"),
+        ("configurable", "must be one of: 'configurable.<path>'"),
+        ("configurable.", "must be one of: 'configurable.<path>'"),
+        ("configurable.a..b", "must be one of: 'configurable.<path>'"),
+        ("configurable.a b", "must be one of: 'configurable.<path>'"),
+        ("metadata.a", "must be one of: 'configurable.<path>'"),
         ("configurable." + ".".join("a" * 17), "at most 16 keys"),
         ("configurable.thread_id", "reserved"),
         ("configurable.checkpoint_id", "reserved"),
