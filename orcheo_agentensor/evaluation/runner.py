@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import time
 import uuid
 from collections import deque
 from collections.abc import (
@@ -349,10 +350,15 @@ class Runner:
                 found.error = as_sent(found.error)
             return found, recorder.total
 
+        started = time.perf_counter()
         try:
             found, total = await in_child(work, seconds=self._seconds)
         except (WorkerDied, OutOfTime) as error:
-            return Attempt(error=error, transient=isinstance(error, OutOfTime))
+            return Attempt(
+                error=error,
+                latency_ms=(time.perf_counter() - started) * 1000.0,  # and of starting its process
+                transient=isinstance(error, OutOfTime),
+            )
         recorder.total = total
         if not self.taped and found.tape is not None:
             self._looked(found)

@@ -865,11 +865,16 @@ class RunManager(Generic[JobT]):
             )
 
 
-def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
-    """The references of a run with the checkpoint that the graph around us stands at, if any."""
+def current_checkpoint() -> dict[str, Any] | None:
+    """Thread, namespace and id of the checkpoint that the graph around a node stands at, if any."""
     from langgraph.config import get_config
 
-    at = checkpoint_of(get_config().get("configurable") or {})
+    return checkpoint_of(get_config().get("configurable") or {})
+
+
+def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
+    """The references of a run with the checkpoint that the graph around us stands at, if any."""
+    at = current_checkpoint()
     if at is None:
         return dict(refs)
     last = at.pop("checkpoint_id")

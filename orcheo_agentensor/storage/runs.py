@@ -220,6 +220,7 @@ class Runs(Repository):
                         "content_hash": row["content_hash"],
                         "reason": row["metadata"].get("reason"),
                         "step": row["metadata"].get("step"),
+                        "langgraph": row["metadata"].get("langgraph"),
                     }
                     for row in versions
                 ],

@@ -219,14 +219,13 @@ async def abackward(
     """
     if not report.taped:
         raise BadInput(field="report", value=report.run_id, rule="has no tape: evaluate(tape=True)")
-    from orcheo_agentensor.optimizers import own_models, resolve_model, resolve_optimizer
+    from orcheo_agentensor.optimizers import TextGrad, own_models, resolve_model, resolve_optimizer
 
     settings = settings or Settings()
-    plain = resolve_optimizer(None, settings=settings)
-    own = own_models(
-        {n: t for n, t in tensors.items() if t.model}, optimizer=plain, settings=settings
-    )
     asked = None if model is None else resolve_model(model, field="model")
+    with_own = {n: t for n, t in tensors.items() if t.model or (asked and t.model_kwargs)}
+    plain = resolve_optimizer(TextGrad(model=asked), settings=settings)
+    own = own_models(with_own, optimizer=plain, settings=settings)
 
     async def criticise(run: NodeRun, upstream: str, feedback: str) -> str:
         chosen = critic_for(upstream, own, asked)

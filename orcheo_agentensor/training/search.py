@@ -19,7 +19,7 @@ from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, complete_config, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.runs.manager import ActiveRun, Draining
+from orcheo_agentensor.runs.manager import ActiveRun, Draining, current_checkpoint
 from orcheo_agentensor.storage.records import PASSING, RETRIED
 from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.targets.context import context_fields
@@ -570,7 +570,7 @@ async def store_versions(training: Training) -> None:
 
     The baseline is the first version of a run.
     """
-    state, run = training.state, training.run
+    state, run, at = training.state, training.run, current_checkpoint()
     if state.due and state.baseline not in state.versions:
         state.due = [
             [state.baseline, "baseline"],
@@ -591,6 +591,7 @@ async def store_versions(training: Training) -> None:
                 "optimizer": training.plan.optimizer.name,
                 "split": "validation",
                 "candidate": candidate_hash,
+                **({} if at is None else {"langgraph": at}),
                 **({"context_fields": fields} if (fields := context_fields(run.target)) else {}),
             },
             parent_version=state.versions.get(parent, first) if parent else first,

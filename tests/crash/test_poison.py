@@ -111,6 +111,7 @@ async def test_isolated_targets_that_never_end_are_killed() -> None:
     )
     assert [case.case_id for case in report.cases if case.failure is not None] == ["c2"]
     assert report.cases[2].failure.kind == "timeout"
+    assert report.cases[2].latency_ms >= 500
 
 
 TRAINING = (

@@ -71,6 +71,7 @@ async def test_without_exclusions_both_prompts_are_to_blame() -> None:
 
 
 @pytest.mark.parametrize("node", ["desk|reply", "desk"])
+@pytest.mark.requirement("config.excluded")
 async def test_a_prompt_read_in_excluded_nodes_only_is_not_trained_and_named(node: str) -> None:
     result, asked, told = await trained(exclude_nodes=[node])
     assert asked == {"triage"}
@@ -84,6 +85,7 @@ async def test_a_training_of_excluded_nodes_alone_ends_and_says_so() -> None:
     assert "excluded" in result.decision.reasons[0]
 
 
+@pytest.mark.requirement("config.excluded")
 async def test_an_unknown_node_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"job\.exclude_nodes.*triage, desk, desk\|reply"):
         await trained(exclude_nodes=["reply"])
@@ -105,6 +107,7 @@ async def test_overrides_of_what_has_no_nodes_are_refused(target: Any) -> None:
 
 
 @pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.requirement("config.overrides")
 async def test_a_temperature_that_a_node_can_never_read_is_told(reads: bool) -> None:
     async def tenant(state: Ticket, config: RunnableConfig) -> Ticket:
         return {"answer": str(config["configurable"].get("tenant"))}

@@ -64,6 +64,7 @@ async def by_host(store: Store, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("train", [by_function, by_host])
+@pytest.mark.requirement("training.flag")
 async def test_a_flag_that_is_off_refuses_training_before_anything_is_paid(
     store: Store, train: Any
 ) -> None:
@@ -92,6 +93,7 @@ async def test_a_run_that_began_is_not_trained_on_with_the_flag_off(store: Store
     assert again.best.config_version == first.best.config_version
 
 
+@pytest.mark.requirement("training.flag-overridden")
 async def test_whoever_overrides_the_flag_is_in_the_record(store: Store) -> None:
     await store.workflows.set_flags("w", {"agent_trainer_enabled": False})
     graph = create_training_graph(target, **JOB, store=store, overrides_flag="ana")
@@ -112,6 +114,7 @@ async def test_whoever_overrides_the_flag_is_in_the_record(store: Store) -> None
         ("broad", "auto", True),
     ],
 )
+@pytest.mark.requirement("kpi.phases")
 async def test_a_phase_says_how_trainings_may_promote(
     store: Store, phase: str, promote: Any, allowed: bool
 ) -> None:

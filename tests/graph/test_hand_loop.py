@@ -83,6 +83,7 @@ class Obedient:
         }
 
 
+@pytest.mark.requirement("training.by-hand")
 async def test_a_loop_by_hand_makes_the_joke_writer_write_in_chinese() -> None:
     prompts = {
         "writer": TextTensor("Write a joke.", requires_grad=False),
@@ -133,6 +134,7 @@ async def test_a_report_without_a_tape_is_refused_with_what_to_do() -> None:
         await abackward(report, prompts)
 
 
+@pytest.mark.requirement("training.model")
 async def test_each_prompt_is_rewritten_by_the_model_that_it_names() -> None:
     def rewriting(who: str) -> Any:
         def rule(messages: list[BaseMessage]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
 from orcheo_agentensor import (
@@ -20,9 +21,12 @@ from orcheo_agentensor import (
     RunConfig,
     Settings,
     TextGrad,
+    TextTensor,
     aevaluate,
     atrain,
     bind_evaluator,
+    create_evaluation_graph,
+    create_training_graph,
     get_prompt,
 )
 from orcheo_agentensor.errors import BadInput, RunMismatch
@@ -128,6 +132,59 @@ async def test_the_langgraph_checkpoints_of_a_training_are_named(store: Store) -
         config: Any = {"configurable": {"thread_id": at["thread_id"]}}
         ids = [one.config["configurable"]["checkpoint_id"] async for one in saver.alist(config)]
     assert ids.index(at["last_checkpoint_id"]) < ids.index(at["first_checkpoint_id"])
+
+
+@pytest.mark.requirement("audit.manifest", "checkpoint.stored")
+async def test_a_version_names_the_langgraph_checkpoint_it_was_made_at(store: Store) -> None:
+    result = await trained(store)
+    named = Manifest.parse(await store.runs.manifest("t")).checkpoints.versions
+    assert [one["langgraph"] for one in named] == [
+        version.metadata["langgraph"] for version in result.checkpoints
+    ]
+    graph = create_training_graph(store=store)
+    async with store.checkpointer() as saver:
+        compiled = graph.compile(checkpointer=saver)
+        for version in result.checkpoints:
+            at = version.metadata["langgraph"]
+            snapshot = await compiled.aget_state({"configurable": at})
+            assert snapshot.values["step"] == version.metadata["step"]
+            assert snapshot.next == ("checkpoint",)
+    without = Store.from_url(None)
+    await (
+        create_training_graph(
+            answers(),
+            prompts={"answer": "no"},
+            dataset=DATASET,
+            evaluators=[is_yes],
+            optimizer=Reflective(minibatch=2, proposer=Yes()),
+            store=without,
+        )
+        .compile()
+        .ainvoke({"run_id": "t", "workflow_id": "w"})
+    )
+    assert all("langgraph" not in one.metadata for one in await without.checkpoints.list("w"))
+
+
+@pytest.mark.requirement("audit.manifest", "evaluation.tensors")
+async def test_an_evaluation_graph_keeps_the_prompts_it_measured_with_their_scores() -> None:
+    store = Store.from_url(None)
+    graph = create_evaluation_graph(answers(), evaluators=[is_yes], store=store).compile(
+        checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "e"}}
+    prompts = {"answer": TextTensor("yes", requires_grad=False, metadata={"max_chars": 9})}
+    job = {"dataset": [{"inputs": {"n": 1}}], "prompts": prompts, "run_id": "e"}
+    await graph.ainvoke(job, config)
+    *_, begun, ended = reversed([one async for one in graph.aget_state_history(config)])
+    assert begun.next == ("summarize",)
+    for snapshot in (begun, ended):
+        assert snapshot.values["prompts"] == prompts
+        assert isinstance(snapshot.values["prompts"]["answer"], TextTensor)
+    assert ended.values["summary"]["evaluators"]["is_yes"]["mean"] == 5.0
+    at = Manifest.parse(await store.runs.manifest("e")).checkpoints.langgraph
+    assert at is not None
+    assert at["thread_id"] == "e"
+    assert at["last_checkpoint_id"] == begun.config["configurable"]["checkpoint_id"]
 
 
 @pytest.mark.requirement("audit.manifest")

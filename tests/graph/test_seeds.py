@@ -100,6 +100,7 @@ async def test_each_vote_of_a_judge_is_another_draw() -> None:
     assert None not in seen
 
 
+@pytest.mark.requirement("config.seed")
 async def test_a_noisy_target_is_compared_on_equal_draws_and_measured_again_exactly() -> None:
     """Baseline and candidate draw alike, and re-evaluating a version reproduces its metrics."""
 

@@ -110,6 +110,7 @@ async def trained(measured_time: Any, seconds: float = 0.0, **job: Any) -> Any:
     )
 
 
+@pytest.mark.requirement("guardrail.sla")
 async def test_a_version_that_misses_the_sla_is_not_promoted(measured_time: Any) -> None:
     limits = {**SLA, "concurrency": 1, "min_within_sla": 0.95}
     guardrail = {"latency": "off"}
@@ -124,6 +125,7 @@ async def test_a_version_that_misses_the_sla_is_not_promoted(measured_time: Any)
     assert (quick.decision.status, quick.status) == ("promoted", "finished")
 
 
+@pytest.mark.requirement("guardrail.goal-gate")
 async def test_the_goal_is_reported_on_each_split(measured_time: Any) -> None:
     result = await trained(measured_time)
     by_split = result.decision.target_gain["by_split"]
@@ -135,6 +137,7 @@ async def test_the_goal_is_reported_on_each_split(measured_time: Any) -> None:
     assert 0 < by_split["train"]["n"] <= by_split["train"]["cases"] == 30
 
 
+@pytest.mark.requirement("guardrail.goal-gate")
 async def test_the_goal_is_a_gate_where_the_job_says_so(measured_time: Any) -> None:
     met = await trained(measured_time, goal=Goal(gain=0.5, gate=["train", "holdout"]))
     assert (met.decision.status, met.status) == ("promoted", "finished")

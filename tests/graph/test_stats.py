@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from orcheo_agentensor import TextGrad, aevaluate, atrain, get_prompt
 from orcheo_agentensor.storage import Store
 
@@ -13,6 +15,7 @@ class Better:
         return {component.name: "good" for component in request.components}
 
 
+@pytest.mark.requirement("kpi.stats")
 async def test_a_promoted_version_that_measures_worse_later_or_is_rolled_back_is_named(
     store: Store,
 ) -> None:

@@ -168,6 +168,7 @@ async def test_a_version_that_loses_is_stored_at_its_interval_and_the_best_stays
     assert interval.metrics["objective"] < result.best.metrics["objective"]
 
 
+@pytest.mark.requirement("checkpoint.plan")
 async def test_by_default_versions_cost_no_rollouts_and_intervals_what_the_plan_says() -> None:
     events: list[dict[str, Any]] = []
     job: dict[str, Any] = {"dataset": CASES, "stop": [MaxSteps(5)], "on_event": events.append}
@@ -215,6 +216,7 @@ async def test_a_wrong_interval_is_refused_by_name(wrong: Any) -> None:
         await trained(steps_per_node=wrong)
 
 
+@pytest.mark.requirement("training.tensors")
 async def test_the_state_holds_tensors_with_gradients_and_scores_from_the_first_step_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -257,6 +259,7 @@ class Endless:
         return {c.name: f"{self.calls:04d} " + "word " * 199 for c in request.components}
 
 
+@pytest.mark.requirement("checkpoint.small")
 async def test_a_step_checkpoints_at_most_20_kb_and_no_more_after_many(tmp_path: Path) -> None:
     """With 2 KB of prompts: bytes of all checkpoints and writes of LangGraph, step by step."""
     text = "word " * 200
@@ -314,6 +317,7 @@ def bare_graph() -> Any:
     return graph.compile()
 
 
+@pytest.mark.requirement("checkpoint.complete")
 async def test_best_and_every_downloaded_version_run_in_a_graph_that_knows_nothing_of_ours() -> (
     None
 ):

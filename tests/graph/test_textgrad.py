@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypedDict
 
 import pytest
@@ -10,7 +11,16 @@ from langgraph.graph import START, StateGraph
 from pydantic import PrivateAttr
 from rule_task import PROMPTS, Target, Teacher, dataset, done
 
-from orcheo_agentensor import Budget, MaxSteps, TextGrad, atrain, get_prompt
+from orcheo_agentensor import (
+    Budget,
+    MaxSteps,
+    TextGrad,
+    TextTensor,
+    abackward,
+    aevaluate,
+    atrain,
+    get_prompt,
+)
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.testing import SimulatedChatModel
 
@@ -114,6 +124,78 @@ async def test_with_a_model_each_edge_is_criticised_once() -> None:
     (planner,) = (c for c in teacher.requests[0].components if c.name == "planner")
     feedback = [record.feedback for record in planner.feedback if record.score == 0]
     assert feedback == ["name the rule"] * wrong
+
+
+class Tempered(SimulatedChatModel):
+    """Criticises and proposes; notes its temperature at each call about a prompt."""
+
+    temperature: float = 1.0
+    _asked: list[tuple[str, str, float]] = PrivateAttr(default_factory=list)
+
+    def reply(self, messages: list[BaseMessage]) -> str:
+        text = "\n".join(message.text for message in messages)
+        for name in PROMPTS:
+            if f"should change in prompt '{name}'" in text:
+                self._asked.append(("criticism", name, self.temperature))
+                return f"of {name}: name the rule"
+            if f"# Prompt '{name}'" in text:
+                self._asked.append(("proposal", name, self.temperature))
+                return json.dumps({name: f"{name} names the rule"})
+        return "name the rule"
+
+
+@pytest.mark.requirement("training.tensors", "training.blame", "training.model")
+async def test_each_prompt_is_criticised_for_itself_by_its_model_with_its_settings() -> None:
+    """`model_kwargs` go to each call about that prompt, of the optimizer's model or its own."""
+    shared, own = Tempered(), Tempered(temperature=0.5)
+    teacher = Teacher()
+    job: dict[str, Any] = {
+        "dataset": [{"id": f"c{n}", "inputs": {"rule": f"r{n}"}} for n in range(2)],
+        "evaluators": [lambda outputs: 0.0],
+        "stop": [MaxSteps(1)],
+    }
+    cool, warm = {"temperature": 0.2}, {"temperature": 0.7}
+    for prompts in (
+        {"planner": TextTensor("Plan.", model_kwargs=cool), "writer": TextTensor("Write.")},
+        {
+            "planner": TextTensor("Plan.", model=own),
+            "writer": TextTensor("Write.", model=own, model_kwargs=warm),
+        },
+    ):
+        await atrain(chain(), prompts=prompts, optimizer=TextGrad(model=shared), **job)
+    assert sorted(set(shared._asked)) == [
+        ("criticism", "planner", 0.2),
+        ("criticism", "writer", 1.0),
+        ("proposal", "planner", 0.2),
+        ("proposal", "writer", 1.0),
+    ]
+    assert sorted(set(own._asked)) == [
+        ("criticism", "planner", 0.5),
+        ("criticism", "writer", 0.7),
+        ("proposal", "planner", 0.5),
+        ("proposal", "writer", 0.7),
+    ]
+    prompts = {"planner": TextTensor("Plan."), "writer": TextTensor("Write.", model=own)}
+    optimizer = TextGrad(proposer=teacher, model=shared)
+    await atrain(chain(), prompts=prompts, optimizer=optimizer, **job)
+    for component in teacher.requests[0].components:
+        said = {record.feedback for record in component.feedback}
+        assert said == {f"of {component.name}: name the rule"}
+
+
+async def test_settings_of_a_prompt_reach_the_critic_of_a_loop_by_hand() -> None:
+    model = Tempered()
+    prompts = {"planner": TextTensor("Plan.", model_kwargs={"temperature": 0.2})}
+    prompts["writer"] = TextTensor("Write.")
+    report = await aevaluate(
+        chain(),
+        dataset=[{"inputs": {"rule": "r"}}],
+        evaluators=[lambda outputs: 0.0],
+        prompts=prompts,
+        tape=True,
+    )
+    await abackward(report, prompts, model=model)
+    assert sorted(model._asked) == [("criticism", "planner", 0.2), ("criticism", "writer", 1.0)]
 
 
 async def test_without_a_model_the_feedback_is_handed_on_as_it_is() -> None:

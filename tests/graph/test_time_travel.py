@@ -63,6 +63,7 @@ async def search() -> Search:
     return found
 
 
+@pytest.mark.requirement("checkpoint.travel")
 async def test_a_replay_gives_the_recorded_result_and_says_that_it_costs_nothing(
     search: Search,
 ) -> None:
@@ -75,6 +76,7 @@ async def test_a_replay_gives_the_recorded_result_and_says_that_it_costs_nothing
     assert "has ended" in search.told("replayed")["message"]
 
 
+@pytest.mark.requirement("checkpoint.travel")
 async def test_a_changed_seed_searches_on_from_that_step_in_a_run_of_its_own(
     search: Search,
 ) -> None:
@@ -125,6 +127,7 @@ async def test_a_fork_has_versions_and_a_budget_of_its_own(search: Search) -> No
         ({"budget": {"rollouts": 3}}, "budget.rollouts: 3 is too small"),
     ],
 )
+@pytest.mark.requirement("checkpoint.travel")
 async def test_what_cannot_be_changed_there_is_refused_and_nothing_is_paid(
     search: Search, change: dict[str, Any], message: str
 ) -> None:

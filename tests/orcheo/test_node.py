@@ -283,6 +283,7 @@ async def test_output_is_for_workflows_of_orcheos_nodes() -> None:
         await run_in_orcheo(node)
 
 
+@pytest.mark.requirement("orcheo.frozen")
 def test_a_prompt_without_a_word_on_it_is_frozen_as_in_orcheo() -> None:
     from orcheo.runtime.runnable_config import RunnableConfigModel
 

@@ -136,6 +136,7 @@ async def test_a_state_config_reaches_the_state_of_each_case() -> None:
     assert state["config"]["prompts"]["seed"].text == "Hi"
 
 
+@pytest.mark.requirement("orcheo.stored")
 async def test_only_the_first_cases_are_run_where_a_request_caps_them() -> None:
     request = EvaluationRequest(
         dataset=dataset("first", "second"), evaluators=[definition("always")], max_cases=1
@@ -219,6 +220,7 @@ async def test_a_definition_that_cannot_be_used_is_refused(
     assert graph.states == []
 
 
+@pytest.mark.requirement("orcheo.stored")
 async def test_an_exported_workflow_with_its_stored_config_is_evaluated_as_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
