@@ -16,6 +16,7 @@ from orcheo_agentensor.cli import (
     options,
     project,
     runs,
+    view,
 )
 from orcheo_agentensor.cli.errors import EXIT_CODES, command
 from orcheo_agentensor.cli.output import console, print_json, show, show_table
@@ -139,6 +140,7 @@ command(app, "run")(jobs.run)
 command(app, "resume")(jobs.resume)
 command(app, "compare")(compare.compare)
 command(app, "report")(compare.report)
+command(app, "view")(view.view)
 command(app, "publish")(checkpoints.publish)
 command(app, "stats")(runs.stats)
 app.add_typer(runs.app, name="runs")

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
-from orcheo_agentensor.errors import BadInput, NotFound
+from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluators.context import verdict
 from orcheo_agentensor.evaluators.tool_calls import tool_calls
 from orcheo_agentensor.reporting.comparison import manifest_of
@@ -94,9 +94,9 @@ async def recorded_cases(
 ) -> list[RecordedCase]:
     """The executions of a run, as `Runs.case_rows` finds them; with `worst`, the worst first.
 
-    Raises `BadInput` for a test of an evaluator that has scored nothing here.
+    Raises `NotFound` for a test of an evaluator that has scored nothing here.
     """
-    await require_scored(store, run, filters)
+    await _require_scored(store, run, filters)
     weights = None
     if worst:
         known = (await manifest_of(store, run.run_id)).get("evaluators") or ()
@@ -108,19 +108,15 @@ async def recorded_cases(
     return [RecordedCase(**_fields(row, cases.get(row.rollout.case_id, {}))) for row in rows]
 
 
-async def require_scored(store: Store, run: RunRecord, filters: CaseFilters) -> None:
-    """Raise `BadInput` for a test of an evaluator that has scored nothing in a run."""
+async def _require_scored(store: Store, run: RunRecord, filters: CaseFilters) -> None:
     if not filters.get("where"):
         return
     names = await store.runs.score_names(run.run_id)
     for one in filters["where"]:
         if one.evaluator not in names:
-            raise BadInput(
+            raise NotFound(
                 f"run {run.run_id!r} has no score of {one.evaluator!r}; it has: "
-                f"{', '.join(names) or 'none'}",
-                field="where",
-                value=one.evaluator,
-                rule="must name a score of the run",
+                f"{', '.join(names) or 'none'}"
             )
 
 

@@ -183,15 +183,17 @@ class Contrast:
         """The cases that the second side mended."""
         return tuple(flip for flip in self.flips if not flip.broke)
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_json(self, *, most_flips: int | None = None) -> dict[str, Any]:
+        """As JSON, with `most_flips` of the cases that broke and were fixed each."""
         return {
             "before": self.before,
             "after": self.after,
             "objective": self.objective.to_json(),
             "evaluators": {name: found.to_json() for name, found in self.metrics.items()},
-            "broke": [flip.to_json() for flip in self.broke],
-            "fixed": [flip.to_json() for flip in self.fixed],
+            "n_broke": len(self.broke),
+            "n_fixed": len(self.fixed),
+            "broke": [flip.to_json() for flip in self.broke[:most_flips]],
+            "fixed": [flip.to_json() for flip in self.fixed[:most_flips]],
             "strata": {value: found.to_json() for value, found in self.strata.items()},
             "latency_ms": {
                 "difference": self.latency_ms.gain,
@@ -229,11 +231,11 @@ class RunComparison:
     front: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON, as `agentensor compare --json` prints it."""
+    def to_json(self, *, most_flips: int | None = None) -> dict[str, Any]:
+        """As JSON, as `agentensor compare --json` prints it; with `most_flips` of either kind."""
         return {
             "sides": [side.to_json() for side in self.sides],
-            "contrasts": [contrast.to_json() for contrast in self.contrasts],
+            "contrasts": [contrast.to_json(most_flips=most_flips) for contrast in self.contrasts],
             "front": list(self.front),
             "notes": list(self.notes),
         }

@@ -290,6 +290,15 @@ def _text(value: Any) -> str:
 # -- Trainings -------------------------------------------------------------------------------------
 
 
+async def load_lineage(run: RunRecord, *, store: Store) -> list[CandidateView]:
+    """The candidates of a training in order, also of one at work; none of another run."""
+    if run.mode != "train":
+        return []
+    candidates = await store.training.candidates(run.run_id)
+    marks = await store.runs.marks(run.run_id)
+    return _lineage(candidates, marks, await _versions(store, run))
+
+
 async def _versions(store: Store, run: RunRecord) -> dict[str, ConfigCheckpoint]:
     """Candidate -> its version, of the versions that a training has made."""
     found = await store.checkpoints.list(run.workflow_id, limit=None)

@@ -21,7 +21,7 @@ from orcheo_agentensor.errors import AgentensorError
 from orcheo_agentensor.server.http import NO_STORE, PREFIX, error_response
 from orcheo_agentensor.server.middleware import RunRequests
 from orcheo_agentensor.server.review import RequestReviewer
-from orcheo_agentensor.server.routes import checkpoints, errors, runs
+from orcheo_agentensor.server.routes import checkpoints, errors, results, runs
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def create_app(*, store: Store | str | None = None, settings: Settings | None = 
             await opened.close()
 
     return _ServerApp(
-        _create_routes(opened),
+        create_routes(opened),
         lifespan=lifespan,
         middleware=[Middleware(RunRequests, reviewer=RequestReviewer(opened, settings))],
     )
@@ -117,7 +117,8 @@ class _HeadAsGet:
         await self.app(scope, receive, send)
 
 
-def _create_routes(store: Store) -> FastAPI:
+def create_routes(store: Store) -> FastAPI:
+    """The routes under `PREFIX` alone."""
     from orcheo_agentensor import __version__
 
     app = _Routes(
@@ -140,6 +141,7 @@ def _create_routes(store: Store) -> FastAPI:
         checkpoints.reading,
         checkpoints.promoting,
         runs.runs,
+        results.results,
         runs.datasets,
         runs.schemas,
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,9 @@ _RELATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_TEST = re.compile(r"\s*(.+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
+TEST = r"^\s*[^<>=!]*[^<>=!\s]\s*(<=|>=|!=|<|>|=)\s*-?[0-9]{1,15}(\.[0-9]{1,15})?\s*$"
+"""What a test of a score looks like."""
+_PARTS = re.compile(r"([^<>=!]+)([<>=!]+)(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,12 @@ class ScoreTest:
     @classmethod
     def parse(cls, text: str, *, field: str = "--where") -> Self:
         """The test that a text stands for; raises `BadInput` for none."""
-        found = _TEST.fullmatch(text)
-        try:
-            value = float(found[3]) if found else math.nan
-        except ValueError:
-            value = math.nan
-        if found is None or not math.isfinite(value):
+        found = _PARTS.fullmatch(text.strip())
+        if found is None or not re.fullmatch(TEST, text):
             rule = f"must be EVALUATOR, one of {' '.join(_RELATIONS)}, and a number"
             raise BadInput(field=field, value=text, rule=rule)
-        return cls(evaluator=found[1], relation=found[2], value=value)
+        name, relation, value = (part.strip() for part in found.groups())
+        return cls(evaluator=name, relation=relation, value=float(value))
 
 
 class CaseFilters(TypedDict, total=False):

@@ -189,6 +189,10 @@ async def test_what_is_somebody_elses_looks_like_nothing(
         "/workflows/{}/aliases/latest/log",
         "/runs/{}-run",
         "/runs/{}-run/cases",
+        f"/runs/{{}}-run/cases/{job['dataset'][0]['id']}",
+        "/runs/{}-run/lineage",
+        "/runs/{}-run/report?format=json",
+        "/compare?side={0}@1&side={0}-run",
     ]
     for path in paths:
         own = await http.get(PREFIX + path.format("anas"), headers=bearer("ana-token"))

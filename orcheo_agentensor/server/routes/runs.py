@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -27,6 +27,7 @@ from orcheo_agentensor.server.routes import (
     router,
 )
 from orcheo_agentensor.storage import DatasetRecord, RunMode, RunStatus
+from orcheo_agentensor.storage.case_filters import TEST, CaseFilters, ScoreTest
 from orcheo_agentensor.training import TrainingJob
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -105,12 +106,38 @@ class RunsQuery(PageQuery):
 class CasesQuery(PageQuery):
     """Which results of cases are wanted."""
 
-    failed: bool | None = optional("Only failures, or only the others.")
+    failed: bool | None = optional("Only where something broke, or only the others.")
+    passed: bool | None = optional("Only those that passed every evaluator, or only the others.")
+    where: list[Annotated[str, Field(pattern=TEST, max_length=200)]] = Field(
+        [], max_length=8, description="Only with such a score, as in `tone<0.5`; repeatable."
+    )
     evaluator: str | None = optional("Only scores of this name.", max_length=200)
     phase: str | None = optional("Only of this phase of the run.", max_length=64)
     split: str | None = optional("Only cases of this split.", max_length=64)
     min_score: float | None = optional("With a score of at least this.", allow_inf_nan=False)
     max_score: float | None = optional("With a score of at most this.", allow_inf_nan=False)
+    order: Literal["case", "worst"] = Field(
+        "case", description="By case id, or the worst first: what broke, then by score."
+    )
+
+    def filters(self) -> CaseFilters:
+        """What the store is asked for."""
+        return CaseFilters(
+            failed=self.failed,
+            passed=self.passed,
+            where=[ScoreTest.parse(text, field="query.where") for text in self.where],
+            evaluator=self.evaluator,
+            phase=self.phase,
+            split=self.split,
+            min_score=self.min_score,
+            max_score=self.max_score,
+        )
+
+
+class CasePage(Page[RecordedCase]):
+    """A part of the results of a run's cases; `total` counts all that are wanted."""
+
+    total: int
 
 
 runs = router("runs")
@@ -200,27 +227,33 @@ async def get_evaluator_set(evaluator_set: Name, visible: Visible) -> EvaluatorS
 @runs.get("/runs/{run_id}/cases", responses=errors(404))
 async def list_cases(
     run_id: Name, query: Annotated[CasesQuery, Query()], visible: Visible
-) -> Page[RecordedCase]:
-    """The results of a run's cases, by case id."""
+) -> CasePage:
+    """The results of a run's cases, by case id or with the worst first."""
     run = await visible.run(run_id)
+    worst, after, offset = query.order == "worst", None, 0
+    if worst:
+        offset = (query.place(tuple[Annotated[int, Field(ge=0, lt=2**31)]]) or (0,))[0]
+    else:
+        after = query.place(tuple[str, Annotated[int, Field(ge=0, lt=2**31)], str])
     rows = await recorded_cases(
         visible.store,
         run,
-        failed=query.failed,
-        evaluator=query.evaluator,
-        phase=query.phase,
-        split=query.split,
-        min_score=query.min_score,
-        max_score=query.max_score,
-        after=query.place(tuple[str, Annotated[int, Field(ge=0, lt=2**31)], str]),
+        worst=worst,
+        after=after,
+        offset=offset,
         limit=query.limit + 1,
+        **query.filters(),
     )
-    return page(
+    found = page(
         rows,
         query.limit,
-        place=lambda row: [row.case_id, row.replicate, row.key],
+        place=lambda row: (
+            [offset + query.limit] if worst else [row.case_id, row.replicate, row.key]
+        ),
         show=lambda row: row,
     )
+    total = await visible.store.runs.count_rows(run.run_id, **query.filters())
+    return CasePage(items=found.items, next_cursor=found.next_cursor, total=total)
 
 
 @datasets.get("/datasets")
