@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
+import httpx
 import pytest
-from cli_support import Project, evaluation_job
+from cli_support import Project, evaluation_job, wait_until
 
 CASES = [
     {
@@ -83,3 +85,27 @@ def test_a_case_is_shown_with_its_path_messages_and_tool_calls(project: Project)
     assert found["trace_id"] in shown
     project.call("evaluate", "evaluate.yaml", "--run-id", "plain")
     assert "evaluate with --tape" in project.call("runs", "show", "plain", "--case", "a").stdout
+
+
+def test_the_pages_are_served_to_who_has_the_address_and_end_with_a_signal(
+    evaluated: Project,
+) -> None:
+    process = evaluated.start("view", "--port", "0")
+    try:
+        wait_until(lambda: "#key=" in (evaluated.folder / "stdout").read_text())
+        url, _, key = (evaluated.folder / "stdout").read_text().strip().partition("/#key=")
+        page = httpx.get(f"{url}/agentensor/v1/runs/r", headers={"x-agentensor-key": key})
+        assert page.json()["status"] == "finished"
+        assert httpx.get(f"{url}/agentensor/v1/runs/r").status_code == 401
+        port = url.rpartition(":")[2]
+        told = evaluated.refused("view", "--port", port)
+        assert f"--port {port}: cannot be used" in told
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in evaluated.said()
+
+
+def test_without_a_store_there_is_nothing_to_serve(project: Project) -> None:
+    assert "there is no store at" in project.refused("view", "--port", "0")
