@@ -87,6 +87,19 @@ def message_texts(messages: Iterable[BaseMessage]) -> Iterator[str]:
             yield "\n".join(text for text in texts if isinstance(text, str))
 
 
+def tool_texts(tools: Any) -> list[str]:
+    """What a model is told of its tools and their arguments, in the form of any provider."""
+    waiting, found = [tools], list[str]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            found += [part["description"]] if isinstance(part.get("description"), str) else []
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+    return found
+
+
 def blank_out(prompt: str, text: str) -> str | None:
     """`text` without `prompt`, wherever it stands in it; None where it does not."""
     blanked = (_blanked(pieces, text) for pieces in _forms(prompt))
@@ -425,8 +438,9 @@ class TapeRecorder(BaseCallbackHandler):
         if self.tape.steps is not None:
             dumped = {"messages": [[dumpd(message) for message in call] for call in messages]}
             self._begin("llm", serialized, dumped, kwargs)
+        told = tool_texts((kwargs.get("invocation_params") or {}).get("tools"))
         for call in messages:
-            self._model_called(message_texts(call), kwargs.get("metadata"))
+            self._model_called([*message_texts(call), *told], kwargs.get("metadata"))
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
         """A model that takes text is called."""

@@ -29,7 +29,7 @@ from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.prompts import constant_in, text_of
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bind_of, record_prompt_read
-from orcheo_agentensor.targets.isolation import is_own
+from orcheo_agentensor.targets.isolation import is_own, names_in
 from orcheo_agentensor.upstream import parsed
 
 T = TypeVar("T")
@@ -289,7 +289,7 @@ class _Hooks:
         if self.readers(key):
             return True
         return any(
-            key[1] in _names(function.__code__)
+            key[1] in names_in(function.__code__)
             for functions in _own_functions().values()
             for function in functions
         )
@@ -300,7 +300,7 @@ class _Hooks:
             for value in [*vars(module).values()] if is_own(module) else ():
                 inner = getattr(value, "__wrapped__", None)
                 if hasattr(value, "cache_info") and isinstance(inner, FunctionType):
-                    names = {*_names(inner.__code__)}
+                    names = {*names_in(inner.__code__)}
                     if any(name in names for name in (key[1], *self._aliases(inner, key))):
                         return f"{module.__name__}.{inner.__qualname__}"
         return None
@@ -354,7 +354,7 @@ class _Hooks:
             module.__class__ = type(kind.__name__, (_Hooked, kind), body)
         by_file: dict[str, list[FunctionType]] = {}
         for function in functions:
-            if not names.keys().isdisjoint(_names(function.__code__)):
+            if not names.keys().isdisjoint(names_in(function.__code__)):
                 by_file.setdefault(function.__code__.co_filename, []).append(function)
         for file, there in by_file.items():
             source = "".join(linecache.getlines(file, vars(module)))
@@ -365,7 +365,7 @@ class _Hooks:
                 code = pairs.get(identity)
                 if code is not None:
                     function.__code__ = code
-                    for name in names.keys() & {*_names(code)}:
+                    for name in names.keys() & {*names_in(code)}:
                         ref = weakref.ref(function)
                         self._readers.setdefault(names[name], []).append(ref)
 
@@ -403,13 +403,6 @@ def _own_functions(packages: Container[str] = ()) -> dict[int, list[FunctionType
             if own[place]:
                 found.setdefault(place, []).append(one)
     return found
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
 
 
 def _all_codes(code: CodeType) -> Iterator[CodeType]:

@@ -21,6 +21,7 @@ from orcheo_agentensor.prompts import (
     put,
 )
 from orcheo_agentensor.tape import bind_of
+from orcheo_agentensor.targets.placing import places_of
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -296,7 +297,11 @@ def bind_places(target: Any, configurable: Mapping[str, Any]) -> list[str]:
         configurable = {**server.assistant.values, **configurable}
     declared += [key for key, value in configurable.items() if isinstance(value, str)]
     names = dict.fromkeys(name for name in declared if name not in {*texts, "thread_id"})
-    return [*(f"{CONTEXT}.{name}" for name in texts), *(f"{CONFIGURABLE}.{name}" for name in names)]
+    return [
+        *(f"{CONTEXT}.{name}" for name in texts),
+        *(f"{CONFIGURABLE}.{name}" for name in names),
+        *places_of(getattr(inner, "runnable", None)),
+    ]
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -199,7 +199,7 @@ def _named(function: FunctionType) -> Iterator[Any]:
     """The globals that a function of the project names, and what it names in its modules."""
     if not is_own(_module_of(function)):
         return
-    names = set(_names(function.__code__))
+    names = set(names_in(function.__code__))
     for name in names & function.__globals__.keys():
         value = function.__globals__[name]
         yield value
@@ -207,11 +207,12 @@ def _named(function: FunctionType) -> Iterator[Any]:
             yield from (vars(value)[inner] for inner in names & vars(value).keys())
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that code uses: globals, attributes and imports, of functions in it too."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from names_in(constant)
 
 
 def _module_of(defined: Any) -> ModuleType | None:
@@ -221,7 +222,9 @@ def _module_of(defined: Any) -> ModuleType | None:
 def is_own(module: ModuleType | None) -> bool:
     """Whether a module is the project's own: not installed, and not this package's."""
     path = getattr(module, "__file__", None)
-    return isinstance(path, str) and path.endswith(".py") and not path.startswith(_not_own())
+    if not isinstance(path, str) or not path.endswith(".py") or path.startswith(_not_own()):
+        return False
+    return "/site-packages/" not in path  # of another environment, which this one sees, too
 
 
 @functools.cache

@@ -29,6 +29,7 @@ from orcheo_agentensor.prompts import CONTEXT, put
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
     Tree,
+    bind_of,
     bound_tree,
     is_taping,
     prompt_tree,
@@ -56,6 +57,7 @@ from orcheo_agentensor.targets.overriding import (
     require_nodes,
     with_node_overrides,
 )
+from orcheo_agentensor.targets.placing import check_parts, placed
 
 if TYPE_CHECKING:
     from orcheo_agentensor.targets.served import Workflow
@@ -66,6 +68,8 @@ _FORMS = (
     '{"entrypoint": "module:attribute", "output": "path"}, or {"url": ..., "assistant": ...}'
 )
 _REMOTE = frozenset({"url", "assistant"})
+_MOST_COPIES = 16
+"""Most sets of texts whose copies of the graph are kept."""
 _OVERRIDES = f"job.config.configurable.{NODE_OVERRIDES}"
 
 
@@ -276,6 +280,7 @@ class RunnableTarget:
     isolation: Isolation | None = None
     workflow: Workflow | None = None
     _watched: dict[str, Runnable[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+    _placed: dict[str, tuple[Any, Values]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -316,6 +321,7 @@ class RunnableTarget:
         who = repr(self.name)
         if self.is_remote:
             return
+        check_parts(self.runnable, prompts, who=who)
         if overrides_in({"configurable": configurable}) and hasattr(self.runnable, "nodes"):
             config = RunConfig.model_construct(configurable=dict(configurable))
             require_followed(self.runnable, config, field="job.config")
@@ -363,8 +369,12 @@ class RunnableTarget:
         if self.isolation is not None:
             configurable |= await self.isolation.keys()
             config = {**config, "configurable": configurable}
+        values: Values = {}
+        if prompts and not by_itself and not self.is_remote:
+            runnable, held = self._with_texts(prompts)
+            values = {**held, **values_of(prompts)}
         if prompts and is_taping():
-            runnable = self._watching(prompts, kwargs, context_too=not by_itself)
+            runnable = self._watching(runnable, prompts, kwargs, context_too=not by_itself)
         if configurable.get(NODE_OVERRIDES) and self.edges and not by_itself:
             runnable = with_node_overrides(runnable)
         record_root()
@@ -373,7 +383,7 @@ class RunnableTarget:
             if self.is_remote:
                 output = await as_root_run(runnable.ainvoke, self.name, inputs, config)
             else:
-                with reading({} if by_itself else values_of(prompts)):
+                with reading(values):
                     output = await runnable.ainvoke(inputs, config, **kwargs)
         finally:
             var_child_runnable_config.reset(token)
@@ -387,13 +397,29 @@ class RunnableTarget:
     def _context_fields(self) -> tuple[str, ...]:
         return field_names(self.context_schema)
 
+    def _with_texts(self, prompts: Mapping[str, Any]) -> tuple[Any, Values]:
+        """The graph with the texts of prompts in the parts of it that they bind to."""
+        key = repr(sorted((str(bind_of(one)), str(one)) for one in prompts.values()))
+        if key not in self._placed:
+            if len(self._placed) >= _MOST_COPIES:
+                self._placed.pop(next(iter(self._placed)), None)
+            self._placed[key] = placed(self.runnable, prompts)
+        return self._placed[key]
+
     def _watching(
-        self, prompts: Mapping[str, Any], kwargs: dict[str, Any], *, context_too: bool
+        self,
+        runnable: Runnable[Any, Any],
+        prompts: Mapping[str, Any],
+        kwargs: dict[str, Any],
+        *,
+        context_too: bool,
     ) -> Runnable[Any, Any]:
         """The graph to run for a tape, which sees reads of bound prompts; the context too."""
         if "context" in kwargs and context_too:
             kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
         tree = prompt_tree(prompts)
+        if runnable is not self.runnable:
+            return watched_graph(runnable, tree)
         key = repr(tree)  # one job binds its prompts to the same places in every rollout
         if key not in self._watched:
             self._watched[key] = watched_graph(self.runnable, tree)
@@ -540,7 +566,9 @@ class FactoryTarget:
         values = values_of(prompts_in(config))
         async with self._building(building, values) as workflow:
             if isinstance(self.built, RunnableTarget):
-                target: Target = replace(self.built, runnable=compiled(workflow), _watched={})
+                target: Target = replace(
+                    self.built, runnable=compiled(workflow), _watched={}, _placed={}
+                )
             else:
                 target = _from_object(workflow, self.name, self.memory_store, self.context)
             result = await target.run(inputs, config, rollout_id=rollout_id)

@@ -44,7 +44,7 @@ from orcheo_agentensor.config.resolve import (
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
-from orcheo_agentensor.prompts import CONTEXT, constant_in
+from orcheo_agentensor.prompts import CONTEXT, TextTensor, constant_in, part_in
 from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
@@ -72,6 +72,7 @@ from orcheo_agentensor.targets.described import (
 )
 from orcheo_agentensor.targets.isolation import provenance_of
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
+from orcheo_agentensor.targets.placing import check_parts, placed
 from orcheo_agentensor.upstream import private_attributes
 
 if TYPE_CHECKING:
@@ -402,8 +403,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     ) -> Iterator[Any]:
         """As the graph's `stream`; `invoke` and `batch` run through here as well."""
         plan = self.workflow.waited(self.workflow.plan(self._called_with(config)))
-        stream = partial(self._bare(plan).stream, **self._arguments(plan, input, kwargs))
-        values = self._constants(plan)
+        bare, values = self._bare(plan)
+        stream = partial(bare.stream, **self._arguments(plan, input, kwargs))
         with self._recorded(plan, kwargs.get("context")), closing(stream()) as parts:
             yield from each_reading(values, parts)
 
@@ -412,8 +413,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     ) -> AsyncIterator[Any]:
         """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
         plan = await self.workflow.plan(self._called_with(config))
-        stream = partial(self._bare(plan).astream, **self._arguments(plan, input, kwargs))
-        values, context = self._constants(plan), kwargs.get("context")
+        bare, values = self._bare(plan)
+        stream = partial(bare.astream, **self._arguments(plan, input, kwargs))
+        context = kwargs.get("context")
         async with self._arecorded(plan, context), aclosing(stream()) as parts:
             async for part in aeach_reading(values, parts):
                 yield part
@@ -490,25 +492,30 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         checked = [self.workflow.checked(self._called_with(one)) for one in configs]
         return configs, checked[0].max_concurrency if checked else None
 
-    def _bare(self, plan: RunPlan) -> Any:
-        """The graph that is served, with nodes that follow overrides where a run has some."""
-        if plan.config is None or not overrides_in(plan.runnable):
-            return super()
-        require_followed(self, plan.config)
-        return super(ServedGraph, with_node_overrides(self))
+    def _bare(self, plan: RunPlan) -> tuple[Any, Values]:
+        """The graph that is served, with the texts of the run in its parts and nodes that follow
+        overrides; and what the run reads in place of globals."""
+        if plan.config is None:
+            return super(), {}
+        graph, values = self._with_texts(plan.config.prompts)
+        if overrides_in(plan.runnable):
+            require_followed(graph, plan.config)
+            graph = with_node_overrides(graph)
+        return super(ServedGraph, graph), values
 
-    def _constants(self, plan: RunPlan) -> Values:
-        """What the run reads in place of the constants to which its prompts bind.
+    def _with_texts(self, prompts: Mapping[str, TextTensor]) -> tuple[Any, Values]:
+        """The graph, and values in place of globals, with the texts of prompts that bind to them.
 
-        Raises `EntrypointNotAllowed` for one of a module that the operator does not allow.
+        Raises `EntrypointNotAllowed` for a constant of a module that the operator does not allow.
         """
-        prompts = plan.config.prompts if plan.config is not None else {}
-        if not any(constant_in(one.bind) for one in prompts.values()):
-            return {}
+        if not any(constant_in(one.bind) or part_in(one.bind) for one in prompts.values()):
+            return self, {}
         defaults = self.workflow.defaults.prompts
         own = [name for name, one in defaults.items() if prompts[name].bind == one.bind]
         load_constants(prompts, settings=self.workflow.settings, trusted=own)
-        return values_of(prompts)
+        check_parts(self, prompts, who=repr(self.workflow.workflow_id))
+        graph, values = placed(self, prompts)
+        return graph, {**values, **values_of(prompts)}
 
     def _arguments(self, plan: RunPlan, input: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a run of the bare graph."""

@@ -61,3 +61,53 @@ async def test_a_prebuilt_team_is_evaluated(make: Any, compiled: bool) -> None:
     )
     assert report.objective == 1.0, report.cases[0]
     assert report.usage.calls >= 2
+
+
+def echo(name: str) -> Any:
+    """An agent that answers with its system prompt."""
+    model = RuleChatModel(rule=lambda messages: f"{name}: {messages[0].text}")
+    return create_agent(model=model, tools=[], name=name, system_prompt=f"You are the {name}.")
+
+
+def led() -> Any:
+    def decide(messages: Any) -> Any:
+        asked = messages[-1].type == "human"
+        return call("transfer_to_clerk") if asked else AIMessage(f"lead: {messages[0].text}")
+
+    lead = RuleChatModel(rule=decide)
+    return create_supervisor([echo("clerk")], model=lead, prompt="You lead a team.")
+
+
+@pytest.mark.parametrize(
+    ("make", "prompts", "replies"),
+    [
+        pytest.param(
+            led,
+            {"supervisor.system_prompt": "You lead it well.", "clerk.system_prompt": "You file."},
+            ["clerk: You file.", "lead: You lead it well."],
+            marks=compat("targets", "agent", "langgraph-supervisor"),
+        ),
+        pytest.param(
+            lambda: create_swarm([echo("clerk")], default_active_agent="clerk"),
+            {"clerk.system_prompt": "You are one of the swarm."},
+            ["clerk: You are one of the swarm."],
+            marks=compat("targets", "agent", "langgraph-swarm"),
+        ),
+    ],
+)
+async def test_the_system_prompts_of_a_prebuilt_team_are_reached(
+    make: Any, prompts: dict[str, str], replies: list[str]
+) -> None:
+    report = await aevaluate(
+        make().compile(),
+        dataset=[{"inputs": {"messages": [{"role": "user", "content": "Refund me."}]}}],
+        evaluators=[
+            {"type": "contains", "value": reply, "field": "messages", "name": reply[:5]}
+            for reply in replies
+        ],
+        prompts={
+            bind.partition(".")[0]: {"text": text, "bind": bind} for bind, text in prompts.items()
+        },
+    )
+    assert report.objective == 1.0, report.cases[0]
+    assert not report.warnings
