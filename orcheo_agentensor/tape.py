@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.media import label_media
-from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, path_in, text_of
+from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, part_in, path_in, text_of
 from orcheo_agentensor.redaction import redact
 
 MIN_LITERAL = 8
@@ -62,7 +62,7 @@ class PromptSearch:
     def __init__(self, prompts: Mapping[str, Any]) -> None:
         named: dict[str, list[str]] = {}
         for name, value in prompts.items():
-            text = _trainable_text(value)
+            text = _searched_text(value)
             if text and text.strip():
                 named.setdefault(text.strip(), []).append(name)
         self._prompts = sorted(named.items(), key=lambda item: len(item[0]), reverse=True)
@@ -106,12 +106,15 @@ def blank_out(prompt: str, text: str) -> str | None:
     return next((rest for rest in blanked if rest is not None), None)
 
 
-def _trainable_text(value: Any) -> str | None:
+def _searched_text(value: Any) -> str | None:
+    """The text of a prompt that is trainable, or that is bound to a part of the graph: nothing but
+    what a model is sent tells that such a part was read."""
     if isinstance(value, str):
         return value
+    searched = part_in(bind_of(value)) is not None
     if isinstance(value, TextTensor):
-        return value.text if value.requires_grad else None
-    if isinstance(value, Mapping) and value.get("requires_grad", True):
+        return value.text if searched or value.requires_grad else None
+    if isinstance(value, Mapping) and (searched or value.get("requires_grad", True)):
         text = value.get("text")
         return text if isinstance(text, str) else None
     return None

@@ -14,7 +14,7 @@ import typer
 from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import ThresholdMissed, command
 from orcheo_agentensor.cli.options import read_from, write_to
-from orcheo_agentensor.cli.output import print_json, say, show, show_diff, show_table
+from orcheo_agentensor.cli.output import as_yaml, print_json, say, show, show_diff, show_table
 from orcheo_agentensor.display import compared, number, percent, when
 from orcheo_agentensor.errors import BadInput
 
@@ -225,7 +225,7 @@ def export(
     if output is None:
         print_json(found.to_runnable())
         return
-    encode = _json if output.suffix.lower() == ".json" else _yaml
+    encode = _json if output.suffix.lower() == ".json" else as_yaml
     _write(output, encode(found.to_runnable()))
     if as_json:
         print_json({"workflow_id": workflow, "version": found.config_version, "file": str(output)})
@@ -242,20 +242,6 @@ def _check_output(path: Path) -> None:
 
 def _json(config: dict[str, Any]) -> str:
     return json.dumps(config, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Texts of several lines as blocks."""
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in value else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-    Dumper.add_representer(str, text)
-    return yaml.dump(config, Dumper=Dumper, allow_unicode=True, sort_keys=False)
 
 
 def _write(path: Path, text: str) -> None:

@@ -175,10 +175,11 @@ def load_env_file(path: Path) -> None:
 
 
 def make_importable(*folders: Path) -> None:
-    """Let jobs name modules in these folders; installed packages come first."""
-    for folder in map(str, (folder.resolve() for folder in folders)):
-        if folder not in sys.path:
-            sys.path.append(folder)
+    """Let jobs name modules in these folders, and in their `src`; installed packages come first."""
+    for folder in (folder.resolve() for folder in folders):
+        for place in (folder, folder / "src"):
+            if place.is_dir() and str(place) not in sys.path:
+                sys.path.append(str(place))
 
 
 def named_store(url: str | None, settings: Settings | None = None) -> Store:

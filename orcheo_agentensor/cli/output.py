@@ -41,6 +41,21 @@ def show(text: str = "", *, style: str | None = None) -> None:
     console().print(clean(text), style=style, soft_wrap=True)
 
 
+def as_yaml(document: Mapping[str, Any]) -> str:
+    """A document in YAML, with texts of several lines as blocks."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Texts of several lines as blocks."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(dict(document), Dumper=Dumper, allow_unicode=True, sort_keys=False)
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout; finite numbers only."""
     text = clean_json(document) + "\n"

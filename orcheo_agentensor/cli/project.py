@@ -6,11 +6,12 @@ A project file is a job file with a part more, `project`: what the environment w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,14 @@ import typer
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import ExitCode, message_of
 from orcheo_agentensor.cli.jobfile import PROJECT_FILE, Overrides, load_job, read_document
-from orcheo_agentensor.cli.output import print_json, require_new, show, show_next, write_whole
+from orcheo_agentensor.cli.output import (
+    as_yaml,
+    print_json,
+    require_new,
+    show,
+    show_next,
+    write_whole,
+)
 from orcheo_agentensor.errors import AgentensorError, BadInput, shorten
 
 if TYPE_CHECKING:
@@ -34,7 +42,6 @@ _KEYS = {
     "GOOGLE_API_KEY": "google_genai:gemini-2.5-flash",
 }
 """A key in the environment -> the model that a new project is given."""
-_CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*(PROMPT|INSTRUCTIONS?|SYSTEM)[A-Z0-9_]*")
 
 
 @dataclass(kw_only=True)
@@ -46,6 +53,16 @@ class Found:
     constants: list[str] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
     chat: bool = False
+
+    def add(self, name: str, text: str, bind: str, **more: Any) -> None:
+        """Add a prompt under a name of its own, once for each place."""
+        if all(one.get("bind") != bind for one in self.prompts.values()):
+            name = free = re.sub(r"\W+", "_", name).strip("_").lower()
+            for number in itertools.count(2):
+                if free not in self.prompts:
+                    break
+                free = f"{name}_{number}"
+            self.prompts[free] = {"text": text, "bind": bind, **more}
 
 
 def graphs_of(folder: Path) -> dict[str, str]:
@@ -91,61 +108,63 @@ def env_file_of(folder: Path) -> str | None:
     return env if isinstance(env, str) and (folder / env).is_file() else None
 
 
-async def look_at(target: str, *, settings: Settings) -> Found:
-    """Import a graph, and say what it offers; raises what importing or building it raises."""
-    from orcheo_agentensor.targets import resolve_target
-    from orcheo_agentensor.targets.context import bind_places, found_prompts
+async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
+    """Import a graph, and say what it and the modules of its project in `folder` offer.
+
+    Raises what importing or building it raises.
+    """
+    from orcheo_agentensor.targets import ConnectedTarget, resolve_target
+    from orcheo_agentensor.targets.constants import kept_texts
+    from orcheo_agentensor.targets.context import bind_places, default_of, found_prompts
+    from orcheo_agentensor.targets.placing import places_of
 
     resolved = await asyncio.to_thread(resolve_target, target, settings=settings)
+    if isinstance(resolved, ConnectedTarget):  # a factory, which is built to see what it is
+        resolved = await resolved.connect({"configurable": {}})
     found = Found()
     for name, tensor in found_prompts(resolved).items():
-        bind = {} if tensor.bind is None else {"bind": tensor.bind}
+        at = {} if tensor.bind is None else {"bind": tensor.bind}
         frozen = {} if tensor.requires_grad else {"requires_grad": False}
-        found.prompts[name] = {"text": tensor.text, **bind, **frozen}
-    inner = getattr(resolved, "inner", resolved)
+        found.prompts[name] = {"text": tensor.text, **at, **frozen}
+    inner = getattr(resolved, "built", None) or getattr(resolved, "inner", resolved)
     graph = getattr(inner, "runnable", inner)
-    schema = getattr(inner, "context_schema", None)
+    parts = places_of(graph)
     for place in bind_places(resolved, {}):
-        where, _, name = place.rpartition(".")
-        text = getattr(schema, name, None) if where == "context" else None
-        if name not in found.prompts and isinstance(text, str) and _is_prompt(name, text):
-            found.prompts[name] = {"text": text, "bind": place}
+        where, _, name = place.partition(".")
+        text = default_of(getattr(inner, "context_schema", None), name)
+        if where == "context" and isinstance(text, str) and _is_prompt(name, text):
+            found.add(name, text, place)
+    for bind, text in parts.items():
+        if not bind.startswith("tools.") and _has_words(text):
+            found.add(bind, text, bind)
+    for file, name, text, is_read in await asyncio.to_thread(kept_texts, folder):
+        bind = f"./{file.as_posix()}:{name}"
+        if not _is_prompt(name, text) or any(one["text"] == text for one in found.prompts.values()):
+            continue
+        if is_read:
+            found.add(name, text, bind)
+        else:
+            found.constants.append(bind)
+    frozen = {"requires_grad": False} if found.prompts else {}
+    for bind, text in parts.items():
+        root, _, tool = bind.partition(".")
+        if root == "tools" and tool.count(".") == 1:
+            found.tools[tool.removesuffix(".description")] = text
+            found.add(tool.replace(".", "_"), text, bind, **frozen)
     schema_of = getattr(graph, "get_input_jsonschema", None)
     if schema_of is not None:
         found.inputs, found.chat = _stub(await asyncio.to_thread(schema_of))
-    for name, module in _modules(target):
-        found.constants += [
-            f"{name}:{key}"
-            for key, value in vars(module).items()
-            if isinstance(value, str) and _CONSTANT.fullmatch(key) and len(value) > 20
-        ]
-    for tool in _tools(graph):
-        found.tools[tool.name] = tool.description
     return found
 
 
 def _is_prompt(name: str, text: str) -> bool:
-    return "prompt" in name.lower() or "instruction" in name.lower() or len(text) > 80
+    called = re.search("prompt|instruction|persona|system_message", name.lower())
+    return len(text) > (15 if called else 300 if name.isupper() else 80) and _has_words(text)
 
 
-def _modules(target: str) -> Iterator[tuple[str, Any]]:
-    """The loaded modules of the target's own folder, with their names."""
-    path = target.rpartition(":")[0]
-    file = Path(path).resolve() if path.endswith(".py") else None
-    for name, module in [*sys.modules.items()]:
-        where = getattr(module, "__file__", None)
-        if where is None or name == "__main__":
-            continue
-        near = Path(where).resolve().parent == file.parent if file else name == path
-        if near:
-            yield name, module
-
-
-def _tools(graph: Any) -> Iterator[Any]:
-    """The tools of the tool nodes of a graph."""
-    for node in getattr(graph, "nodes", {}).values():
-        bound = getattr(node, "bound", None)
-        yield from getattr(bound, "tools_by_name", {}).values()
+def _has_words(text: str) -> bool:
+    """Whether a text says something itself, and is no mere "{question}"."""
+    return len(re.findall(r"\w{3,}", re.sub(r"\{[^{}]*\}", "", text))) > 1
 
 
 def _stub(schema: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -208,18 +227,19 @@ def init(
         project["model"] = model
     found, problem = Found(), None
     if yes or (sys.stdin.isatty() and typer.confirm(f"Import {entry} to look for its prompts?")):
-        options.make_importable(folder, *([folder / "src"] if (folder / "src").is_dir() else []))
+        options.make_importable(folder)
         settings = options.load_settings()
         allowed = {
             "allowed_folders": (*settings.allowed_folders, folder),
             "allowed_modules": (*settings.allowed_modules, *project.get("allowed_modules", ())),
         }
         try:
-            found = asyncio.run(look_at(entry, settings=settings.model_copy(update=allowed)))
+            allowing = settings.model_copy(update=allowed)
+            found = asyncio.run(look_at(entry, settings=allowing, folder=folder))
         except Exception as error:  # noqa: BLE001 - importing runs the project's own code
             problem = f"{type(error).__name__}: {error}"
     job = _job(name, entry, found, model=model)
-    write_whole(project_file, [_HEAD, _yaml({"project": project, **job})])
+    write_whole(project_file, [_HEAD, as_yaml({"project": project, **job})])
     if not cases_file.exists() or force:
         inputs = found.inputs or {"question": "Question {n}"}
         cases = ({"id": f"case-{n}", "inputs": _numbered(inputs, n)} for n in range(1, _STUBS + 1))
@@ -274,28 +294,22 @@ def _job(name: str, entry: str, found: Found, *, model: str | None) -> dict[str,
     return job
 
 
-def _yaml(document: Mapping[str, Any]) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
-    return text
-
-
 def _tell(found: Found, problem: str | None) -> None:
     for name, prompt in found.prompts.items():
-        show(f"prompt     {name}: {shorten(prompt['text'])}")
-    for name, description in found.tools.items():
-        show(f"tool       {name}: {shorten(description)}")
+        frozen = "" if prompt.get("requires_grad", True) else ", frozen"
+        where = f" ({prompt['bind']}{frozen})" if prompt.get("bind") else ""
+        show(f"prompt     {name}: {shorten(prompt['text'])}{where}")
     for place in found.constants:
-        show(f"constant   {place} is a text of the module, which no config reaches")
-    if found.constants and not found.prompts:
-        show("To train such a text, read it by its name where it is used:")
+        show(f"constant   {place} is read only when its module is imported, so no run reaches it")
+    if found.constants:
+        name = found.constants[0].rpartition(":")[2]
+        show("To train such a text, read it in the node that uses it:")
         show("  from orcheo_agentensor import get_prompt")
-        show(f'  get_prompt("{found.constants[0].rpartition(":")[2].lower()}", config)')
+        show(f'  get_prompt("{name.lower()}", default={name})')
     if problem is not None:
         show(f"The graph could not be looked at: {problem}", style="yellow")
     elif not found.prompts:
-        show("No prompt was found that a config reaches; see docs/howto/bind-prompts.md.")
+        show("No prompt was found that a run reaches; see docs/howto/bind-prompts.md.")
 
 
 # -- doctor ----------------------------------------------------------------------------------------
@@ -367,6 +381,11 @@ async def _examined(path: Path, store_url: str | None) -> list[dict[str, Any]]:
     note("dataset", f"{plan['dataset']['id']}, {plan['dataset']['cases']} cases")
     for evaluator in checked.evaluators:
         note("evaluator", f"{evaluator.name}: {evaluator.binding}")
+    for name in plan["unnamed_prompts"]:
+        todo = f"read it by get_prompt({name!r}), or give it a bind"
+        note(
+            "prompt", f"{name} binds nowhere, and nothing in the target names it: {todo}", ok=False
+        )
     for warning in plan.get("warnings", ()):
         note("warning", warning, ok=False)
     return findings

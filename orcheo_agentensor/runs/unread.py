@@ -26,7 +26,7 @@ from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
-from orcheo_agentensor.prompts import TextTensor, constant_in, path_in
+from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, TextTensor, constant_in, path_in
 from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.targets.constants import has_readers
 from orcheo_agentensor.targets.context import field_names
@@ -128,7 +128,7 @@ def unread(
     found = [
         *_unread_config(target, configurable, prompts),
         *_unread_overrides(target, configurable),
-        *_unread_constants(target, prompts),
+        *_unread_binds(target, prompts),
     ]
     found += _dropped(target, dataset, evaluators)
     expecting = sum(case.expected_output is not None for case in dataset.cases)
@@ -164,18 +164,31 @@ def _unread_config(
         )
 
 
-def _unread_constants(target: Any, prompts: Mapping[str, TextTensor]) -> Iterator[str]:
-    """On constants that were used when their module was imported, and never again."""
+def _unread_binds(target: Any, prompts: Mapping[str, TextTensor]) -> Iterator[str]:
+    """On prompts that bind to what nothing reads: constants that were used when their module was
+    imported and never again, and keys and fields that no code names."""
+    if hasattr(target, "servers") or getattr(target, "is_remote", False):
+        return
+    code: Named | None = None
     for name, prompt in prompts.items():
-        bind = constant_in(prompt.bind)
-        if bind is None or hasattr(target, "servers") or has_readers(bind):
+        constant = constant_in(prompt.bind)
+        if constant is not None and not has_readers(constant):
+            yield (
+                f"nothing reads {constant} once it is imported, so the prompt {name!r} changes "
+                "nothing: what was made of the constant keeps its text. Read it where it is used: "
+                f"from orcheo_agentensor import get_prompt, then get_prompt({name!r}, "
+                f"default={constant.rpartition(':')[2]}) in the node"
+            )
+        path = path_in(prompt.bind, CONFIGURABLE) or path_in(prompt.bind, CONTEXT)
+        if path is None:
             continue
-        yield (
-            f"nothing reads {bind} once it is imported, so the prompt {name!r} changes nothing: "
-            "what was made of the constant keeps its text. Read it where it is used: from "
-            f"orcheo_agentensor import get_prompt, then get_prompt({name!r}, "
-            f"default={bind.rpartition(':')[2]}) in the node"
-        )
+        code = code or Named(target)
+        if code.is_whole and path[-1] not in code:
+            yield (
+                f"nothing in the target names {path[-1]!r}, so the prompt {name!r} (bound to "
+                f"{prompt.bind}) changes nothing: read it there, or bind it to a place that the "
+                "target reads"
+            )
 
 
 def unnamed_prompts(target: Any, prompts: Mapping[str, TextTensor]) -> list[str]:

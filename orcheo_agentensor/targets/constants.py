@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterat
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -110,6 +111,49 @@ def value_of_global(module: str, name: str, value: Any) -> tuple[Key, Replacemen
 def has_readers(bind: str) -> bool:
     """Whether a function of the project may read a constant when it is called."""
     return _hooks.has_readers(_constant(bind, field="bind"))
+
+
+def kept_texts(folder: Path) -> list[tuple[Path, str, str, bool]]:
+    """The texts that the loaded modules of a folder define: file, name, text, and whether a
+    function of the project names it, so that a run may read it."""
+    folder = folder.resolve()
+    named = {
+        name
+        for functions in _own_functions().values()
+        for function in functions
+        for name in names_in(function.__code__)
+    }
+    found: dict[tuple[Path, str], tuple[Path, str, str, bool]] = {}
+    modules = [one for one in {*sys.modules.values()} if is_own(one)]
+    for module in sorted(modules, key=lambda one: one.__name__):
+        file = Path(str(module.__file__)).resolve()
+        if not file.is_relative_to(folder):
+            continue
+        texts = {name: one for name, one in vars(module).items() if isinstance(one, str)}
+        try:
+            tree = parsed(partial(ast.parse, file.read_text("utf-8")))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for name in _assigned(tree) & texts.keys():
+            text = texts[name]
+            aliases = {
+                other
+                for elsewhere in modules
+                for other, one in vars(elsewhere).items()
+                if one is text
+            }
+            place = file.relative_to(folder)
+            found[place, name] = (place, name, text, not named.isdisjoint({name, *aliases}))
+    return list(found.values())
+
+
+def _assigned(tree: ast.Module) -> set[str]:
+    """The names that a module assigns at its top."""
+    found = set[str]()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {one.id for one in targets if isinstance(one, ast.Name)}
+    return found
 
 
 def loaded_module(spec: str) -> ModuleType | None:

@@ -159,7 +159,7 @@ def bound_context(schema: Any, context: Any, bound: list[tuple[str, Path, str]])
     """
     for name, path, text in bound:
         if isinstance(context, dict) and len(path) > 1 and path[0] not in context:
-            context = {**context, path[0]: _default(schema, path[0])}
+            context = {**context, path[0]: default_of(schema, path[0])}
         context = put({} if context is None else context, path, text, field=f"prompts.{name}.bind")
     if not isinstance(context, dict):
         return context
@@ -265,7 +265,7 @@ def _marked(schema: Any) -> Iterator[tuple[str, str]]:
     for name, notes in marks.items():
         notes = [getattr(note, "json_schema_extra", note) for note in notes]
         marked = any(isinstance(n, Mapping) and n.get("langgraph_type") == "prompt" for n in notes)
-        if marked and isinstance(text := _default(schema, name), str):
+        if marked and isinstance(text := default_of(schema, name), str):
             yield name, text
 
 
@@ -309,7 +309,8 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return (kind, *(member for part in get_args(kind) for member in _members(part)))
 
 
-def _default(schema: Any, key: str) -> Any:
+def default_of(schema: Any, key: str) -> Any:
+    """What a field of a context begins with; None where it has no default."""
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         field = schema.model_fields.get(key)
         if field is None or field.is_required():

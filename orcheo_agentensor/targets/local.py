@@ -25,7 +25,7 @@ from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.prompts import CONTEXT, put
+from orcheo_agentensor.prompts import CONTEXT, part_in, put
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
     Tree,
@@ -371,7 +371,7 @@ class RunnableTarget:
             config = {**config, "configurable": configurable}
         values: Values = {}
         if prompts and not by_itself and not self.is_remote:
-            runnable, held = self._with_texts(prompts)
+            runnable, held = await self._with_texts(prompts)
             values = {**held, **values_of(prompts)}
         if prompts and is_taping():
             runnable = self._watching(runnable, prompts, kwargs, context_too=not by_itself)
@@ -397,13 +397,17 @@ class RunnableTarget:
     def _context_fields(self) -> tuple[str, ...]:
         return field_names(self.context_schema)
 
-    def _with_texts(self, prompts: Mapping[str, Any]) -> tuple[Any, Values]:
+    async def _with_texts(self, prompts: Mapping[str, Any]) -> tuple[Any, Values]:
         """The graph with the texts of prompts in the parts of it that they bind to."""
+        if not any(part_in(bind_of(one)) for one in prompts.values()):
+            return self.runnable, {}
         key = repr(sorted((str(bind_of(one)), str(one)) for one in prompts.values()))
         if key not in self._placed:
-            if len(self._placed) >= _MOST_COPIES:
-                self._placed.pop(next(iter(self._placed)), None)
-            self._placed[key] = placed(self.runnable, prompts)
+            made = await run_in_thread(placed, self.runnable, prompts)
+            while len(self._placed) >= _MOST_COPIES:
+                self._placed.pop(next(iter(self._placed)))
+            self._placed[key] = made
+            return made
         return self._placed[key]
 
     def _watching(

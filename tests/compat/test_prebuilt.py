@@ -110,4 +110,4 @@ async def test_the_system_prompts_of_a_prebuilt_team_are_reached(
         },
     )
     assert report.objective == 1.0, report.cases[0]
-    assert not report.warnings
+    assert "no node read" not in str(report.warnings)

@@ -96,6 +96,89 @@ def test_a_stranger_has_a_score_after_two_commands_and_no_edit(project: Project)
     assert all(one["ok"] for one in healthy["findings"]), healthy
 
 
+KEPT = """
+PLANNER_PROMPT = "Plan the answer in three steps."
+AGENT_PROMPT = "You are the agent of this house."
+UNUSED_PROMPT = "Nobody reads this after the import."
+SIGNED = UNUSED_PROMPT + " Yours."
+"""
+FLOW = """
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
+
+from desk.texts import AGENT_PROMPT, PLANNER_PROMPT
+from orcheo_agentensor.testing import RuleChatModel
+
+
+def search(query: str) -> str:
+    \"\"\"Search the house.\"\"\"
+    return query
+
+
+model = RuleChatModel(rule=lambda messages: messages[0].text)
+desk = create_agent(model, [search], system_prompt=AGENT_PROMPT, name="desk")
+
+
+def plan(state: MessagesState) -> MessagesState:
+    return {"messages": [model.invoke([HumanMessage(PLANNER_PROMPT)])]}
+
+
+graph = (
+    StateGraph(MessagesState)
+    .add_node("plan", plan)
+    .add_node("desk", desk)
+    .add_edge(START, "plan")
+    .add_edge("plan", "desk")
+    .compile()
+)
+"""
+
+
+def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Project) -> None:
+    folder = project.folder / "src" / "desk"
+    folder.mkdir()
+    (folder / "texts.py").write_text(KEPT)
+    (folder / "flow.py").write_text(FLOW)
+    (project.folder / "langgraph.json").write_text(
+        json.dumps({"graphs": {"desk": "./src/desk/flow.py:graph"}})
+    )
+    made = project.call("init", "--yes")
+    assert "./src/desk/texts.py:UNUSED_PROMPT is read only when its module is" in made.stdout
+    assert 'get_prompt("unused_prompt", default=UNUSED_PROMPT)' in made.stdout
+    path = project.folder / "agentensor.yaml"
+    written = yaml.safe_load(path.read_text())
+    assert written["prompts"] == {
+        "desk_system_prompt": {
+            "text": "You are the agent of this house.",
+            "bind": "desk.system_prompt",
+        },
+        "planner_prompt": {
+            "text": "Plan the answer in three steps.",
+            "bind": "./src/desk/texts.py:PLANNER_PROMPT",
+        },
+        "search_description": {
+            "text": "Search the house.",
+            "bind": "tools.search.description",
+            "requires_grad": False,
+        },
+    }
+    for prompt in written["prompts"].values():
+        prompt["text"] = "New text for " + prompt["bind"]
+    written["evaluators"] = [{"type": "contains", "value": "New text for desk.system_prompt"}]
+    path.write_text(yaml.safe_dump(written))
+    report = project.ok("evaluate")
+    assert report["summary"]["objective"] == 1.0
+    assert report["summary"]["reads"] == dict.fromkeys(sorted(written["prompts"]), True)
+    assert not any("no node read" in one for one in report["summary"].get("warnings", ()))
+    written["prompts"]["lost"] = {"text": "x", "bind": "./src/desk/texts.py:UNUSED_PROMPT"}
+    written["prompts"]["free"] = {"text": "Nobody asks for this by its name."}
+    path.write_text(yaml.safe_dump(written))
+    sick = project.call("doctor").stdout
+    assert "nothing reads ./src/desk/texts.py:UNUSED_PROMPT once it is imported" in sick
+    assert "wrong prompt: free binds nowhere, and nothing in the target names it" in sick
+
+
 def test_nothing_is_imported_before_the_person_agrees(project: Project) -> None:
     assert project.call("init").exit_code == 0
     assert not (project.folder / "imported").exists()

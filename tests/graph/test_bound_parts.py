@@ -26,7 +26,7 @@ async def told(target: Any, **binds: str) -> list[str]:
             for number, (bind, text) in enumerate(binds.items())
         },
     )
-    assert not report.warnings  # each prompt was seen on the tape
+    assert "no node read" not in str(report.warnings)  # each prompt was seen on the tape
     assert report.cases[0].output is not None, report.cases[0].failure
     messages = report.cases[0].output["messages"]
     return [line for one in messages if one["role"] != "user" for line in lines(one)]
