@@ -1,7 +1,8 @@
 """Content blocks: their text, and what their images, sounds and files are shown as.
 
 A model that sees gets images as blocks. For everybody else a medium is a short label such as
-`[image/png 1.3 MB 640x480 sha256 9a2f41c0]`, never its base64.
+`[image/png 1.3 MB 640x480 sha256 9a2f41c0]`, never its base64. What is stored holds a reference in
+the place of the base64, with the same label; the store keeps the bytes once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,15 @@ _IN_TEXT = re.compile(
     r"(?P<data>[A-Za-z0-9+/_-]{400,}={0,2})",
     re.ASCII,
 )
+_MARK = "agentensor-media:"
+_REFERENCE = re.compile(
+    rf"{_MARK}(?P<sha256>[0-9a-f]{{64}}):(?P<size>[0-9]{{1,12}})"
+    r":(?P<mime>[a-z0-9.+-]+/[a-z0-9.+-]+)?(?::(?P<pixels>[0-9]{1,6}x[0-9]{1,6}))?",
+    re.ASCII,
+)
+_REFERENCE_IN_TEXT = re.compile(rf"(?:data:[\w.+/;=-]*;base64,)?(?P<data>{_REFERENCE.pattern})")
+_LEAST_STORED = 1_000
+"""Characters of base64 from which a medium is kept apart from the rest of its case or output."""
 _SHORTEST = 400
 """Characters of base64 below which a text is shown as it is."""
 _SURELY_BASE64 = 4_000
@@ -43,7 +54,7 @@ _MAGIC = (
     (re.compile(rb"%PDF-"), "application/pdf"),
     (re.compile(rb"PK\x03\x04"), "application/zip"),
 )
-_SEEN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+SEEN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The images that the providers of models take."""
 _WHERE = ("url", "image_url", "video_url", "audio_url", "uri", "file_uri", "path", "file_id")
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -67,8 +78,12 @@ class Medium:
             where = str(self.where)
             where = where if len(where) <= 200 else f"{where[:199]}…"
             return f"[{' '.join([self.mime or self.kind, *named, where])}]"
+        if (kept := _REFERENCE.fullmatch(self.data)) is not None:
+            facts = [kept["mime"] or self.mime or "binary data", *named, _bytes(int(kept["size"]))]
+            facts += [kept["pixels"]] if kept["pixels"] else []
+            return f"[{' '.join([*facts, 'sha256', kept['sha256'][:8]])}]"
         raw = _decoded(self.data)
-        mime = self.mime or _sniffed(raw) or "binary data"
+        mime = self.mime or sniffed(raw) or "binary data"
         size = _pixels(raw)
         pixels = [f"{size[0]}x{size[1]}"] if size else []
         digest = hashlib.sha256(raw).hexdigest()[:8]
@@ -81,8 +96,10 @@ class Medium:
             known = self.kind == "image" or (self.mime or "").startswith("image/")
             is_url = str(self.where).startswith(("https://", "http://"))
             return self.where if known and is_url else None
-        mime = _sniffed(_decoded(self.data[:64])) or self.mime
-        return f"data:{mime};base64,{self.data}" if mime in _SEEN else None
+        if _REFERENCE.fullmatch(self.data):
+            return None
+        mime = sniffed(_decoded(self.data[:64])) or self.mime
+        return f"data:{mime};base64,{self.data}" if mime in SEEN else None
 
 
 @dataclass
@@ -137,6 +154,7 @@ def shown(value: Any, images: Images | None = None) -> Any:
     """A JSON value as a model is shown it: lists of content blocks as their text, without
     reasoning; each image as a mark, with its block in `images`, and other media as labels."""
     if isinstance(value, str):
+        value = _labelled_references(value)
         if len(value) < _SHORTEST:
             return value
         return _IN_TEXT.sub(lambda found: _in_text(found, images), value)
@@ -157,10 +175,84 @@ def shown(value: Any, images: Images | None = None) -> Any:
 
 
 def label_media(text: str) -> str:
-    """`text` with a label for each data URL and each long piece of base64 in it."""
+    """`text` with a label for each data URL, each long piece of base64 and each reference in it."""
+    text = _labelled_references(text)
     if len(text) < _SHORTEST:
         return text
     return _IN_TEXT.sub(lambda found: _in_text(found, None), text)
+
+
+def _labelled_references(text: str) -> str:
+    if _MARK not in text:
+        return text
+    return _REFERENCE_IN_TEXT.sub(lambda m: Medium(kind="file", data=m["data"]).label, text)
+
+
+def reference_to(raw: bytes, mime: str | None = None) -> str:
+    """What stands for these bytes in a stored value, in the place of their base64."""
+    pixels = _pixels(raw)
+    parts = [hashlib.sha256(raw).hexdigest(), str(len(raw)), (sniffed(raw) or mime or "").lower()]
+    return _MARK + ":".join([*parts, *([f"{pixels[0]}x{pixels[1]}"] if pixels else [])])
+
+
+def references_in(value: Any) -> dict[str, str]:
+    """The references in a JSON value: SHA-256 -> media type."""
+    found: dict[str, str] = {}
+    level: list[Any] = [value]
+    while level:
+        one = level.pop()
+        if isinstance(one, str):
+            if _MARK in one:
+                found |= {m["sha256"]: m["mime"] or "" for m in _REFERENCE.finditer(one)}
+        elif isinstance(one, dict):
+            level += one.values()
+        elif isinstance(one, list):
+            level += one
+    return found
+
+
+def with_references(value: Any, keep: Callable[[bytes], None]) -> Any:
+    """A JSON value with references for the media in it, whose bytes `keep` is given; itself where
+    there are none. `with_base64` is the inverse."""
+
+    def change(text: str, in_block: bool) -> str:
+        if len(text) < _LEAST_STORED:
+            return text
+        start = _DATA_URL.match(text)
+        data = text[start.end() :] if start else text
+        raw = _decoded(data)
+        known = sniffed(raw)
+        if not (known or start or in_block) or base64.b64encode(raw).decode() != data:
+            return text  # it would not come back as it was
+        keep(raw)
+        return (start[0] if start else "") + reference_to(raw, start[1] if start else None)
+
+    return _changed(value, change)
+
+
+def with_base64(value: Any, kept: Mapping[str, str]) -> Any:
+    """A JSON value with the base64 of what it refers to: SHA-256 -> base64."""
+
+    def change(text: str, _in_block: bool) -> str:
+        if _MARK not in text:
+            return text
+        return _REFERENCE.sub(lambda m: kept.get(m["sha256"], m[0]), text)
+
+    return _changed(value, change)
+
+
+def _changed(value: Any, change: Callable[[str, bool], str], in_block: bool = False) -> Any:
+    """A copy of a JSON value with its texts changed; itself where they all stay."""
+    if isinstance(value, str):
+        return change(value, in_block)
+    if isinstance(value, dict):
+        in_block = in_block or medium_of(value) is not None
+        made: Any = {key: _changed(item, change, in_block) for key, item in value.items()}
+        return value if all(made[key] is value[key] for key in made) else made
+    if isinstance(value, list):
+        made = [_changed(item, change) for item in value]
+        return value if all(new is old for new, old in zip(made, value, strict=True)) else made
+    return value
 
 
 def medium_of(block: Any) -> Medium | None:
@@ -208,7 +300,7 @@ def _in_text(found: re.Match[str], images: Images | None) -> str:
     medium = Medium(kind="binary data", mime=found["mime"], data=data)
     if found["data"] == found[0]:  # without "data:…", it may be a long number, or a long word
         mixed = all(one.search(data) for one in _ALPHABET)
-        if not mixed or (len(data) < _SURELY_BASE64 and _sniffed(_decoded(data[:64])) is None):
+        if not mixed or (len(data) < _SURELY_BASE64 and sniffed(_decoded(data[:64])) is None):
             return found[0]
     return _as_mark(medium, images)
 
@@ -224,7 +316,8 @@ def _decoded(data: str) -> bytes:
         return data.encode("utf-8", "surrogatepass")
 
 
-def _sniffed(raw: bytes) -> str | None:
+def sniffed(raw: bytes) -> str | None:
+    """The media type of these bytes by how they begin; None where that says nothing."""
     return next((mime for magic, mime in _MAGIC if magic.match(raw)), None)
 
 
@@ -234,7 +327,7 @@ def _pixels(raw: bytes) -> tuple[int, int] | None:
     def at(start: int, size: int, order: Any = "big") -> int:
         return int.from_bytes(raw[start : start + size], order)
 
-    mime = _sniffed(raw)
+    mime = sniffed(raw)
     if mime == "image/png" and len(raw) >= 24:
         return at(16, 4), at(20, 4)
     if mime == "image/gif" and len(raw) >= 10:

@@ -59,12 +59,13 @@ class Settings(BaseSettings):
     comma-separated."""
 
     allowed_folders: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders whose files jobs may name by their path ("./shop/flow.py:graph"); comma-separated. On
+    """Folders whose files jobs may name by their path ("./shop/flow.py:graph"), and cases as their
+    images; comma-separated. On
     the command line the working directory is one, where it holds a `langgraph.json`."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts (or host:port) that a job may name, as the URL of an HTTP evaluator or of a remote
-    target; comma-separated. No other host is allowed."""
+    target, and that media of cases are fetched from; comma-separated. No other host is allowed."""
 
     host_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Which environment variables may be sent to which host as its key, where a job names them in

@@ -161,7 +161,7 @@ def convert(
     say(f"{file.name} was read as {found.form}: {len(dataset)} cases")
     for note in found.notes:
         say(f"note: {note}")
-    _write(dataset.cases, output)
+    _write(dataset.cases_to_json(), output)
 
 
 @command(app, "diff")
@@ -218,7 +218,7 @@ def split(
     wanted = {name: share for name, share in shares.items() if share}
     dataset = Dataset.load(file).with_splits(wanted, seed=seed, stratify=stratify)
     say(", ".join(f"{name} {count}" for name, count in dataset.splits().items()))
-    _write(dataset.cases, output)
+    _write(dataset.cases_to_json(), output)
 
 
 @command(app, "sample")
@@ -235,7 +235,7 @@ def sample(
     from orcheo_agentensor.datasets import Dataset
 
     require_new(output, force=force)
-    _write(Dataset.load(file).sample(count, seed=seed).cases, output)
+    _write(Dataset.load(file).sample(count, seed=seed).cases_to_json(), output)
 
 
 @command(app, "stats")
@@ -298,24 +298,24 @@ def from_run(
 
     require_new(output, force=force)
 
-    async def work(opened: Store) -> tuple[list[Case], list[CaseRow]]:
+    async def work(opened: Store) -> list[dict[str, Any]]:
         run = await opened.runs.get(run_id)
         if run.dataset_id is None:
             raise BadInput(field="run", value=run_id, rule="must be an evaluation or a training")
         _, stored = await opened.datasets.load(run.dataset_id, run.dataset_version)
         rows = await opened.runs.case_rows(run_id, passed=False if failed else None, limit=None)
-        return [Case.model_validate(case) for case in stored], rows
+        wanted = {row.rollout.case_id: row.rollout for row in rows}
+        cases = [case for case in map(Case.model_validate, stored) if case.id in wanted]
+        if outputs:
+            cases = [
+                case.model_copy(update={"expected_output": wanted[case.id].output})
+                if wanted[case.id].failure is None
+                else case
+                for case in cases
+            ]
+        return [await opened.media.restored(case.to_json()) for case in cases]
 
-    known, rows = options.read_from(store, work)
-    wanted = {row.rollout.case_id: row.rollout for row in rows}
-    cases = [case for case in known if case.id in wanted]
-    if outputs:
-        cases = [
-            case.model_copy(update={"expected_output": wanted[case.id].output})
-            if wanted[case.id].failure is None
-            else case
-            for case in cases
-        ]
+    cases = options.read_from(store, work)
     if not cases:
         raise BadInput(f"run {run_id!r} has no such case", field="run", value=run_id)
     say(f"{len(cases)} cases of run {run_id}")
@@ -338,10 +338,10 @@ def _pair(given: str) -> tuple[str, str]:
     return field.strip(), source.strip()
 
 
-def _write(cases: Iterable[Case], output: Path | None) -> None:
+def _write(cases: Iterable[dict[str, Any]], output: Path | None) -> None:
     """Print cases as JSONL, or write them to a file that appears when it is complete."""
     lines = (
-        json.dumps({key: value for key, value in case.to_json().items() if value not in (None, {})},
+        json.dumps({key: value for key, value in case.items() if value not in (None, {})},
                    ensure_ascii=False)
         for case in cases
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Datasets: versioned cases with splits, from files or from Python."""
 
+from orcheo_agentensor.datasets.attachments import MediaAccess
 from orcheo_agentensor.datasets.cases import Case
 from orcheo_agentensor.datasets.dataset import Dataset, DatasetSpec, SplitPlan, as_dataset
 
-__all__ = ["Case", "Dataset", "DatasetSpec", "SplitPlan", "as_dataset"]
+__all__ = ["Case", "Dataset", "DatasetSpec", "MediaAccess", "SplitPlan", "as_dataset"]

@@ -25,6 +25,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from orcheo_agentensor.datasets.attachments import Attachments
 from orcheo_agentensor.errors import BadInput, DatasetError
 from orcheo_agentensor.json_values import (
     MAX_DEPTH,
@@ -161,6 +162,18 @@ def parse_case(data: Any, *, where: str) -> Case:
     return case
 
 
+def with_media(case: Case, media: Attachments, *, where: str) -> Case:
+    """`case` with references for its media, which `media` then has; itself where it has none."""
+    changed = media.attach({"inputs": case.inputs, "expected_output": case.expected_output}, where)
+    if changed is None:
+        return case
+    made = case.model_copy(update=changed)
+    if case.id == _derived_id(case.inputs, case.expected_output, case.metadata):
+        own = _derived_id(made.inputs, made.expected_output, made.metadata)
+        made = made.model_copy(update={"id": own})
+    return made
+
+
 _SCALARS: Mapping[str, tuple[type, Callable[[str], Any]]] = {
     "datetime": (datetime, datetime.fromisoformat),  # before the date that it is as well
     "date": (date, date.fromisoformat),
@@ -243,12 +256,15 @@ def require_json(**fields: Any) -> None:
 def _case_id(case: dict[str, Any]) -> str:
     given = case.get("id")
     if given is None or given == "":
-        content = [case["inputs"], case.get("expected_output"), case["metadata"]]
-        return f"case-{content_hash(content)[:10]}"
+        return _derived_id(case["inputs"], case.get("expected_output"), case["metadata"])
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
     check_name("id", given, MAX_ID)
     return str(given)
+
+
+def _derived_id(inputs: Any, expected_output: Any, metadata: Any) -> str:
+    return f"case-{content_hash([inputs, expected_output, metadata])[:10]}"
 
 
 def check_name(field: str, value: Any, longest: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orcheo_agentensor.datasets.attachments import Attachments, MediaAccess, Medium, read_again
 from orcheo_agentensor.datasets.cases import (
     MAX_SPLIT,
     Case,
@@ -21,10 +23,12 @@ from orcheo_agentensor.datasets.cases import (
     parse_case,
     read_file,
     require_json,
+    with_media,
 )
 from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.media import references_in, with_base64
 
 
 def assign_splits(
@@ -122,6 +126,9 @@ class Dataset:
         cases: The cases; each id once.
         metadata: What describes the whole (domains, languages, rubric, anything else); it takes no
             part in `version`, and has a version of its own, `metadata_version`.
+        media: The images, sounds and files that the cases refer to, by SHA-256, as bytes or as the
+            file that has them; None for one that a store has already.
+        unfetched: Hosts of media that the cases name by URL and that are not fetched from there.
 
     Raises:
         DatasetError: A case breaks a rule, or there is none.
@@ -139,6 +146,8 @@ class Dataset:
     id: str
     cases: tuple[Case, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    media: Mapping[str, Medium | None] = field(default_factory=dict, repr=False, compare=False)
+    unfetched: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip() or not self.id.isprintable():
@@ -159,10 +168,33 @@ class Dataset:
         *,
         id: str = "inline",
         metadata: Mapping[str, Any] | None = None,
+        access: MediaAccess | None = None,
     ) -> Dataset:
-        """A dataset of `Case` objects or of dicts with a case's fields."""
+        """A dataset of `Case` objects or of dicts with a case's fields.
+
+        Their content blocks may name files by paths from the working directory; `access` says what
+        else may be read, by default what the operator's settings allow.
+        """
+        media = Attachments(access or MediaAccess.of())
+        places = [f"{id}[{n}]" for n in range(len(cases))]
+        whole = [parse_case(one, where=at) for one, at in zip(cases, places, strict=True)]
+        return cls(
+            id=id,
+            cases=_attached(whole, places, media),
+            metadata=dict(metadata or {}),
+            media=media.found,
+            unfetched=tuple(sorted(media.unfetched)),
+        )
+
+    @classmethod
+    def stored(
+        cls, cases: Sequence[Mapping[str, Any]], *, id: str, metadata: Mapping[str, Any]
+    ) -> Dataset:
+        """A dataset of cases as a store has them, whose media are in the store as well."""
         parsed = tuple(parse_case(case, where=f"{id}[{n}]") for n, case in enumerate(cases))
-        return cls(id=id, cases=parsed, metadata=dict(metadata or {}))
+        held = (references_in([one.inputs, one.expected_output]) for one in parsed)
+        media = {digest: None for found in held for digest in found}
+        return cls(id=id, cases=parsed, metadata=dict(metadata), media=media)
 
     @classmethod
     def load(
@@ -172,8 +204,9 @@ class Dataset:
         id: str | None = None,
         format: Format | Literal["auto"] | None = None,
         columns: Mapping[str, str] | None = None,
+        access: MediaAccess | None = None,
     ) -> Dataset:
-        """Read a dataset file; blocking.
+        """Read a dataset file, and the images, sounds and files that its cases name; blocking.
 
         Args:
             path: A `.jsonl`, `.ndjson`, `.json`, `.yaml`, `.yml`, `.csv` or `.tsv` file, which may
@@ -184,6 +217,8 @@ class Dataset:
                 tells it by its fields. None: the form that `docs/reference/datasets.md` describes.
             columns: Where each field comes from, for files of any other form:
                 `{"inputs.question": "Question", "expected_output": "Answer"}`; others are metadata.
+            access: Which media may be read besides files beside the dataset; by default what the
+                operator's settings allow.
 
         Raises:
             DatasetError: It names the line: `tickets.jsonl:17: inputs.x: nan is not a finite
@@ -191,27 +226,40 @@ class Dataset:
         """
         file = Path(path)
         name = id or (Path(file.stem).stem if file.suffix == ".gz" else file.stem)
+        access = replace(access or MediaAccess.of(), base=file.parent)
         if format is not None or columns:
             found = read_foreign(file, form=format or "auto", columns=columns)
-            imported = cls.from_imported(found, id=name)
+            imported = cls.from_imported(found, id=name, access=access)
             return imported if id is None else replace(imported, id=id)
         try:
             head, cases, places = read_file(file)
         except DatasetError as error:
             raise _naming_its_form(error, file) from None
         refuse_duplicates(cases, places.__getitem__)
+        media = Attachments(access)
         return cls(
-            id=id or head.get("id") or name, cases=cases, metadata=head.get("metadata") or {}
+            id=id or head.get("id") or name,
+            cases=_attached(cases, places, media),
+            metadata=head.get("metadata") or {},
+            media=media.found,
+            unfetched=tuple(sorted(media.unfetched)),
         )
 
     @classmethod
-    def from_imported(cls, found: Imported, *, id: str) -> Dataset:
+    def from_imported(
+        cls, found: Imported, *, id: str, access: MediaAccess | None = None
+    ) -> Dataset:
         """A dataset of what `read_foreign` found; `id` is its name where the file has none."""
+        media = Attachments(access or MediaAccess.of())
         places = [where for where, _ in found.cases]
         cases = tuple(parse_case(case, where=where) for where, case in found.cases)
         refuse_duplicates(cases, places.__getitem__)
         return cls(
-            id=found.head.get("id") or id, cases=cases, metadata=found.head.get("metadata") or {}
+            id=found.head.get("id") or id,
+            cases=_attached(cases, places, media),
+            metadata=found.head.get("metadata") or {},
+            media=media.found,
+            unfetched=tuple(sorted(media.unfetched)),
         )
 
     @cached_property
@@ -285,6 +333,21 @@ class Dataset:
         kept = {case.id for case in drawn}
         return replace(self, cases=tuple(case for case in self.cases if case.id in kept))
 
+    def cases_to_json(self) -> Iterator[dict[str, Any]]:
+        """Each case as JSON that needs no store: its media in base64, where they are at hand."""
+        kept = {digest: one for digest, one in self.media.items() if one is not None}
+        for case in self.cases:
+            data = case.to_json()
+            wanted = references_in(data) if kept else {}
+            found = {
+                digest: base64.b64encode(
+                    read_again(one, digest) if isinstance(one, Path) else one
+                ).decode()
+                for digest, one in kept.items()
+                if digest in wanted
+            }
+            yield with_base64(data, found) if found else data
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON, as kept in the side store; `from_json` reads it back."""
         return {
@@ -316,6 +379,12 @@ class Dataset:
     @cached_property
     def _by_id(self) -> dict[str, Case]:
         return {case.id: case for case in self.cases}
+
+
+def _attached(cases: Iterable[Case], places: Sequence[str], media: Attachments) -> tuple[Case, ...]:
+    return tuple(
+        with_media(case, media, where=where) for case, where in zip(cases, places, strict=True)
+    )
 
 
 def _naming_its_form(error: DatasetError, path: Path) -> DatasetError:
@@ -425,7 +494,9 @@ class DatasetSpec(BaseModel):
         """Whether the cases are to be taken from the side store."""
         return self.path is None and self.cases is None
 
-    def load(self, *, base_dir: str | Path | None = None) -> Dataset:
+    def load(
+        self, *, base_dir: str | Path | None = None, access: MediaAccess | None = None
+    ) -> Dataset:
         """Read the file or the cases, then `apply`; blocking. Not for stored datasets."""
         if self.path is not None:
             dataset = Dataset.load(
@@ -433,9 +504,10 @@ class DatasetSpec(BaseModel):
                 id=self.id,
                 format=self.format,
                 columns=self.columns,
+                access=access,
             )
         elif self.cases is not None:
-            dataset = Dataset.from_cases(self.cases, id=self.id or "inline")
+            dataset = Dataset.from_cases(self.cases, id=self.id or "inline", access=access)
         else:
             raise DatasetError(
                 f"dataset: {self.id!r} is in the side store and is read from there",
@@ -447,7 +519,7 @@ class DatasetSpec(BaseModel):
         """`dataset` checked against `version`, with metadata, splits and split as asked for."""
         dataset.require_version(self.version)
         metadata = {**dataset.metadata, **self.metadata}
-        dataset = Dataset(id=dataset.id, cases=dataset.cases, metadata=metadata)
+        dataset = replace(dataset, metadata=metadata)
         if self.splits is not None:
             plan = self.splits
             dataset = dataset.with_splits(plan.proportions, seed=plan.seed, stratify=plan.stratify)
@@ -458,24 +530,26 @@ def as_dataset(
     value: Any,
     *,
     base_dir: str | Path | None = None,
+    access: MediaAccess | None = None,
 ) -> Dataset:
     """A `Dataset` from any form a caller may give; blocking where it reads a file.
 
     Takes a dataset, a list of cases or dicts, a path (relative to `base_dir`), the job form, a
-    pandas DataFrame, a pydantic-evals `Dataset` or a list of LangSmith `Example`s.
+    pandas DataFrame, a pydantic-evals `Dataset` or a list of LangSmith `Example`s. `access` says
+    which media its cases may name.
     """
     if isinstance(value, Dataset):
         return value
     if isinstance(value, str | Path):
-        return Dataset.load(Path(base_dir or ".") / value)
+        return Dataset.load(Path(base_dir or ".") / value, access=access)
     if isinstance(value, DatasetSpec):
-        return value.load(base_dir=base_dir)
+        return value.load(base_dir=base_dir, access=access)
     if isinstance(value, Mapping):
-        return DatasetSpec.parse(value).load(base_dir=base_dir)
+        return DatasetSpec.parse(value).load(base_dir=base_dir, access=access)
     if (found := live_cases(value)) is not None:
-        return Dataset.from_imported(found, id="inline")
+        return Dataset.from_imported(found, id="inline", access=access)
     if isinstance(value, list | tuple):
-        return Dataset.from_cases(value)
+        return Dataset.from_cases(value, access=access)
     raise DatasetError(
         field="dataset",
         value=value,

@@ -21,6 +21,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
     summarize,
     thresholds_missed,
+    with_media,
     with_outputs,
 )
 from orcheo_agentensor.evaluation.runner import Runner, shared_thread
@@ -256,7 +257,9 @@ async def over_all_cases(
     """
     results = await with_outputs(run.store, run.record.run_id, results)
     contexts = [
-        replace(context_of(case, result), outcomes=result.outcomes)
+        await with_media(
+            run.store.media, replace(context_of(case, result), outcomes=result.outcomes)
+        )
         for case, result in zip(run.dataset.cases, results, strict=True)
         if result.target_failure is None
     ]

@@ -30,6 +30,7 @@ from orcheo_agentensor.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
+    from orcheo_agentensor.storage.media import Media
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -509,6 +510,15 @@ def context_of(
         usage=measured.usage,
         tape=measured.tape if taped else None,
     )
+
+
+async def with_media(media: Media, context: EvaluatorContext) -> EvaluatorContext:
+    """`context` with the media that its case and its output refer to."""
+    names = ("inputs", "output", "expected_output")
+    found = {name: await media.restored(getattr(context, name)) for name in names}
+    if all(found[name] is getattr(context, name) for name in names):
+        return context
+    return replace(context, **found)
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:

@@ -61,6 +61,7 @@ from orcheo_agentensor.evaluation.results import (
     outcome_of,
     score_rows,
     storable,
+    with_media,
     without_output,
     without_texts,
 )
@@ -69,6 +70,7 @@ from orcheo_agentensor.evaluators.contained import containing
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
+from orcheo_agentensor.media import with_references
 from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.caller import OF_JOBS, handlers
@@ -144,6 +146,8 @@ class Runner:
         self.meter = meter
         self.replicates = run.job.replicates
         self.ledger = run.ledger
+        self.media = run.store.media
+        self.has_media = bool(run.dataset.media)
         self.concurrency = run.job.limits.concurrency
         self.calls = PaidCalls(run.ledger, run.job.limits)
         self.breaker = Breaker(self.concurrency)
@@ -385,8 +389,11 @@ class Runner:
             "metadata": {**shared["metadata"], CASE_ID: case.id, REPLICATE: replicate},
             "tags": [*shared["tags"], *own],
         }
-        live = case.forms and self._takes_objects
-        inputs = case.given() if live else private_copy(case.inputs)
+        inputs = await self.media.restored(case.inputs) if self.has_media else case.inputs
+        if case.forms and self._takes_objects:
+            inputs = case.model_copy(update={"inputs": inputs}).given()
+        else:
+            inputs = private_copy(inputs)
         call = self.target.run(inputs, config, rollout_id=key)  # type: ignore[arg-type]
         if self.taped or self._unread:
             with record_tape(
@@ -455,6 +462,18 @@ class Runner:
             if (status := status_of(error)) is not None:
                 told["status"] = str(status)
         return storable(told)
+
+    async def kept(self, output: Any) -> Any:
+        """A large output as it is stored: without its secrets, its media stored apart."""
+        media: list[bytes] = []
+
+        def work() -> Any:
+            return redact(with_references(output, media.append))
+
+        kept = await run_in_thread(work)
+        for medium in media:
+            await self.media.put(medium)
+        return kept
 
     async def score(
         self,
@@ -771,7 +790,7 @@ class _Batch:
             said = row.output
             if key in runner.large:
                 runner.large.discard(key)
-                kept = await run_in_thread(redact, said)
+                kept = await runner.kept(said)
             else:
                 kept = redact(said)
             row = replace(row, output=kept) if kept is not said else row
@@ -790,6 +809,8 @@ class _Batch:
             context = context_of(case, row, taped=runner.taped)
             if said is not row.output:  # what is kept lacks the secrets that evaluators see
                 context = replace(context, output=said)
+            if runner.has_media or not live:
+                context = await with_media(runner.media, context)
             scored = []
             if runner.instant:  # without a task for each
                 for evaluator in runner.evaluators:

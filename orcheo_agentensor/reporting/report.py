@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import json
 import math
@@ -26,7 +27,7 @@ from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
 from orcheo_agentensor.evaluators.context import verdict
-from orcheo_agentensor.media import label_media
+from orcheo_agentensor.media import SEEN, label_media, references_in
 from orcheo_agentensor.reporting.comparison import PHASES, RunComparison, acompare, manifest_of
 from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
@@ -39,6 +40,9 @@ MOST_SQUARES = (60, 24)
 """Cases and candidates of the heat map."""
 LONGEST = 4_000
 """Characters of an input or output that are shown."""
+MOST_PICTURE_BYTES = 2 * 1024 * 1024
+MOST_PICTURES_BYTES = 8 * 1024 * 1024
+"""Bytes of one picture, and of all pictures, that a page carries; of others it has the label."""
 MARKDOWN_LIMIT = 60_000
 """A comment on a pull request takes 65,536 characters."""
 
@@ -68,6 +72,8 @@ class CaseView:
     output: str
     results: Sequence[tuple[str, str, str]]
     failure: str | None
+    images: Sequence[str] = ()
+    """SHA-256 of the images in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,7 @@ class RunReport:
         candidates: Of a training, its candidates in order.
         squares: Case -> the score of each of the candidates on it; None where it was not run.
         diffs: Prompt -> its text from the baseline to the best version, word by word.
+        pictures: SHA-256 -> data URL of the images of these cases, as far as a page carries them.
     """
 
     run: RunRecord
@@ -110,6 +117,7 @@ class RunReport:
     candidates: Sequence[CandidateView] = ()
     squares: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     diffs: Mapping[str, Words] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -171,12 +179,14 @@ async def load_report(run_id: str, *, store: Store) -> RunReport:
     shown = _of_best(marks, best_hash)
     lines = _lines(shown, weights)
     versions = await _versions(store, run) if run.mode == "train" else {}
+    cases, pictures = await _views(store, run, lines[:MOST_CASES], shown)
     return RunReport(
         run=run,
         manifest=manifest,
         usage=(await store.runs.usage(run_id)).to_json(),
         lines=lines,
-        cases=await _views(store, run, lines[:MOST_CASES], shown),
+        cases=cases,
+        pictures=pictures,
         comparison=await _against_baseline(store, run, versions, best_hash, candidates),
         candidates=_lineage(candidates, marks, versions),
         squares=_squares(marks, [one.candidate_hash for one in candidates], weights),
@@ -231,11 +241,12 @@ def _passed(mark: Mark) -> bool:
 
 async def _views(
     store: Store, run: RunRecord, lines: Sequence[CaseLine], marks: Sequence[Mark]
-) -> list[CaseView]:
-    """The cases of these lines in full; of several runs of a case, the first of the worst."""
+) -> tuple[list[CaseView], dict[str, str]]:
+    """The cases of these lines in full, of several runs of a case the first of the worst; and their
+    pictures."""
     wanted = [line.case_id for line in lines]
     if not wanted:
-        return []
+        return [], {}
     one = next(iter(marks))
     rows = await store.runs.case_rows(
         run.run_id,
@@ -248,7 +259,25 @@ async def _views(
     for row in sorted(rows, key=_row_badness):
         by_case.setdefault(row.rollout.case_id, row)
     cases = await store.datasets.cases(str(run.dataset_id), str(run.dataset_version), wanted)
-    return [_view(line, cases[line.case_id], by_case[line.case_id]) for line in lines]
+    views = [_view(line, cases[line.case_id], by_case[line.case_id]) for line in lines]
+    return views, await _pictures(store, cases.values(), by_case.values())
+
+
+async def _pictures(
+    store: Store, cases: Iterable[Mapping[str, Any]], rows: Iterable[CaseRow]
+) -> dict[str, str]:
+    """Each image of these cases as a data URL, as far as a page carries them."""
+    held = [[one.get("inputs"), one.get("expected_output")] for one in cases]
+    found = references_in([*held, *(row.rollout.output for row in rows)])
+    pictures: dict[str, str] = {}
+    left = MOST_PICTURES_BYTES
+    for digest, mime in found.items():
+        if mime in SEEN and left > 0:
+            content = await store.media.get(digest)
+            if len(content) <= min(MOST_PICTURE_BYTES, left):
+                left -= len(content)
+                pictures[digest] = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    return pictures
 
 
 def _row_badness(row: CaseRow) -> tuple[bool, float]:
@@ -258,6 +287,7 @@ def _row_badness(row: CaseRow) -> tuple[bool, float]:
 
 def _view(line: CaseLine, case: Mapping[str, Any], row: CaseRow) -> CaseView:
     failure = row.rollout.failure
+    whole = [case.get("inputs"), case.get("expected_output"), row.rollout.output]
     return CaseView(
         line=line,
         inputs=_text(case.get("inputs")),
@@ -272,6 +302,7 @@ def _view(line: CaseLine, case: Mapping[str, Any], row: CaseRow) -> CaseView:
             for score in row.scores
         ],
         failure=None if failure is None else f"{failure['kind']}: {failure['reason']}",
+        images=[digest for digest, mime in references_in(whole).items() if mime in SEEN],
     )
 
 

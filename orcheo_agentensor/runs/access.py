@@ -113,14 +113,18 @@ def require_readable(dataset: Any, settings: Settings, caller: Identity) -> None
     read what it likes.
     """
     path = dataset.get("path") if isinstance(dataset, dict) else dataset
-    allowed = caller.name is None or settings.dataset_dir is not None
-    allowed = allowed or settings.dev_server or inside_a_host()
-    if isinstance(path, str) and not allowed:
+    if isinstance(path, str) and not may_read_files(settings, caller):
         raise ConfigError(
             field="job.dataset",
             value=path,
             rule="is a file; files are off until the operator sets AGENTENSOR_DATASET_DIR",
         )
+
+
+def may_read_files(settings: Settings, caller: Identity) -> bool:
+    """Whether a job of `caller` may name files of this machine as its data."""
+    allowed = caller.name is None or settings.dataset_dir is not None
+    return allowed or settings.dev_server or inside_a_host()
 
 
 def require_config(job: Job, settings: Settings, caller: Identity) -> None:

@@ -21,7 +21,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, resolve
-from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
+from orcheo_agentensor.datasets import Dataset, DatasetSpec, MediaAccess, as_dataset
+from orcheo_agentensor.datasets.attachments import read_again
 from orcheo_agentensor.errors import (
     AgentensorError,
     BadInput,
@@ -49,6 +50,7 @@ from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secre
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
+    may_read_files,
     require_config,
     require_free_run_id,
     require_readable,
@@ -468,6 +470,11 @@ class RunManager(Generic[JobT]):
                 return
 
     async def _save_dataset(self, dataset: Dataset) -> None:
+        for digest, medium in dataset.media.items():
+            if isinstance(medium, Path):
+                medium = await asyncio.to_thread(read_again, medium, digest)
+            if medium is not None:
+                await self.store.media.put(medium)
         await self.store.datasets.save(
             dataset.id,
             dataset.version,
@@ -491,6 +498,7 @@ class RunManager(Generic[JobT]):
                 around = around.of_run(begun.refs.get("caller"), job.run_id)
         named = None if begun is None else begun.workflow_id
         dataset = await self._dataset(job, caller)
+        await self._require_media(dataset)
         checked = await self._resolve(job, dataset, caller, around, workflow_id=named)
         found: list[dict[str, Any]] = []
         for run_id in filter(None, dict.fromkeys((job.run_id, job.reuse))):
@@ -806,21 +814,35 @@ class RunManager(Generic[JobT]):
             parsed = DatasetSpec.parse(spec)
             if parsed.is_stored:
                 return parsed.apply(await self._stored_dataset(parsed, caller))
-        return await asyncio.to_thread(self._load, spec)
+        files = may_read_files(self._settings, caller)
+        return await asyncio.to_thread(self._load, spec, files)
 
-    def _load(self, spec: Any) -> Dataset:
+    async def _require_media(self, dataset: Dataset) -> None:
+        """Raise `DatasetError` for a medium that a case refers to and that is not stored."""
+        known = [digest for digest, medium in dataset.media.items() if medium is None]
+        for digest in await self.store.media.missing(known) if known else ():
+            raise DatasetError(
+                f"dataset {dataset.id!r} refers to a medium that this store does not hold (sha256 "
+                f"{digest}); give its file by `path`, or the run's own store",
+                field="job.dataset",
+                value=digest,
+                rule="must be in the store",
+            )
+
+    def _load(self, spec: Any, files: bool) -> Dataset:
         """A dataset in place or from a file, where the operator allows that file; blocking."""
         folder = self._settings.dataset_dir
+        access = replace(MediaAccess.of(self._settings, files=files), base=folder)
         path = spec.get("path") if isinstance(spec, Mapping) else spec
         if folder is None or not isinstance(path, str | Path):
-            return as_dataset(spec)
+            return as_dataset(spec, access=access)
         if not (folder / path).resolve().is_relative_to(folder.resolve()):
             raise DatasetError(
                 field="job.dataset",
                 value=str(path),
                 rule="is outside the folder that datasets are read from (AGENTENSOR_DATASET_DIR)",
             )
-        return as_dataset(spec, base_dir=folder)
+        return as_dataset(spec, base_dir=folder, access=access)
 
     async def _stored_dataset(self, spec: DatasetSpec, caller: Identity) -> Dataset:
         """A dataset version from the side store; raises `NotFound` for one that no run of `caller`
@@ -831,9 +853,7 @@ class RunManager(Generic[JobT]):
             spec.metadata_version,
             seen_by=None if inside_a_host() else caller.name,
         )
-        return await asyncio.to_thread(
-            Dataset.from_cases, cases, id=str(spec.id), metadata=metadata
-        )
+        return await asyncio.to_thread(Dataset.stored, cases, id=str(spec.id), metadata=metadata)
 
     def _live_parts(self, job: Job) -> list[str]:
         """The job's parts that only this process has."""

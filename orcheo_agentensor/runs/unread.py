@@ -131,6 +131,12 @@ def unread(
         *_unread_binds(target, prompts),
     ]
     found += _dropped(target, dataset, evaluators)
+    if dataset.unfetched:
+        found.append(
+            f"media of the cases are on {', '.join(dataset.unfetched)}, from where nothing may be "
+            "fetched: the target gets their URLs, and they may change; add the host to "
+            "AGENTENSOR_ALLOWED_HOSTS to have them fetched once and kept"
+        )
     expecting = sum(case.expected_output is not None for case in dataset.cases)
     if expecting and not training and not any(map(_compares, evaluators)):
         found.append(

@@ -55,7 +55,7 @@ from orcheo_agentensor.storage.urls import StoreUrl
 T = TypeVar("T")
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest schema revision; revisions are numbered in order."""
 
 BUSY_TIMEOUT_MS = 60_000

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.lease import OnBlocked
     from orcheo_agentensor.storage.ledger import Ledger
     from orcheo_agentensor.storage.maintenance import Maintenance
+    from orcheo_agentensor.storage.media import Media
     from orcheo_agentensor.storage.runs import OptimizerStates, Runs
     from orcheo_agentensor.storage.workflows import Workflows
 
@@ -134,6 +135,13 @@ class Store:
         from orcheo_agentensor.storage.datasets import Datasets
 
         return Datasets(self._context)
+
+    @cached_property
+    def media(self) -> Media:
+        """Images, sounds and files that cases and outputs refer to."""
+        from orcheo_agentensor.storage.media import Media
+
+        return Media(self._context)
 
     @cached_property
     def workflows(self) -> Workflows:

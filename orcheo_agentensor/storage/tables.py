@@ -21,6 +21,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -397,4 +398,13 @@ cases = Table(
         name="fk_agentensor_cases_dataset",
         ondelete="CASCADE",
     ),
+)
+
+media = Table(
+    "agentensor_media",
+    metadata,
+    Column("sha256", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
+    PrimaryKeyConstraint("sha256", name="pk_agentensor_media"),
 )

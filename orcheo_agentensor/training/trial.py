@@ -18,7 +18,7 @@ from orcheo_agentensor.optimizers import Edit, ProposalRequest, Purpose, Trial, 
 from orcheo_agentensor.optimizers.guards import through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated
 from orcheo_agentensor.optimizers.update import proposal_request
-from orcheo_agentensor.prompts import Candidate, without_middle
+from orcheo_agentensor.prompts import Candidate, FeedbackRecord, without_middle
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
@@ -55,7 +55,7 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
 
     async def ask() -> dict[str, Any]:
         try:
-            texts = await plan.proposer.propose(request)
+            texts = await plan.proposer.propose(await with_images(request, training))
             # Read inside the try: any mapping may be returned, and reading it may raise.
             texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
@@ -99,6 +99,23 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
     }
     told = [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
     return Proposal(texts=passed, refused=refused, reason="" if passed else "; ".join(told))
+
+
+async def with_images(request: ProposalRequest, training: Training) -> ProposalRequest:
+    """`request` with the media that its cases refer to, for a proposer that sees."""
+    restored = training.run.store.media.restored
+
+    async def filled(record: FeedbackRecord) -> FeedbackRecord:
+        names = ("inputs", "output", "expected_output")
+        found = {name: await restored(getattr(record, name)) for name in names}
+        same = all(found[name] is getattr(record, name) for name in names)
+        return record if same else replace(record, **found)
+
+    components = [
+        replace(one, feedback=tuple([await filled(record) for record in one.feedback]))
+        for one in request.components
+    ]
+    return replace(request, components=tuple(components))
 
 
 BROKEN_IN_A_ROW = 3

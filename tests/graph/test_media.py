@@ -6,7 +6,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,6 +20,7 @@ from typer.testing import CliRunner
 
 from orcheo_agentensor import (
     Budget,
+    Dataset,
     LLMJudge,
     MaxSteps,
     RandomSearch,
@@ -27,6 +31,7 @@ from orcheo_agentensor import (
     get_prompt,
 )
 from orcheo_agentensor.cli.app import app
+from orcheo_agentensor.errors import DatasetError
 from orcheo_agentensor.testing import RuleChatModel
 
 MEGABYTE = bytes(range(256)) * 4_000
@@ -226,5 +231,192 @@ async def test_a_critic_and_a_report_get_the_label(
         assert cli.exit_code == 0
     assert "640x480" in cli.output
     assert b64(PNG)[:20] not in cli.output
-    assert LABEL in report.read_text()
-    assert b64(PNG)[:60] not in report.read_text()
+    page = report.read_text()
+    assert LABEL in page
+    assert page.count(b64(PNG)[:60]) == 1  # once for all cases
+    assert page.count(f'class="picture p{DIGEST}') == 3
+
+
+def png(size: int = 1_300_000) -> bytes:
+    """A picture that cannot be packed."""
+    return PNG[:33] + bytes(n * n % 251 for n in range(size))
+
+
+def cases_with(block: Any, count: int = 5) -> list[dict[str, Any]]:
+    return [
+        {"id": f"c{n}", "inputs": {"messages": [{"role": "user", "content": [block]}]}}
+        for n in range(count)
+    ]
+
+
+FORMS_OF_A_PATH: dict[str, Any] = {
+    "path": {"type": "image", "path": "cat.png"},
+    "url": {"type": "image", "url": "cat.png"},
+    "OpenAI": {"type": "image_url", "image_url": {"url": "cat.png"}},
+}
+
+
+@pytest.mark.requirement("dataset.media")
+@pytest.mark.parametrize("form", FORMS_OF_A_PATH)
+async def test_an_image_reaches_target_and_evaluators_and_is_stored_once(
+    form: str, tmp_path: Path
+) -> None:
+    picture = png()
+    (tmp_path / "cat.png").write_bytes(picture)
+    data = tmp_path / "cases.jsonl"
+    cases = cases_with(FORMS_OF_A_PATH[form])
+    data.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    seen: list[str] = []
+
+    def of(value: Any) -> str:
+        (block,) = value["messages"][0]["content"]
+        inner = block.get("image_url") or {}
+        return str(block.get("base64") or inner["url"].removeprefix("data:image/png;base64,"))
+
+    def target(inputs: Any) -> Any:
+        seen.append(of(inputs))
+        return inputs
+
+    def look(inputs: Any, outputs: Any) -> bool:
+        return of(inputs) == of(outputs) == b64(picture)
+
+    url = f"sqlite:///{tmp_path}/store.db"
+    async with Store.from_url(url) as store:
+        report = await aevaluate(
+            target, dataset=data, evaluators=[look], store=store, limits={"concurrency": 1}
+        )
+        again = await aevaluate(
+            target,
+            dataset={"id": "cases", "version": report.manifest["dataset"]["version"]},
+            evaluators=[look],
+            store=store,
+        )
+    assert report.scores["look"].mean == again.scores["look"].mean == 1.0
+    assert seen == [b64(picture)] * 10
+    files = [one for one in os.scandir(tmp_path) if one.name.startswith("store.db")]
+    assert sum(file.stat().st_size for file in files) < 1_600_000
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+@pytest.mark.requirement("dataset.media")
+def test_a_dataset_is_the_same_however_its_image_is_given(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(PNG)
+    files = {
+        "path": {"type": "image", "path": "cat.png"},
+        "base64": {"type": "image", "base64": b64(PNG), "mime_type": "image/png"},
+    }
+    versions = set()
+    for name, block in files.items():
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text(json.dumps(cases_with(block, 1)[0]))
+        versions.add(Dataset.load(data).version)
+    assert len(versions) == 1
+
+
+@pytest.mark.requirement("dataset.media")
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"type": "image", "path": "dog.png"}, r"'dog.png' is not there \(looked for .*dog.png\)"),
+        (
+            {"type": "image", "path": "../out.png"},
+            "is outside the folders that media are read from",
+        ),
+        ({"type": "image", "path": "/etc/passwd"}, "is outside the folders"),
+        ({"type": "image", "path": "link.png"}, "is outside the folders"),
+        ({"type": "audio", "path": "cat.png"}, "is image/png, and the block is of type 'audio'"),
+        ({"type": "image", "path": "text.png"}, "is not image/png, as its name says: it begins"),
+        (
+            {"type": "image", "path": "cat.png", "mime_type": "image/gif"},
+            "is image/png, and the block says image/gif",
+        ),
+        ({"type": "image", "path": "empty.png"}, "is empty"),
+        ({"type": "image", "path": "folder"}, "cannot be read|is not a regular file"),
+    ],
+)
+async def test_a_bad_medium_is_named_with_its_line_before_anything_is_run(
+    block: Any, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "cat.png").write_bytes(PNG)
+    (folder / "text.png").write_text("not a picture")
+    (folder / "empty.png").touch()
+    (tmp_path / "out.png").write_bytes(PNG)
+    (folder / "link.png").symlink_to(tmp_path / "out.png")
+    data = folder / "cases.jsonl"
+    data.write_text("\n" + json.dumps({"inputs": {"photo": [block]}}))
+    called: list[Any] = []
+    place = r"cases.jsonl:2: inputs.photo.0.path: "
+    with pytest.raises(DatasetError, match=f"{place}.*({message})"):
+        await aevaluate(called.append, dataset=data, evaluators=["exact_match"])
+    assert not called
+
+
+class _Pictures(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked += 1  # type: ignore[attr-defined]
+        self.send_response(200 if self.path == "/cat.png" else 404)
+        self.end_headers()
+        self.wfile.write(PNG)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.requirement("dataset.media")
+async def test_a_url_is_fetched_once_where_its_host_is_allowed_and_stays_a_url_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
+    server.asked = 0  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/cat.png"
+    got: list[Any] = []
+
+    def target(inputs: Any) -> str:
+        got.append(inputs["messages"][0]["content"][0])
+        return "cat"
+
+    try:
+        cases = cases_with({"type": "image", "url": url}, 3)
+        report = await aevaluate(target, dataset=cases, evaluators=[lambda outputs: True])
+        assert server.asked == 0  # type: ignore[attr-defined]
+        assert got == [{"type": "image", "url": url}] * 3
+        assert any("media of the cases are on 127.0.0.1" in one for one in report.warnings)
+        monkeypatch.setenv("AGENTENSOR_ALLOWED_HOSTS", f"127.0.0.1:{server.server_port}")
+        report = await aevaluate(target, dataset=cases, evaluators=[lambda outputs: True])
+        assert server.asked == 1  # type: ignore[attr-defined]
+        assert got[3:] == [BLOCK] * 3
+        assert report.warnings == ()
+        cases = cases_with({"type": "image", "url": url.replace("cat", "dog")}, 1)
+        with pytest.raises(DatasetError, match=r"dog\.png' was answered with HTTP 404"):
+            await aevaluate(target, dataset=cases, evaluators=[lambda outputs: True])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_a_reference_to_what_the_store_lacks_is_named_before_anything_is_run() -> None:
+    lost = f"agentensor-media:{'0' * 64}:12:image/png"
+    called: list[Any] = []
+    with pytest.raises(DatasetError, match=f"does not hold \\(sha256 {'0' * 64}\\)"):
+        await aevaluate(
+            called.append,
+            dataset=cases_with({"type": "image", "base64": lost}, 1),
+            evaluators=["exact_match"],
+        )
+    assert not called
+
+
+def test_a_part_of_a_dataset_holds_its_images_again(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(PNG)
+    data, part = tmp_path / "cases.jsonl", tmp_path / "out" / "part.jsonl"
+    part.parent.mkdir()
+    cases = cases_with({"type": "image", "path": "cat.png"})
+    data.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    command = ["dataset", "sample", str(data), "--cases", "2", "-o", str(part)]
+    cli = CliRunner().invoke(app, command)
+    assert cli.exit_code == 0, cli.output
+    lines = [json.loads(line) for line in part.read_text().splitlines()]
+    assert [one["inputs"]["messages"][0]["content"] for one in lines] == [[BLOCK]] * 2

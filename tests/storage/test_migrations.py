@@ -88,6 +88,7 @@ async def fill(store: Store, url: str) -> None:
     await store.aliases.move("support", "production", to=1, actor="a", reason="r")
     await store.workflows.set_defaults("support", {"tags": []}, actor="a")
     await store.datasets.save("d", "v", metadata={}, counts={}, cases=[{"id": "c"}])
+    await store.media.put(b"a picture")
     await store.training.save_candidate("run-1", "c", prompts={}, parents=[], status="new")
     await store.training.save_change("run-1", 1, {})
     async with store.ledger("run-1", lease=lease) as ledger:
@@ -225,7 +226,7 @@ def test_the_head_is_the_newest_migration() -> None:
     assert all(revision.isdigit() and len(revision) == 4 for revision in revisions)
 
 
-REVISIONS = ["0001", "0002", "0003", "0004"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005"]
 """Every revision that a release had; a new migration adds its own."""
 
 USED = {"rollouts": 1, "calls": 2, "input_tokens": 3, "output_tokens": 4, "cost": 0.5}
