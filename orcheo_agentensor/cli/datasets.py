@@ -26,7 +26,7 @@ from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import Case
-    from orcheo_agentensor.storage import CaseRow, DatasetRecord, Store
+    from orcheo_agentensor.storage import DatasetRecord, Store
 
 app = typer.Typer(help="Check, convert and make datasets.", no_args_is_help=True)
 

@@ -22,6 +22,7 @@ from orcheo_agentensor.evaluators.context import (
     verdict,
 )
 from orcheo_agentensor.events import EventSink
+from orcheo_agentensor.media import label_media
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.storage import RolloutRow, ScoreRow
 from orcheo_agentensor.storage.records import StoredOutput, text_for_number
@@ -402,6 +403,10 @@ def _beyond(name: str, scores: Sequence[float]) -> str:
     )
 
 
+_LONG_REASON = 400
+"""Characters from which a reason may hold an image."""
+
+
 def score_rows(
     key: str, fingerprint: str, outcomes: Sequence[Outcome], usage: Usage
 ) -> list[ScoreRow]:
@@ -415,7 +420,11 @@ def score_rows(
             row.reason = redact(outcome.reason)  # told by having no score, label and failure
         else:
             row.score, row.passed = outcome.score, outcome.passed
-            row.reason = outcome.reason and redact(outcome.reason)
+            row.reason = outcome.reason and redact(
+                outcome.reason
+                if len(outcome.reason) < _LONG_REASON
+                else label_media(outcome.reason)
+            )
             row.label = outcome.label and redact(outcome.label)
         rows.append(row)
     rows[0].usage = usage
