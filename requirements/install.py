@@ -114,9 +114,15 @@ def check() -> None:
 
 
 def main(names: Sequence[str]) -> None:
-    """Install the named sets, each with what builds it, then the project."""
+    """Install the named sets, each with what builds it, then the project; `--alone` one set only.
+
+    A set that is installed alone may lack what its packages ask for, so that nothing checks it.
+    """
     if sys.prefix == sys.base_prefix:
         raise SystemExit("Run this with the Python of a virtual environment: make does.")
+    if names[:1] == ["--alone"]:
+        install(HERE / f"{names[1]}.txt")
+        return
     for name in ["build", *names]:
         install(HERE / f"{name}.txt")
     install_project()

@@ -388,7 +388,11 @@ class LLMJudge(Builtin):
     @cached_property
     def _answers_with(self) -> type[BaseModel]:
         if self._options is None:
-            return Verdict
+            low, high = self.scale  # some models keep to what the schema says, and to nothing else
+            bounds: Any = {"minimum": low, "maximum": high}
+            field = Verdict.model_fields["score"]
+            score: Any = Field(description=field.description, strict=True, json_schema_extra=bounds)
+            return create_model("Verdict", __base__=Verdict, score=(float, score))
         choice: Any = Literal[tuple(self._options)]
         reasoning = Verdict.model_fields["reasoning"]
         return create_model("Verdict", reasoning=(str, reasoning), choice=(choice, ...))

@@ -193,6 +193,30 @@ async def test_a_provider_that_refuses_the_form_is_asked_for_text_from_then_on()
         assert (found.score, usage.calls, len(forms)) == (1.0, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("params", "field", "bounds"),
+    [
+        ({"scale": (1, 5)}, "score", {"minimum": 1.0, "maximum": 5.0}),
+        ({}, "score", {"minimum": 0.0, "maximum": 1.0}),
+        ({"choices": {"good": 1.0, "bad": 0.0}}, "choice", {"enum": ["good", "bad"]}),
+    ],
+)
+async def test_the_schema_that_a_model_answers_in_has_the_bounds_of_the_scale(
+    params: dict[str, Any], field: str, bounds: dict[str, Any]
+) -> None:
+    """Some models keep to the schema and to nothing else, and score 22 of 5 otherwise."""
+    forms = []
+
+    class Recording(ScriptedChatModel):
+        def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+            forms.append(schema.model_json_schema()["properties"])
+            return super().with_structured_output(schema, **kwargs)
+
+    judge = LLMJudge(rubric="r", model=Recording(replies=[{"score": 1, "choice": "bad"}]), **params)
+    await bind_evaluator(judge).score(CTX)
+    assert {key: forms[0][field].get(key) for key in bounds} == bounds
+
+
 async def test_choices_are_scored_and_anything_else_is_asked_again() -> None:
     choices = {"good": 1.0, "fair": 0.5, "bad": 0.0}
     found, usage = await judged({"reasoning": "so-so", "choice": "fair"}, choices=choices)
