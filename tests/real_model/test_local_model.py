@@ -61,8 +61,9 @@ async def test_agent_judge_proposer_and_critic_count_what_the_server_counts(
     served: Counted,
 ) -> None:
     """So small a model judges at random; what it is asked, and what that took, is what counts."""
-    model = init_chat_model("openai:smollm2", temperature=0, max_tokens=32, timeout=300)
-    agent = create_agent(model, tools=[queue_of], middleware=[TrainablePrompt("triage")])
+    model = init_chat_model("openai:smollm2", temperature=0, max_tokens=200, timeout=600)
+    brief = init_chat_model("openai:smollm2", temperature=0, max_tokens=16, timeout=600)
+    agent = create_agent(brief, tools=[queue_of], middleware=[TrainablePrompt("triage")])
     judge = LLMJudge(name="polite", rubric="The reply is polite.", model=model, choices=WORTH)
     texts = ["my card is lost", "the app does not start", "a loan for a car", "hello"]
     cases: list[dict[str, Any]] = [
@@ -76,7 +77,7 @@ async def test_agent_judge_proposer_and_critic_count_what_the_server_counts(
         evaluators=[judge],
         optimizer=TextGrad(model=model, minibatch=2),
         stop=[MaxSteps(1)],
-        limits=Limits(concurrency=2, case_timeout=300),
+        limits=Limits(concurrency=2, case_timeout=600),
         min_coverage=0.0,
     )
     used = result.usage
