@@ -17,6 +17,7 @@ from orcheo_agentensor.demo.workflow import POLICY, seed_prompts
 from orcheo_agentensor.display import interval, number
 from orcheo_agentensor.evaluation import Limits, aevaluate
 from orcheo_agentensor.evaluation.results import summarize
+from orcheo_agentensor.optimizers.registry import DEFAULT
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import redact_url
 from orcheo_agentensor.settings import Settings
@@ -106,15 +107,15 @@ async def run_demo(
     async with Store.from_url(store_url) as store:
         demo = _Demo(shared=shared, store=store, settings=settings, seed=seed, console=console)
         if memorise:
-            trained = await demo.train("textgrad", "MemorisingProposer", "memorised")
+            trained = await demo.train(DEFAULT, "MemorisingProposer", "memorised")
             arms = await demo.measure_result(trained, "memorised")
         else:
             searched = await demo.train("random_search", "ParaphraseProposer", "random")
-            trained = await demo.train("textgrad", "LexicalProposer", "trained")
+            trained = await demo.train(DEFAULT, "LexicalProposer", "trained")
             baseline, best = await demo.measure_result(trained, "trained")
             _same, guessed = await demo.measure_result(searched, "random search")
             arms = [baseline, await demo.measure("one-shot fill", demo.one_shot()), guessed, best]
-    _show_arms(arms)
+    _show_arms(console, arms)
     _show_decision(console, trained)
     show_diff(trained.diff)
     at = "" if store_url == settings.database_url else store_option(store_url)
@@ -157,7 +158,7 @@ class _Demo:
                 evaluators=self.shared.evaluators,
                 optimizer=self.shared.optimizer(optimizer, proposer),
                 budget=self.shared.budget,
-                stop=[MaxSteps(self.shared.steps)] if optimizer == "textgrad" else [],
+                stop=[MaxSteps(self.shared.steps)] if optimizer == DEFAULT else [],
                 promote="never" if optimizer == "random_search" else "auto",
                 limits=self.shared.limits,
                 seed=self.seed,
@@ -231,7 +232,19 @@ def _introduce(console: Console, shared: Setup) -> None:
     )
 
 
-def _show_arms(arms: Sequence[Arm]) -> None:
+_ARMS = {
+    "baseline": "the prompts as they were written",
+    "one-shot fill": "every queue's line filled once with the words of all its training tickets",
+    "random search": "the best of independent paraphrases, with the same budget",
+    "trained": f"the default optimizer, {DEFAULT}: it edits what failed and keeps what holds",
+    "memorised": f"{DEFAULT} with a proposer that learns tickets by heart",
+}
+
+
+def _show_arms(console: Console, arms: Sequence[Arm]) -> None:
+    console.print()
+    for arm in arms:
+        console.print(f"{arm.name}: {_ARMS[arm.name]}")
     rows = []
     for arm in arms:
         held = arm.splits["holdout"]
