@@ -32,7 +32,14 @@ from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.media import label_media
-from orcheo_agentensor.prompts import CONFIGURABLE, TextTensor, part_in, path_in, text_of
+from orcheo_agentensor.prompts import (
+    CONFIGURABLE,
+    TextTensor,
+    constant_in,
+    part_in,
+    path_in,
+    text_of,
+)
 from orcheo_agentensor.redaction import redact
 
 MIN_LITERAL = 8
@@ -702,6 +709,8 @@ def unread_warning(
             f"{', '.join(nodes)} asked for it in a config without the run's prompts and got the "
             "default: hand the node's own config on to what it calls"
         )
+    elif constant_in(bind) or part_in(bind):
+        todo = "add a case that comes by what reads it, or leave the prompt out"
     else:
         offered = ", ".join(places)
         todo = f"read it by get_prompt({name!r}), or bind it to a place that the target reads" + (

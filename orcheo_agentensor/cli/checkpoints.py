@@ -15,6 +15,7 @@ from orcheo_agentensor.cli import options, output
 from orcheo_agentensor.cli.errors import ThresholdMissed, command
 from orcheo_agentensor.cli.options import read_from, write_to
 from orcheo_agentensor.cli.output import as_yaml, print_json, say, show, show_diff, show_table
+from orcheo_agentensor.cli.promptfiles import write_texts
 from orcheo_agentensor.display import compared, number, percent, when
 from orcheo_agentensor.errors import BadInput
 
@@ -215,13 +216,26 @@ def export(
             help=r"A .json, .yaml or .yml file. \[default: stdout]",
         ),
     ] = None,
+    write_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--write-prompts",
+            help="Write the texts of prompts into the files that they came from, here.",
+        ),
+    ] = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a version's RunnableConfig, ready to be passed to a workflow."""
+    """Write a version's RunnableConfig, ready to be passed to a workflow.
+
+    With --write-prompts, write its texts into the project's own files instead.
+    """
     if output is not None:
         _check_output(output)
     found = read_from(store, lambda opened: opened.checkpoints.get(workflow, version))
+    if write_prompts:
+        _write_prompts(found, as_json=as_json)
+        return
     if output is None:
         print_json(found.to_runnable())
         return
@@ -231,6 +245,26 @@ def export(
         print_json({"workflow_id": workflow, "version": found.config_version, "file": str(output)})
     else:
         say(f"version {found.config_version} of workflow {workflow!r} written to {output}")
+
+
+def _write_prompts(version: ConfigCheckpoint, *, as_json: bool) -> None:
+    files = [
+        {"prompt": name, "file": str(path), "changed": changed}
+        for name, path, changed in write_texts(version.prompts, Path.cwd())
+    ]
+    if not files:
+        raise BadInput(
+            f"no prompt of version {version.config_version} came from a file; name it in the job: "
+            "prompts: {planner: {file: prompts/planner.md}}",
+            field="--write-prompts",
+            value=version.config_version,
+        )
+    if as_json:
+        known = {"workflow_id": version.workflow_id, "version": version.config_version}
+        print_json({**known, "files": files})
+        return
+    for one in files:
+        show(f"{one['prompt']}: {one['file']}{'' if one['changed'] else ' has the text already'}")
 
 
 def _check_output(path: Path) -> None:

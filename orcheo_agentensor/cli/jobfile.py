@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orcheo_agentensor.cli.promptfiles import with_texts
 from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError
 
 PROJECT_FILE = "agentensor.yaml"
@@ -53,6 +54,8 @@ def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
     data.pop("project", None)
     if "dataset" in data:
         data["dataset"] = _located(data["dataset"], path.parent)
+    if "prompts" in data:
+        data["prompts"] = with_texts(data["prompts"], path.parent)
     return override(data, overrides)
 
 

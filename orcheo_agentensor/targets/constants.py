@@ -134,7 +134,7 @@ def kept_texts(folder: Path) -> list[tuple[Path, str, str, bool]]:
             tree = parsed(partial(ast.parse, file.read_text("utf-8")))
         except (OSError, SyntaxError, ValueError):
             continue
-        for name in _assigned(tree) & texts.keys():
+        for name in filter(texts.__contains__, _assigned(tree)):
             text = texts[name]
             aliases = {
                 other
@@ -147,13 +147,11 @@ def kept_texts(folder: Path) -> list[tuple[Path, str, str, bool]]:
     return list(found.values())
 
 
-def _assigned(tree: ast.Module) -> set[str]:
-    """The names that a module assigns at its top."""
-    found = set[str]()
+def _assigned(tree: ast.Module) -> Iterator[str]:
+    """The names that a module assigns at its top, in their order."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        found |= {one.id for one in targets if isinstance(one, ast.Name)}
-    return found
+        yield from (one.id for one in targets if isinstance(one, ast.Name))
 
 
 def loaded_module(spec: str) -> ModuleType | None:

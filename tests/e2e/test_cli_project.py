@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_support import Project
+
+from orcheo_agentensor.storage import Store
 
 GRAPH = """
 from dataclasses import dataclass, field
@@ -242,3 +245,68 @@ def test_doctor_names_what_is_wrong_without_running_anything(project: Project) -
     path.write_text("project: {colour: red}\n")
     assert "project must be a mapping of store, model" in project.refused("evaluate")
     assert not (project.folder / ".agentensor").exists()
+
+
+FILE = "---\nname: planner\nmodel: small\n---\n\nPlan it.\n"
+
+
+def test_a_prompt_in_a_file_keeps_its_front_matter(project: Project) -> None:
+    path = project.folder / "prompts" / "planner.md"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    job = {
+        "target": "./src/helper/graph.py:graph",
+        "workflow_id": "helper",
+        "dataset": [{"inputs": {"question": "Who?"}}],
+        "evaluators": [{"type": "contains", "value": "Plan it. Who?"}],
+        "prompts": {"p": {"file": "prompts/planner.md", "bind": "context.system_prompt"}},
+        "project": {"store": "sqlite:///a.db"},
+    }
+    project.write("agentensor.yaml", job)
+    assert project.ok("evaluate")["summary"]["objective"] == 1.0
+    metadata = {"file": "prompts/planner.md"}
+    tensor = {"type": "TextTensor", "text": "Plan it well.", "metadata": metadata}
+    write_version(project.folder / "a.db", {"p": tensor})
+    wrote = project.ok("checkpoints", "export", "helper", "latest", "--write-prompts")
+    assert wrote["files"] == [{"prompt": "p", "file": str(path), "changed": True}]
+    assert path.read_text() == FILE.replace("Plan it.", "Plan it well.")
+    assert (
+        "has the text already"
+        in project.call("checkpoints", "export", "helper", "latest", "--write-prompts").stdout
+    )
+    path.unlink()
+    lost = project.refused("checkpoints", "export", "helper", "latest", "--write-prompts")
+    assert "prompts.p.metadata.file" in lost
+    assert "job.prompts.p.file" in project.refused("evaluate")
+
+
+def write_version(database: Path, prompts: dict[str, object]) -> None:
+    async def write() -> None:
+        store = Store.from_url(f"sqlite:///{database}")
+        config = {"configurable": {"prompts": prompts}}
+        await store.checkpoints.save(workflow_id="helper", runnable_config=config, metrics={})
+        await store.close()
+
+    asyncio.run(write())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ({"file": "../outside.md"}, "must be a path inside"),
+        ({"file": "/etc/hostname"}, "must be a path inside"),
+        ({"file": 3}, "must be a path inside"),
+        ({"file": "nowhere.md"}, "must be a file of at most 1 MiB"),
+        ({"file": "empty.md"}, "must have a text"),
+        ({"file": "empty.md", "text": "x"}, "stands in place of text"),
+    ],
+)
+def test_a_file_that_is_no_prompt_is_refused(
+    project: Project, prompt: dict[str, object], rule: str
+) -> None:
+    (project.folder / "empty.md").write_text("---\na: b\n---\n")
+    job = {"target": "./src/helper/graph.py:graph", "prompts": {"p": prompt}}
+    project.write("agentensor.yaml", job)
+    told = project.refused("evaluate")
+    assert "job.prompts.p.file" in told
+    assert rule in told
