@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from orcheo_agentensor.evaluators import (
         Contains,
+        EachTurn,
         ExactMatch,
         HTTPEvaluator,
         JsonFieldMatch,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
     from orcheo_agentensor.tape import get_prompt
+    from orcheo_agentensor.targets import Conversation
     from orcheo_agentensor.targets.served import configure, serve
     from orcheo_agentensor.training import (
         Budget,
@@ -91,10 +93,12 @@ __all__ = [
     "CaseResult",
     "ConfigCheckpoint",
     "Contains",
+    "Conversation",
     "Dataset",
     "DatasetLike",
     "Deadline",
     "Decision",
+    "EachTurn",
     "EvaluationJob",
     "EvaluationReport",
     "EvaluationResult",
@@ -179,6 +183,7 @@ __getattr__ = lazily(
         ),
         "evaluators": (
             "Contains",
+            "EachTurn",
             "ExactMatch",
             "HTTPEvaluator",
             "JsonFieldMatch",
@@ -207,6 +212,7 @@ __getattr__ = lazily(
         "storage": ("ConfigCheckpoint", "Store"),
         "seeds": ("get_seed",),
         "tape": ("get_prompt",),
+        "targets": ("Conversation",),
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),
         "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),

@@ -219,6 +219,8 @@ class NodeRun:
     prompts: list[str] = field(default_factory=list)
     inputs: str = ""
     output: str = ""
+    turn: int | None = None
+    """Of a conversation, the user's turn that it answered."""
     missed: list[str] = field(default_factory=list)
     """The prompts of the run that `get_prompt` did not find here, and gave the default for."""
 
@@ -237,6 +239,7 @@ class NodeRun:
             "prompts": self.prompts,
             "inputs": _cut(self.inputs, longest),
             "output": _cut(self.output, longest),
+            **({"turn": self.turn} if self.turn is not None else {}),
             **({"missed": self.missed} if self.missed else {}),
         }
 
@@ -313,7 +316,8 @@ class Tape:
                     id, node, path = OTHER_NODES, OTHER_NODES, ()
             found = self.runs.get(id)
             if found is None:
-                found = self.runs[id] = NodeRun(id=id, node=node, step=step, path=path)
+                found = NodeRun(id=id, node=node, step=step, path=path, turn=_turn.get())
+                self.runs[id] = found
             if is_shared:
                 found.step = max(found.step, step)
             return found
@@ -539,7 +543,7 @@ def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun:
     metadata = metadata or {}
     namespace = str(metadata.get("langgraph_checkpoint_ns") or "")
     if not namespace:
-        return tape.run(TARGET_NODE, node=TARGET_NODE, step=0, path=())
+        return tape.run(_target_id(), node=TARGET_NODE, step=_turn.get() or 0, path=())
     parts = tuple(namespace.split("|"))
     return tape.run(
         namespace,
@@ -547,6 +551,34 @@ def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun:
         step=int(metadata.get("langgraph_step", 0)),
         path=parts[:-1],
     )
+
+
+def _target_id() -> str:
+    turn = _turn.get()
+    return TARGET_NODE if turn is None else f"{TARGET_NODE}@{turn}"
+
+
+_turn: ContextVar[int | None] = ContextVar("agentensor_turn", default=None)
+
+
+@contextmanager
+def in_turn(number: int) -> Iterator[None]:
+    """Tell that what runs inside answers this turn of a conversation."""
+    token = _turn.set(number)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
+
+
+@contextmanager
+def not_taping() -> Iterator[None]:
+    """Leave what runs inside off the tape: it is not the target's."""
+    token = _handler.set(None)
+    try:
+        yield
+    finally:
+        _handler.reset(token)
 
 
 _handler: ContextVar[TapeRecorder | None] = ContextVar("agentensor_tape_handler", default=None)
@@ -601,7 +633,7 @@ def record_prompt_read(name: str, config: RunnableConfig | None = None) -> None:
 def record_target_run(inputs: Any, output: Any) -> None:
     """Put on the tape the input and output of a target that is no graph, if it read a prompt."""
     recorder = _handler.get()
-    run = None if recorder is None else recorder.tape.runs.get(TARGET_NODE)
+    run = None if recorder is None else recorder.tape.runs.get(_target_id())
     if run is not None:
         run.inputs, run.output = brief(inputs), brief(output)
 

@@ -29,12 +29,12 @@ PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
     "TrainingResult Decision compare acompare RunComparison",
-    "Workflows and prompts": "configure serve get_prompt get_seed TextTensor FeedbackRecord "
-    "backward abackward TrainablePrompt RunConfig register_callback",
+    "Workflows and prompts": "configure serve Conversation get_prompt get_seed TextTensor "
+    "FeedbackRecord backward abackward TrainablePrompt RunConfig register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
-    "HTTPEvaluator",
+    "HTTPEvaluator EachTurn",
     "Optimizers, budgets, stop conditions": "Reflective TextGrad RandomSearch step astep "
     "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "

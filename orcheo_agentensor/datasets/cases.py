@@ -36,7 +36,7 @@ from orcheo_agentensor.json_values import (
     prose_only,
 )
 
-FIELDS = ("id", "inputs", "expected_output", "metadata", "split")
+FIELDS = ("id", "inputs", "expected_output", "metadata", "split", "turns", "conversation")
 _KNOWN = frozenset({*FIELDS, "forms"})
 _ALL_SET = set(_KNOWN)  # one for all cases: a set takes as much memory as the rest of a small case
 MAX_ID = 200
@@ -82,6 +82,11 @@ class Case(BaseModel):
     expected_output: Any = Field(default=None, description="What evaluators compare with")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Language, domain, …")
     split: str | None = Field(default=None, description="train, validation, holdout or another")
+    conversation: bool = Field(
+        default=False,
+        description="Whether its inputs are those of a conversation; so it is where the user's "
+        "messages are given as `turns`",
+    )
     forms: tuple[Any, ...] = Field(
         default=(), description="Written by Python: which inputs are no JSON, and what they are"
     )
@@ -94,6 +99,8 @@ class Case(BaseModel):
         if not data.keys() <= _KNOWN:
             name = next(name for name in data if name not in FIELDS)
             raise _unknown(name, data[name])
+        if data.get("turns") is not None:
+            data = _with_turns(data)
         if "inputs" not in data:
             raise DatasetError("inputs: is missing", field="inputs", value=None, rule="is missing")
         case = dict(data)
@@ -144,8 +151,21 @@ class Case(BaseModel):
             "expected_output": self.expected_output,
             "metadata": self.metadata,
             "split": self.split,
+            **({"conversation": True} if self.conversation else {}),
             **({"forms": [*self.forms]} if self.forms else {}),
         }
+
+
+def _with_turns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A case with its `turns` among its inputs, as the target's conversation reads them."""
+    inputs = data.get("inputs")
+    if inputs is not None and not (isinstance(inputs, Mapping) and "turns" not in inputs):
+        raise DatasetError(
+            field="turns", value=data["turns"], rule="stands beside `inputs` that are no object, "
+            "or that have turns of their own",
+        )  # fmt: skip
+    rest = {key: value for key, value in data.items() if key != "turns"}
+    return {**rest, "inputs": {**(inputs or {}), "turns": data["turns"]}, "conversation": True}
 
 
 def parse_case(data: Any, *, where: str) -> Case:

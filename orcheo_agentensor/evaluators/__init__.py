@@ -27,11 +27,13 @@ from orcheo_agentensor.evaluators.context import (
 from orcheo_agentensor.evaluators.json_checks import JsonFieldMatch, JsonSchema, JsonValid
 from orcheo_agentensor.evaluators.judge import LLMJudge, calibrate
 from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
+from orcheo_agentensor.evaluators.turns import EachTurn
 
 __all__ = [
     "BUILTINS",
     "BoundEvaluator",
     "Contains",
+    "EachTurn",
     "EvaluationResult",
     "EvaluatorContext",
     "EvaluatorFailure",

@@ -76,6 +76,7 @@ from orcheo_agentensor.evaluators.packages import (
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
+from orcheo_agentensor.evaluators.turns import EachTurn
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.upstream import parsed, source_of
@@ -184,7 +185,7 @@ def _refused(subject: Subject, reason: str) -> EvaluatorRefused:
 _BUILT_IN: tuple[type[Builtin], ...] = (
     *(ExactMatch, Contains, Regex, NumericTolerance, StringSimilarity),
     *(JsonValid, JsonSchema, JsonFieldMatch, ToolCallMatch, TrajectoryMatch),
-    *(Latency, Length, HTTPEvaluator, LLMJudge),
+    *(Latency, Length, HTTPEvaluator, LLMJudge, EachTurn),
 )
 BUILTINS: dict[str, type[Builtin]] = {kind.type_name: kind for kind in _BUILT_IN}
 """The names of built-in evaluators in jobs, and their classes."""
@@ -443,6 +444,8 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
 def require_judge(evaluator: BoundEvaluator) -> None:
     """Raise `EvaluatorRefused` for a judge whose model cannot be made. Blocks."""
     owner = getattr(evaluator.adapter.call, "__self__", None)
+    if isinstance(owner, EachTurn):
+        require_judge(owner.evaluator)
     if isinstance(owner, LLMJudge):
         owner.require_model()
 

@@ -131,6 +131,7 @@ def require_config(job: Job, settings: Settings, caller: Identity) -> None:
     """Raise `ConfigError` for each chat model that a job names and that the operator does not let
     it use, and for somebody else's `user_id`."""
     places = {"evaluators": job.evaluators, "optimizer": getattr(job, "optimizer", None)}
+    places |= {"target": job.target}
     places |= {"config": job.config, "prompts": job.prompts}
     found = models_refused(places, settings, caller)
     problems = [(f"job.{path}", name, MODEL_RULE) for path, name in found]

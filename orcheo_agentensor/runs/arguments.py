@@ -19,6 +19,7 @@ from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
+from orcheo_agentensor.targets import Conversation
 
 
 class HasEvaluate(Protocol):
@@ -68,12 +69,13 @@ class HasCases(Protocol):
 Target: TypeAlias = (
     StateGraph[Any, Any, Any, Any]
     | Runnable[Any, Any]
+    | Conversation
     | Callable[..., Any]
     | str
     | Mapping[str, Any]
 )
 """A workflow: a graph (compiled or not), a Runnable, a function `(inputs, config) -> output`, a
-"module:attribute" string, or the job form of a remote target."""
+`Conversation` with one of them, a "module:attribute" string, or the job form of a target."""
 
 DatasetLike: TypeAlias = (
     Dataset
@@ -125,7 +127,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_target(value: Any) -> bool:
-    known = isinstance(value, str | Mapping) or callable(value)
+    known = isinstance(value, str | Mapping | Conversation) or callable(value)
     return known or any(hasattr(value, name) for name in ("ainvoke", "invoke", "compile", "run"))
 
 

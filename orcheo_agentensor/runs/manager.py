@@ -71,7 +71,14 @@ from orcheo_agentensor.runs.manifest import (
 )
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets import ConnectedTarget, Target, check_target, resolve_target
+from orcheo_agentensor.targets import (
+    ConnectedTarget,
+    ConversationSpec,
+    TalkingTarget,
+    Target,
+    check_target,
+    resolve_target,
+)
 from orcheo_agentensor.targets.constants import load_constants
 from orcheo_agentensor.targets.context import found_prompts
 from orcheo_agentensor.targets.described import (
@@ -563,6 +570,13 @@ class RunManager(Generic[JobT]):
         from orcheo_agentensor.storage import RunRecord
 
         target = self._target(job)
+        talks = isinstance(target, TalkingTarget)
+        if not talks and any(case.conversation for case in dataset.cases):
+            target = TalkingTarget.of(
+                target, ConversationSpec(), settings=self._settings, marked_only=True
+            )
+        if isinstance(target, TalkingTarget):
+            target.check_cases(dataset.cases)
         called = job.workflow_id or slug(target.name)
         if workflow_id is None or workflow_id.rpartition("~")[2] != called:
             workflow_id = await self.store.workflows.id_for(called, caller.name)

@@ -13,6 +13,8 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -34,6 +36,20 @@ before it have left; or a copy of what the target's own store held when the run 
 
 _MOST_ENTRIES = 1_000  # of a container; more are data
 _PAGE = 1_000  # items of a store read at once
+
+
+_ROLLOUT: ContextVar[dict[str, Any] | None] = ContextVar("agentensor_rollout", default=None)
+"""What the calls of a rollout have in common that calls its target several times."""
+
+
+@contextmanager
+def one_rollout() -> Iterator[None]:
+    """All calls of a target inside are one rollout: they have one cache and one store."""
+    token = _ROLLOUT.set({})
+    try:
+        yield
+    finally:
+        _ROLLOUT.reset(token)
 
 
 class Isolation:
@@ -93,6 +109,14 @@ class Isolation:
 
     async def keys(self) -> dict[str, Any]:
         """What goes into the `configurable` of one rollout."""
+        held = _ROLLOUT.get()
+        if held is None:
+            return await self._made()
+        if not held:
+            held.update(await self._made())
+        return held
+
+    async def _made(self) -> dict[str, Any]:
         runtime = self._runtime(context=self.context, store=await self._own_store())
         found: dict[str, Any] = {RUNTIME_KEY: runtime}
         if self._cache is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -49,6 +49,12 @@ from orcheo_agentensor.targets.context import (
     field_names,
     refuse_context,
     with_context,
+)
+from orcheo_agentensor.targets.conversation import (
+    Conversation,
+    ConversationSpec,
+    TalkingTarget,
+    parse_conversation,
 )
 from orcheo_agentensor.targets.isolation import Isolation, MemoryStore, isolation_of
 from orcheo_agentensor.targets.output import is_large, pick, to_json_output
@@ -129,6 +135,8 @@ class CallableTarget:
     is_async: bool
     edges: tuple[tuple[str, str], ...] = ()
     isolation: Isolation | None = None
+    takes_thread: bool = False
+    """Whether it takes one message of a conversation, and its `thread_id`."""
 
     @classmethod
     def of(
@@ -151,7 +159,7 @@ class CallableTarget:
         required = [p for p in positional if p.default is p.empty]
         takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        unknown = any(p.default is p.empty and p.name != "config" for p in named)
+        unknown = any(p.default is p.empty and p.name not in ("config", "thread_id") for p in named)
         if len(required) > 2 or not (positional or takes_any) or unknown:
             raise BadInput(
                 f"target: {shown!r} must take (inputs) or (inputs, config)",
@@ -162,9 +170,10 @@ class CallableTarget:
         takes_config = len(required) == 2 or (
             len(positional) > 1 and positional[1].name == "config"
         )
-        if any(p.name == "config" for p in named):
+        by_name = {p.name for p in named} & {"config", "thread_id"}
+        if by_name:
             takes_config = True
-            function = _config_by_name(function)
+            function = _config_by_name(function, by_name)
         call = getattr(function, "__call__", function)  # noqa: B004 - its code is inspected
         return cls(
             function=function,
@@ -173,6 +182,7 @@ class CallableTarget:
             takes_config=takes_config,
             is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
             isolation=isolation_of(function, name=shown, mode=memory_store, context=context),
+            takes_thread="thread_id" in by_name,
         )
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
@@ -243,14 +253,19 @@ async def as_root_run(
     return output
 
 
-def _config_by_name(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which takes its config by keyword, taking it as the second argument."""
+def _config_by_name(function: Callable[..., Any], names: Collection[str]) -> Callable[..., Any]:
+    """`function`, which takes these by keyword, taking its config as the second argument."""
+
+    def given(config: RunnableConfig) -> dict[str, Any]:
+        thread_id = (config.get("configurable") or {}).get("thread_id")
+        found = {"config": config, "thread_id": thread_id}
+        return {name: found[name] for name in names}
 
     def sync(inputs: Any, config: RunnableConfig) -> Any:
-        return function(inputs, config=config)
+        return function(inputs, **given(config))
 
     async def awaited(inputs: Any, config: RunnableConfig) -> Any:
-        return await function(inputs, config=config)
+        return await function(inputs, **given(config))
 
     chosen = awaited if inspect.iscoroutinefunction(function) else sync
     return functools.wraps(function)(chosen)
@@ -643,6 +658,18 @@ def resolve_target(
     if isinstance(spec, str):
         found = load_entrypoint(spec, settings=settings, what="target")
         return _from_object(_called(found, spec), spec, memory_store, context)
+    if isinstance(spec, Conversation):
+        return _talking(
+            spec.target, spec.spec, settings=settings, memory_store=memory_store, context=context
+        )
+    if isinstance(spec, Mapping) and (talk := spec.get("conversation")) is not None:
+        return _talking(
+            {key: value for key, value in spec.items() if key != "conversation"},
+            parse_conversation(talk, field="target.conversation"),
+            settings=settings,
+            memory_store=memory_store,
+            context=context,
+        )
     if isinstance(spec, Mapping) and "entrypoint" not in spec and not _REMOTE.isdisjoint(spec):
         from orcheo_agentensor.targets.remote import RemoteTarget
 
@@ -665,6 +692,18 @@ def resolve_target(
             return replace(inner, output=output)
         return _picked(inner, output)
     return _from_object(spec, None, memory_store, context)
+
+
+def _talking(
+    target: Any,
+    spec: ConversationSpec,
+    *,
+    settings: Settings,
+    memory_store: MemoryStore,
+    context: Any,
+) -> Target:
+    inner = resolve_target(target, settings=settings, memory_store=memory_store, context=context)
+    return TalkingTarget.of(inner, spec, settings=settings)
 
 
 def _called(found: Any, spec: str) -> Any:

@@ -9,8 +9,9 @@ on unchanged.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.config.overrides import node_path
@@ -18,7 +19,7 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.evaluation.paid_calls import traced
 from orcheo_agentensor.evaluation.results import CaseResult
-from orcheo_agentensor.evaluators.context import EvaluationResult
+from orcheo_agentensor.evaluators.context import EvaluationResult, Outcome
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.media import label_media
 from orcheo_agentensor.optimizers.proposer import as_material
@@ -58,6 +59,44 @@ def case_feedback(case: Case, result: CaseResult) -> str:
             reason = f" ({label_media(outcome.reason)})" if outcome.reason else ""
             lines.append(f"{outcome.name}: {shown}{reason}")
     return "\n".join(lines)
+
+
+_OF_TURN = re.compile(r"^turn (\d+): ", re.MULTILINE)
+
+
+def turn_feedback(case: Case, result: CaseResult, turn: int) -> str:
+    """`case_feedback` on one turn of a conversation: of a reason that names turns ("turn 2: …" at
+    the beginning of a line) what it says of this one; who names others only is left out."""
+    if result.target_failure is not None:
+        return case_feedback(case, result)
+    said: list[Outcome] = []
+    for outcome in result.outcomes:
+        told = _OF_TURN.split((isinstance(outcome, EvaluationResult) and outcome.reason) or "")
+        named = dict(zip(told[1::2], told[2::2], strict=True))
+        if str(turn) in named and isinstance(outcome, EvaluationResult):
+            said.append(replace(outcome, reason=named[str(turn)].strip()))
+        elif not named:
+            said.append(outcome)
+    return case_feedback(case, replace(result, outcomes=tuple(said)))
+
+
+async def _blamed(
+    tape: Tape, case: Case, result: CaseResult, *, critic: EdgeCritic | None
+) -> dict[str, Blame]:
+    """As `blame`; of a conversation each turn by itself, with what is said of it."""
+    turns = sorted({run.turn for run in tape.runs.values() if run.turn is not None})
+    if not turns:
+        return await blame(tape, case_feedback(case, result), critic=critic)
+    found: dict[str, Blame] = {}
+    for turn in turns:
+        feedback = turn_feedback(case, result, turn)
+        runs = {id: run for id, run in tape.runs.items() if run.turn == turn}
+        of_turn = Tape(runs=runs if feedback else {}, edges=tape.edges)
+        for name, entry in (await blame(of_turn, feedback, critic=critic)).items():
+            whole = found.setdefault(name, Blame())
+            whole.feedback += [f"turn {turn}: {text}" for text in entry.feedback]
+            whole.runs += entry.runs
+    return found
 
 
 async def blame(tape: Tape, feedback: str, *, critic: EdgeCritic | None = None) -> dict[str, Blame]:
@@ -298,7 +337,7 @@ async def _one_case(
         if is_excluded((*run.path, run.node), exclude):
             run.prompts = []
     with traced({CASE_ID: case.id}):
-        blamed = await blame(tape, case_feedback(case, result), critic=critic if wrong else None)
+        blamed = await _blamed(tape, case, result, critic=critic if wrong else None)
     return {
         name: FeedbackRecord(
             case_id=case.id,

@@ -20,14 +20,16 @@ from openevals.exact import exact_match, exact_match_async
 from openevals.json import create_json_match_evaluator
 from openevals.llm import create_async_llm_as_judge, create_llm_as_judge
 from openevals.prompts import CORRECTNESS_PROMPT, RAG_GROUNDEDNESS_PROMPT
+from openevals.simulators import create_llm_simulated_user
 from openevals.string import embedding_similarity
 from openevals.string.levenshtein import levenshtein_distance
 from pydantic import BaseModel
 from simulated_judge import REASON, OpenAIShaped, letters
 
-from orcheo_agentensor import evaluate
+from orcheo_agentensor import Conversation, evaluate
 from orcheo_agentensor.evaluators import bind_evaluators
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.testing import RuleChatModel
 
 compat = pytest.mark.compat
 
@@ -240,3 +242,29 @@ def test_several_of_one_factory_keep_names_of_their_own() -> None:
         "lambda_2",
     ]
     assert len({one.fingerprint for one in bound}) == len(bound)
+
+
+@compat("targets", "openevals", "create_llm_simulated_user")
+def test_a_simulated_user_talks_to_a_target() -> None:
+    user = create_llm_simulated_user(
+        system="You want a refund.",
+        client=RuleChatModel(rule=lambda messages: f"heard: {messages[-1].text}"),
+        fixed_responses=["Hello"],
+    )
+
+    def clerk(message: dict[str, Any], *, thread_id: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": f"You said {message['content']}"}
+
+    target = Conversation(clerk, user=user, max_turns=2)
+    report = evaluate(target, dataset=[{"inputs": {}}], evaluators=[exact_match_of_roles])
+    assert [turn["user"] for turn in report.cases[0].output["turns"]] == [
+        "Hello",
+        "heard: You said Hello",
+    ]
+    assert report.usage.calls == 1
+    assert report.objective == 1.0
+
+
+def exact_match_of_roles(*, outputs: Any) -> dict[str, Any]:
+    roles = [one["role"] for one in outputs["messages"]]
+    return {"key": "roles", "score": roles == ["user", "assistant"] * 2}
