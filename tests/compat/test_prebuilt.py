@@ -85,13 +85,13 @@ def led() -> Any:
             led,
             {"supervisor.system_prompt": "You lead it well.", "clerk.system_prompt": "You file."},
             ["clerk: You file.", "lead: You lead it well."],
-            marks=compat("targets", "agent", "langgraph-supervisor"),
+            marks=compat("targets", "agent", "langgraph-supervisor, prompts found"),
         ),
         pytest.param(
             lambda: create_swarm([echo("clerk")], default_active_agent="clerk"),
             {"clerk.system_prompt": "You are one of the swarm."},
             ["clerk: You are one of the swarm."],
-            marks=compat("targets", "agent", "langgraph-swarm"),
+            marks=compat("targets", "agent", "langgraph-swarm, prompts found"),
         ),
     ],
 )
