@@ -32,6 +32,7 @@ from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.integrations.orcheo_forms import (
+    Trained,
     as_results,
     of_dataset,
     of_evaluators,
@@ -250,7 +251,7 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
     checkpoint_store: Any = Field(
         default=None,
         exclude=True,
-        description="Where Orcheo keeps its checkpoints: not written to.",
+        description="Where Orcheo keeps its checkpoints: each version is recorded there, too.",
     )
 
     @model_validator(mode="before")
@@ -328,11 +329,25 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         results: list[CaseResult] = []
         collect = in_orcheos_form and self.mode == "evaluate"
         heard = {"on_results": lambda _, found: results.extend(found)} if collect else {}
-        async with telling(self.progress_callback, node=self.name, mode=self.mode):
+        trained = None
+        if self.mode == "train" and (in_orcheos_form or self.checkpoint_store is not None):
+            trained = Trained(
+                job._opened,
+                self.checkpoint_store,
+                prompts=self._stored_prompts(),
+                config=job.config or {},
+            )
+        async with telling(self.progress_callback, node=self.name, mode=self.mode, trained=trained):
             payload = await job.run_job(**heard)
+        if trained is not None:
+            number = payload["best"]["config_version"]
+            payload |= await trained.to_payload(payload["run_id"], number)
         if not in_orcheos_form:
             return payload
         return {**payload, **self._in_orcheos_words(payload, config, results)}
+
+    def _stored_prompts(self) -> dict[str, Any]:
+        return {name: _stored(prompt) for name, prompt in (self.prompts or {}).items()}
 
     def _config(self) -> Any:
         """The job's config: what the node says, over what Orcheo's state is to hold."""
@@ -347,7 +362,7 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         self, payload: Mapping[str, Any], config: RunnableConfig, results: list[CaseResult]
     ) -> dict[str, Any]:
         """What Orcheo's own node has in its payload, beside ours."""
-        prompts = {name: _stored(prompt) for name, prompt in (self.prompts or {}).items()}
+        prompts = self._stored_prompts()
         for name, best in (payload.get("best") or {}).get("prompts", {}).items():
             prompts[name] = {**prompts.get(name, {}), "text": best["text"]}
         summary = payload["summary"]
@@ -358,7 +373,7 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
             "prompts": prompts,
             "summary": {**means, **summary},
         }
-        return {**found, "results": as_results(results, names=means)} if results else found
+        return {**found, "results": as_results(results)} if results else found
 
 
 AgentensorNode = OrcheoAgentensorNode

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from agentensor.loss import LLMTensorJudge
+from orcheo.agentensor.checkpoints import AgentensorCheckpoint
 from orcheo.agentensor.evaluation import EvaluatorDefinition
 from orcheo.agentensor.training import OptimizerConfig
 from pydantic import BaseModel, ValidationError
@@ -22,6 +24,7 @@ from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.events import Event, listening
 from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.settings import Settings
+from orcheo_agentensor.storage import ConfigCheckpoint, ScoreRow, Store
 
 _MOST_AT_ONCE = 8
 """Cases that Orcheo's node runs at once, whatever its optimizer asks for."""
@@ -33,6 +36,17 @@ _EVENTS = {
     "training_progress": "training_epoch_complete",
 }
 """Ours -> what Orcheo's `progress_callback` calls it."""
+
+
+_CONFIG_KEPT = (
+    "tags",
+    "metadata",
+    "configurable",
+    "run_name",
+    "recursion_limit",
+    "max_concurrency",
+)
+"""What a checkpoint's config holds beside its prompts."""
 
 
 def of_optimizer(data: dict[str, Any]) -> dict[str, Any]:
@@ -138,53 +152,184 @@ def of_state_config(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **({"configurable": configurable} if configurable else {})}
 
 
-def as_results(results: Iterable[CaseResult], *, names: Iterable[str]) -> list[dict[str, Any]]:
+def as_results(results: Iterable[CaseResult]) -> list[dict[str, Any]]:
     """The cases of an evaluation as Orcheo's node lists them; a failed one has its `error`."""
-    wanted = tuple(names)
-    found = []
-    for index, result in enumerate(results):
-        case = result.case
-        failure = result.target_failure
-        entry: dict[str, Any] = {
-            "case_index": index,
-            "inputs": None if case is None else case.inputs,
-            "output": result.output,
-            "evaluations": {
-                one.name: {
-                    "score": one.score,
-                    "passed": one.passed if one.passed is not None else (one.score or 0) >= 0.5,
-                    "reason": one.reason,
-                }
-                for one in result.outcomes
-                if isinstance(one, EvaluationResult)
-                and one.name in wanted
-                and one.score is not None
-            },
-            "metadata": {} if case is None else case.metadata,
-            "duration_ms": result.latency_ms,
+    return [
+        _as_result(
+            index,
+            {} if result.case is None else result.case.to_json(),
+            output=result.output,
+            scores=[one for one in result.outcomes if isinstance(one, EvaluationResult)],
+            duration_ms=result.latency_ms,
+            error=None if result.target_failure is None else result.target_failure.reason,
+        )
+        for index, result in enumerate(results)
+    ]
+
+
+def _as_result(
+    index: int,
+    case: Mapping[str, Any],
+    *,
+    output: Any,
+    scores: Iterable[EvaluationResult | ScoreRow],
+    duration_ms: float,
+    error: str | None,
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "case_index": index,
+        "inputs": case.get("inputs"),
+        "output": output,
+        "evaluations": {
+            one.name: {
+                "score": one.score,
+                "passed": one.passed if one.passed is not None else one.score >= 0.5,
+                "reason": one.reason,
+            }
+            for one in scores
+            if one.score is not None
+        },
+        "metadata": case.get("metadata") or {},
+        "duration_ms": duration_ms,
+    }
+    return entry if error is None else {**entry, "error": error}
+
+
+class Trained:
+    """The versions of a training as Orcheo's checkpoints, each once in `theirs` where there is one.
+
+    What `theirs` holds of a run already is not written again, after a kill, or where the workflow
+    around the node is executed anew. `prompts` are those of the node as Orcheo stores them, `config`
+    what it runs with.
+    """
+
+    def __init__(
+        self, store: Store, theirs: Any, *, prompts: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
+        self._store = store
+        self._theirs = theirs
+        self._prompts = prompts
+        self._config = {key: config[key] for key in _CONFIG_KEPT if config.get(key)}
+        self._found: dict[int, AgentensorCheckpoint] | None = None
+        self._best = -math.inf
+
+    async def add(self, version: ConfigCheckpoint) -> AgentensorCheckpoint:
+        """The checkpoint of a version, recorded."""
+        found = await self._known(version)
+        if version.config_version not in found:
+            found[version.config_version] = await self._recorded(version)
+        return found[version.config_version]
+
+    async def saved(self, event: Event) -> AgentensorCheckpoint:
+        """The checkpoint of the version that an event tells of, recorded."""
+        run = await self._store.runs.get(event["run_id"])
+        number = int(event["version"])
+        return await self.add(await self._store.checkpoints.get(run.workflow_id, number))
+
+    async def to_payload(self, run_id: str, best: int) -> dict[str, Any]:
+        """What Orcheo's node returns of a training: its checkpoints, and the cases of the best."""
+        run = await self._store.runs.get(run_id)
+        versions = await self._store.checkpoints.list(run.workflow_id, run_id=run_id, limit=None)
+        checkpoints = {one.config_version: await self.add(one) for one in reversed(versions)}
+        dumped = {key: one.model_dump(mode="json") for key, one in checkpoints.items()}
+        [chosen] = [one for one in versions if one.config_version == best]
+        _, cases = await self._store.datasets.load(
+            str(run.dataset_id), run.dataset_version, run.dataset_metadata_version
+        )
+        at = {str(case["id"]): index for index, case in enumerate(cases)}
+        rows = await self._store.runs.case_rows(
+            run_id, candidate_hash=chosen.metadata["candidate"], limit=None
+        )
+        results = [
+            {
+                **_as_result(
+                    at[row.rollout.case_id],
+                    cases[at[row.rollout.case_id]],
+                    output=row.rollout.output,
+                    scores=row.scores,
+                    duration_ms=row.rollout.latency_ms,
+                    error=(row.rollout.failure or {}).get("reason"),
+                ),
+                "epoch": chosen.metadata.get("epoch"),
+                "phase": row.rollout.phase,
+            }
+            for row in rows
+        ]
+        return {
+            "dataset_id": run.dataset_id,
+            "results": sorted(results, key=lambda one: int(one["case_index"])),
+            "checkpoints": list(dumped.values()),
+            "best_checkpoint": dumped[best],
         }
-        found.append(entry if failure is None else {**entry, "error": failure.reason})
-    return found
+
+    async def _known(self, version: ConfigCheckpoint) -> dict[int, AgentensorCheckpoint]:
+        if self._found is None:
+            listed = getattr(self._theirs, "list_checkpoints", None)
+            there = [] if listed is None else await listed(version.workflow_id)
+            mine = [one for one in there if one.metadata.get("run_id") == version.run_id]
+            self._found = {one.metadata["version"]: one for one in mine}
+            self._best = max((_number(one.metadata) for one in mine), default=-math.inf)
+        return self._found
+
+    async def _recorded(self, version: ConfigCheckpoint) -> AgentensorCheckpoint:
+        means = {name: one["mean"] for name, one in version.metrics["evaluators"].items()}
+        objective = _number(version.metrics)
+        is_best = objective > self._best
+        self._best = max(self._best, objective)
+        prompts = dict(self._prompts)
+        for name, tensor in version.prompts.items():
+            prompts[name] = {**prompts.get(name, {}), "text": tensor.text}
+        kept = {key: version.metadata.get(key) for key in ("epoch", "step", "reason")}
+        fields: dict[str, Any] = {
+            "workflow_id": version.workflow_id,
+            "runnable_config": {**self._config, "prompts": prompts},
+            "metrics": means,
+            "metadata": {
+                **kept,
+                "summary": means,
+                "objective": version.metrics["objective"],
+                "run_id": version.run_id,
+                "version": version.config_version,
+            },
+            "is_best": is_best,
+        }
+        if self._theirs is None:
+            return AgentensorCheckpoint(config_version=version.config_version, **fields)
+        recorded: AgentensorCheckpoint = await self._theirs.record_checkpoint(**fields)
+        return recorded
+
+
+def _number(held: Mapping[str, Any]) -> float:
+    """The objective in metrics or metadata; below all others where nothing could be scored."""
+    return -math.inf if held["objective"] is None else float(held["objective"])
 
 
 @asynccontextmanager
 async def telling(
-    callback: Callable[[dict[str, Any]], Awaitable[None]] | None, *, node: str, mode: str
+    callback: Callable[[dict[str, Any]], Awaitable[None]] | None,
+    *,
+    node: str,
+    mode: str,
+    trained: Trained | None,
 ) -> AsyncIterator[None]:
     """Tell Orcheo's `progress_callback` of the events of the runs inside the block, in order.
 
-    The run waits for none of them, only the end of the block for the last.
+    A version that is saved is first recorded as a checkpoint of what was `trained`, which is told
+    with its event. The run waits for none of them, only the end of the block for the last.
     """
-    if callback is None:
+    if callback is None and trained is None:
         yield
         return
     queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
     async def tell() -> None:
         while (event := await queue.get()) is not None:
-            if (name := _EVENTS.get(event["type"])) is not None:
+            payload: dict[str, Any] = dict(event)
+            if trained is not None and event["type"] == "checkpoint_saved":
+                payload |= (await trained.saved(event)).model_dump(mode="json")
+            if callback is not None and (name := _EVENTS.get(event["type"])) is not None:
                 what = name.format(mode="training" if mode == "train" else "evaluation")
-                await callback({"node": node, "event": what, "payload": event})
+                await callback({"node": node, "event": what, "payload": payload})
 
     task = asyncio.create_task(tell())
     try:

@@ -64,8 +64,8 @@ class ConfigCheckpoint(_Record):
         config_version: Counts up from 1 for each workflow.
         runnable_config: The prompts in `configurable.prompts`, and the settings that the job set.
         metrics: The evaluation summary on the validation cases.
-        metadata: Why it was stored, at which step, by which optimizer, and at which thread and
-            checkpoint of LangGraph (`langgraph`) where the training had a checkpointer.
+        metadata: Why it was stored, at which step and epoch, by which optimizer, and at which
+            thread and checkpoint of LangGraph (`langgraph`) where the training had a checkpointer.
         content_hash: SHA-256 of the config.
         parent_version: The version that its prompts were made from.
         run_id: The run that made it.

@@ -588,6 +588,7 @@ async def store_versions(training: Training) -> None:
             metadata={
                 "reason": reason,
                 "step": state.step,
+                "epoch": state.epoch,
                 "optimizer": training.plan.optimizer.name,
                 "split": "validation",
                 "candidate": candidate_hash,
