@@ -25,7 +25,7 @@ from pydantic import (
     model_serializer,
 )
 
-from orcheo_agentensor.errors import BadInput, ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError, shorten
 from orcheo_agentensor.json_values import all_json, check_json, content_hash, prose_only
 
 Path: TypeAlias = tuple[str, ...]
@@ -372,19 +372,25 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
                 field=f"{field}.{error.field}", value=error.value, rule=error.rule
             ) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            path = ".".join([field, *(str(part) for part in first["loc"])])
-            rule = f"is not valid: {first['msg']}"
-            if first["type"] == "extra_forbidden":
-                rule = (
-                    f"is not a field of a prompt; there are: {', '.join(TextTensor.model_fields)}"
-                )
-            raise ConfigError(field=path, value=first.get("input"), rule=rule) from None
+            problems = [_problem(one, field) for one in error.errors(include_url=False)]
+            text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
+            raise ConfigError(text, **problems[0], problems=problems) from None
     raise ConfigError(
         field=field,
         value=value,
         rule='must be a text or {"type": "TextTensor", "text": ..., "requires_grad": ...}',
     )
+
+
+def _problem(entry: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """One of pydantic's errors on a prompt as the field, the value and the rule it breaks."""
+    path = ".".join([field, *map(str, entry["loc"])])
+    if entry["type"] == "missing":
+        return {"field": path, "value": None, "rule": "must be given"}
+    rule = f"is not valid: {entry['msg']}"
+    if entry["type"] == "extra_forbidden":
+        rule = f"is not a field of a prompt; there are: {', '.join(TextTensor.model_fields)}"
+    return {"field": path, "value": shorten(entry["input"]), "rule": rule}
 
 
 _PLAIN_FORM = {"type", "text", "requires_grad", "metadata"}

@@ -199,8 +199,8 @@ class Trained:
     """The versions of a training as Orcheo's checkpoints, each once in `theirs` where there is one.
 
     What `theirs` holds of a run already is not written again, after a kill, or where the workflow
-    around the node is executed anew. `prompts` are those of the node as Orcheo stores them, `config`
-    what it runs with.
+    around the node is executed anew. `prompts` are those of the node as Orcheo stores them,
+    `config` is what it runs with.
     """
 
     def __init__(

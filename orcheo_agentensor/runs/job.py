@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -293,10 +293,37 @@ def parse_model(model: type[ModelT], data: Any, *, where: str) -> ModelT:
         return model.model_validate(data)
     except ValidationError as error:
         problems = [
-            problem_of(entry, model, where=where) for entry in error.errors(include_url=False)
+            problem_of(entry, model, where=where)
+            for entry in _joined(error.errors(include_url=False))
         ]
         text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
         raise ConfigError(text, problems=problems) from None
+
+
+_FORMS = {
+    "string_type": "a text",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "float_type": "a number",
+}
+
+
+def _joined(errors: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Pydantic's errors, where the several forms of one field are one error instead of one each."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for entry in errors:
+        form = entry["type"] in _FORMS or entry["type"] == "is_instance_of"
+        place = (entry["loc"][:-1], id(entry["input"])) if form else (entry["loc"], len(groups))
+        groups.setdefault(place, []).append(entry)
+    for first, *others in groups.values():
+        if not others:
+            yield first
+            continue
+        forms = [_FORMS.get(one["type"]) or f"a {one['ctx']['class']}" for one in (first, *others)]
+        msg = f"must be {', '.join(forms[:-1])} or {forms[-1]}"
+        yield {**first, "loc": first["loc"][:-1], "msg": msg, "type": "forms"}
 
 
 def problem_of(entry: Mapping[str, Any], model: type[BaseModel], *, where: str) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class RunRecord(_Record):
         return {
             **kept,
             "config": {
-                **kept["config"],
+                **kept.get("config", {}),
                 "resolved": self.config,
                 "caller": self.refs.get("caller") or {},
             },

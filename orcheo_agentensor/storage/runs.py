@@ -201,7 +201,7 @@ class Runs(Repository):
                 if of := run.refs.get("rollout_of"):
                     why = f"it is a rollout of run {of!r}, whose manifest describes it"
                 raise NotFound(f"run {run_id!r} has no manifest: {why}")
-            if run.dataset_metadata_version is not None and kept["dataset"] is not None:
+            if run.dataset_metadata_version is not None and kept.get("dataset"):
                 table = dataset_metadata.c
                 kept["dataset"]["metadata"] = connection.scalar(
                     select(table.metadata).where(

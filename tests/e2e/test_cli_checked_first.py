@@ -47,6 +47,25 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"prompts": {"words": {"text": "w0", "require_grad": False}}},
         "prompts.words.require_grad: False is not a field of a prompt; there are: ",
     ),
+    "a prompt that is a number": (
+        {"prompts": {"words": 7}},
+        "job.prompts.words: 7 must be a text, an object or a TextTensor",
+    ),
+    "a tensor of another type": (
+        {"prompts": {"words": {"type": "Tensor", "text": "w0"}}},
+        "prompts.words.type: 'Tensor' is not valid: Input should be 'TextTensor'",
+    ),
+    "a tensor without its text": (
+        {"prompts": {"words": {"type": "TextTensor", "txt": "w0"}}},
+        "prompts.words.text: None must be given\n  prompts.words.txt: 'w0' is not a field",
+    ),
+    "an override that no node reads": (
+        {
+            "target": "shopflow:greeter",
+            "config": {"configurable": {"node_overrides": {"greet": {"temperature": 0.1}}}},
+        },
+        "node_overrides.greet.temperature: 0.1 cannot be overridden: the node does not look for it",
+    ),
     "a bind without a place": (
         {"prompts": {"words": {"text": "w0", "bind": "context.words"}}},
         "bind to 'configurable.<path>' instead",
@@ -67,6 +86,7 @@ BAD_TRAININGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.requirement("config.validated")
 @pytest.mark.parametrize("case", [*BAD, *BAD_TRAININGS])
 def test_a_job_that_cannot_work_is_refused_before_any_call(project: Project, case: str) -> None:
     mode = "evaluate" if case in BAD else "train"

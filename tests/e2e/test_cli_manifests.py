@@ -73,6 +73,25 @@ def test_exported_manifests_are_compared_and_a_newer_schema_is_refused(project: 
     assert "manifest.schema: 2 is newer than 1" in told
 
 
+@pytest.mark.requirement("audit.manifest")
+def test_a_run_of_a_newer_release_is_refused_by_each_command_that_reads_its_manifest(
+    project: Project,
+) -> None:
+    project.ok("evaluate", "evaluate.yaml", "--run-id", "e")
+    with sqlite3.connect(project.database) as database:
+        database.execute("UPDATE agentensor_runs SET manifest = '{\"schema\": 2, \"new\": {}}'")
+    project.write("other.yaml", evaluation_job(replicates=2))
+    for command in (
+        ("runs", "show", "e"),
+        ("runs", "diff", "e", "e"),
+        ("runs", "rerun", "e"),
+        ("evaluate", "other.yaml", "--run-id", "e"),
+    ):
+        told = project.refused(*command)
+        assert told.count("manifest.schema: 2 is newer than 1, which this release reads") == 1
+    assert len(project.ok("runs", "list")["runs"]) == 1
+
+
 @pytest.mark.requirement("audit.rerun")
 def test_a_run_is_run_again_from_a_copy_of_its_database_elsewhere(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -353,7 +353,9 @@ def _caller(operation: Any) -> Any:
 
 
 @pytest.mark.requirement("audit.manifest", "audit.diff", "audit.evaluator-set", "door.routes")
-async def test_a_run_is_explained_by_its_manifest_and_compared(http: Any, client: Any) -> None:
+async def test_a_run_is_explained_by_its_manifest_and_compared(
+    http: Any, client: Any, store: Store
+) -> None:
     found = [
         await client.runs.wait(None, "evaluation", input={**EVALUATION, "replicates": times})
         for times in (1, 2)
@@ -371,6 +373,14 @@ async def test_a_run_is_explained_by_its_manifest_and_compared(http: Any, client
     named = (await http.get(f"/evaluator-sets/{run['evaluator_set']}")).json()
     assert named["evaluators"] == manifest["evaluators"]
     assert (await http.get("/runs/none/manifest")).status_code == 404
+    newer = RunRecord(run_id="newer", workflow_id="w", mode="evaluate", job_hash="x")
+    await store.runs.create(newer, manifest={"schema": 2, "new": {}})
+    for path in ("/runs/newer/manifest", f"/runs/{one}/diff/newer"):
+        refused = await http.get(path)
+        assert refused.status_code == 422
+        [problem] = refused.json()["error"]["problems"]
+        assert problem["field"] == "manifest.schema"
+        assert problem["rule"] == "must be at most 1"
     assert (await http.get("/evaluator-sets/none")).status_code == 404
     schema = (await http.get("/schemas/manifest")).json()
     assert schema["title"] == "Manifest"

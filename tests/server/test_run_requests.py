@@ -184,6 +184,7 @@ async def test_a_batch_with_bad_requests_lists_all_of_them_and_makes_none(
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": "evaluate"}, "input"),
+        ({"input": {"prompts": {"words": 7}}}, "job.prompts.words"),
         ({"input": {}, "command": {"goto": "summarize"}}, "command.goto"),
         ({"input": None, "command": {"update": {"run_id": "x"}}}, "command.update"),
     ],
