@@ -30,14 +30,13 @@ except ImportError as error:
 
 from orcheo_agentensor.entrypoints import is_entrypoint, load_entrypoint
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound
-from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.integrations.orcheo_forms import (
     Trained,
-    as_results,
     of_dataset,
     of_evaluators,
     of_optimizer,
     of_state_config,
+    results_of,
     telling,
 )
 from orcheo_agentensor.nodes.agentensor import JobFields
@@ -303,7 +302,16 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
         return interpolate(value.strip(), dict(state)) if unresolved else decoded
 
     async def run(self, state: State, config: RunnableConfig) -> dict[str, Any]:
-        """Run the subgraph on the job that the fields make; returns its output."""
+        """Run the subgraph on the job that the fields make; returns its output.
+
+        A node with nothing but prompts, as Orcheo has them, gives these back with their templates
+        filled in.
+        """
+        parts = (self.target, self.compiled_graph, self.dataset, self.evaluators or None)
+        if all(part is None for part in parts):
+            nothing: dict[str, Any] = {"summary": {}, "results": []}
+            nothing |= {"checkpoints": []} if self.mode == "train" else {}
+            return {**self._orcheos_base(config), **nothing}
         settings = self.settings or Settings()
         target = self.target if self.compiled_graph is None else _as_graph(self.compiled_graph)
         if target is not None:
@@ -321,59 +329,57 @@ class OrcheoAgentensorNode(JobFields, TaskNode):  # type: ignore[misc]
                 "settings": settings,
                 "evaluators": evaluators,
                 "dataset": dataset,
-                "config": self._config(),
+                "config": self._config(state),
             }
         )
         if job._opened is None:
             job._opened = Store.from_url(self.store)
-        results: list[CaseResult] = []
-        collect = in_orcheos_form and self.mode == "evaluate"
-        heard = {"on_results": lambda _, found: results.extend(found)} if collect else {}
         trained = None
         if self.mode == "train" and (in_orcheos_form or self.checkpoint_store is not None):
-            trained = Trained(
-                job._opened,
-                self.checkpoint_store,
-                prompts=self._stored_prompts(),
-                config=job.config or {},
-            )
+            trained = Trained(job._opened, self.checkpoint_store, prompts=self._stored_prompts())
         async with telling(self.progress_callback, node=self.name, mode=self.mode, trained=trained):
-            payload = await job.run_job(**heard)
+            payload = await job.run_job()
+        if in_orcheos_form:
+            payload["dataset_id"] = (await job._opened.runs.get(payload["run_id"])).dataset_id
         if trained is not None:
             number = payload["best"]["config_version"]
             payload |= await trained.to_payload(payload["run_id"], number)
         if not in_orcheos_form:
             return payload
-        return {**payload, **self._in_orcheos_words(payload, config, results)}
+        if self.mode == "evaluate":
+            payload["results"] = await results_of(job._opened, payload["run_id"])
+        return {**payload, **self._in_orcheos_words(payload, config)}
 
     def _stored_prompts(self) -> dict[str, Any]:
         return {name: _stored(prompt) for name, prompt in (self.prompts or {}).items()}
 
-    def _config(self) -> Any:
-        """The job's config: what the node says, over what Orcheo's state is to hold."""
+    def _config(self, state: State) -> Any:
+        """The job's config: what the node says, over what Orcheo's state is to hold; in the place
+        of Orcheo's own node that is, where nothing is said, what the state around it holds."""
         given = self.config.model_dump() if isinstance(self.config, BaseModel) else self.config
         if isinstance(given, Mapping) and not {"callbacks", "prompts"}.isdisjoint(given):
             given = of_state_config(given)  # as Orcheo stores it
-        if self.state_config is None:
-            return given
-        return {**of_state_config(self.state_config), **(given or {})}
+        held = self.state_config
+        if held is None and self.compiled_graph is not None:
+            held = state.get("config")
+        return {**of_state_config(held), **(given or {})} if held else given
+
+    def _orcheos_base(self, config: RunnableConfig) -> dict[str, Any]:
+        """What Orcheo's own node has in its payload, whatever it does."""
+        tags = [str(tag) for tag in config.get("tags") or ()]
+        return {"mode": self.mode, "prompts": self._stored_prompts(), "tags": tags}
 
     def _in_orcheos_words(
-        self, payload: Mapping[str, Any], config: RunnableConfig, results: list[CaseResult]
+        self, payload: Mapping[str, Any], config: RunnableConfig
     ) -> dict[str, Any]:
         """What Orcheo's own node has in its payload, beside ours."""
-        prompts = self._stored_prompts()
+        found = self._orcheos_base(config)
+        prompts = found["prompts"]
         for name, best in (payload.get("best") or {}).get("prompts", {}).items():
             prompts[name] = {**prompts.get(name, {}), "text": best["text"]}
         summary = payload["summary"]
         means = {name: one["mean"] for name, one in summary["evaluators"].items()}
-        found = {
-            "mode": self.mode,
-            "tags": [str(tag) for tag in config.get("tags") or ()],
-            "prompts": prompts,
-            "summary": {**means, **summary},
-        }
-        return {**found, "results": as_results(results)} if results else found
+        return {**found, "summary": {**means, **summary}}
 
 
 AgentensorNode = OrcheoAgentensorNode

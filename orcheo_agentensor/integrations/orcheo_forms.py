@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +18,11 @@ from pydantic import BaseModel, ValidationError
 from orcheo_agentensor.datasets import Dataset, as_dataset
 from orcheo_agentensor.entrypoints import load_entrypoint
 from orcheo_agentensor.errors import BadInput, EvaluatorRefused
-from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluators.binding import bind_evaluator
-from orcheo_agentensor.evaluators.context import EvaluationResult
 from orcheo_agentensor.events import Event, listening
 from orcheo_agentensor.json_values import canonical_json
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.storage import ConfigCheckpoint, ScoreRow, Store
+from orcheo_agentensor.storage import ConfigCheckpoint, Store
 
 _MOST_AT_ONCE = 8
 """Cases that Orcheo's node runs at once, whatever its optimizer asks for."""
@@ -36,17 +34,6 @@ _EVENTS = {
     "training_progress": "training_epoch_complete",
 }
 """Ours -> what Orcheo's `progress_callback` calls it."""
-
-
-_CONFIG_KEPT = (
-    "tags",
-    "metadata",
-    "configurable",
-    "run_name",
-    "recursion_limit",
-    "max_concurrency",
-)
-"""What a checkpoint's config holds beside its prompts."""
 
 
 def of_optimizer(data: dict[str, Any]) -> dict[str, Any]:
@@ -152,64 +139,53 @@ def of_state_config(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **({"configurable": configurable} if configurable else {})}
 
 
-def as_results(results: Iterable[CaseResult]) -> list[dict[str, Any]]:
-    """The cases of an evaluation as Orcheo's node lists them; a failed one has its `error`."""
-    return [
-        _as_result(
-            index,
-            {} if result.case is None else result.case.to_json(),
-            output=result.output,
-            scores=[one for one in result.outcomes if isinstance(one, EvaluationResult)],
-            duration_ms=result.latency_ms,
-            error=None if result.target_failure is None else result.target_failure.reason,
-        )
-        for index, result in enumerate(results)
-    ]
-
-
-def _as_result(
-    index: int,
-    case: Mapping[str, Any],
-    *,
-    output: Any,
-    scores: Iterable[EvaluationResult | ScoreRow],
-    duration_ms: float,
-    error: str | None,
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "case_index": index,
-        "inputs": case.get("inputs"),
-        "output": output,
-        "evaluations": {
-            one.name: {
-                "score": one.score,
-                "passed": one.passed if one.passed is not None else one.score >= 0.5,
-                "reason": one.reason,
-            }
-            for one in scores
-            if one.score is not None
-        },
-        "metadata": case.get("metadata") or {},
-        "duration_ms": duration_ms,
-    }
-    return entry if error is None else {**entry, "error": error}
+async def results_of(
+    store: Store, run_id: str, *, candidate_hash: str | None = None
+) -> list[dict[str, Any]]:
+    """The cases of a run, or of one candidate in it, as Orcheo's node lists them; one that failed
+    has its `error`."""
+    run = await store.runs.get(run_id)
+    _, cases = await store.datasets.load(
+        str(run.dataset_id), run.dataset_version, run.dataset_metadata_version
+    )
+    at = {str(case["id"]): index for index, case in enumerate(cases)}
+    found = []
+    for row in await store.runs.case_rows(run_id, candidate_hash=candidate_hash, limit=None):
+        index = at[row.rollout.case_id]
+        entry: dict[str, Any] = {
+            "case_index": index,
+            "inputs": cases[index].get("inputs"),
+            "output": row.rollout.output,
+            "evaluations": {
+                one.name: {
+                    "score": one.score,
+                    "passed": one.passed if one.passed is not None else one.score >= 0.5,
+                    "reason": one.reason,
+                }
+                for one in row.scores
+                if one.score is not None
+            },
+            "metadata": cases[index].get("metadata") or {},
+            "duration_ms": row.rollout.latency_ms,
+            "phase": row.rollout.phase,
+        }
+        if row.rollout.failure is not None:
+            entry["error"] = row.rollout.failure["reason"]
+        found.append(entry)
+    return sorted(found, key=lambda one: int(one["case_index"]))
 
 
 class Trained:
     """The versions of a training as Orcheo's checkpoints, each once in `theirs` where there is one.
 
     What `theirs` holds of a run already is not written again, after a kill, or where the workflow
-    around the node is executed anew. `prompts` are those of the node as Orcheo stores them,
-    `config` is what it runs with.
+    around the node is executed anew. `prompts` are those of the node as Orcheo stores them.
     """
 
-    def __init__(
-        self, store: Store, theirs: Any, *, prompts: Mapping[str, Any], config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, store: Store, theirs: Any, *, prompts: Mapping[str, Any]) -> None:
         self._store = store
         self._theirs = theirs
         self._prompts = prompts
-        self._config = {key: config[key] for key in _CONFIG_KEPT if config.get(key)}
         self._found: dict[int, AgentensorCheckpoint] | None = None
         self._best = -math.inf
 
@@ -233,31 +209,10 @@ class Trained:
         checkpoints = {one.config_version: await self.add(one) for one in reversed(versions)}
         dumped = {key: one.model_dump(mode="json") for key, one in checkpoints.items()}
         [chosen] = [one for one in versions if one.config_version == best]
-        _, cases = await self._store.datasets.load(
-            str(run.dataset_id), run.dataset_version, run.dataset_metadata_version
-        )
-        at = {str(case["id"]): index for index, case in enumerate(cases)}
-        rows = await self._store.runs.case_rows(
-            run_id, candidate_hash=chosen.metadata["candidate"], limit=None
-        )
-        results = [
-            {
-                **_as_result(
-                    at[row.rollout.case_id],
-                    cases[at[row.rollout.case_id]],
-                    output=row.rollout.output,
-                    scores=row.scores,
-                    duration_ms=row.rollout.latency_ms,
-                    error=(row.rollout.failure or {}).get("reason"),
-                ),
-                "epoch": chosen.metadata.get("epoch"),
-                "phase": row.rollout.phase,
-            }
-            for row in rows
-        ]
+        results = await results_of(self._store, run_id, candidate_hash=chosen.metadata["candidate"])
+        epoch = chosen.metadata.get("epoch")
         return {
-            "dataset_id": run.dataset_id,
-            "results": sorted(results, key=lambda one: int(one["case_index"])),
+            "results": [{**one, "epoch": epoch} for one in results],
             "checkpoints": list(dumped.values()),
             "best_checkpoint": dumped[best],
         }
@@ -279,10 +234,12 @@ class Trained:
         prompts = dict(self._prompts)
         for name, tensor in version.prompts.items():
             prompts[name] = {**prompts.get(name, {}), "text": tensor.text}
+        config = of_state_config(version.runnable_config)
+        config.get("configurable", {}).pop("prompts", None)
         kept = {key: version.metadata.get(key) for key in ("epoch", "step", "reason")}
         fields: dict[str, Any] = {
             "workflow_id": version.workflow_id,
-            "runnable_config": {**self._config, "prompts": prompts},
+            "runnable_config": {**config, "prompts": prompts},
             "metrics": means,
             "metadata": {
                 **kept,

@@ -84,11 +84,8 @@ class JobFields(BaseModel):
 
         self._opened = self.store if isinstance(self.store, Store) else Store.from_url(self.store)
 
-    async def run_job(self, **live_too: Any) -> dict[str, Any]:
-        """Run the subgraph on the job that the fields make; returns its output.
-
-        `live_too` goes to the factory of the subgraph, such as `on_results`.
-        """
+    async def run_job(self) -> dict[str, Any]:
+        """Run the subgraph on the job that the fields make; returns its output."""
         from orcheo_agentensor.evaluation import create_evaluation_graph
         from orcheo_agentensor.runs.nodes import run_inside, split_live
         from orcheo_agentensor.training import create_training_graph
@@ -99,7 +96,7 @@ class JobFields(BaseModel):
         if "prompts" in given:
             given["prompts"] = prompts_to_json(as_prompts(given["prompts"]))
         plain, live = split_live(**{name: given.pop(name) for name in _LIVE if name in given})
-        graph = create(**live, **live_too, store=self._opened, settings=self.settings)
+        graph = create(**live, store=self._opened, settings=self.settings)
         job = {**plain, **{name: _as_data(value) for name, value in given.items()}}
         return await run_inside(graph.compile(name=self.mode), job)
 

@@ -446,7 +446,9 @@ def make_plan(
     """
     trainable = tuple(sorted(name for name, tensor in prompts.items() if tensor.requires_grad))
     if not trainable:
-        rule = "has only frozen prompts" if prompts else "must name at least one prompt"
+        rule = "must name at least one prompt"
+        if prompts:
+            rule = "has only frozen prompts: give one requires_grad=True"
         if not prompts:
             rule += " (and the graph holds none with a text)"
         raise ConfigError(

@@ -79,7 +79,7 @@ def test_a_run_of_a_newer_release_is_refused_by_each_command_that_reads_its_mani
 ) -> None:
     project.ok("evaluate", "evaluate.yaml", "--run-id", "e")
     with sqlite3.connect(project.database) as database:
-        database.execute("UPDATE agentensor_runs SET manifest = '{\"schema\": 2, \"new\": {}}'")
+        database.execute('UPDATE agentensor_runs SET manifest = \'{"schema": 2, "new": {}}\'')
     project.write("other.yaml", evaluation_job(replicates=2))
     for command in (
         ("runs", "show", "e"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
+from orcheo.agentensor.checkpoints import AgentensorCheckpoint
 from orcheo.agentensor.evaluation import (
     EvaluationCase,
     EvaluationDataset,
@@ -21,7 +22,7 @@ from orcheo.nodes import SetVariableNode
 from orcheo.runtime.runnable_config import RunnableConfigModel
 
 from orcheo_agentensor import Settings, TextGrad
-from orcheo_agentensor.errors import EntrypointNotAllowed, EvaluatorRefused
+from orcheo_agentensor.errors import ConfigError, EntrypointNotAllowed, EvaluatorRefused
 from orcheo_agentensor.integrations.orcheo import AgentensorNode
 
 HELPERS = "orcheo_forms_helpers"
@@ -56,6 +57,9 @@ def dataset(*prompts: str) -> EvaluationDataset:
     return EvaluationDataset(id="stored", cases=cases)
 
 
+KEY = {"api_key": "[[openai_api_key]]"}
+
+
 async def called(node: AgentensorNode, **inputs: Any) -> dict[str, Any]:
     """The payload of a node that is called as Orcheo's backend calls its own."""
     state: Any = {
@@ -87,7 +91,7 @@ async def test_an_evaluation_as_orcheo_calls_its_own_node_has_orcheos_answer() -
             "candidate": TrainablePrompt(
                 text="{{config.prompts.seed.text}}",
                 metadata={"lang": "{{inputs.lang}}"},
-                model_kwargs={"api_key": "[[openai_api_key]]"},
+                model_kwargs=KEY,
                 requires_grad=True,
             )
         },
@@ -107,9 +111,10 @@ async def test_an_evaluation_as_orcheo_calls_its_own_node_has_orcheos_answer() -
     }
     assert [one["inputs"]["prompt"] for one in payload["results"]] == ["ping", "pong"]
     assert payload["results"][0]["metadata"] == {"idx": 0}
+    assert payload["dataset_id"]
     candidate = payload["prompts"]["candidate"]
     assert (candidate["text"], candidate["metadata"]["lang"]) == ("Hello world", "en")
-    assert candidate["model_kwargs"] == {"api_key": "[[openai_api_key]]"}
+    assert candidate["model_kwargs"] == KEY
     assert payload["tags"] == ["experiment"]
     names = [event["event"] for event in events]
     assert names == ["evaluation_progress", "evaluation_progress", "evaluation_summary"]
@@ -169,11 +174,89 @@ class Adds:
         return {one.name: f"{one.text} more" for one in request.components}
 
 
-async def test_orcheos_optimizer_bounds_a_training() -> None:
-    class Reads:
-        async def ainvoke(self, state: Any, config: Any) -> dict[str, Any]:
-            return {"node_results": {"echo": state["config"]["prompts"]["seed"].text}}
+class Reads:
+    """A graph that gives back its prompt."""
 
+    async def ainvoke(self, state: Any, config: Any) -> dict[str, Any]:
+        return {"node_results": {"echo": state["config"]["prompts"]["seed"].text}}
+
+
+class Checkpoints:
+    """A store of Orcheo's, in memory, which counts its versions itself."""
+
+    def __init__(self) -> None:
+        self.kept: list[AgentensorCheckpoint] = []
+
+    async def record_checkpoint(self, **fields: Any) -> AgentensorCheckpoint:
+        self.kept.append(AgentensorCheckpoint(config_version=len(self.kept) + 7, **fields))
+        return self.kept[-1]
+
+    async def list_checkpoints(self, workflow_id: str, **_: Any) -> list[AgentensorCheckpoint]:
+        return [one for one in self.kept if one.workflow_id == workflow_id]
+
+
+@pytest.mark.requirement("orcheo.checkpoints")
+async def test_versions_are_orcheos_checkpoints_each_once_and_in_the_answer() -> None:
+    events: list[dict[str, Any]] = []
+
+    async def progress(payload: dict[str, Any]) -> None:
+        events.append(payload)
+
+    checkpoints = Checkpoints()
+    node = AgentensorNode(
+        name="train",
+        mode="train",
+        dataset=dataset(*(f"case {n}" for n in range(12))),
+        evaluators=[definition("AtLeast", "long", words=2)],
+        compiled_graph=Reads(),
+        prompts={"seed": TrainablePrompt(text="one", requires_grad=True, model_kwargs=KEY)},
+        optimizer=TextGrad(proposer=Adds()),
+        stop=[{"type": "max_epochs", "epochs": 2}],
+        workflow_id="wf-training",
+        run_id="trained",
+        checkpoint_store=checkpoints,
+        progress_callback=progress,
+        settings=SETTINGS,
+    )
+    payload = await called(node)
+    first, best = checkpoints.kept
+    assert (first.is_best, best.is_best) == (True, True)
+    assert (first.metrics, best.metrics) == ({"long": 0.0}, {"long": 1.0})
+    assert best.runnable_config["prompts"]["seed"] == {
+        "type": "TextTensor",
+        "text": "one more",
+        "requires_grad": True,
+        "metadata": {},
+        "model_kwargs": KEY,
+    }
+    assert RunnableConfigModel.model_validate(best.runnable_config).tags == ["experiment"]
+    assert best.metadata["summary"] == {"long": 1.0}
+    assert best.metadata["epoch"] >= 0
+    assert payload["checkpoints"] == [one.model_dump(mode="json") for one in checkpoints.kept]
+    assert payload["best_checkpoint"] == payload["checkpoints"][1]
+    assert payload["dataset_id"]
+    assert {one["output"]["echo"] for one in payload["results"]} == {"one more"}
+    assert {one["evaluations"]["long"]["passed"] for one in payload["results"]} == {True}
+    assert {one["case_index"] for one in payload["results"]} <= set(range(12))
+    told = [one["payload"] for one in events if one["event"] == "training_checkpoint"]
+    assert [one["id"] for one in told] == [one.id for one in checkpoints.kept]
+    again = await called(node)  # as a workflow that is executed anew, on the same run
+    assert again["checkpoints"] == payload["checkpoints"]
+    assert len(checkpoints.kept) == 2
+
+
+async def test_a_node_of_prompts_alone_fills_them_in_and_runs_nothing() -> None:
+    prompts = {"candidate": TrainablePrompt(text="{{config.prompts.seed.text}}")}
+    payload = await called(AgentensorNode(name="only", prompts=prompts, settings=SETTINGS))
+    assert payload["prompts"]["candidate"]["text"] == "Hello world"
+    assert (payload["mode"], payload["summary"], payload["results"]) == ("evaluate", {}, [])
+    assert payload["tags"] == ["experiment"]
+    node = AgentensorNode(name="bad", evaluators=[definition("always")], settings=SETTINGS)
+    with pytest.raises(ConfigError, match=r"job\.(dataset|target)"):
+        await called(node)
+
+
+async def test_orcheos_optimizer_bounds_a_training() -> None:
     stored = OptimizerConfig(epochs=2, checkpoint_interval=1, max_concurrency=16)
     plain = AgentensorNode(name="train", mode="train", optimizer=stored.model_dump())
     assert plain.limits == {"concurrency": 8, "case_timeout": 30}
