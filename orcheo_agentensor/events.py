@@ -63,12 +63,16 @@ class EventSink:
 
     `start` is the number of the last event an earlier process of the same run has sent, so that
     numbers keep rising over a resume. LangGraph's writers look for the config around them: they are
-    called in the context of the node that has made the sink, not in that of a judge's call.
+    called in the context of the node at work, not in that of a judge's call.
     """
 
     def __init__(self, run_id: str, write: EventWriter, *, start: int = 0) -> None:
         self.run_id = run_id
         self.seq = start
+        self.write_to(write)
+
+    def write_to(self, write: EventWriter) -> None:
+        """Hand events on from here: from the node around us, and to who listens to it."""
         self._write = write
         self._hear = _listener.get()
         self._context = copy_context()

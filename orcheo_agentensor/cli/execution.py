@@ -53,8 +53,9 @@ from orcheo_agentensor.evaluators.contained import left_behind
 from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.redaction import knowing, redact, without_secrets
 from orcheo_agentensor.reporting import acompare
+from orcheo_agentensor.runs.active import CheckedJob
 from orcheo_agentensor.runs.job import IDENTIFIER, parse_model
-from orcheo_agentensor.runs.manager import CheckedJob, Given, RunManager, slug
+from orcheo_agentensor.runs.manager import Given, RunManager, slug
 from orcheo_agentensor.runs.manifest import Described, Manifest, compare
 from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
 from orcheo_agentensor.runs.unread import unnamed_prompts

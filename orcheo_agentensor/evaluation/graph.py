@@ -27,9 +27,10 @@ from orcheo_agentensor.evaluation.results import (
 from orcheo_agentensor.evaluation.runner import Runner, shared_thread
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.runs.active import ActiveRun
 from orcheo_agentensor.runs.blocked import BLOCKED, block_warning
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
-from orcheo_agentensor.runs.manager import ActiveRun, Given, RunManager
+from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.tape import prompt_reads, unread_warning

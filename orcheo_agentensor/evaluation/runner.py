@@ -73,8 +73,8 @@ from orcheo_agentensor.json_values import canonical_json, content_hash, private_
 from orcheo_agentensor.media import with_references
 from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.runs.active import ActiveRun, Draining
 from orcheo_agentensor.runs.caller import OF_JOBS, handlers
-from orcheo_agentensor.runs.manager import ActiveRun, Draining
 from orcheo_agentensor.seeds import CASE_ID, REPLICATE, SEED
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import PASSING, trace_id_of
@@ -153,8 +153,8 @@ class Runner:
         self.breaker = Breaker(self.concurrency)
         self.batches: set[_Batch] = set()
         self.flying: dict[str, tuple[_Batch, int]] = {}
-        self.suspects = set(run.ledger.noted.get("keys", ()))
-        self.killers = set(run.ledger.noted.get("alone", ()))
+        self.suspects = run.ledger.suspects
+        self.killers = run.ledger.killers
         self.sole: str | None = None
         self.alone = asyncio.Lock()
         self._isolate = run.job.limits.isolate

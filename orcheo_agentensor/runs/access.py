@@ -51,6 +51,24 @@ async def require_run(store: Store, run_id: str, caller: Identity) -> None:
         raise NotFound(f"there is no run {run_id!r}")
 
 
+def not_found_in(data: Mapping[str, Any]) -> NotFound:
+    """What is said to a caller of a job that names what is not stored, or not theirs: what *they*
+    have named, and nothing of what there is."""
+    dataset = data.get("dataset")
+    config = data.get("config")
+    named = {
+        "reuse": data.get("reuse"),
+        "dataset": {k: dataset[k] for k in ("id", "version") if dataset.get(k)}
+        if isinstance(dataset, Mapping) and dataset.get("version")
+        else None,
+        "config": config if isinstance(config, Mapping) and "configurable" in config else None,
+    }
+    given = {f"job.{key}": value for key, value in named.items() if value}
+    found = NotFound("names something that is not stored: " + ", ".join(given or ["job"]))
+    found.value = given
+    return found
+
+
 async def require_free_run_id(store: Store, run_id: str, caller: Identity) -> None:
     """Raise `Forbidden` where this run id is that of somebody else's run."""
     if caller.name is None:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -24,20 +24,15 @@ from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, reso
 from orcheo_agentensor.datasets import Dataset, DatasetSpec, MediaAccess, as_dataset
 from orcheo_agentensor.datasets.attachments import read_again
 from orcheo_agentensor.errors import (
-    AgentensorError,
     BadInput,
     ConfigError,
     DatasetError,
-    LeaseLost,
     NotFound,
     RunMismatch,
-    RunPaused,
-    StoreError,
     problems_of,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluators
 from orcheo_agentensor.evaluators.binding import completed, require_judge
-from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import (
     LOCAL_IDENTITY,
     Identity,
@@ -56,14 +51,22 @@ from orcheo_agentensor.runs.access import (
     require_readable,
     require_run,
     require_trainer,
-    take_lease,
     workflow_taken,
 )
-from orcheo_agentensor.runs.blocked import recorded_blocks
+from orcheo_agentensor.runs.active import (
+    ActiveRun,
+    CheckedJob,
+    Invocation,
+    JobT,
+    OpenRun,
+    is_pause,
+    with_checkpoint,
+)
 from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
 from orcheo_agentensor.runs.manifest import (
     dataset_info,
+    drift_of,
     evaluator_info,
     job_info,
     other_job,
@@ -89,24 +92,16 @@ from orcheo_agentensor.targets.described import (
     tree_of_process,
     with_environment,
 )
-from orcheo_agentensor.targets.isolation import Provenance, changed_source, provenance_of
+from orcheo_agentensor.targets.isolation import Provenance, provenance_of
 from orcheo_agentensor.targets.overriding import require_nodes
-from orcheo_agentensor.upstream import checkpoint_of
 
 if TYPE_CHECKING:
-    from orcheo_agentensor.storage import Lease, Ledger, RunRecord, Store
+    from orcheo_agentensor.storage import RunRecord, Store
     from orcheo_agentensor.storage.records import RunMode
-
-
-JobT = TypeVar("JobT", bound=Job)
 
 
 OVERRIDDEN = "agent_trainer_enabled_overridden_by"
 """The key of a run's `refs` that names who trained although the flag was off."""
-
-
-class Draining(Exception):
-    """A graceful stop was asked for; no further case is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,72 +119,6 @@ class Given:
     context: Any = None
     optimizer: Any = None
     overrides_flag: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckedJob(Generic[JobT]):
-    """A job with everything resolved and checked, and its run record.
-
-    `manifest` describes it, but for the environment; `source` is what the target comes from.
-    `config` is the merged one without its prompts, `config_json` that as it is stored.
-    `job_config` is what the job itself set, over the stored version that the prompts started from;
-    `base_version` is the number of that version.
-    `drift` are accepted changes of the target's code since the run, or the one to reuse, was
-    started. `plan` is what only a training has; `summary_evaluators` score all cases together.
-    `warnings` say what the job brings that nothing reads.
-    `around` is what whoever invokes the run brings with its config.
-    """
-
-    record: RunRecord
-    manifest: dict[str, Any]
-    source: Provenance
-    job: JobT
-    target: Target
-    dataset: Dataset
-    evaluators: tuple[BoundEvaluator, ...]
-    summary_evaluators: tuple[BoundEvaluator, ...]
-    config: RunConfig
-    config_json: dict[str, Any]
-    job_config: RunConfig
-    callbacks: LiveCallbacks
-    prompts: dict[str, TextTensor]
-    base_version: int | None
-    around: Caller = NOBODY
-    drift: tuple[dict[str, Any], ...] = ()
-    plan: Any = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def bindings(self) -> dict[str, str]:
-        """How each evaluator is called, by name."""
-        return {e.name: e.binding for e in (*self.evaluators, *self.summary_evaluators)}
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each evaluator, by name."""
-        return {evaluator.name: evaluator.weight for evaluator in self.evaluators}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActiveRun(CheckedJob[JobT]):
-    """A run at work: its lease is held and its ledger takes rows.
-
-    `draining` tells whether a graceful stop of the graph run was asked for.
-    """
-
-    store: Store
-    settings: Settings
-    lease: Lease
-    ledger: Ledger
-    events: EventSink
-    draining: Callable[[], bool]
-
-    async def update(self, **fields: Any) -> None:
-        """Change fields of the run's record, while the lease holds; with its status the checkpoint
-        that LangGraph stands at."""
-        if "status" in fields:
-            fields = {"refs": with_checkpoint(self.record.refs), **fields}
-        await self.store.runs.update(self.record.run_id, lease=self.lease, **fields)
 
 
 MakePlan = Callable[[Any, Dataset, Mapping[str, TextTensor]], tuple[Any, dict[str, Any]]]
@@ -238,7 +167,7 @@ class RunManager(Generic[JobT]):
             except NotFound:
                 if caller.name is None:
                     raise
-                raise _not_found_in(data) from None
+                raise not_found_in(data) from None
             except BadInput as error:
                 raise await self._all_problems(error, data, caller) from None
         return checked
@@ -350,8 +279,10 @@ class RunManager(Generic[JobT]):
 
     @asynccontextmanager
     async def open(self, run_id: str, *, running: bool = True) -> AsyncIterator[ActiveRun[JobT]]:
-        """Work on a run in a graph's node: lease taken, ledger started; both are given back
-        whatever happens.
+        """Work on a run in a graph's node, with its lease held and its ledger started.
+
+        What is open is kept for the next node of this invocation, and given back at its end; where
+        something is raised here, at once.
 
         Its record says that it is `running`, unless it is opened without. A failure inside is noted
         there; cancellation and draining leave the run `interrupted`, to be resumed. Another
@@ -362,8 +293,49 @@ class RunManager(Generic[JobT]):
         from langgraph.config import get_stream_writer
         from langgraph.runtime import get_runtime
 
+        invocation = Invocation.here()
+        found = None if invocation is None else await invocation.take(self, run_id)
+        try:
+            checked = await self._called(run_id, again=found is not None)
+            if found is None:
+                at_work: dict[str, Any] = {}
+                if running:
+                    refs = checked.record.refs
+                    at_work = {"status": "running", "error": None, "ended_at": None, "refs": refs}
+                found = await OpenRun.open(checked, self.store, **at_work)
+            else:
+                found.events.write_to(get_stream_writer())
+        except BaseException as error:
+            if isinstance(error, RunEnded):
+                self.forget(run_id)
+            if found is not None:
+                await found.close({})
+            raise
+        run = ActiveRun(
+            **vars(checked),
+            store=self.store,
+            settings=self._settings,
+            lease=found.lease,
+            ledger=found.ledger,
+            events=found.events,
+            draining=partial(getattr, get_runtime(), "drain_requested"),
+        )
+        try:
+            with self._knowing_secrets(vars(checked.job)):
+                async with found.at_work(run):
+                    yield run
+                    if invocation is not None:
+                        invocation.keep(self, found)
+        except BaseException as error:
+            if not is_pause(error):
+                self.forget(run_id)
+            raise
+
+    async def _called(self, run_id: str, *, again: bool) -> CheckedJob[JobT]:
+        """The job of a run as the node that we are in has called for it: at which checkpoint, and
+        with whose config. It is not asked `again` whose the run is while that is open."""
         caller = identity_of_run()
-        if caller.name is not None:
+        if not again and caller.name is not None:
             await require_run(self.store, run_id, caller)
         checked = await self.recall(run_id)
         refs = with_checkpoint(checked.record.refs)
@@ -371,96 +343,7 @@ class RunManager(Generic[JobT]):
         self._known[run_id] = checked = replace(checked, record=record)
         now, begun = caller_of_run(), checked.around
         now = replace(now, configurable=begun.configurable, live={**begun.live, **now.live})
-        checked = replace(checked, around=now)
-        try:
-            at_work: dict[str, Any] = {}
-            if running:
-                at_work = {"status": "running", "error": None, "ended_at": None, "refs": refs}
-            lease = await take_lease(self.store, run_id, **at_work)
-        except RunEnded:
-            self.forget(run_id)
-            raise
-        events = EventSink(run_id, get_stream_writer(), start=lease.event_seq)
-        ledger: Ledger = self.store.ledger(
-            run_id,
-            lease=lease,
-            reuse=checked.job.reuse,
-            event_seq=partial(getattr, events, "seq"),
-            empty=lease.token == 1,
-            on_blocked=recorded_blocks(lambda: ledger, events),
-        )
-        run = ActiveRun(
-            **vars(checked),
-            store=self.store,
-            settings=self._settings,
-            lease=lease,
-            ledger=ledger,
-            events=events,
-            draining=partial(getattr, get_runtime(), "drain_requested"),
-        )
-        ending: dict[str, Any] = {}
-        secrets = contextlib.ExitStack()
-        secrets.enter_context(self._knowing_secrets(vars(checked.job)))
-        try:
-            await ledger.start()
-            await ledger.read_note()
-            yield run
-        except (Draining, asyncio.CancelledError):
-            ending |= {"status": "interrupted", "error": None}
-            raise
-        except RunPaused as error:
-            await self._note_pause(run, error)
-            ending |= {"status": "interrupted", "error": redact(error.message)}
-            events.emit("run_failed", error=ending["error"], kind=type(error).__name__)
-            raise
-        except Exception as error:
-            if not _is_pause(error):
-                text = redact(error.message if isinstance(error, AgentensorError) else repr(error))
-                ending |= {"status": "failed", "error": text}
-                events.emit("run_failed", error=text, kind=type(error).__name__)
-                if (told := without_secrets(error)) is not error:
-                    raise told from None
-            raise
-        finally:
-            secrets.close()
-            if ending:
-                self.forget(run_id)
-            closing = asyncio.create_task(self._close(run, ending))
-            cancelled: asyncio.CancelledError | None = None
-            while not closing.done():  # whatever happens: a lease left behind locks the run
-                try:
-                    await asyncio.wait([closing])
-                except asyncio.CancelledError as again:
-                    cancelled = again
-                    ending.setdefault("status", "interrupted")
-            if cancelled is not None:
-                raise cancelled
-            if not (ending and isinstance(closing.exception(), StoreError)):  # told already
-                closing.result()
-
-    async def _note_pause(self, run: ActiveRun[JobT], error: RunPaused) -> None:
-        """Take back what failed in passing, to be tried again, and say what is kept."""
-        with contextlib.suppress(AgentensorError):  # then a resume replays the failures
-            await run.ledger.flush()
-            kept = await self.store.runs.take_back_passing(run.lease)
-            error.args = (
-                f"{error.message}; {kept} rollouts are recorded, and run "
-                f"{run.lease.run_id!r} goes on there when it is resumed",
-            )
-
-    async def _close(self, run: ActiveRun[JobT], ending: Mapping[str, Any]) -> None:
-        """Commit what waits, note how a run ended that did not end well, give the lease back."""
-        try:
-            await run.ledger.stop()
-            if ending:
-                ended = {"finished"} if ending["status"] == "failed" else {"finished", "paused"}
-                if (await self.store.runs.get(run.lease.run_id)).status not in ended:
-                    with contextlib.suppress(LeaseLost):  # it is for the new holder to say
-                        await run.update(**ending)
-        finally:
-            await self.store.runs.release(run.lease, event_seq=run.events.seq)
-            if isinstance(run.target, ConnectedTarget):
-                await run.target.disconnect()
+        return replace(checked, around=now)
 
     async def _until_free(self, record: RunRecord) -> None:
         """Wait until no other invocation of this graph works on the same job."""
@@ -899,67 +782,6 @@ class RunManager(Generic[JobT]):
             )
 
 
-def current_checkpoint() -> dict[str, Any] | None:
-    """Thread, namespace and id of the checkpoint that the graph around a node stands at, if any."""
-    from langgraph.config import get_config
-
-    return checkpoint_of(get_config().get("configurable") or {})
-
-
-def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
-    """The references of a run with the checkpoint that the graph around us stands at, if any."""
-    at = current_checkpoint()
-    if at is None:
-        return dict(refs)
-    last = at.pop("checkpoint_id")
-    first = (refs.get("langgraph") or {}).get("first_checkpoint_id", last)
-    found = {**at, "first_checkpoint_id": first, "last_checkpoint_id": last}
-    return {**refs, "langgraph": found}
-
-
-def drift_of(before: RunRecord, checked: CheckedJob[Any], job: Job) -> dict[str, Any] | None:
-    """What has changed in the target's code since a run was started, where the job accepts it.
-
-    Raises `RunMismatch` where it does not.
-    """
-    changed = changed_source(
-        before.refs.get("source", {}), checked.record.refs.get("source", {}), checked.target.name
-    )
-    if not changed:
-        return None
-    refused = "cannot be reused" if before.run_id == job.reuse else "cannot go on"
-    if before.status == "finished" and before.run_id != job.reuse:
-        refused = "has finished, and its result is that of other code"
-    if not job.accept_drift:
-        raise RunMismatch(
-            f"run {before.run_id!r} {refused}: the code of its target has changed since it was "
-            f"started ({', '.join(changed)}), and old and new answers would be mixed; start a new "
-            "run, or accept it with accept_drift (--accept-drift), which is recorded",
-            field="reuse" if before.run_id == job.reuse else "run_id",
-            value=before.run_id,
-            rule="must be of the same code, or accept_drift set",
-        )
-    return {"run_id": before.run_id, "changed": changed}
-
-
-def _not_found_in(data: Mapping[str, Any]) -> NotFound:
-    """What is said to a caller of a job that names what is not stored, or not theirs: what *they*
-    have named, and nothing of what there is."""
-    dataset = data.get("dataset")
-    config = data.get("config")
-    named = {
-        "reuse": data.get("reuse"),
-        "dataset": {k: dataset[k] for k in ("id", "version") if dataset.get(k)}
-        if isinstance(dataset, Mapping) and dataset.get("version")
-        else None,
-        "config": config if isinstance(config, Mapping) and "configurable" in config else None,
-    }
-    given = {f"job.{key}": value for key, value in named.items() if value}
-    found = NotFound("names something that is not stored: " + ", ".join(given or ["job"]))
-    found.value = given
-    return found
-
-
 def slug(name: str) -> str:
     """A workflow id from a target's name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.:_")[:128] or "workflow"
@@ -973,10 +795,3 @@ def _pin(config: Mapping[str, Any] | None, version: int | None) -> dict[str, Any
 
 def _told(error: BadInput) -> list[dict[str, Any]]:
     return problems_of(error) or [{"field": "job", "value": None, "rule": error.message}]
-
-
-def _is_pause(error: Exception) -> bool:
-    """LangGraph's own signal for `interrupt()`."""
-    from langgraph.errors import GraphBubbleUp
-
-    return isinstance(error, GraphBubbleUp)

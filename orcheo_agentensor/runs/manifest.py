@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orcheo_agentensor.errors import BadInput, NotFound, shorten
+from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch, shorten
 from orcheo_agentensor.evaluators.binding import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.json_values import prose_only
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.targets.described import SCHEMA, described, models_of, plain
+from orcheo_agentensor.targets.isolation import changed_source
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import Dataset
+    from orcheo_agentensor.runs.active import CheckedJob
     from orcheo_agentensor.runs.job import Job
-    from orcheo_agentensor.storage import CaseRow, Store
+    from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 
 _MOST_TOLD = 8
 
@@ -361,6 +363,31 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{path}.{key}" if path else str(key), item)
     elif value not in (None, [], {}):
         yield path, value
+
+
+def drift_of(before: RunRecord, checked: CheckedJob[Any], job: Job) -> dict[str, Any] | None:
+    """What has changed in the target's code since a run was started, where the job accepts it.
+
+    Raises `RunMismatch` where it does not.
+    """
+    changed = changed_source(
+        before.refs.get("source", {}), checked.record.refs.get("source", {}), checked.target.name
+    )
+    if not changed:
+        return None
+    refused = "cannot be reused" if before.run_id == job.reuse else "cannot go on"
+    if before.status == "finished" and before.run_id != job.reuse:
+        refused = "has finished, and its result is that of other code"
+    if not job.accept_drift:
+        raise RunMismatch(
+            f"run {before.run_id!r} {refused}: the code of its target has changed since it was "
+            f"started ({', '.join(changed)}), and old and new answers would be mixed; start a new "
+            "run, or accept it with accept_drift (--accept-drift), which is recorded",
+            field="reuse" if before.run_id == job.reuse else "run_id",
+            value=before.run_id,
+            rule="must be of the same code, or accept_drift set",
+        )
+    return {"run_id": before.run_id, "changed": changed}
 
 
 def other_job(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) -> str | None:

@@ -25,8 +25,8 @@ from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import Event, EventWriter, discard, listening
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.access import RunEnded
+from orcheo_agentensor.runs.active import Draining, Invocation
 from orcheo_agentensor.runs.job import JobSecrets, without_references
-from orcheo_agentensor.runs.manager import Draining
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.upstream import is_streamed_by_host
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from langgraph.runtime import RunControl
 
-    from orcheo_agentensor.runs.manager import CheckedJob
+    from orcheo_agentensor.runs.active import CheckedJob
     from orcheo_agentensor.storage import Store
 
 
@@ -225,7 +225,8 @@ class JobGraph(StrictGraph[StateT, InputT, OutputT]):
 
 
 class _CompiledJobGraph(CompiledStateGraph[Any, None, Any, Any]):
-    """A compiled graph whose checkpoints and writes hold references instead of a job's secrets."""
+    """A compiled graph whose checkpoints and writes hold references instead of a job's secrets, and
+    whose nodes, streamed async, work on one run after the other without opening it again."""
 
     def stream(self, input: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """As of any graph."""
@@ -233,7 +234,7 @@ class _CompiledJobGraph(CompiledStateGraph[Any, None, Any, Any]):
 
     def astream(self, input: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """As of any graph."""
-        return super().astream(self._concealed(input), *args, **kwargs)
+        return Invocation().stream(super().astream(self._concealed(input), *args, **kwargs))
 
     def _concealed(self, job: Any) -> Any:
         return cast("JobGraph[Any, Any, Any]", self.builder).secrets.conceal(job)

@@ -41,8 +41,8 @@ from orcheo_agentensor.runs.access import (
     user_refused,
     workflow_taken,
 )
+from orcheo_agentensor.runs.active import CheckedJob
 from orcheo_agentensor.runs.job import parse_model
-from orcheo_agentensor.runs.manager import CheckedJob
 from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
 from orcheo_agentensor.server.http import TextProblems
 from orcheo_agentensor.settings import Settings

@@ -224,7 +224,7 @@ class Heartbeat(threading.Thread):
     """Renews a lease from a thread of its own, also while the event loop is blocked.
 
     `renew` is called where nothing has called `renewed` for a third of `ttl`; a lost lease goes to
-    `failed`, on the loop, and ends the thread.
+    `failed`, on the loop, and ends the thread. A loop is `blocked` until it is to be told of that.
     """
 
     def __init__(
@@ -244,6 +244,7 @@ class Heartbeat(threading.Thread):
         self._failed = failed
         self._on_blocked = on_blocked
         self._stopped = threading.Event()
+        self.blocked = False
         self._renewed_at = time.monotonic()
 
     def renewed(self) -> None:
@@ -285,10 +286,14 @@ class Heartbeat(threading.Thread):
         while at is not None:
             frames.append(at)
             at = at.f_back
-        told = self._on_blocked(frames)
-        del frames, at
-        while not answered.wait(min(_LOOK_EVERY, self._every)):
-            if self._stopped.is_set():
-                return
-            self._beat()
-        self._loop.call_soon_threadsafe(told, time.monotonic() - asked)
+        self.blocked = True
+        try:
+            told = self._on_blocked(frames)
+            del frames, at
+            while not answered.wait(min(_LOOK_EVERY, self._every)):
+                if self._stopped.is_set():
+                    return
+                self._beat()
+            self._loop.call_soon_threadsafe(told, time.monotonic() - asked)
+        finally:
+            self.blocked = False

@@ -445,7 +445,8 @@ class Ledger:
     found in the other run), scores by rollout key and evaluator fingerprint, a row per metric.
 
     What `note` gives, on the loop, is stored with each group and replaces what was there; `noted`
-    is what is stored. It tells the next process what was in flight when this one died.
+    is what is stored. It tells the next process what was in flight when this one died: `suspects`
+    are what an earlier process had in flight, `killers` those of them that were alone.
     """
 
     def __init__(
@@ -485,6 +486,8 @@ class Ledger:
         self._error: BaseException | None = None
         self.note: Callable[[], dict[str, Any]] | None = None
         self.noted: dict[str, Any] = {}
+        self.suspects: set[str] = set()
+        self.killers: set[str] = set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -502,7 +505,7 @@ class Ledger:
         self._calls, self._loaded, self._empty = earlier._calls, earlier._loaded, earlier._empty
 
     async def start(self) -> None:
-        """Start the writer and the heartbeat that keeps the lease."""
+        """Start the writer and the heartbeat that keeps the lease, and read what was noted."""
         if self._writer is None:
             self._connection = self._db.hold_connection()
             self._writer = asyncio.create_task(self._write(), name=f"ledger {self.run_id}")
@@ -515,6 +518,7 @@ class Ledger:
                 on_blocked=self._on_blocked,
             )
             self._heartbeat.start()
+            await self._read_note()
 
     async def stop(self) -> None:
         """Commit what waits and end the writer. Does not give the lease back."""
@@ -539,6 +543,13 @@ class Ledger:
         finally:
             await self._db.call(self._db.drop_connection, self._connection)
 
+    async def _read_note(self) -> None:
+        if not self._empty:
+            found = await self._db.read(lambda c: call_of(c, self.run_id, IN_FLIGHT))
+            self.noted = {} if found is None else found[1]
+            self.suspects = set(self.noted.get("keys", ()))
+            self.killers = set(self.noted.get("alone", ()))
+
     async def load(self, candidate_hash: str) -> None:
         """Bring a candidate's rollouts and scores to memory, once."""
         if self._empty:
@@ -555,16 +566,12 @@ class Ledger:
 
     async def responses(self, kind: str) -> list[dict[str, Any]]:
         """What is recorded of the calls of one kind."""
+        while self._heartbeat is not None and self._heartbeat.blocked:  # noqa: ASYNC110 - a thread
+            await asyncio.sleep(0.01)  # that has something to tell
         if self._due:
             await self.flush()
         query = select(calls.c.response).where(calls.c.run_id == self.run_id, calls.c.kind == kind)
         return await self._db.read(lambda connection: [*connection.scalars(query)])
-
-    async def read_note(self) -> None:
-        """Read into `noted` what an earlier process of the run has noted last."""
-        if not self._empty:
-            found = await self._db.read(lambda c: call_of(c, self.run_id, IN_FLIGHT))
-            self.noted = {} if found is None else found[1]
 
     async def call(self, key: str) -> dict[str, Any] | None:
         """The response recorded under `key`; one found in the other run is copied, at no cost."""

@@ -19,7 +19,7 @@ from orcheo_agentensor.evaluation.results import (
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.optimizers import Trial, TrialOutcome
 from orcheo_agentensor.prompts import Candidate
-from orcheo_agentensor.runs.manager import ActiveRun
+from orcheo_agentensor.runs.active import ActiveRun
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.job import Deadline, TrainingJob, TrainingPlan
 from orcheo_agentensor.training.state import CandidateStore, SearchState

@@ -23,7 +23,8 @@ from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import Candidate, FeedbackRecord, TextTensor, as_prompts
 from orcheo_agentensor.publishing import require_publishable
 from orcheo_agentensor.runs.access import RunEnded
-from orcheo_agentensor.runs.manager import ActiveRun, CheckedJob, Given, RunManager
+from orcheo_agentensor.runs.active import ActiveRun, CheckedJob
+from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied, stored_job
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.storage.records import CANCELLED, RETRIED
@@ -142,8 +143,9 @@ def create_training_graph(
             manager.open(run_id, running=running) as run,
         ):
             before = known.pop(run_id, None)
-            if before is not None and run.lease.token == before.run.lease.token + 1:
-                run.ledger.remember(before.run.ledger)
+            if before is not None and run.lease.token - before.run.lease.token in (0, 1):
+                if run.ledger is not before.run.ledger:
+                    run.ledger.remember(before.run.ledger)
                 before.meter.resume()
                 runner = Runner(run, meter=before.meter, taped=True)
                 training = replace(before, run=run, runner=runner)

@@ -19,7 +19,7 @@ from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
 from orcheo_agentensor.prompts import Candidate, complete_config, prompts_to_json
 from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.runs.manager import ActiveRun, Draining, current_checkpoint
+from orcheo_agentensor.runs.active import ActiveRun, Draining, current_checkpoint
 from orcheo_agentensor.storage.records import PASSING, RETRIED
 from orcheo_agentensor.tape import prompt_reads
 from orcheo_agentensor.targets.context import context_fields
@@ -322,7 +322,7 @@ async def take_steps(training: Training) -> None:
 
     The state after each step is stored before its event is sent. Of several trials in flight none
     is launched that would end after the last of these steps, unless none is in flight: what ends
-    later is waited for, because the run is let go of, and taken in by the steps to come.
+    later is waited for, because the run may be let go of, and taken in by the steps to come.
     """
     state = training.state
     if state.stopped is None:

@@ -11,8 +11,8 @@ from pydantic import Field
 from orcheo_agentensor.evaluation.graph import JobOutput, JobState
 from orcheo_agentensor.optimizers import Edit
 from orcheo_agentensor.prompts import Candidate, TextTensor
+from orcheo_agentensor.runs.active import ActiveRun
 from orcheo_agentensor.runs.job import shown_as
-from orcheo_agentensor.runs.manager import ActiveRun
 from orcheo_agentensor.storage.tables import decode, encode
 from orcheo_agentensor.training.job import TrainingJob
 

@@ -174,6 +174,5 @@ async def test_what_was_in_flight_is_known_and_forgotten_when_it_is_done(store: 
     running.cancel()
     await asyncio.wait([running])
     lease = await store.runs.acquire("r")
-    ledger = store.ledger("r", lease=lease)
-    await ledger.read_note()
-    assert ledger.noted == {}  # it was stopped in good order: nobody is suspected
+    async with store.ledger("r", lease=lease) as ledger:
+        assert ledger.noted == {}  # it was stopped in good order: nobody is suspected

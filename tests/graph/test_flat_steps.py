@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sqlite3
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
-from rule_task import Target, dataset, trained
+from langgraph.checkpoint.memory import InMemorySaver
+from rule_task import PROMPTS, Target, dataset, done, trained
 
-from orcheo_agentensor import MaxSteps
+import orcheo_agentensor
+from orcheo_agentensor import MaxSteps, Reflective, create_training_graph
 from orcheo_agentensor.optimizers import ProposalRequest
 
+PACKAGE = os.path.dirname(orcheo_agentensor.__file__) + os.sep
 SIZE = 16
 RECALLED = 100  # at most so many cases of earlier minibatches are shown again
 
@@ -56,3 +64,101 @@ async def test_a_proposer_is_shown_a_bounded_number_of_cases(tmp_path: Path) -> 
     shown = [len(request.components[0].feedback) for request in proposer.requests]
     assert shown[1] == 2 * shown[0] == 2 * SIZE
     assert max(shown) == shown[-1] == SIZE + RECALLED
+
+
+async def stepped(file: Path, *, steps: int, per_node: int) -> tuple[int, int]:
+    """How often a training took its lease, and how many functions of the package it called on the
+    thread of its loop."""
+    calls = 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+    sys.setprofile(profile)
+    try:
+        await trained(
+            Target(),
+            Hopeless(),
+            {"minibatch": SIZE},
+            dataset=dataset(train=32, validation=4, holdout=0),
+            budget={"rollouts": 10**6},
+            stop=[MaxSteps(steps)],
+            steps_per_node=per_node,
+            checkpoint_every=None,
+            store=f"sqlite:///{file}",
+        )
+    finally:
+        sys.setprofile(None)
+    return leases(file)[0], calls
+
+
+def leases(file: Path) -> tuple[int, str | None]:
+    """How often the lease of the only run in a store was taken, and who holds it."""
+    with sqlite3.connect(file) as database:
+        found = database.execute("SELECT lease_token, lease_owner FROM agentensor_runs")
+        ((taken, owner),) = found
+    return taken, owner
+
+
+async def test_a_step_of_its_own_node_takes_no_lease_and_hardly_more_than_one_of_a_group(
+    tmp_path: Path,
+) -> None:
+    await stepped(tmp_path / "warm.db", steps=2, per_node=1)
+    cost = {}
+    for per_node in (1, 1000):
+        taken, few = await stepped(tmp_path / f"few{per_node}.db", steps=3, per_node=per_node)
+        again, many = await stepped(tmp_path / f"many{per_node}.db", steps=7, per_node=per_node)
+        assert taken == again == 1
+        cost[per_node] = many - few
+    assert cost[1] < 1.06 * cost[1000]
+
+
+def unfinished(file: Path) -> tuple[Any, dict[str, Any]]:
+    """A graph, and a job for it that is at work after any number of steps."""
+    graph = create_training_graph(
+        Target(),
+        evaluators=[done],
+        optimizer=Reflective(minibatch=4, proposer=Hopeless()),
+        store=f"sqlite:///{file}",
+    ).compile(checkpointer=InMemorySaver())
+    return graph, {
+        "prompts": PROMPTS,
+        "dataset": dataset(train=32),
+        "run_id": "r",
+        "stop": [MaxSteps(4).model_dump()],
+    }
+
+
+async def test_a_stream_that_is_left_between_two_nodes_gives_the_lease_back(tmp_path: Path) -> None:
+    graph, job = unfinished(tmp_path / "r.db")
+    config: Any = {"configurable": {"thread_id": "r"}}
+    stream = graph.astream(job, config)
+    async for update in stream:
+        if "step" in update:
+            break
+    taken, owner = leases(tmp_path / "r.db")
+    assert (taken, owner is not None) == (1, True)  # it is held between two nodes
+    await stream.aclose()
+    assert leases(tmp_path / "r.db") == (1, None)
+    found = await graph.ainvoke(None, config)
+    assert found["status"] == "finished"
+
+
+async def test_a_reader_who_stops_reading_does_not_keep_others_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.runs.active.IDLE_SECONDS", 0.0)
+    graph, job = unfinished(tmp_path / "r.db")
+    config: Any = {"configurable": {"thread_id": "r"}}
+    stream = graph.astream(job, config)
+    async for update in stream:
+        if "baseline" in update:
+            break
+    while leases(tmp_path / "r.db")[1] is not None:  # noqa: ASYNC110 - of another thread
+        await asyncio.sleep(0)
+    async for update in stream:  # and goes on where nobody else has taken it
+        if "step" in update:
+            break
+    assert leases(tmp_path / "r.db")[0] == 2
+    await stream.aclose()
