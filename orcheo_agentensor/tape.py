@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, is_dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from string import Formatter
 from threading import Lock
 from typing import Any, TypeAlias, cast
@@ -383,7 +383,7 @@ def _names(path: Iterable[str]) -> tuple[str, ...]:
 def brief(value: Any, longest: int = MAX_TEXT) -> str:
     """Any node input or output as text of at most `longest` characters, without its secrets."""
     if not isinstance(value, str):
-        value = json.dumps(redact(value), default=_plain, ensure_ascii=False)
+        value = _ENCODER.encode(redact(value))
     return _cut(redact(label_media(value)), longest)
 
 
@@ -403,6 +403,9 @@ def _plain(value: Any) -> Any:
     return repr(value)
 
 
+_ENCODER = json.JSONEncoder(default=_plain, ensure_ascii=False)
+
+
 class TapeRecorder(BaseCallbackHandler):
     """Writes LangGraph's node starts and ends onto a tape, and the prompts in model calls."""
 
@@ -411,10 +414,13 @@ class TapeRecorder(BaseCallbackHandler):
     def __init__(self, tape: Tape, prompts: Mapping[str, Any]) -> None:
         self.tape = tape
         self.names = frozenset(prompts)
-        self._search = PromptSearch(prompts)
-        self._bound = {name for name, value in prompts.items() if bind_of(value) is not None}
+        self._prompts = prompts
         self._by_name: set[str] = set()
         self._open: dict[Any, NodeRun] = {}
+
+    @cached_property
+    def _search(self) -> PromptSearch:  # which costs more than all else where no model is called
+        return PromptSearch(self._prompts)
 
     def on_chain_start(
         self, serialized: dict[str, Any], inputs: Any, *, run_id: Any = None, **kwargs: Any
@@ -503,7 +509,7 @@ class TapeRecorder(BaseCallbackHandler):
             if set(names).isdisjoint(run.prompts):
                 for name in names:
                     # A prompt that was read by its name is no new read where its text turns up.
-                    if name in self._bound or name not in self._by_name:
+                    if name not in self._by_name or bind_of(self._prompts[name]) is not None:
                         run.read(name)
 
     def read_by_name(self, name: str, metadata: Mapping[str, Any] | None) -> None:

@@ -130,7 +130,15 @@ class CaseResult:
 
     def objective(self, weights: Mapping[str, float]) -> float | None:
         """The weighted mean of this case's scores; None where something broke or none counts."""
-        return weighted_mean(self.scores, weights) if self.ok else None
+        if self.target_failure is not None:
+            return None
+        scores: dict[str, float] = {}
+        for outcome in self.outcomes:  # in one go: comparisons ask for it over and over
+            if isinstance(outcome, EvaluatorFailure):
+                return None
+            if isinstance(outcome, EvaluationResult) and outcome.score is not None:
+                scores[outcome.name] = outcome.score
+        return weighted_mean(scores, weights)
 
     def to_json(self) -> dict[str, Any]:
         """As printed by `runs show` and sent in `case_finished`, without the output."""
@@ -174,6 +182,10 @@ def weighted_mean(scores: Mapping[str, float], weights: Mapping[str, float]) -> 
     The score of an evaluator that gives several metrics is the one under its own name, or else
     their mean. A score outside [0, 1] takes no part.
     """
+    if len(scores) == 1:
+        ((name, score),) = scores.items()
+        if weights.get(name) == 1.0:
+            return score if 0.0 <= score <= 1.0 else None
     if not scores.keys() <= weights.keys():
         scores = _by_evaluator(scores)
     counted, shares = [], []

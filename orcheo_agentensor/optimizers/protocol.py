@@ -241,7 +241,15 @@ class ProposalRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
-        return asdict(self)
+        components = [
+            {
+                **vars(one),
+                "feedback": [dict(vars(record)) for record in one.feedback],
+                "history": [dict(vars(edit)) for edit in one.history],
+            }
+            for one in self.components
+        ]
+        return {**vars(self), "components": components}
 
 
 @runtime_checkable

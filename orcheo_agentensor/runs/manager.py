@@ -46,6 +46,7 @@ from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
     may_read_files,
+    not_found_in,
     require_config,
     require_free_run_id,
     require_readable,

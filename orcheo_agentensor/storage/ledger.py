@@ -468,6 +468,7 @@ class Ledger:
         self.scores: dict[tuple[str, str], list[ScoreRow]] = {}
         self.output_bytes = 0
         self._calls: dict[str, dict[str, Any]] = {}
+        self._kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._loaded: dict[str, asyncio.Task[None]] = {}
         self._db = db
         self._clock = clock
@@ -503,6 +504,7 @@ class Ledger:
         """
         self.rollouts, self.scores = earlier.rollouts, earlier.scores
         self._calls, self._loaded, self._empty = earlier._calls, earlier._loaded, earlier._empty
+        self._kinds = earlier._kinds
 
     async def start(self) -> None:
         """Start the writer and the heartbeat that keeps the lease, and read what was noted."""
@@ -568,6 +570,8 @@ class Ledger:
         """What is recorded of the calls of one kind."""
         while self._heartbeat is not None and self._heartbeat.blocked:  # noqa: ASYNC110 - a thread
             await asyncio.sleep(0.01)  # that has something to tell
+        if self._empty:  # but for what this process has put there
+            return [*self._kinds[kind]]
         if self._due:
             await self.flush()
         query = select(calls.c.response).where(calls.c.run_id == self.run_id, calls.c.kind == kind)
@@ -575,8 +579,8 @@ class Ledger:
 
     async def call(self, key: str) -> dict[str, Any] | None:
         """The response recorded under `key`; one found in the other run is copied, at no cost."""
-        if key in self._calls:
-            return self._calls[key]
+        if key in self._calls or self._empty:
+            return self._calls.get(key)
         found = await self._db.read(lambda c: call_of(c, self.run_id, key))
         if found is None and self.reuse is not None:
             other = self.reuse
@@ -650,6 +654,7 @@ class Ledger:
         group = self._open()
         group.calls.append(values)
         self._calls.setdefault(key, response)
+        self._kinds[kind].append(response)
         return group
 
     def forget(self, rollout_keys: Sequence[str], evaluator_fingerprints: Sequence[str]) -> None:

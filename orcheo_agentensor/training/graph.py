@@ -417,7 +417,7 @@ async def _read_back(run: ActiveRun[TrainingJob]) -> Training:
     )
 
 
-def _next(state: TrainingState) -> Literal["step", "checkpoint", "holdout"]:
+def _next(state: Mapping[str, Any]) -> Literal["step", "checkpoint", "holdout"]:
     if state["status"] != "running":  # it has ended already: the nodes to come say the same
         return "holdout"
     if state.get("checkpoint_due"):

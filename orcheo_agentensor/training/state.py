@@ -1,7 +1,5 @@
 """The state of a search between two steps, its candidates, and the state of the training graph."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,7 +153,7 @@ class SearchState:
     @classmethod
     async def load(
         cls, run: ActiveRun[Any], *, of: str | None = None, until: int | None = None
-    ) -> SearchState:
+    ) -> "SearchState":
         """The newest stored state of a run; a new one before its baseline is stored.
 
         With `of` and `until`, that of another run after so many steps.
@@ -193,14 +191,15 @@ class CandidateStore:
     def __init__(self, prompts: Mapping[str, TextTensor]) -> None:
         self._prompts = dict(prompts)
         self._texts: dict[str, dict[str, str]] = {}
+        self._made: dict[str, Candidate] = {}
         self._parents: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}
 
-    async def load(self, run: ActiveRun[Any]) -> CandidateStore:
+    async def load(self, run: ActiveRun[Any]) -> "CandidateStore":
         """Read the candidates that an earlier process has saved."""
         return await self.read(run.store, run.record.run_id)
 
-    async def read(self, store: Store, run_id: str) -> CandidateStore:
+    async def read(self, store: "Store", run_id: str) -> "CandidateStore":
         """Read the candidates that a run has stored."""
         for record in await store.training.candidates(run_id):
             self._texts[record.candidate_hash] = record.prompts
@@ -224,7 +223,10 @@ class CandidateStore:
         await self.load(run)
 
     def __getitem__(self, candidate_hash: str) -> Candidate:
-        return self.with_texts(self._texts[candidate_hash])
+        found = self._made.get(candidate_hash)
+        if found is None:
+            found = self._made[candidate_hash] = self.with_texts(self._texts[candidate_hash])
+        return found
 
     def __len__(self) -> int:
         return len(self._texts)
