@@ -66,8 +66,10 @@ from orcheo_agentensor.evaluation.results import (
     without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
+from orcheo_agentensor.evaluators.binding import Scoring
 from orcheo_agentensor.evaluators.contained import containing
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
+from orcheo_agentensor.evaluators.returns import failure
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import canonical_json, content_hash, private_copy
 from orcheo_agentensor.media import with_references
@@ -492,11 +494,13 @@ class Runner:
             or (key, evaluator.fingerprint) in self.ledger.scores
         ):
             return self.score_inline(evaluator, key, context, commits)
-        made, usage = await self.calls.make(
-            lambda recorder: evaluator.attempt(context, timeout=self._seconds, recorder=recorder),
-            key,
-            meter=meter,
-        )
+
+        async def attempt(recorder: UsageRecorder) -> Scoring:
+            if self.sole in self.killers:
+                return await self._score_apart(evaluator, context, recorder)
+            return await evaluator.attempt(context, timeout=self._seconds, recorder=recorder)
+
+        made, usage = await self.calls.make(attempt, key, meter=meter)
         outcomes = sorted(made.outcomes, key=lambda outcome: clean_text(outcome.name))
         if self._numeric is not None:
             self._numeric.update(
@@ -514,6 +518,25 @@ class Runner:
         status = None if made.transient else LOCKED_OUT[0]
         self.told(f"evaluator {evaluator.name!r}", reason, status, passing=made.passing)
         return as_recorded(outcomes, rows), usage, True
+
+    async def _score_apart(
+        self, evaluator: BoundEvaluator, context: EvaluatorContext, recorder: UsageRecorder
+    ) -> Scoring:
+        """As `BoundEvaluator.attempt`, in a process of its own: it, or the target before it, has
+        taken a process of the run down with this case."""
+
+        async def work() -> tuple[Scoring, Usage]:
+            found = await evaluator.attempt(context, timeout=self._seconds, recorder=recorder)
+            return found, recorder.total
+
+        try:
+            found, recorder.total = await in_child(work, seconds=self._seconds)
+        except WorkerDied as error:
+            return Scoring([failure(evaluator.name, "process_died", str(error))])
+        except OutOfTime as error:
+            late = failure(evaluator.name, "timeout", str(error))
+            return Scoring([late], transient=True, passing=True)
+        return found
 
     def score_inline(
         self,
@@ -795,6 +818,8 @@ class _Batch:
                 kept = redact(said)
             row = replace(row, output=kept) if kept is not said else row
             commits.append(runner.ledger.put_rollout(row, checked=True))
+            if runner.sole is not None:  # its evaluators may take the process down
+                await commits[-1]
             told = row.failure
             if told is not None or runner.breaker.tripping:
                 told = told or {}

@@ -275,12 +275,7 @@ class BoundEvaluator:
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                if adapter.threaded:
-                    value = await run_in_thread(adapter.call, ctx)
-                else:
-                    value = adapter.call(ctx)
-                while inspect.isawaitable(value):
-                    value = await Contained(value)
+                value = await Contained(_called(adapter, ctx))
             return Scoring(adapter.read(self.name, value))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -306,6 +301,14 @@ class BoundEvaluator:
     def broken(self, error: BaseException) -> Outcome:
         """The failure of an evaluator that raised."""
         return failure(self.name, "exception", describe(error))
+
+
+async def _called(adapter: Adapter, ctx: Any) -> Any:
+    """What the evaluator returns, whatever it returns it through."""
+    value = await run_in_thread(adapter.call, ctx) if adapter.threaded else adapter.call(ctx)
+    while inspect.isawaitable(value):
+        value = await value
+    return value
 
 
 def bind_evaluator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
@@ -35,7 +35,9 @@ class Contained(Generic[T]):
     What would end the process (`SystemExit`, `KeyboardInterrupt`, any other `BaseException`) is
     raised as an `ExitAttempted`. A call that goes on `GRACE` seconds after it was cancelled is left
     behind, and counts as cancelled; `abandoned` then says so. The tasks that the call makes are
-    contained as well: one that raises `SystemExit` would end the whole loop.
+    contained as well: one that raises `SystemExit` would end the whole loop. So is what it runs in
+    the threads of an executor: a `GeneratorExit` out of one would close every coroutine that waits
+    for it, the run's own included.
     """
 
     def __init__(self, call: Awaitable[T]) -> None:
@@ -95,12 +97,13 @@ class Contained(Generic[T]):
 
 
 class _Factory:
-    """Makes the tasks of a loop: those that contained calls make are contained as well. It is the
-    loop's own factory while there are such calls."""
+    """Makes the tasks of a loop, and hands work to its executors: those of contained calls are
+    contained as well. It stands in the loop while there are such calls."""
 
-    def __init__(self, before: Any) -> None:
-        self.before = before
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.before: Any = loop.get_task_factory()
         self.calls = 0
+        self._run_in_executor = loop.run_in_executor
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
         if _inside.get() and asyncio.iscoroutine(coro):
@@ -108,6 +111,22 @@ class _Factory:
         if self.before is not None:
             return self.before(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
+
+    def run_in_executor(
+        self, executor: Any, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """As the loop's own."""
+        if _inside.get():
+            return self._run_in_executor(executor, _returned, function, *args)
+        return self._run_in_executor(executor, function, *args)
+
+
+def _returned(function: Callable[..., T], *args: Any) -> T:
+    """The result of `function`, or an error that a future can hold."""
+    try:
+        return function(*args)
+    except (StopIteration, GeneratorExit) as exit:
+        raise ExitAttempted(f"{type(exit).__name__} was raised") from exit
 
 
 @contextmanager
@@ -124,9 +143,10 @@ def containing() -> Iterator[None]:
 def _guard(loop: asyncio.AbstractEventLoop) -> _Factory:
     """Contain the tasks of one more call."""
     there = loop.get_task_factory()
-    factory = there if isinstance(there, _Factory) else _Factory(there)
+    factory = there if isinstance(there, _Factory) else _Factory(loop)
     if factory is not there:
         loop.set_task_factory(factory)
+        vars(loop)["run_in_executor"] = factory.run_in_executor
     factory.calls += 1
     return factory
 
@@ -135,6 +155,7 @@ def _unguard(loop: asyncio.AbstractEventLoop, factory: _Factory) -> None:
     factory.calls -= 1
     if not factory.calls and loop.get_task_factory() is factory:
         loop.set_task_factory(factory.before)
+        vars(loop).pop("run_in_executor", None)
 
 
 async def _contained(call: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,15 @@ from orcheo_agentensor.json_values import private_copy
 from orcheo_agentensor.usage import Usage
 
 FailureKind: TypeAlias = Literal[
-    "exception", "timeout", "not_finite", "wrong_shape", "not_json", "too_large", "missing"
+    "exception",
+    "timeout",
+    "abandoned",
+    "process_died",
+    "not_finite",
+    "wrong_shape",
+    "not_json",
+    "too_large",
+    "missing",
 ]
 
 
@@ -100,7 +108,8 @@ class TargetFailure:
     """The target broke on a case. Evaluators are then not called at all.
 
     Args:
-        kind: How: "exception", "timeout", "not_json" or "too_large".
+        kind: How: "exception", "timeout", "abandoned" (it ignored its cancellation), "process_died",
+            "not_json" or "too_large".
         reason: In words.
         attempts: How often it was run.
 

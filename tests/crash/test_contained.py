@@ -8,7 +8,10 @@ import time
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
+from langgraph.prebuilt import ToolNode
+from processes import start
 
 from orcheo_agentensor import Limits, Store, aevaluate, evaluate
 
@@ -23,6 +26,25 @@ def graph_of(node: Any) -> Any:
     return StateGraph(State).add_node("node", node).add_edge(START, "node").compile()
 
 
+class Asking(State):
+    messages: list[Any]
+
+
+def graph_with(tool: Any) -> Any:
+    """A graph whose model, as it were, asks for the tool."""
+
+    def ask(state: Asking) -> Any:
+        call = {"name": tool.__name__, "args": {"n": state["n"]}, "id": "1"}
+        return {"messages": [AIMessage("", tool_calls=[call])]}
+
+    def read(state: Asking) -> Any:
+        return {"n": int(state["messages"][-1].content)}
+
+    builder = StateGraph(Asking, output_schema=State).add_node("ask", ask).add_node("read", read)
+    builder.add_node("tools", ToolNode([tool])).add_edge(START, "ask")
+    return builder.add_edge("ask", "tools").add_edge("tools", "read").compile()
+
+
 def leave(inputs: dict[str, Any], how: Any) -> dict[str, Any]:
     if inputs["n"] == 2:
         raise how
@@ -33,11 +55,21 @@ class Odd(BaseException):
     """No `Exception`."""
 
 
-EXITS = [SystemExit(3), KeyboardInterrupt(), Odd("odd")]
+EXITS = [
+    SystemExit(3),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    asyncio.CancelledError(),
+    TimeoutError(),
+    StopIteration(),
+    Odd("odd"),
+]
 
 
 @pytest.mark.parametrize("how", EXITS, ids=lambda how: type(how).__name__)
-@pytest.mark.parametrize("form", ["function", "sync function", "graph", "sync graph", "task"])
+@pytest.mark.parametrize(
+    "form", ["function", "sync function", "graph", "sync graph", "task", "tool", "sync tool"]
+)
 async def test_a_target_that_exits_fails_on_that_case_alone(how: Any, form: str) -> None:
     async def target(inputs: dict[str, Any]) -> dict[str, Any]:
         return leave(inputs, how)
@@ -56,7 +88,17 @@ async def test_a_target_that_exits_fails_on_that_case_alone(how: Any, form: str)
     def sync_node(state: State) -> Any:
         return leave(dict(state), how)
 
+    async def tool(n: int) -> int:
+        """Give n."""
+        return int(leave({"n": n}, how)["n"])
+
+    def sync_tool(n: int) -> int:
+        """Give n."""
+        return int(leave({"n": n}, how)["n"])
+
     found = {
+        "tool": graph_with(tool),
+        "sync tool": graph_with(sync_tool),
         "function": target,
         "sync function": sync_target,
         "graph": graph_of(node),
@@ -90,6 +132,46 @@ async def test_an_evaluator_that_exits_fails_on_that_case_alone(how: Any, sync: 
     )
     (scores,) = report.scores.values()
     assert (scores.n, scores.failures) == (5, 1)
+
+
+QUIET = """
+import gc
+from orcheo_agentensor import *
+from rule_task import PROMPTS, Target, Teacher, dataset, done
+from test_contained import *
+
+async def broken_off(graph, job):
+    for events in (1, 3, 10):
+        config = {"configurable": {"thread_id": str(events)}}
+        modes = {"stream_mode": ["updates", "custom"], "subgraphs": True}
+        async for part in graph.astream(job, config, **modes):
+            events -= 1
+            if not events:
+                break
+
+async def main():
+    for how in (GeneratorExit(), SystemExit(3)):
+        for form in ("sync function", "graph", "sync graph", "sync tool"):
+            await test_a_target_that_exits_fails_on_that_case_alone(how, form)
+        for sync in (True, False):
+            await test_an_evaluator_that_exits_fails_on_that_case_alone(how, sync)
+    evaluation = create_evaluation_graph(target=lambda inputs: inputs).compile()
+    await broken_off(evaluation, {"dataset": CASES, "evaluators": ["exact_match"]})
+    training = create_training_graph(
+        target=Target(), evaluators=[done], optimizer=Reflective(minibatch=4, proposer=Teacher())
+    )
+    data = dataset(train=8, validation=6, holdout=6)
+    await broken_off(training.compile(), {"prompts": PROMPTS, "dataset": data})
+
+asyncio.run(main())
+gc.collect()
+print("done")
+"""
+
+
+def test_exits_and_streams_that_nobody_reads_to_their_end_make_no_noise() -> None:
+    told, errors = start(QUIET, "").communicate()
+    assert (told, errors) == ("done\n", "")
 
 
 async def deaf(state: Any) -> Any:

@@ -37,22 +37,29 @@ EVALUATION = (
 async def target(inputs):
     note(str(inputs))
     await asyncio.sleep(0.001)
-    if inputs == 7:
+    if inputs == 7 and "JUDGE" not in os.environ:
         take_down(os.environ["HOW"])
     return inputs
+
+def same(ctx):
+    if ctx.output == 7 and "JUDGE" in os.environ:
+        note("judged")
+        take_down(os.environ["HOW"])
+    return ctx.output == ctx.expected_output
 
 report = evaluate(
     target,
     dataset=[{"id": f"c{n}", "inputs": n, "expected_output": n} for n in range(20)],
-    evaluators=["exact_match"],
+    evaluators=[same],
     limits=Limits(concurrency=4, isolate="ISOLATE" in os.environ),
     min_coverage=0,
     store=URL,
     run_id="r",
 )
-failed = [case for case in report.cases if case.failure is not None]
-print([(case.case_id, case.failure.kind, case.failure.reason) for case in failed])
-print(report.scores["exact_match"].n)
+for case in report.cases:
+    if case.failure is not None:
+        print(case.case_id, case.failure.kind, case.failure.reason)
+print(report.scores["same"].n)
 """
 )
 
@@ -76,7 +83,7 @@ def test_a_case_that_takes_the_process_down_is_set_aside_at_the_third_start(
             assert told == ""
     assert process.returncode == 0, errors
     failed, scored = told.splitlines()
-    assert failed.startswith("[('c7', 'process_died', 'it took its process down, which ")
+    assert failed.startswith("c7 process_died it took its process down, which ")
     assert int(scored) == CASES - 1
     calls = paid(log)
     assert calls.pop("7") == 3
@@ -84,12 +91,30 @@ def test_a_case_that_takes_the_process_down_is_set_aside_at_the_third_start(
     assert errors == ""
 
 
+def test_an_evaluator_that_takes_the_process_down_is_set_aside_at_the_third_start(
+    tmp_path: Path,
+) -> None:
+    url, log = f"sqlite:///{tmp_path / 'a.db'}", tmp_path / "paid"
+    for _ in range(3):
+        process = start(EVALUATION, url, PAID=str(log), HOW="exit", JUDGE="1")
+        told, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert told.splitlines() == [
+        "c7 process_died it took its process down, which exited with 3",
+        "19",
+    ]
+    calls = paid(log)
+    assert calls.pop("judged") == 3
+    assert calls["7"] <= 2  # alone, its rollout is recorded before it is scored
+    assert sum(calls.values()) <= CASES + 8
+
+
 def test_isolated_targets_may_die(store_url: str, tmp_path: Path) -> None:
     process = start(EVALUATION, store_url, PAID=str(tmp_path / "paid"), HOW="exit", ISOLATE="1")
     told, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert told.splitlines() == [
-        "[('c7', 'process_died', 'it took its process down, which exited with 3')]",
+        "c7 process_died it took its process down, which exited with 3",
         "19",
     ]
     assert set(paid(tmp_path / "paid").values()) == {1}
