@@ -108,7 +108,7 @@ class TargetFailure:
     """The target broke on a case. Evaluators are then not called at all.
 
     Args:
-        kind: How: "exception", "timeout", "abandoned" (it ignored its cancellation), "process_died",
+        kind: How: "exception", "timeout", "abandoned" (it ignored its end), "process_died",
             "not_json" or "too_large".
         reason: In words.
         attempts: How often it was run.
