@@ -378,7 +378,13 @@ class Stopper:
 
         async def guarded() -> int:
             before = left_behind()
-            code = await main
+            try:
+                with self.listening():
+                    code = await main
+            except asyncio.CancelledError:
+                if not self.cancelled:
+                    raise
+                code = ExitCode.INTERRUPTED
             # A target's thread, or what ignored its cancellation, may go on for long.
             if self.cancelled or left_behind() > before:
                 sys.stdout.flush()
@@ -437,6 +443,7 @@ class JobRunner:
         refs = {**checked.record.refs, _FOLDER: folder}
         if rerun_of is not None:
             refs["rerun_of"] = rerun_of
+        await self.manager(self.store).save_dataset(checked.dataset)
         run = await self.store.runs.create(checked.record.model_copy(update={"refs": refs}))
         plain = {key: value for key, value in job.items() if key != "dataset"}
         return await self.drive(plain, run.run_id, checked.dataset)
@@ -461,7 +468,7 @@ class JobRunner:
                 overrides_flag=self.overrides_flag,
             )
         try:
-            with self.stopper.listening(), progress(silent=self.silent) as on_event:
+            with progress(silent=self.silent) as on_event:
                 return await drive(
                     graph,
                     job,

@@ -211,8 +211,8 @@ class RunManager(Generic[JobT]):
             manifest = await asyncio.to_thread(
                 with_environment, checked.manifest, source=checked.source, here=await tree
             )
+            await self.save_dataset(checked.dataset)  # first: a run goes on with it after a kill
             record = await self.store.runs.create(checked.record, manifest=manifest)
-            await self._save_dataset(checked.dataset)
         except BaseException:
             if self._known.get(run_id) is checked:
                 self.forget(run_id)
@@ -324,6 +324,8 @@ class RunManager(Generic[JobT]):
         try:
             with self._knowing_secrets(vars(checked.job)):
                 async with found.at_work(run):
+                    if run.draining():  # since the node before this one
+                        raise Draining
                     yield run
                     if invocation is not None:
                         invocation.keep(self, found)
@@ -360,7 +362,8 @@ class RunManager(Generic[JobT]):
             if status != "running" and self._known.get(run_id) in (other, None):
                 return
 
-    async def _save_dataset(self, dataset: Dataset) -> None:
+    async def save_dataset(self, dataset: Dataset) -> None:
+        """Store a dataset, unless it is there."""
         for digest, medium in dataset.media.items():
             if isinstance(medium, Path):
                 medium = await asyncio.to_thread(read_again, medium, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import inspect
@@ -79,10 +80,12 @@ async def drive(
         try:
             with listening(heard) if heard is not None else contextlib.nullcontext():
                 found: dict[str, Any] = await compiled.ainvoke(given, config, control=control)
-        except (Draining, GraphDrained):
+        except (Draining, GraphDrained, asyncio.CancelledError) as stopped:
             with contextlib.suppress(NotFound):  # stopped before it had a record
                 if (await store.runs.get(run_id)).status == "running":  # between two nodes
                     await store.runs.update(run_id, status=INTERRUPTED)
+            if isinstance(stopped, asyncio.CancelledError):
+                raise
             return {"run_id": run_id, "status": INTERRUPTED}
         if saver is None:
             return found

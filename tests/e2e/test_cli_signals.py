@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Project, make_project, steady
+from cli_support import Project, make_project, steady, training_job
 
 from orcheo_agentensor.cli.execution import Stopper
 from orcheo_agentensor.runs.nodes import JobNode
@@ -19,26 +19,51 @@ PHASES = {
     "evaluate": ("prepare", "run_cases", "summarize"),
     "train": ("prepare", "baseline", "step", "checkpoint", "holdout", "decide"),
 }
-SMALL = {"stop": [{"type": "max_steps", "steps": 2}], "checkpoint_every": 1}
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "shopflow")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    project = make_project(tmp_path)
-    monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which a cancelled run waits for nothing by
+
+
+def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with a short training, in its folder."""
+    project = make_project(folder)
+    project.write("train.yaml", training_job(stop=[{"type": "max_steps", "steps": 2}]))
+    monkeypatch.chdir(folder)
     return project
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-@pytest.mark.parametrize(
-    ("mode", "phase"), [(mode, phase) for mode, phases in PHASES.items() for phase in phases]
-)
+_whole: dict[str, Any] = {}
+
+
+def whole(mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What an uninterrupted run of this mode says at its end."""
+    if mode not in _whole:
+        project = small(folder, monkeypatch)
+        _whole[mode] = project.ok(mode, f"{mode}.yaml", "--run-id", "r")
+    return _whole[mode]
+
+
+STOPPED = [
+    (mode, phase, [signal.SIGTERM, signal.SIGINT][number % 2 :][:1])
+    for mode, phases in PHASES.items()
+    for number, phase in enumerate(phases)
+]
+CANCELLED = [
+    (mode, phase, [signal.SIGINT, signal.SIGTERM])
+    for mode, phase in (("evaluate", "prepare"), ("train", "step"), ("train", "decide"))
+]
+
+
+@pytest.mark.parametrize(("mode", "phase", "signals"), STOPPED + CANCELLED)
 def test_a_signal_in_any_phase(
-    mode: str, phase: str, signals: list[int], project: Project, monkeypatch: pytest.MonkeyPatch
+    mode: str, phase: str, signals: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    undisturbed = whole(mode, tmp_path / "whole", monkeypatch)
+    project = small(tmp_path / "stopped", monkeypatch)
     heard: list[None] = []
     stop, ainvoke = Stopper._stop, JobNode.ainvoke
 
@@ -58,11 +83,8 @@ def test_a_signal_in_any_phase(
     monkeypatch.setattr(Stopper, "_stop", hear)
     monkeypatch.setattr(JobNode, "ainvoke", signalled)
     result = project.call(mode, f"{mode}.yaml", "--run-id", "r")
-    print(result.exit_code, result.stderr)
     assert result.exit_code == 130
     assert "agentensor resume r" in result.stderr
     assert "Traceback" not in result.output
     assert project.ok("runs", "show", "r")["status"] == "interrupted"
-    found = project.ok("resume", "r")
-    whole = project.ok(mode, f"{mode}.yaml", "--run-id", "whole", "--workflow", "other")
-    assert steady(found) == steady(whole)
+    assert steady(project.ok("resume", "r")) == steady(undisturbed)
