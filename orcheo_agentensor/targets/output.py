@@ -121,7 +121,7 @@ def _weight(value: Any, *, enough: float) -> int:
                 size += 2
                 seen += len(parts)
                 inner += parts
-                if isinstance(parts, dict):
+                if kind is dict or (kind is not list and isinstance(parts, Mapping)):
                     inner += parts.values()
         if not inner or size > enough:
             return size
@@ -134,10 +134,8 @@ def _weight(value: Any, *, enough: float) -> int:
 
 def _parts(value: Any) -> Any:
     """What a value holds, as far as its JSON is made of it: something with a length."""
-    if isinstance(value, dict | list | tuple | set | frozenset):
+    if isinstance(value, dict | list | tuple | set | frozenset | Mapping):
         return value
-    if isinstance(value, Mapping):
-        return dict(value)
     if isinstance(value, BaseMessage):
         return [value.content, getattr(value, "tool_calls", None)]
     fields: Any = getattr(type(value), "__dataclass_fields__", None)

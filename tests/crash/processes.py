@@ -19,22 +19,21 @@ URL = sys.argv[1]
 """
 
 
-def start(
-    code: str, *args: str, prelude: str = PRELUDE, **environment: str
-) -> subprocess.Popen[str]:
-    """Run `code` in a process of its own, with the store's URL as the first of `args`."""
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment, with what the tests share importable."""
     folders = [ROOT, HERE, ROOT / "tests" / "storage", ROOT / "tests" / "graph"]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), **variables}
+
+
+def start(code: str, *args: str, prelude: str = PRELUDE, **variables: str) -> subprocess.Popen[str]:
+    """Run `code` in a process of its own, with the store's URL as the first of `args`."""
     return subprocess.Popen(
         [sys.executable, "-c", prelude + code, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, folders)),
-            **environment,
-        },
+        env=environment(**variables),
     )
 
 

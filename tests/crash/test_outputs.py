@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +83,51 @@ async def test_an_output_that_is_too_deep_is_a_failure_of_its_case(levels: int) 
     failure = (await outcome_of(deep(levels))).failure
     assert failure.kind == "not_json"
     assert "32 levels" in failure.reason
+
+
+class Walked(Mapping[str, Any]):
+    """A large object that counts in which thread its entries are looked at. In any but the loop's
+    it goes on only once the loop has had a turn: a loop that waits for it never ends."""
+
+    def __init__(self, loop_thread: int, turns: list[None]) -> None:
+        self._loop_thread, self._turns = loop_thread, turns
+        self.on_loop = 0
+
+    def __getitem__(self, key: str) -> Any:
+        return "abc"
+
+    def __len__(self) -> int:
+        return 40_000
+
+    def __iter__(self) -> Iterator[str]:
+        for number in range(len(self)):
+            if threading.get_ident() == self._loop_thread:
+                self.on_loop += 1
+            elif number % 10_000 == 0:
+                before = len(self._turns)
+                while len(self._turns) == before:
+                    time.sleep(0.0005)
+            yield f"k{number}"
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+async def test_a_large_output_is_converted_while_the_loop_goes_on(cyclic: bool) -> None:
+    turns: list[None] = []
+    output: Any = Walked(threading.get_ident(), turns)
+    given = [output]
+    if cyclic:
+        given.append(given)
+
+    async def tick() -> None:
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0.0005)
+
+    ticking = asyncio.ensure_future(tick())
+    case = await outcome_of(given)
+    ticking.cancel()
+    assert (case.failure is None) is not cyclic
+    assert output.on_loop == 0  # its length tells that it is large
 
 
 HUGE = {

@@ -1,0 +1,31 @@
+"""Trainings killed at random moments repeat no recorded call, and end as undisturbed ones.
+
+`AGENTENSOR_KILLS=200` is how many kills there are for each database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from kills import CONCURRENCY
+from processes import HERE, environment
+
+
+def test_random_kills_repeat_nothing_and_change_nothing(store_url: str) -> None:
+    kills = os.environ.get("AGENTENSOR_KILLS", "2")
+    told = subprocess.run(
+        [sys.executable, str(HERE / "kills.py"), store_url, kills, "1"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    found = json.loads(told.stdout)
+    sys.stdout.write(told.stdout)  # for whoever asks with -rP
+    assert found["kills"] == int(kills)
+    assert (found["repeated"], found["other_end"]) == (0, 0)
+    assert found["most_lost"] <= 2 * CONCURRENCY + 1  # and the proposer's call
