@@ -105,7 +105,7 @@ def is_large(value: Any) -> bool:
 
 def _weight(value: Any, *, enough: float) -> int:
     """Bytes that the JSON of `value` has at least; once it is more than `enough` it is not counted
-    on, nor beyond `MAX_VALUES` values. Raises `BadInput` for what holds itself, or is too deep."""
+    on. Raises `BadInput` for what holds itself, is too deep, or has more than `MAX_VALUES`."""
     size, seen, level = 0, 0, [value]
     for _ in range(MAX_DEPTH + 1):
         inner: list[Any] = []
@@ -115,8 +115,13 @@ def _weight(value: Any, *, enough: float) -> int:
                 size += len(one) + 2
             elif kind in _ATOMS:
                 size += 1
-            elif size + len(parts := _parts(one)) > enough or seen + len(parts) > MAX_VALUES:
+            elif size + len(parts := _parts(one)) > enough:
                 return size + len(parts)
+            elif seen + len(parts) > MAX_VALUES:
+                raise BadInput(
+                    f"output: it holds more than {MAX_VALUES:,} values, or itself; return JSON "
+                    "values, or name the part to keep with target.output"
+                )
             else:
                 size += 2
                 seen += len(parts)
