@@ -61,7 +61,7 @@ HEAD = "0005"
 BUSY_TIMEOUT_MS = 60_000
 PATIENCE = 90.0
 """Seconds for which a database is waited for that was in use and has gone away."""
-_LONGEST_PAUSE = 2.0
+LONGEST_PAUSE = 2.0
 _POSTGRES_OPTIONS = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -282,7 +282,7 @@ class Database:
         again = Retrying(
             retry=retry_if_exception(is_passing),
             stop=lambda state: self._handles.engine is None or over(state),
-            wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE),
+            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
             reraise=True,
         )
         return again(transaction)

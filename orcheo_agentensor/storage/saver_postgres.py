@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from orcheo_agentensor.errors import StoreError
 from orcheo_agentensor.redaction import redact_url
+from orcheo_agentensor.storage import engine
 from orcheo_agentensor.storage.saver import DeletesLater, serializer
+
+T = TypeVar("T")
 
 _SCHEMA = "langgraph"
 _CONNECT_TIMEOUT = 10.0
@@ -32,7 +37,23 @@ WHERE checkpoint_writes.thread_id = gone.thread_id
 
 
 class PostgresSaver(DeletesLater, AsyncPostgresSaver):
-    """The checkpointer of a store in a PostgreSQL database."""
+    """The checkpointer of a store in a PostgreSQL database.
+
+    It waits for a server that goes away as long as the store does. What LangGraph writes may be
+    written twice: a checkpoint is under its id.
+    """
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As LangGraph's own."""
+        return await _patiently(lambda: super(PostgresSaver, self).aget_tuple(config))
+
+    async def aput(self, *args: Any, **kwargs: Any) -> RunnableConfig:
+        """As LangGraph's own."""
+        return await _patiently(lambda: super(PostgresSaver, self).aput(*args, **kwargs))
+
+    async def aput_writes(self, *args: Any, **kwargs: Any) -> None:
+        """As LangGraph's own."""
+        await _patiently(lambda: super(PostgresSaver, self).aput_writes(*args, **kwargs))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs that a server rolls back or deletes.
@@ -41,6 +62,24 @@ class PostgresSaver(DeletesLater, AsyncPostgresSaver):
         """
         async with self._cursor() as cursor:
             await cursor.execute(_DELETION, ([str(run_id) for run_id in run_ids],))
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call, again where it failed in passing."""
+    again = AsyncRetrying(
+        retry=retry_if_exception(_is_passing),
+        stop=stop_after_delay(engine.PATIENCE),
+        wait=wait_random_exponential(multiplier=0.1, max=engine.LONGEST_PAUSE),
+        reraise=True,
+    )
+    async for attempt in again:
+        with attempt:
+            return await call()
+    raise AssertionError("the last attempt raises")
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, PoolTimeout) or engine.is_passing(error)
 
 
 @asynccontextmanager

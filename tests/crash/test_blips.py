@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import start
+from rule_task import Target, outcome_of, trained
 from store_conformance import leased_run, new_version, rollout
 
 from orcheo_agentensor import Limits, aevaluate
@@ -72,6 +74,37 @@ async def test_connections_that_are_cut_again_and_again_end_nothing(postgres_url
     assert cut >= 10
 
 
+async def test_a_training_goes_on_over_connections_that_are_cut(postgres_url: str) -> None:
+    import psycopg
+
+    cut = 0
+    paid: list[str] = []
+
+    def harm() -> int:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            found = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchall()
+            return len(found)
+
+    async def hook(inputs: dict[str, Any]) -> None:
+        nonlocal cut
+        paid.append(inputs["split"])
+        if len(paid) % 20 == 0:
+            cut += await asyncio.to_thread(harm)
+
+    undisturbed = await trained(Target())
+    result = await trained(Target(hook=hook), store=postgres_url, run_id="r")
+    assert outcome_of(result) == outcome_of(undisturbed)
+    assert len(paid) == result.usage.rollouts
+    assert cut >= 4
+    thread: Any = {"configurable": {"thread_id": "r"}}
+    async with Store.from_url(postgres_url) as store, store.checkpointer() as saver:
+        steps = [found.metadata["step"] async for found in saver.alist(thread)]
+    assert steps == [*range(max(steps), -2, -1)]  # none is missing
+
+
 @pytest.fixture
 def own_server() -> Iterator[Any]:
     """A PostgreSQL server that a test may stop: its data folder, and its URL."""
@@ -90,6 +123,7 @@ def own_server() -> Iterator[Any]:
 async def test_a_server_that_is_stopped_and_started_again_ends_nothing(own_server: Any) -> None:
     def harm() -> None:
         own_server.stop()
+        time.sleep(float(os.environ.get("AGENTENSOR_OUTAGE", "0")))  # seconds; by hand
         own_server.start()
 
     target = Counted(60, harm)
