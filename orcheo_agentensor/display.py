@@ -71,6 +71,11 @@ def clean(text: object) -> str:
 def clean_json(document: Any) -> str:
     """A document as indented JSON with such characters escaped, so that it reads back the same."""
     text = json.dumps(redact(document, names=False), ensure_ascii=False, allow_nan=False, indent=2)
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """JSON with what steers a terminal or misleads a reader escaped."""
     return _UNESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive
 
 from orcheo_agentensor.config.model import MAX_PROBLEMS
+from orcheo_agentensor.display import escaped
 from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
@@ -66,6 +67,15 @@ _STATUS: tuple[tuple[type[AgentensorError], int], ...] = (
 )
 
 
+class ErrorBody(JSONResponse):
+    """JSON in which what steers a terminal or misleads a reader is escaped: an error quotes what it
+    was sent."""
+
+    def render(self, content: Any) -> bytes:
+        """As Starlette's own."""
+        return escaped(json.dumps(content, ensure_ascii=False, separators=(",", ":"))).encode()
+
+
 def error_response(error: AgentensorError) -> JSONResponse:
     """`error` as `{"error": {"type", "message", "problems": [{"field", "value", "rule"}]}}`."""
     problems = problems_of(error) if isinstance(error, BadInput) else []
@@ -74,7 +84,7 @@ def error_response(error: AgentensorError) -> JSONResponse:
     headers = dict(NO_STORE)
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(error.retry_after)
-    return JSONResponse({"error": told}, status_code=status, headers=headers)
+    return ErrorBody({"error": told}, status_code=status, headers=headers)
 
 
 TextProblems: TypeAlias = list[tuple[str, Any, str]]

@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError, ConfigError, Forbidden
@@ -31,6 +30,7 @@ from orcheo_agentensor.server.fairness import FairShares, TooManyRequests
 from orcheo_agentensor.server.http import (
     PREFIX,
     BodyTooLarge,
+    ErrorBody,
     MalformedBody,
     dump_body,
     error_response,
@@ -105,7 +105,7 @@ class RunRequests:
             answer = error_response(error)
             if _is_own_wait(scope):  # such as the server's tools for MCP, which raise at a 4xx
                 told = f"{type(error).__name__}: {error.message}"
-                answer = JSONResponse({"__error__": {"error": told, "message": error.message}})
+                answer = ErrorBody({"__error__": {"error": told, "message": error.message}})
             await answer(scope, receive, send)
             return
         if changed is not None:

@@ -21,6 +21,7 @@ from leaky import ENVIRONMENT  # noqa: E402
 TOKENS = {
     "canary-token-of-ana": ("ana", ["run", "train", "promote"]),
     "canary-token-of-ben": ("ben", ["run", "train", "promote"]),
+    "canary-token-of-nobody": ("nobody", []),
 }
 
 

@@ -120,3 +120,22 @@ async def test_a_body_over_the_bound_is_refused_before_it_is_parsed(
     answer = await http.post("/runs/wait", content=b'{"a": "' + b"x" * 65 * 2**20 + b'"}')
     assert answer.status_code == 413
     assert spent_by_loop(guarded) - before < 1.0
+
+
+async def test_a_token_without_scopes_has_no_tools(http: httpx.AsyncClient) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    nobody = {"authorization": "Bearer canary-token-of-nobody"}
+    answer = await http.post("/mcp", json=call, headers=nobody)
+    assert answer.status_code == 403
+    assert answer.json()["error"]["type"] == "Forbidden"
+
+
+STEERING = "\u202e\u200b\x9b\x85\u2028\x7f\U000e0041"
+
+
+async def test_an_error_quotes_no_steering_characters(http: httpx.AsyncClient) -> None:
+    body = {"assistant_id": "evaluation", "input": {**JOB, f"k{STEERING}": 1}}
+    answer = await http.post("/runs/wait", json=body)
+    assert answer.status_code == 422
+    assert not set(STEERING) & set(answer.content.decode())
+    assert STEERING in answer.json()["error"]["message"]
