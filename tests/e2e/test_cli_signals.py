@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 from cli_support import Project, make_project, steady, training_job
 
-from orcheo_agentensor.cli.execution import Stopper
-from orcheo_agentensor.runs.nodes import JobNode
-
 PHASES = {
     "evaluate": ("prepare", "run_cases", "summarize"),
     "train": ("prepare", "baseline", "step", "checkpoint", "holdout", "decide"),
@@ -65,13 +62,15 @@ def test_a_signal_in_any_phase(
     undisturbed = whole(mode, tmp_path / "whole", monkeypatch)
     project = small(tmp_path / "stopped", monkeypatch)
     heard: list[None] = []
-    stop, ainvoke = Stopper._stop, JobNode.ainvoke
+    stopper = sys.modules["orcheo_agentensor.cli.execution"].Stopper
+    node = sys.modules["orcheo_agentensor.runs.nodes"].JobNode
+    stop, ainvoke = stopper._stop, node.ainvoke
 
-    def hear(self: Stopper) -> None:
+    def hear(self: Any) -> None:
         heard.append(None)
         stop(self)
 
-    async def signalled(self: JobNode, *args: Any, **kwargs: Any) -> Any:
+    async def signalled(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.name == phase:
             for number in signals[len(heard) :]:
                 before = len(heard)
@@ -80,8 +79,8 @@ def test_a_signal_in_any_phase(
                     await asyncio.sleep(0)
         return await ainvoke(self, *args, **kwargs)
 
-    monkeypatch.setattr(Stopper, "_stop", hear)
-    monkeypatch.setattr(JobNode, "ainvoke", signalled)
+    monkeypatch.setattr(stopper, "_stop", hear)
+    monkeypatch.setattr(node, "ainvoke", signalled)
     result = project.call(mode, f"{mode}.yaml", "--run-id", "r")
     assert result.exit_code == 130
     assert "agentensor resume r" in result.stderr
