@@ -170,6 +170,8 @@ class OpenRun:
         ending: dict[str, Any] = {}
         try:
             await self.ledger.start()
+            if run.draining():  # since the node before this one
+                raise Draining
             yield
         except (Draining, asyncio.CancelledError):
             ending |= {"status": "interrupted", "error": None}

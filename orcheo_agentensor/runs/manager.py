@@ -324,8 +324,6 @@ class RunManager(Generic[JobT]):
         try:
             with self._knowing_secrets(vars(checked.job)):
                 async with found.at_work(run):
-                    if run.draining():  # since the node before this one
-                        raise Draining
                     yield run
                     if invocation is not None:
                         invocation.keep(self, found)
