@@ -10,10 +10,10 @@ let timer = null;
 let drawn = 0;
 
 // The key comes in the address, which the browser sends nowhere, and stays with this tab.
-const given = new URLSearchParams(location.hash.slice(1)).get("key");
-if (given) {
-  sessionStorage.setItem("key", given);
-  history.replaceState(null, "", location.pathname + "#/");
+const given = new URLSearchParams(location.hash.slice(1));
+if (given.has("key")) {
+  sessionStorage.setItem("key", given.get("key"));
+  history.replaceState(null, "", location.pathname + "#" + (given.get("to") || "/"));
 }
 
 async function ask(path, query) {
@@ -52,7 +52,7 @@ function fill(made, attributes, children) {
     if (typeof value === "function") made.addEventListener(name, value);
     else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 
@@ -61,6 +61,7 @@ const number = (value, digits = 3) => (value === null || value === undefined ? "
 const percent = (value) => (value === null || value === undefined ? "-" : (100 * value).toFixed(1) + " %");
 const ms = (value) => (value === null || value === undefined ? "-" : Number(value).toFixed(value < 10 ? 1 : 0) + " ms");
 const when = (text) => (text ? text.slice(0, 19).replace("T", " ") : "-");
+const chance = (value) => (value < 0.0001 ? "<0.0001" : number(value, 4));
 const money = (value) => (value === null || value === undefined ? "price unknown" : "$" + value.toFixed(4));
 const interval = (ends) => (ends ? `[${number(ends[0])}, ${number(ends[1])}]` : "-");
 // What steers a reader (bidirectional overrides, characters of no width) is shown as a mark.
@@ -272,7 +273,7 @@ async function showCompare(_parts, query) {
   const head = [el("h1", {}, "Compare"), form("#/compare", entry("a", "run or WORKFLOW@VERSION", a), entry("b", "with", b), entry("by", "by metadata field", by, "language"))];
   if (!a || !b) return { title: "Compare", body: head };
   const found = await get("/compare", { side: [a, b], by });
-  const row = (name, one) => [clean(name), number(one.before), number(one.after), one.n ? (one.gain >= 0 ? "+" : "") + number(one.gain) : "-", interval(one.ci95), number(one.mcnemar === null ? one.p_value : one.mcnemar, 4), one.n, one.wins, one.losses, one.ties];
+  const row = (name, one) => [clean(name), number(one.before), number(one.after), one.n ? (one.gain >= 0 ? "+" : "") + number(one.gain) : "-", interval(one.ci95), chance(one.mcnemar === null ? one.p_value : one.mcnemar), one.n, one.wins, one.losses, one.ties];
   const heads = ["score", ">before", ">after", ">change", ">95 % interval", ">p", ">n", ">wins", ">losses", ">ties"];
   const sides = found.sides.map((one) => [clean(one.name), one.cases, number(one.objective), percent(one.coverage), ms(one.latency_ms.p50), ms(one.latency_ms.p95), one.usage.tokens === null ? "-" : one.usage.tokens, money(one.usage.cost), found.front.includes(one.name) ? "yes" : ""]);
   return {
@@ -322,7 +323,7 @@ async function draw(refresh) {
   const busy = refresh && (main.contains(document.activeElement) || main.querySelector("details[open]"));
   if (!busy) {
     document.title = `${page.title} · agentensor`;
-    main.replaceChildren(...page.body.flat(3).filter(Boolean));
+    main.replaceChildren(...page.body.flat(Infinity).filter(Boolean));
     if (!refresh && drawn > 1) main.focus();
   }
   if (page.again) timer = setTimeout(() => draw(true), EVERY_MS);
