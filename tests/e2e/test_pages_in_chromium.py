@@ -68,7 +68,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             )
 
     asyncio.run(fill())
-    yield found
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,8 @@ def address(url: str) -> Iterator[str]:
 
 def look(address: str, name: str, *options: str) -> str:
     """The page as the browser has drawn it; a picture of it stays in the folder."""
-    assert FOLDER and CHROMIUM
+    assert FOLDER
+    assert CHROMIUM
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
     common = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     common += ["--virtual-time-budget=10000", *options]
