@@ -37,6 +37,11 @@ Alpha = Annotated[
     typer.Option(min=0.0, max=1.0, metavar="P", help="The level of significance for --max-drop."),
 ]
 
+By = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD", help="Differences for each value of this metadata field."),
+]
+
 
 def compare(
     sides: Annotated[
@@ -46,9 +51,12 @@ def compare(
             help="Two or more runs or versions; each is compared with the first.",
         ),
     ],
-    by: Annotated[
-        str | None,
-        typer.Option(metavar="FIELD", help="Differences for each value of this metadata field."),
+    by: By = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Ask this pairwise judge (YAML or JSON) whose output is better."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed of the tests.")] = 0,
     max_drop: MaxDrop = None,
@@ -60,13 +68,17 @@ def compare(
 
     A training stands for its best version, on the cases that its search never saw.
     """
+    from orcheo_agentensor.cli.jobfile import read_document
     from orcheo_agentensor.reporting import acompare
 
     if len(sides) < 2:
         raise BadInput(field="compare", value=sides, rule="needs at least two runs or versions")
 
+    settings = options.load_settings()
+    spec = None if judge is None else read_document(judge)
+
     async def work(opened: Store) -> RunComparison:
-        return await acompare(*sides, store=opened, by=by, seed=seed)
+        return await acompare(*sides, store=opened, by=by, judge=spec, seed=seed, settings=settings)
 
     found = options.read_from(store, work)
     drops = drops_of(found, most=max_drop, alpha=alpha)
@@ -109,7 +121,13 @@ class Baseline:
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN|WORKFLOW@VERSION…]",
+            help="A run; or two or more runs or versions, to be compared with the first.",
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -119,21 +137,28 @@ def report(
             help="A .html page, .md for a pull request, .xml (JUnit), or .json.",
         ),
     ],
+    by: By = None,
     force: options.Force = False,
     store: options.StoreUrl = None,
 ) -> None:
-    """Write the report of a finished run to one file: for a browser, a pull request, or CI."""
+    """Write the report of a finished run, or of a comparison, to one file to share."""
+    from orcheo_agentensor.reporting import acompare
+    from orcheo_agentensor.reporting.comparison_report import COMPARISON_WRITERS
     from orcheo_agentensor.reporting.report import WRITERS, load_report
 
-    write = WRITERS.get(output.suffix.lower())
-    if write is None:
+    kind = output.suffix.lower()
+    if kind not in WRITERS:
         raise BadInput(
             field="--output", value=str(output), rule=f"must end in {', '.join(WRITERS)}"
         )
     require_new(output, force=force)
+    if by is not None and len(sides) == 1:
+        raise BadInput(field="--by", value=by, rule="is for comparisons: name two runs or more")
 
     async def work(opened: Store) -> str:
-        return write(await load_report(run_id, store=opened))
+        if len(sides) == 1:
+            return WRITERS[kind](await load_report(sides[0], store=opened))
+        return COMPARISON_WRITERS[kind](await acompare(*sides, store=opened, by=by))
 
     write_whole(output, [options.read_from(store, work)])
 

@@ -9,11 +9,13 @@ from orcheo_agentensor.reporting.comparison import (
     acompare,
     compare,
 )
+from orcheo_agentensor.reporting.preference import Preference
 
 __all__ = [
     "Contrast",
     "Flip",
     "MetricDifference",
+    "Preference",
     "RunComparison",
     "Side",
     "acompare",

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from orcheo_agentensor.datasets import Case
@@ -31,6 +31,14 @@ from orcheo_agentensor.evaluation.statistics import (
 )
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.reporting.preference import (
+    Preference,
+    prefer,
+    require_pairwise,
+    sign_test,
+)
+from orcheo_agentensor.runs.arguments import EvaluatorLike
+from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 from orcheo_agentensor.usage import Usage
 
@@ -150,6 +158,7 @@ class Contrast:
         flips: The cases that flipped, those that broke first.
         strata: Value of the metadata field -> the difference of the objective on its cases.
         latency_ms: The paired difference of the target's time on cases that both sides finished.
+        preference: Whose outputs a pairwise judge prefers, where one was asked.
     """
 
     before: str
@@ -159,6 +168,7 @@ class Contrast:
     flips: tuple[Flip, ...]
     strata: Mapping[str, MetricDifference]
     latency_ms: PairedDifference
+    preference: Preference | None = None
 
     def drops(self, *, most: float, alpha: float) -> list[str]:
         """A sentence for each score that fell by more than `most`, or significantly at `alpha`."""
@@ -201,6 +211,7 @@ class Contrast:
                 "p_value": self.latency_ms.p_value,
                 "n": self.latency_ms.n,
             },
+            "preference": None if self.preference is None else self.preference.to_json(),
         }
 
 
@@ -244,11 +255,24 @@ class RunComparison:
         """What there is to print: a title, the heads and the rows of each table."""
         found: list[tuple[str, Sequence[str], list[Sequence[object]]]]
         found = [("", _SIDE_COLUMNS, [_side_row(side, self.front) for side in self.sides])]
+        if repeated := [side for side in self.sides if side.replicates > 1]:
+            rows = [row for side in repeated for row in _replicate_rows(side)]
+            found.append(("runs of the same case", _REPLICATE_COLUMNS, rows))
         for contrast in self.contrasts:
             title = f"{contrast.after} against {contrast.before}"
             rows = [_row(name, one) for name, one in contrast.metrics.items()]
             rows.append(_row("objective", contrast.objective))
             found.append((title, _COLUMNS, rows))
+            if one := contrast.preference:
+                row = (
+                    one.judge,
+                    one.wins,
+                    one.losses,
+                    one.ties,
+                    one.failures,
+                    f"{one.p_value:.4f}",
+                )
+                found.append((f"outputs of {contrast.after} preferred", _PREFERENCE_COLUMNS, [row]))
             if contrast.strata:
                 rows = [_row(value, one) for value, one in contrast.strata.items()]
                 found.append((f"{title}, by stratum", _COLUMNS, rows))
@@ -290,6 +314,10 @@ _COLUMNS = (
     *("score", ">before", ">after", ">change", ">95 % interval", ">p"),
     *(">n", ">wins", ">losses", ">ties"),
 )
+_REPLICATE_COLUMNS = (
+    *("side", ">k", ">pass@k", ">pass^k", ">variance between cases", ">between runs"),
+)
+_PREFERENCE_COLUMNS = ("judge", ">wins", ">losses", ">ties", ">no verdict", ">p (sign test)")
 _FLIP_COLUMNS = ("case", "by", "before", "after")
 
 
@@ -305,6 +333,21 @@ def _side_row(side: Side, front: Sequence[str]) -> Sequence[object]:
         money(side.usage.cost),
         "yes" if side.name in front else "",
     )
+
+
+def _replicate_rows(side: Side) -> list[Sequence[object]]:
+    parts = side.variance or {}
+    return [
+        (
+            side.name,
+            k,
+            percent(side.pass_at[k]),
+            percent(side.pass_all[k]),
+            number(parts.get("case"), 4),
+            number(parts.get("run"), 4),
+        )
+        for k in side.pass_at
+    ]
 
 
 def _row(name: str, one: MetricDifference) -> Sequence[object]:
@@ -353,7 +396,9 @@ async def acompare(
     *others: EvaluationReport | str,
     store: Store | str | None = None,
     by: str | None = None,
+    judge: EvaluatorLike | None = None,
     seed: int = 0,
+    settings: Settings | None = None,
 ) -> RunComparison:
     """Compare runs, versions or reports on the cases that they share.
 
@@ -363,7 +408,10 @@ async def acompare(
         others: One or more of the same.
         store: Where runs and versions are stored; reports need none.
         by: A field of the cases' metadata, as "language"; differences are given for each value.
+        judge: A pairwise `LLMJudge`, or its form in a job: asked of each case that both sides have
+            answered which output it prefers. Its verdicts are kept in the store, and paid for once.
         seed: Of the permutation test and the bootstrap.
+        settings: For the judge; from the environment when left out.
 
     Returns:
         Differences with intervals and tests, the cases that flipped, latency and cost.
@@ -389,17 +437,29 @@ async def acompare(
     """
     if not others:
         raise ConfigError("compare(): needs at least two runs, versions or reports")
+    if judge is not None:
+        require_pairwise(judge)
     opened = store if isinstance(store, Store) else Store.from_url(store)
     try:
         measured = [await load_side(side, opened) for side in (first, *others)]
+        names = Counter(one.name for one in measured)
+        for place, one in enumerate(measured):
+            if names[one.name] > 1:
+                one.name = f"{one.name} ({place + 1})"
+        found = await asyncio.to_thread(_compare, measured, by, seed)
+        if judge is None:
+            return found
+        base = measured[0]
+        judged = []
+        for contrast, other in zip(found.contrasts, measured[1:], strict=True):
+            shared = [one for one in base.runs if all(one in o.runs for o in measured)]
+            sides = ({one: side.runs[one][0] for one in shared} for side in (base, other))
+            asked = await prefer(*sides, judge=judge, store=opened, settings=settings)
+            judged.append(replace(contrast, preference=asked))
+        return replace(found, contrasts=tuple(judged))
     finally:
         if not isinstance(store, Store):
             await opened.close()
-    names = Counter(one.name for one in measured)
-    for place, one in enumerate(measured):
-        if names[one.name] > 1:
-            one.name = f"{one.name} ({place + 1})"
-    return await asyncio.to_thread(_compare, measured, by, seed)
 
 
 def compare(
@@ -407,7 +467,9 @@ def compare(
     *others: EvaluationReport | str,
     store: Store | str | None = None,
     by: str | None = None,
+    judge: EvaluatorLike | None = None,
     seed: int = 0,
+    settings: Settings | None = None,
 ) -> RunComparison:
     """`acompare` for scripts and notebooks, inside or outside a running event loop.
 
@@ -416,7 +478,9 @@ def compare(
         others: One or more reports, runs or versions.
         store: Where runs and versions are stored.
         by: A field of the cases' metadata.
+        judge: A pairwise judge.
         seed: Of the permutation test and the bootstrap.
+        settings: For the judge.
 
     Returns:
         What `acompare` returns.
@@ -435,7 +499,9 @@ def compare(
         >>> compare(*reports).contrasts[0].fixed[0].after
         'A'
     """
-    return run_sync(acompare(first, *others, store=store, by=by, seed=seed))
+    return run_sync(
+        acompare(first, *others, store=store, by=by, judge=judge, seed=seed, settings=settings)
+    )
 
 
 async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases:
@@ -695,10 +761,7 @@ def _difference(pairs: Iterable[tuple[float | None, float | None]], seed: int) -
     wins, losses = sum(b > a for a, b in scored), sum(b < a for a, b in scored)
     mcnemar = None
     if scored and {*before, *after} <= {0.0, 1.0}:
-        from scipy.stats import binomtest
-
-        moved = wins + losses
-        mcnemar = float(binomtest(wins, moved).pvalue) if moved else 1.0
+        mcnemar = sign_test(wins, losses)
     return MetricDifference(
         before=describe(before).mean if before else None,
         after=describe(after).mean if after else None,

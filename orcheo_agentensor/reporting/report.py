@@ -43,6 +43,8 @@ LONGEST = 4_000
 MOST_PICTURE_BYTES = 2 * 1024 * 1024
 MOST_PICTURES_BYTES = 8 * 1024 * 1024
 """Bytes of one picture, and of all pictures, that a page carries; of others it has the label."""
+MOST_TESTS = 20_000
+"""How many tests a JUnit file lists; the worst cases. Readers of it choke on more."""
 MARKDOWN_LIMIT = 60_000
 """A comment on a pull request takes 65,536 characters."""
 
@@ -290,14 +292,14 @@ def _view(line: CaseLine, case: Mapping[str, Any], row: CaseRow) -> CaseView:
     whole = [case.get("inputs"), case.get("expected_output"), row.rollout.output]
     return CaseView(
         line=line,
-        inputs=_text(case.get("inputs")),
-        expected_output=_text(case.get("expected_output")),
-        output=_text(row.rollout.output),
+        inputs=shown_text(case.get("inputs")),
+        expected_output=shown_text(case.get("expected_output")),
+        output=shown_text(row.rollout.output),
         results=[
             (
                 score.name,
                 number(score.score) if score.score is not None else score.label or "failed",
-                _text((score.failure or {}).get("reason") or score.reason or ""),
+                shown_text((score.failure or {}).get("reason") or score.reason or ""),
             )
             for score in row.scores
         ],
@@ -306,7 +308,7 @@ def _view(line: CaseLine, case: Mapping[str, Any], row: CaseRow) -> CaseView:
     )
 
 
-def _text(value: Any) -> str:
+def shown_text(value: Any) -> str:
     """A value as a person reads it; the middle of a long one is left out."""
     if value is None:
         return ""
@@ -448,10 +450,10 @@ def word_diff(before: str, after: str) -> Words:
 # -- Writers ---------------------------------------------------------------------------------------
 
 
-def to_html(report: RunReport) -> str:
-    """One page without scripts or network, for any browser, phone and print.
+def render(template: str, **values: Any) -> str:
+    """A page from one of our templates; everything in `values` is escaped.
 
-    Everything that comes from prompts, cases and models is escaped.
+    Raises `MissingExtra` without Jinja2.
     """
     try:
         import jinja2
@@ -472,8 +474,18 @@ def to_html(report: RunReport) -> str:
         "milliseconds": milliseconds,
         "when": when,
         "spent": spent,
+        "shown": shown_text,
     }
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(**values)
+
+
+def to_html(report: RunReport) -> str:
+    """One page without scripts or network, for any browser, phone and print.
+
+    Everything that comes from prompts, cases and models is escaped.
+    """
+    return render(
+        "report.html.j2",
         report=report,
         summary=report.summary,
         result=report.run.result or {},
@@ -529,23 +541,23 @@ def to_markdown(report: RunReport) -> str:
     """The report as a comment on a pull request; cut, and said so, where it would be too long."""
     run, summary = report.run, report.summary
     lines = [
-        f"### {_md(run.workflow_id)}: {'training' if run.mode == 'train' else 'evaluation'} "
-        f"{_md(run.run_id)}",
+        f"### {cell_text(run.workflow_id)}: {'training' if run.mode == 'train' else 'evaluation'} "
+        f"{cell_text(run.run_id)}",
         "",
         f"{report.passed} of {len(report.lines)} cases passed, coverage "
-        f"{percent(summary['coverage'])}; {_md(spent(report.usage))}",
+        f"{percent(summary['coverage'])}; {cell_text(spent(report.usage))}",
         "",
         "| evaluator | mean | 95 % interval | passed | n | failures |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, entry in summary["evaluators"].items():
         lines.append(
-            f"| {_md(name)} | {number(entry['mean'])} | {interval(entry['ci95'])} | "
+            f"| {cell_text(name)} | {number(entry['mean'])} | {interval(entry['ci95'])} | "
             f"{percent(entry['pass_rate'])} | {entry['n']} | {entry['failures']} |"
         )
     if decision := (run.result or {}).get("decision"):
-        lines += ["", f"**{_md(decision['status'])}**"]
-        lines += [f"- {_md(reason)}" for reason in decision["reasons"]]
+        lines += ["", f"**{cell_text(decision['status'])}**"]
+        lines += [f"- {cell_text(reason)}" for reason in decision["reasons"]]
     for contrast in report.comparison.contrasts if report.comparison else ():
         found = contrast.objective
         lines += [
@@ -561,10 +573,12 @@ def to_markdown(report: RunReport) -> str:
         for case in missed[:50]:
             why = case.failure or "; ".join(reason for *_, reason in case.results if reason)
             cells = (case.line.case_id, number(case.line.score), case.expected_output)
-            lines.append(f"| {' | '.join(_md(cell, 120) for cell in (*cells, case.output, why))} |")
+            lines.append(
+                f"| {' | '.join(cell_text(cell, 120) for cell in (*cells, case.output, why))} |"
+            )
         lines += ["", "</details>"]
     for name, words in report.diffs.items():
-        lines += ["", f"<details><summary>Prompt {_md(name)}</summary>", "", "```diff"]
+        lines += ["", f"<details><summary>Prompt {cell_text(name)}</summary>", "", "```diff"]
         lines += [
             f"{sign} {clean(line)}".replace("```", "'''")
             for kind, text in words
@@ -573,18 +587,22 @@ def to_markdown(report: RunReport) -> str:
             if line.strip()
         ]
         lines += ["```", "", "</details>"]
-    text = "\n".join(lines) + "\n"
-    if len(text.encode()) > MARKDOWN_LIMIT:
-        kept = text.encode()[:MARKDOWN_LIMIT].decode(errors="ignore").rsplit("\n", 1)[0]
-        fence = "\n```" if kept.count("\n```") % 2 else ""
-        text = f"{kept}{fence}\n\n</details>\n\nThe rest was left out: it is too long here.\n"
-    return text
+    return cut_markdown("\n".join(lines) + "\n")
+
+
+def cut_markdown(text: str) -> str:
+    """A text that a comment takes; what was left out is said."""
+    if len(text.encode()) <= MARKDOWN_LIMIT:
+        return text
+    kept = text.encode()[:MARKDOWN_LIMIT].decode(errors="ignore").rsplit("\n", 1)[0]
+    fence = "\n```" if kept.count("\n```") % 2 else ""
+    return f"{kept}{fence}\n\n</details>\n\nThe rest was left out: it is too long here.\n"
 
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~!@&])")
 
 
-def _md(text: object, most: int = 400) -> str:
+def cell_text(text: object, most: int = 400) -> str:
     """A text as itself in a cell of a table: no markup, mention or line break in it works."""
     flat = clean(" ".join(clean_text(str(text)).split()))
     flat = flat if len(flat) <= most else f"{flat[: most - 1]}…"
@@ -598,19 +616,22 @@ def to_junit(report: RunReport) -> str:
     failed = sum(line.failed for line in report.lines)
     suite = ElementTree.Element(
         "testsuite",
-        name=_xml(f"{run.workflow_id} {run.run_id}"),
+        name=xml_text(f"{run.workflow_id} {run.run_id}"),
         tests=str(len(report.lines)),
         failures=str(len(report.lines) - report.passed - failed),
         errors=str(failed),
         time=f"{math.fsum(line.latency_ms for line in report.lines) / 1000:.3f}",
     )
     full = {case.line.case_id: case for case in report.cases}
-    for line in sorted(report.lines, key=lambda line: line.case_id):
+    if len(report.lines) > MOST_TESTS:
+        told = ElementTree.SubElement(suite, "system-out")
+        told.text = f"The worst {MOST_TESTS} of {len(report.lines)} cases are listed."
+    for line in sorted(report.lines[:MOST_TESTS], key=lambda line: line.case_id):
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            classname=_xml(run.workflow_id),
-            name=_xml(line.case_id),
+            classname=xml_text(run.workflow_id),
+            name=xml_text(line.case_id),
             time=f"{line.latency_ms / 1000:.3f}",
         )
         if line.passed:
@@ -620,17 +641,18 @@ def to_junit(report: RunReport) -> str:
         told = ElementTree.SubElement(
             case,
             "error" if line.failed else "failure",
-            message=_xml(why or f"score {number(line.score)}"),
+            message=xml_text(why or f"score {number(line.score)}"),
         )
         if shown is not None:
-            told.text = _xml(f"expected: {shown.expected_output}\noutput: {shown.output}")
+            told.text = xml_text(f"expected: {shown.expected_output}\noutput: {shown.output}")
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _xml(text: str) -> str:
+def xml_text(text: str) -> str:
+    """A text without the characters that XML does not take."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", clean(text))
 
 

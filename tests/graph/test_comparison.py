@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import json
+import re
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
-from orcheo_agentensor import Store, acompare, aevaluate, atrain, compare, evaluate
+from orcheo_agentensor import LLMJudge, Store, acompare, aevaluate, atrain, compare, evaluate
+from orcheo_agentensor.cli.app import app
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.testing import RuleChatModel
 
 CASES = [
     {
@@ -195,3 +203,68 @@ async def test_only_shared_cases_count_and_that_is_said() -> None:
     found = await acompare("all", "some", store=store)
     assert found.contrasts[0].objective.difference.n == 10
     assert found.notes == ("compared on the 10 cases that all share, of 40",)
+
+
+ASKED: list[str] = []
+
+
+def prefers_the_larger(messages: list[Any]) -> Any:
+    """A judge that is asked for one of two numbers; what it was asked is kept."""
+    ASKED.append(messages[-1].text)
+    first, _, second = messages[-1].text.partition("<B-")
+    a, b = (int(re.findall(r">\n(-?\d+)\n<", text)[-1]) for text in (first, second))
+    return {"reasoning": "", "choice": "A" if a > b else "B" if b > a else "tie"}
+
+
+async def test_a_pairwise_judge_says_whose_outputs_it_prefers_and_is_paid_once() -> None:
+    judge = LLMJudge(
+        rubric="Which is larger?", pairwise=True, model=RuleChatModel(rule=prefers_the_larger)
+    )
+    store = Store.from_url(None)
+    await measured(store, "old", known(0, 1))
+    await measured(store, "new", known(1, 2, 3))
+    for _ in range(2):
+        found = await acompare("old", "new", store=store, judge=judge)
+        preferred = found.contrasts[0].preference
+        assert preferred is not None
+        assert (preferred.wins, preferred.losses, preferred.ties) == (16, 8, 16)
+        assert preferred.p_value == pytest.approx(stats.binomtest(16, 24).pvalue)
+    assert len(ASKED) == 2 * len(CASES)  # each in both orders, and none again
+    assert found.to_json()["contrasts"][0]["preference"]["run_id"] == preferred.run_id
+    assert "preferred" in found._repr_html_()
+    with pytest.raises(BadInput, match="must be a pairwise judge"):
+        await acompare("old", "new", store=store, judge={"type": "llm_judge", "rubric": "r"})
+
+
+async def test_a_comparison_is_written_as_a_page_a_comment_and_junit(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'c.db'}"
+    hostile = "<script>alert(1)</script> \x1b[31m @team"
+
+    def said(word: str) -> Any:
+        return lambda n: n % 5 if n % 5 in known_by[word] else hostile
+
+    known_by = {"old": (0, 1), "new": (1, 2, 3)}
+    async with Store.from_url(url) as store:
+        for run_id in known_by:
+            await measured(store, run_id, said(run_id), replicates=2)
+    runner = CliRunner()
+    texts = {}
+    for kind in ("html", "md", "xml", "json"):
+        file = tmp_path / f"c.{kind}"
+        command = ["report", "old", "new", "-o", str(file), "--by", "language", "--store", url]
+        done = await asyncio.to_thread(runner.invoke, app, command)
+        assert done.exit_code == 0, done.output
+        texts[kind] = file.read_text()
+    for kind in ("html", "md"):
+        assert "8 cases broke" in texts[kind]
+        assert "16 cases were fixed" in texts[kind]
+        assert "<script>" not in texts[kind]
+        assert "\x1b" not in texts[kind]
+    assert "&lt;script&gt;" in texts["html"]
+    assert "pass@k" in texts["html"]
+    assert len(texts["md"].encode()) < 65_000
+    suite = ElementTree.fromstring(texts["xml"])[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("24", "8")
+    assert json.loads(texts["json"])["contrasts"][0]["n_broke"] == 8
+    lone = ["report", "old", "-o", str(tmp_path / "x.md"), "--by", "language", "--store", url]
+    assert (await asyncio.to_thread(runner.invoke, app, lone)).exit_code == 2

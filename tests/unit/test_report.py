@@ -199,3 +199,17 @@ def test_a_word_diff_keeps_both_texts_whole() -> None:
     pieces = word_diff(before, after)
     assert "".join(text for kind, text in pieces if kind != "added") == before
     assert "".join(text for kind, text in pieces if kind != "removed") == after
+
+
+async def test_of_very_many_cases_junit_lists_the_worst_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.reporting.report.MOST_TESTS", 5)
+    store = Store.from_url(None)
+    report = await load_report(await evaluated(store), store=store)
+    suite = ElementTree.fromstring(to_junit(report))
+    assert suite.get("tests") == "12"
+    assert suite.findtext("system-out") == "The worst 5 of 12 cases are listed."
+    assert [case.get("name") for case in suite.iter("testcase")] == [
+        *("c00000", "c00001", "c00003", "c00006", "c00009")
+    ]
