@@ -117,9 +117,10 @@ def start_run(
             checked = await runner.manager(there).check(job)
             workflow_id = checked.record.workflow_id
             before = None if against is None else await against.find(workflow_id, there)
+            expected = await expected_usage(checked, there) if dry_run else {}
         require_known(gates, [evaluator.name for evaluator in checked.evaluators])
         if dry_run:
-            output.show_plan(describe(checked), as_json=as_json)
+            output.show_plan({**describe(checked), "expected": expected}, as_json=as_json)
             return ExitCode.OK
         async with runner.store:
             found = await runner.start(checked, job, folder=str(path.parent.resolve()))
@@ -282,7 +283,7 @@ def rerun_run(
     return stopper.run(main())
 
 
-_ONCE = ("reuse", "accept_drift", "retry_failed", "publish", "run_id")
+_ONCE = ("reuse", "cache", "accept_drift", "retry_failed", "publish", "run_id")
 """Fields of a job that a rerun does without: it measures anew, and publishes nothing."""
 
 
@@ -542,6 +543,35 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "promote": job.promote,
         }
     return plan
+
+
+async def expected_usage(checked: CheckedJob[Any], store: Store) -> dict[str, Any]:
+    """What a job is to cost: its rollouts, and calls, tokens and price by what a rollout of the
+    newest run of the workflow has cost, evaluators included.
+
+    Of a training the rollouts are at most those of its budget. What no run has told is None.
+    """
+    rollouts: int | None = len(checked.dataset) * checked.job.replicates
+    if checked.plan is not None:
+        rollouts = checked.plan.budget.rollouts
+    found: dict[str, Any] = {"rollouts": rollouts, "calls": None, "tokens": None, "cost": None}
+    found["by"] = None
+    runs = await store.runs.list(
+        workflow_id=checked.record.workflow_id, mode=checked.record.mode, limit=20
+    )
+    for run in runs:
+        usage = await store.runs.usage(run.run_id)
+        if not usage.rollouts or rollouts is None:
+            continue
+        share = rollouts / usage.rollouts
+        tokens, cost = usage.tokens, usage.cost
+        return found | {
+            "calls": round(usage.calls * share),
+            "tokens": None if tokens is None else round(tokens * share),
+            "cost": None if cost is None else cost * share,
+            "by": run.run_id,
+        }
+    return found
 
 
 _OBJECTIVE = "objective"

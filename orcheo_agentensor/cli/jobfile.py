@@ -29,6 +29,7 @@ class Overrides:
     checkpoint: str | None = None
     split: str | None = None
     reuse: str | None = None
+    cache: bool = False
     accept_drift: bool = False
 
 
@@ -143,8 +144,9 @@ def override(data: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         value = getattr(overrides, name)
         if value is not None:
             job[name] = value
-    if overrides.accept_drift:
-        job["accept_drift"] = True
+    for name in ("accept_drift", "cache"):
+        if getattr(overrides, name):
+            job[name] = True
     if overrides.concurrency is not None:
         job["limits"] = _with(job.get("limits"), "concurrency", overrides.concurrency)
     if overrides.isolate:

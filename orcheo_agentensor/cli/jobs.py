@@ -10,6 +10,7 @@ import typer
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.compare import Against, Alpha, MaxDrop, against_baseline
 from orcheo_agentensor.cli.jobfile import PROJECT_FILE, Overrides
+from orcheo_agentensor.errors import BadInput
 
 
 def evaluate(
@@ -23,6 +24,7 @@ def evaluate(
     concurrency: options.Concurrency = None,
     isolate: options.Isolate = False,
     reuse: options.Reuse = None,
+    cache: options.Cache = False,
     tape: options.Tape = False,
     accept_drift: options.AcceptDrift = False,
     min_score: options.MinScore = None,
@@ -30,6 +32,12 @@ def evaluate(
     max_drop: MaxDrop = None,
     alpha: Alpha = 0.05,
     dry_run: options.DryRun = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Evaluate again after each change of a file, with what is recorded."
+        ),
+    ] = False,
     store: options.StoreUrl = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -38,6 +46,14 @@ def evaluate(
 
     A training job will do as well: what only training needs is left out.
     """
+    if watch:
+        from orcheo_agentensor.cli.watch import watch as evaluate_again
+
+        if run_id is not None:
+            raise BadInput(
+                field="--run-id", value=run_id, rule="is of one run: leave it out with --watch"
+            )
+        return evaluate_again([job.parent, Path.cwd()])
     from orcheo_agentensor.cli.execution import start_run
 
     return start_run(
@@ -51,6 +67,7 @@ def evaluate(
             checkpoint=checkpoint,
             split=split,
             reuse=reuse,
+            cache=cache,
             accept_drift=accept_drift,
         ),
         min_score=min_score,
@@ -71,6 +88,7 @@ def train(
     concurrency: options.Concurrency = None,
     isolate: options.Isolate = False,
     reuse: options.Reuse = None,
+    cache: options.Cache = False,
     accept_drift: options.AcceptDrift = False,
     override_flag: options.OverrideFlag = False,
     dry_run: options.DryRun = False,
@@ -91,6 +109,7 @@ def train(
             isolate=isolate,
             checkpoint=checkpoint,
             reuse=reuse,
+            cache=cache,
             accept_drift=accept_drift,
         ),
         overrides_flag=options.actor_name(None) if override_flag else None,

@@ -84,6 +84,12 @@ RetryFailed = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show what would run, write nothing.")
 ]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        "--cache", help="Use recorded rollouts of earlier runs of the workflow; `cache` of the job."
+    ),
+]
 Tape = Annotated[
     bool,
     typer.Option(

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.display import clean, clean_json, number, rich_table
+from orcheo_agentensor.display import clean, clean_json, money, number, rich_table
 from orcheo_agentensor.errors import BadInput
 
 if TYPE_CHECKING:
@@ -145,9 +145,23 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         show(f"versions   {version_sentence(training['checkpoints'])}")
     rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]
     show_table(("evaluator", ">weight", "bound as"), rows)
+    show(f"expected   {_expected(plan['expected'], at_most='training' in plan)}")
     for warning in plan["warnings"]:
         show(f"warning: {warning}")
     show("dry run: nothing was written")
+
+
+def _expected(found: Mapping[str, Any], *, at_most: bool) -> str:
+    """What a job is to cost, as far as an earlier run tells."""
+    rollouts = "no limit of" if found["rollouts"] is None else found["rollouts"]
+    text = f"{'at most ' if at_most and found['rollouts'] is not None else ''}{rollouts} rollouts"
+    if found["by"] is None:
+        return f"{text}; calls, tokens and price are not known before a first run"
+    tokens = "tokens unknown" if found["tokens"] is None else f"{found['tokens']} tokens"
+    return (
+        f"{text}, about {found['calls']} model calls, {tokens}, {money(found['cost'])}, "
+        f"as run {found['by']} took; what is recorded already costs nothing again"
+    )
 
 
 def version_sentence(plan: Mapping[str, Any]) -> str:

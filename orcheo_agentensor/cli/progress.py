@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from orcheo_agentensor.events import Event, EventWriter
 
 _QUARTERS = 4
-_SILENCE = 15.0
-"""Seconds after which a log gets a line, whatever happens."""
+_SILENCE = 5.0
+"""Seconds after which a log gets a line with counts and the time left."""
 
 
 @contextmanager

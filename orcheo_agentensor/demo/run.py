@@ -150,7 +150,7 @@ class _Demo:
     async def train(self, optimizer: str, proposer: str, name: str) -> TrainingResult:
         """One search under the shared budget; only the trained arm may be promoted."""
         self.console.print(f"\nSearching: {name}", style="bold")
-        with progress(silent=not self.console.is_terminal) as hear:
+        with progress(silent=False) as hear:
             return await atrain(
                 TARGET,
                 prompts=seed_prompts(),
@@ -195,18 +195,20 @@ class _Demo:
         rollouts: int | None = None,
     ) -> Arm:
         """Score a prompt set on all splits; what the run `reuse` has recorded is not run again."""
-        report = await aevaluate(
-            TARGET,
-            dataset=self.shared.dataset,
-            evaluators=self.shared.evaluators,
-            prompts=prompts,
-            limits=self.shared.limits,
-            min_coverage=0.0,
-            workflow_id=WORKFLOW,
-            store=self.store,
-            settings=self.settings,
-            reuse=reuse,
-        )
+        with progress(silent=False) as hear:
+            report = await aevaluate(
+                TARGET,
+                dataset=self.shared.dataset,
+                evaluators=self.shared.evaluators,
+                prompts=prompts,
+                limits=self.shared.limits,
+                min_coverage=0.0,
+                workflow_id=WORKFLOW,
+                store=self.store,
+                settings=self.settings,
+                reuse=reuse,
+                on_event=hear,
+            )
         split_of = {case.id: case.split for case in self.shared.dataset}
         splits = {
             split: summarize([r for r in report.cases if split_of[r.case_id] == split], weights={})

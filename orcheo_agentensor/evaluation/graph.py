@@ -85,6 +85,7 @@ class JobState(TypedDict, total=False):
     accept_drift: Annotated[bool, shown_as(Job, "accept_drift")]
     retry_failed: Annotated[bool, shown_as(Job, "retry_failed")]
     reuse: Annotated[str | None, shown_as(Job, "reuse")]
+    cache: Annotated[bool, shown_as(Job, "cache")]
 
 
 class EvaluationState(EvaluationOutput, JobState, total=False):

@@ -50,6 +50,7 @@ class JobFields(BaseModel):
     accept_drift: bool | None = _field("accept_drift")
     retry_failed: bool | None = _field("retry_failed")
     reuse: str | None = _field("reuse")
+    cache: bool | None = _field("cache")
     optimizer: Any = _field("optimizer")
     budget: Any = _field("budget")
     stop: Any = _field("stop")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 JobT = TypeVar("JobT", bound=Job)
 
+CACHED_FROM = "cached_from"
+"""The run record's reference to the run whose rollouts it uses by `cache`."""
+
 
 class Draining(Exception):
     """A graceful stop was asked for; no further case is begun."""
@@ -156,7 +159,7 @@ class OpenRun:
         ledger: Ledger = store.ledger(
             run_id,
             lease=lease,
-            reuse=checked.job.reuse,
+            reuse=checked.job.reuse or checked.record.refs.get(CACHED_FROM),
             event_seq=partial(getattr, events, "seq"),
             empty=lease.token == 1,
             on_blocked=recorded_blocks(lambda: ledger, events),

@@ -226,6 +226,12 @@ class Job(BaseModel):
         pattern=IDENTIFIER,
         description="A run whose recorded rollouts may be used instead of running them again.",
     )
+    cache: bool = Field(
+        default=False,
+        title="Cache",
+        description="Use the recorded rollouts of the newest earlier run of the workflow that has "
+        "measured these prompts with the same code of the target.",
+    )
 
     @model_validator(mode="before")
     @classmethod

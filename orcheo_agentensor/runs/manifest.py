@@ -340,7 +340,7 @@ _IDENTITY = (
 )
 _NOT_IDENTITY = (".source_hash", ".entrypoint", ".module")
 _OF_EVALUATORS = (".fingerprint", ".weight", ".scale")
-_FREE = ("job.limits", "job.reuse", "job.accept_drift", "job.retry_failed")
+_FREE = ("job.limits", "job.reuse", "job.cache", "job.accept_drift", "job.retry_failed")
 
 
 def manifest_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:

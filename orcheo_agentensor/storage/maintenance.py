@@ -345,11 +345,13 @@ def _proofs(
 
 def _reused(connection: Connection, old: Collection[str]) -> set[str]:
     """The runs whose rows one that may go on reuses."""
-    query = select(runs.c.run_id, runs.c.job).where(runs.c.status.not_in(_ENDED))
+    query = select(runs.c.run_id, runs.c.job, runs.c.refs).where(runs.c.status.not_in(_ENDED))
     return {
         reused
-        for run_id, job in connection.execute(query)
-        if run_id not in old and (reused := (job.get("job") or {}).get("reuse"))
+        for run_id, job, refs in connection.execute(query)
+        if run_id not in old
+        for reused in ((job.get("job") or {}).get("reuse"), refs.get("cached_from"))
+        if reused
     }
 
 

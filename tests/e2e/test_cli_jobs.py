@@ -176,6 +176,8 @@ def test_dry_run_shows_the_bindings_and_writes_nothing(project: Project) -> None
     plan = project.ok("evaluate", "evaluate.yaml", "--dry-run", "--split", "train")
     assert plan["evaluators"][0]["binding"].startswith("langsmith: right(")
     assert plan["dataset"]["cases"] == 12
+    unknown = {"calls": None, "tokens": None, "cost": None, "by": None}
+    assert plan["expected"] == {"rollouts": 12, **unknown}
     plan = project.ok("train", "train.yaml", "--dry-run", "--seed", "9")
     assert plan["seed"] == 9
     assert plan["training"]["trainable"] == ["words"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from cli_support import Project, evaluation_job, wait_until
+from cli_support import Project, cases, evaluation_job, wait_until
 
 CASES = [
     {
@@ -109,3 +109,31 @@ def test_the_pages_are_served_to_who_has_the_address_and_end_with_a_signal(
 
 def test_without_a_store_there_is_nothing_to_serve(project: Project) -> None:
     assert "there is no store at" in project.refused("view", "--port", "0")
+
+
+def test_with_a_cache_only_what_is_new_runs(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOPFLOW_LOG", str(project.log))
+
+    def executed(**fields: Any) -> int:
+        before = len(project.executions())
+        project.write("evaluate.yaml", evaluation_job(cache=True, **fields))
+        result = project.call("evaluate", "evaluate.yaml", "-q")
+        assert result.exit_code == 0, result.output
+        return len(project.executions()) - before
+
+    assert executed(dataset=cases(8)) == 8
+    assert executed(dataset=cases(8)) == 0
+    assert executed(dataset=cases(10)) == 2
+    assert executed(dataset=cases(8), prompts={"words": "w0"}) == 8
+    assert executed(dataset=cases(10)) == 0  # of an earlier run than the last
+    assert executed(dataset=cases(8), workflow_id="another") == 8
+    plan = project.ok("evaluate", "evaluate.yaml", "--dry-run")["expected"]
+    assert (plan["rollouts"], plan["calls"], plan["tokens"], plan["cost"]) == (8, 0, 0, 0.0)
+    assert plan["by"] == project.ok("runs", "list", "--workflow", "another")["runs"][0]["run_id"]
+    code = project.folder / "shopflow.py"
+    code.write_text(code.read_text().replace('"unknown"', '"not known"'))
+    before = len(project.executions())  # in a process of its own, which imports the changed code
+    assert project.start("evaluate", "evaluate.yaml", "-q").wait() == 0, project.said()
+    assert len(project.executions()) == before + 8

@@ -59,8 +59,14 @@ def test_a_silent_run_gets_a_line_with_counts_and_the_time_left(
         lines({"type": "case_finished", "ok": n % 10 != 0})
     said = capsys.readouterr().err.splitlines()
     assert said == [
+        "5/100 rollouts, 1 failed, at most 2 min left",
+        "10/100 rollouts, 1 failed, at most 2 min left",
         "15/100 rollouts, 2 failed, at most 85 s left",
+        "20/100 rollouts, 2 failed, at most 80 s left",
+        "25/100 rollouts, 3 failed, at most 75 s left",
         "30/100 rollouts, 3 failed, at most 70 s left",
+        "35/100 rollouts, 4 failed, at most 65 s left",
+        "40/100 rollouts, 4 failed, at most 60 s left",
     ]
 
 
