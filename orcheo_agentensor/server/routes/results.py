@@ -119,7 +119,9 @@ async def get_report(
     headers = {
         "content-disposition": f'attachment; filename="{run.run_id}.{query.format}"',
         "x-content-type-options": "nosniff",
-        "content-security-policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
+        "content-security-policy": (
+            "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        ),
     }
     return Response(text, media_type=_TYPES[query.format], headers=headers)
 
