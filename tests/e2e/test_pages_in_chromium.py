@@ -43,7 +43,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return {one.name: f"{one.text} kindly {HOSTILE}" for one in request.components}
 
     def tone(outputs: Any) -> dict[str, Any]:
-        return {"key": "tone", "score": float("kindly" in outputs), "comment": HOSTILE}
+        return {"key": "tone", "score": float("kindly" in str(outputs)), "comment": HOSTILE}
 
     found = f"sqlite:///{tmp_path_factory.mktemp('pages') / 'pages.db'}"
     cases = [
