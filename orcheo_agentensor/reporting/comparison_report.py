@@ -20,14 +20,19 @@ def sentence(contrast: Contrast) -> str:
     change = one.difference
     if not change.n:
         return f"{contrast.after} and {contrast.before} share no case that both scored."
-    verb = "rose" if change.gain > 0 else "fell" if change.gain < 0 else "stayed"
+    flipped = f"{len(contrast.broke)} cases broke, {len(contrast.fixed)} were fixed."
+    if not change.gain:
+        return (
+            f"From {contrast.before} to {contrast.after} the objective stayed the same; {flipped}"
+        )
+    verb = "rose" if change.gain > 0 else "fell"
     chance = (
         "which chance alone seldom does" if one.p_value < 0.05 else "which chance alone may well do"
     )
     return (
         f"From {contrast.before} to {contrast.after} the objective {verb} by "
         f"{abs(change.gain):.3f} (95 % interval {interval(change.ci95)}, p {one.p_value:.4f}), "
-        f"{chance}; {len(contrast.broke)} cases broke, {len(contrast.fixed)} were fixed."
+        f"{chance}; {flipped}"
     )
 
 
