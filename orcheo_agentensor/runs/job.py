@@ -334,7 +334,8 @@ def _joined(errors: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 def problem_of(entry: Mapping[str, Any], model: type[BaseModel], *, where: str) -> dict[str, Any]:
     """One of pydantic's errors on `model` as the field, the value and the rule it breaks."""
-    rule = entry["msg"][0].lower() + entry["msg"][1:]
+    rule = entry["msg"].removeprefix("Value error, ")
+    rule = rule[0].lower() + rule[1:]
     if entry["type"] == "string_pattern_mismatch":
         rule = IDENTIFIER_RULE
     if entry["type"] == "extra_forbidden":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Select, exists, insert, select, update
 
-from orcheo_agentensor.storage.engine import Repository, first
+from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.records import WorkflowRecord
 from orcheo_agentensor.storage.tables import (
     checkpoints,
@@ -16,6 +18,13 @@ from orcheo_agentensor.storage.tables import (
     workflow_defaults,
     workflows,
 )
+
+_FLAGS: Mapping[str, tuple[bool | str, ...]] = {
+    "runnable_config_enabled": (True, False),
+    "agent_trainer_enabled": (True, False),
+    "phase": ("dev", "pilot", "broad"),
+}
+"""The flags of a workflow, and what each may be."""
 
 
 class Workflows(Repository):
@@ -90,7 +99,19 @@ class Workflows(Repository):
         return await self._db.write(work, lock=_lock(workflow_id))
 
     async def set_flags(self, workflow_id: str, flags: dict[str, Any]) -> WorkflowRecord:
-        """Set feature flags; a flag set to None is removed, others stay."""
+        """Set feature flags; a flag set to None is removed, others stay.
+
+        Raises `BadInput` for a name that is no flag, or a value that the flag cannot have: what
+        is meant to forbid would not.
+        """
+        for name, value in flags.items():
+            if name not in _FLAGS:
+                rule = f"is not a flag of a workflow; there are: {listed([*_FLAGS])}"
+                raise BadInput(field=f"flags.{name}", value=value, rule=rule)
+            known = [(type(one), one) for one in (*_FLAGS[name], None)]
+            if (type(value), value) not in known:
+                rule = f"must be {' or '.join(map(repr, _FLAGS[name]))}, or None to remove it"
+                raise BadInput(field=f"flags.{name}", value=value, rule=rule)
 
         def work(connection: Connection) -> WorkflowRecord:
             merged = {**self._ensure(connection, workflow_id).feature_flags, **flags}

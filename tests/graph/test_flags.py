@@ -17,7 +17,7 @@ from orcheo_agentensor import (
     get_prompt,
     training_node,
 )
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.storage import Store
 
 CASES = [{"inputs": "?", "expected_output": "yes"}]
@@ -76,6 +76,25 @@ async def test_a_flag_that_is_off_refuses_training_before_anything_is_paid(
     assert not await store.runs.list(workflow_id="w")
     await store.workflows.set_flags("w", {"agent_trainer_enabled": True})
     assert await train(store, workflow_id="w")
+
+
+@pytest.mark.requirement("training.flag")
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"agent_trainer_enabled": "off"}, "flags.agent_trainer_enabled: 'off' must be True or"),
+        ({"agent_trainer_enabled": 0}, "flags.agent_trainer_enabled: 0 must be True or False"),
+        ({"agent_training": False}, "flags.agent_training: False is not a flag of a workflow"),
+        ({"phase": "wide"}, "flags.phase: 'wide' must be 'dev' or 'pilot' or 'broad', or None"),
+        ({"phase": ["dev"]}, "flags.phase"),
+    ],
+)
+async def test_a_flag_that_would_not_forbid_is_refused(flags: dict[str, Any], told: str) -> None:
+    store = Store.from_url(None)
+    with pytest.raises(BadInput) as refused:
+        await store.workflows.set_flags("w", flags)
+    assert refused.value.message.startswith(told)
+    assert await store.workflows.get("w") is None
 
 
 async def test_an_operator_who_switched_training_off_is_heeded_in_process(store: Store) -> None:

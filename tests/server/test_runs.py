@@ -150,7 +150,7 @@ async def test_an_evaluation_streams_its_progress(
     assert record.result["summary"] == found["summary"]
 
 
-@pytest.mark.requirement("door.server")
+@pytest.mark.requirement("checkpoint.steps", "door.server")
 async def test_a_training_ends_with_a_stored_version(client: Any, store: Store) -> None:
     heard = await run(client, "training", TRAINING)
     assert heard.error is None
@@ -169,6 +169,14 @@ async def test_a_training_ends_with_a_stored_version(client: Any, store: Store) 
     assert set(version.prompts["skills"].text.split()) == {"card", "login", "refund", "transfer"}
     assert found["dataset"]["id"] == "inline"
     assert "cases" not in found["dataset"]
+    history = await client.threads.get_history(heard.thread_id, limit=100)
+    steps = [one["values"]["step"] for one in reversed(history) if one["values"].get("step")]
+    assert list(dict.fromkeys(steps)) == [*range(1, found["step"] + 1)]
+    shown = {one["checkpoint"]["checkpoint_id"]: one["values"] for one in history}
+    made_at = shown[version.metadata["langgraph"]["checkpoint_id"]]
+    assert made_at["prompts"]["skills"]["text"] == version.prompts["skills"].text
+    assert made_at["prompts"]["skills"]["type"] == "TextTensor"
+    assert made_at["scores"]["best"]["evaluators"] == {"right": 1.0}
 
 
 @pytest.mark.parametrize(

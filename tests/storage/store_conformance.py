@@ -400,12 +400,13 @@ class SideDataConformance:
         await store.workflows.set_defaults("support", {"tags": ["a"]}, actor="ada")
         await store.workflows.set_defaults("support", {"tags": ["a"]}, actor="ada")
         await store.workflows.set_defaults("support", {"tags": ["b"]}, actor="ada")
-        await store.workflows.set_flags("support", {"x": True, "y": 1})
-        await store.workflows.set_flags("support", {"y": None})
+        await store.workflows.set_flags("support", {"agent_trainer_enabled": True, "phase": "dev"})
+        await store.workflows.set_flags("support", {"phase": None})
         record = await store.workflows.set_owner("support", "team")
         assert record == await store.workflows.get("support")
         assert (record.default_version, record.owner) == (2, "team")
-        assert (record.default_config, record.feature_flags) == ({"tags": ["b"]}, {"x": True})
+        assert record.default_config == {"tags": ["b"]}
+        assert record.feature_flags == {"agent_trainer_enabled": True}
         assert await store.workflows.defaults("support", 1) == {"tags": ["a"]}
         assert [w.workflow_id for w in await store.workflows.list()] == ["support"]
 
