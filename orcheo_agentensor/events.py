@@ -79,6 +79,10 @@ class EventSink:
 
     def emit(self, type: EventType, **payload: Any) -> None:
         """Send one event; `payload` must be JSON and small."""
+        self.send(type, payload)
+
+    def send(self, type: EventType, payload: dict[str, Any]) -> None:
+        """As `emit`, of a payload at hand."""
         self.seq += 1
         event = {"seq": self.seq, "run_id": self.run_id, "type": type, **payload}
         self._context.run(self._write, event)

@@ -203,7 +203,20 @@ def redact(value: Any, *, names: bool = True) -> Any:
     Tuples become lists; anything that is not JSON-like is handed back as it is. `names=False`
     replaces what looks like a secret, whatever the key it stands under.
     """
-    return value if value is None else _redact(value, names, _known_values(), 0)
+    if value is None or (type(value) is dict and _holds_numbers(value)):
+        return value
+    return _redact(value, names, _known_values(), 0)
+
+
+def _holds_numbers(value: dict[Any, Any]) -> bool:
+    """Whether an object holds no text but keys that are no secrets, of whatever length those have:
+    most outputs that are scored by comparing."""
+    for key, item in value.items():
+        if type(item) not in _NUMBERS or type(key) is not str:
+            return False
+        if len(key) >= _SHORTEST or not _is_plain(key):
+            return False
+    return True
 
 
 _NUMBERS = frozenset({int, float, bool, type(None)})

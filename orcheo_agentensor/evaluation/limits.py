@@ -138,10 +138,10 @@ class Slots:
                 self.release(share)
             raise
 
-    def release(self, share: Share | None = None) -> None:
-        """Release a slot to the waiting share that holds the fewest."""
-        (share or self._own).held -= 1
-        self.free += 1
+    def release(self, share: Share | None = None, *, count: int = 1) -> None:
+        """Release `count` slots, each to the waiting share that holds the fewest."""
+        (share or self._own).held -= count
+        self.free += count
         while self._waiting and self.free:
             poorest = min(self._waiting, key=lambda waiting: waiting.held)
             turn = poorest.turns.popleft()

@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation.statistics import describe, percentile
@@ -193,6 +193,8 @@ def weighted_mean(scores: Mapping[str, float], weights: Mapping[str, float]) -> 
         if 0.0 <= score <= 1.0:
             counted.append(score)
             shares.append(weights.get(name, 1.0))
+    if shares == [1.0]:
+        return float(counted[0])
     total = math.fsum(shares)
     if total <= 0:
         return None
@@ -443,6 +445,17 @@ def score_rows(
     return rows
 
 
+def is_bare_score(outcome: Outcome) -> TypeGuard[EvaluationResult]:
+    """Whether an outcome is a score without a text that has to be looked through for secrets."""
+    return (
+        type(outcome) is EvaluationResult
+        and outcome.reason is None
+        and outcome.label is None
+        and outcome.name.isascii()
+        and "\x00" not in outcome.name
+    )
+
+
 def as_recorded(outcomes: Sequence[Outcome], rows: Sequence[ScoreRow]) -> list[Outcome]:
     """Outcomes just as the ledger gives them back from `rows` after a resume: what is made of a
     score, a proposal above all, must not depend on whether it was replayed."""
@@ -658,7 +671,7 @@ class CaseProgress:
     def case_finished(self, result: CaseResult) -> None:
         """Hear of one finished case."""
         self._done += 1
-        shown = {**self._labels, **result.to_json()}
+        shown = {**self._labels, **result.to_json()} if self._labels else result.to_json()
         if shown["ok"]:
             objective = weighted_mean(shown["scores"], self._weights)
             if objective is not None:
@@ -666,8 +679,9 @@ class CaseProgress:
                 self._scored += 1
         else:
             self._failed += 1
-        shown |= {"replayed": result.replayed, "done": self._done, "total": self._total}
-        self._events.emit("case_finished", **shown)
+        shown["replayed"] = result.replayed
+        shown["done"], shown["total"] = self._done, self._total
+        self._events.send("case_finished", shown)
         if self._done % self._every == 0 or self._done == self._total:
             self._events.emit(
                 "evaluation_progress",

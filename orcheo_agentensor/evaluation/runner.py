@@ -57,6 +57,7 @@ from orcheo_agentensor.evaluation.results import (
     as_recorded,
     case_result,
     context_of,
+    is_bare_score,
     merged,
     outcome_of,
     score_rows,
@@ -87,6 +88,7 @@ from orcheo_agentensor.targets.output import (
     OutputTooLarge,
     is_empty_output,
     is_large,
+    is_plain,
     to_capped_output,
     to_json_output,
 )
@@ -407,17 +409,12 @@ class Runner:
                 self._looked(found)
         else:
             found = await self.calls.attempted(call, recorder)
+        value = found.value
         if found.error is None:
-            try:
-                if is_large(found.value):
-                    found.large = True
-                    found.value = await run_in_thread(
-                        to_capped_output, found.value, self._most_bytes
-                    )
-                else:
-                    found.value = to_json_output(found.value)
-            except BadInput as error:
-                found.value, found.error = None, error
+            if is_plain(value):
+                found.value = value.copy() if type(value) is dict else value
+            else:
+                await self._convert(found)
         elif isinstance(found.error, FOR_EVERY_CASE):
             raise found.error
         if self._threads is not None:
@@ -426,6 +423,17 @@ class Runner:
         if not found.empty_replies and found.error is None:
             found.empty_replies = int(is_empty_output(found.value))
         return found
+
+    async def _convert(self, found: Attempt) -> None:
+        """Make JSON of what the target gave; what is none, or is too large, is an error."""
+        try:
+            if is_large(found.value):
+                found.large = True
+                found.value = await run_in_thread(to_capped_output, found.value, self._most_bytes)
+            else:
+                found.value = to_json_output(found.value)
+        except BadInput as error:
+            found.value, found.error = None, error
 
     def _looked(self, found: Attempt) -> None:
         """Learn which prompts a rollout of an evaluation read; once all are, no more are taped."""
@@ -558,6 +566,12 @@ class Runner:
             outcome = evaluator.adapter.inline(context)
         except Exception as error:  # noqa: BLE001 - a failure is a value
             outcome = evaluator.broken(error)
+        if not self.taped and is_bare_score(outcome):
+            put = self.ledger.put_score(
+                key, fingerprint, name=outcome.name, score=outcome.score, passed=outcome.passed
+            )
+            commits.append(put)
+            return (outcome,), NOTHING, True
         rows = score_rows(key, fingerprint, (outcome,), NOTHING)
         commits.append(self.ledger.put_scores(key, fingerprint, rows, keep=self.taped))
         return as_recorded((outcome,), rows), NOTHING, True
@@ -795,11 +809,12 @@ class _Batch:
 
     def _let_go(self, commit: Commit) -> list[tuple[int, int, str, CaseResult]]:
         """The cases that wait for `commit` make room for others."""
-        results = self._committing.pop(commit)
+        results, flying = self._committing.pop(commit), self.runner.flying
+        release = self.runner.calls.release
         for _, _, key, _ in results:
-            self.runner.in_flight.release()
-            self.runner.flying.pop(key, None)
-            self.runner.calls.release(key)
+            flying.pop(key, None)
+            release(key)
+        self.runner.in_flight.release(count=len(results))
         return results
 
     async def _case(self, key: str, case: Case, replicate: int) -> tuple[CaseResult, Commit | None]:

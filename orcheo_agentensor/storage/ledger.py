@@ -648,6 +648,23 @@ class Ledger:
             self.scores[rollout_key, evaluator_fingerprint] = list(rows)
         return group
 
+    def put_score(
+        self,
+        rollout_key: str,
+        evaluator_fingerprint: str,
+        *,
+        name: str,
+        score: float | None,
+        passed: bool | None,
+    ) -> Commit:
+        """Record the score of an evaluator that has said nothing else, at no cost, about a rollout
+        that it has not scored yet; as `put_scores` of what is not to keep."""
+        group = self._open()
+        position = self.rollouts[rollout_key].position
+        said = (self.run_id, position, evaluator_fingerprint, name, score, passed)
+        group.scores.append((*said, None, None, None, *_FREE))
+        return group
+
     def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Commit:
         """Record the response of a judge or proposer call, as `put_rollout` does."""
         values = (self.run_id, key, kind, encode(response), *_counts(usage))

@@ -8,7 +8,15 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -191,11 +199,13 @@ class CallableTarget:
         require_nodes(self, overrides_in({"configurable": configurable}), field=_OVERRIDES)
         refuse_context(prompts, f"{self.name!r} is a function")
 
-    async def run(self, inputs: Any, config: RunnableConfig, *, rollout_id: str) -> Any:
+    def run(
+        self, inputs: Any, config: RunnableConfig, *, rollout_id: str
+    ) -> Coroutine[Any, Any, Any]:
         """Call the function with this config as the ambient one."""
         if "callbacks" not in config:
-            return await self._call(inputs, config)
-        return await as_root_run(self._call, self.name, inputs, config)
+            return self._call(inputs, config)
+        return as_root_run(self._call, self.name, inputs, config)
 
     async def _call(self, inputs: Any, config: RunnableConfig) -> Any:
         if self.isolation is not None:

@@ -14,7 +14,14 @@ from langchain_core.messages import BaseMessage
 from pydantic_core import to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.json_values import MAX_DEPTH, MAX_VALUES, all_json, check_json, json_size
+from orcheo_agentensor.json_values import (
+    MAX_DEPTH,
+    MAX_INT,
+    MAX_VALUES,
+    all_json,
+    check_json,
+    json_size,
+)
 from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.usage import is_empty
 
@@ -83,6 +90,34 @@ def _convert(value: Any) -> Any:
 
 _SMALL = 32 * 1024
 """Characters and values that are converted on the event loop: well under a millisecond."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is JSON as it is, by a look at each part: a short text, a number, a constant,
+    or an object of a few of these, as most outputs are. What is not may be JSON all the same."""
+    if type(value) is not dict:
+        return _is_plain_atom(value)
+    if len(value) >= 32:
+        return False
+    for key, one in value.items():
+        if type(key) is not str or not key.isascii() or "\x00" in key:
+            return False
+        if type(one) is int and -MAX_INT <= one <= MAX_INT:
+            continue  # without a call for each
+        if not _is_plain_atom(one):
+            return False
+    return True
+
+
+def _is_plain_atom(value: Any) -> bool:
+    kind = type(value)
+    if kind is str:
+        return len(value) <= 1000 and value.isascii() and "\x00" not in value
+    if kind is int:
+        return bool(-MAX_INT <= value <= MAX_INT)
+    if kind is float:
+        return math.isfinite(value)
+    return value is None or kind is bool
 
 
 class OutputTooLarge(BadInput):
