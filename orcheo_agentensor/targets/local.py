@@ -218,7 +218,12 @@ class CallableTarget:
         token = var_child_runnable_config.set(config)
         try:
             arguments = (inputs, config) if self.takes_config else (inputs,)
-            with reading(values_of(prompts or {})):
+            if prompts:
+                with reading(values_of(prompts)):
+                    result = await self._result(arguments)
+            elif self.is_async:  # without a call for each case
+                result = await self.function(*arguments)
+            else:
                 result = await self._result(arguments)
             if taped:
                 record_target_run(inputs, result)
