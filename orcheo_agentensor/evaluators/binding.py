@@ -637,7 +637,7 @@ def _bind_entrypoint(spec: Mapping[str, Any], settings: Settings) -> BoundEvalua
     if inspect.isclass(loaded):
         try:
             loaded = loaded(**params)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EvaluatorRefused(
                 f"{where}: {loaded.__name__}(**params) failed: {type(error).__name__}: {error}",
                 field="params",

@@ -138,7 +138,15 @@ def _shared_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
     if isinstance(named, str):
         spec = load_entrypoint(named, settings=settings, what="proposer")
     if isinstance(spec, type):
-        spec = spec()
+        try:
+            spec = spec()
+        except (Exception, SystemExit) as error:
+            raise BadInput(
+                f"optimizer.proposer: {spec.__name__}() failed: {type(error).__name__}: {error}",
+                field="optimizer.proposer",
+                value=named,
+                rule="must be constructed without arguments",
+            ) from error
     if spec is not None:
         if not isinstance(spec, Proposer):
             raise BadInput(

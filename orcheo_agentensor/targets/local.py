@@ -578,7 +578,7 @@ class FactoryTarget:
                 built = _from_object(workflow, self.name, self.memory_store, self.context)
         except AgentensorError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which would end a server
             raise _not_built(self.name, error) from error
         check_target(built, config.get("configurable") or {}, prompts_in(config))
         found = replace(self, built=built, fingerprint=built.fingerprint, edges=built.edges)
@@ -727,11 +727,11 @@ def _called(found: Any, spec: str) -> Any:
         return found
     try:
         return found()
-    except Exception as error:  # whatever a user's factory raises
+    except (Exception, SystemExit) as error:  # whatever a user's factory raises
         raise _not_built(spec, error) from error
 
 
-def _not_built(name: str, error: Exception) -> BadInput:
+def _not_built(name: str, error: BaseException) -> BadInput:
     return BadInput(
         f"target: {name!r} could not be built: {type(error).__name__}: {error}",
         field="target",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -13,7 +15,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode
 from processes import start
 
-from orcheo_agentensor import Limits, Store, aevaluate, evaluate
+from orcheo_agentensor import Limits, Store, aevaluate, atrain, evaluate
+from orcheo_agentensor.errors import BadInput
 
 CASES = [{"id": f"c{n}", "inputs": {"n": n}, "expected_output": {"n": n}} for n in range(6)]
 
@@ -132,6 +135,44 @@ async def test_an_evaluator_that_exits_fails_on_that_case_alone(how: Any, sync: 
     )
     (scores,) = report.scores.values()
     assert (scores.n, scores.failures) == (5, 1)
+
+
+LEAVING = """
+import sys
+
+def flow():
+    sys.exit(3)
+
+class Judge:
+    def __init__(self):
+        sys.exit(3)
+
+    def __call__(self, outputs):
+        return 1.0
+
+class Proposer(Judge):
+    async def propose(self, request):
+        return {}
+"""
+
+
+@pytest.mark.parametrize("part", ["target", "evaluator", "proposer"])
+async def test_a_part_that_exits_when_it_is_made_is_refused(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaving", raising=False)
+    monkeypatch.setenv("AGENTENSOR_ALLOWED_MODULES", "leaving")
+    judge = {"entrypoint": "leaving:Judge"} if part == "evaluator" else "exact_match"
+    with pytest.raises(BadInput, match="SystemExit: 3"):
+        await atrain(
+            "leaving:flow" if part == "target" else lambda inputs: inputs,
+            dataset=CASES,
+            evaluators=[judge],
+            prompts={"p": "x"},
+            optimizer={"name": "textgrad", "proposer": "leaving:Proposer"},
+        )
 
 
 QUIET = """
