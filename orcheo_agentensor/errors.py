@@ -333,7 +333,10 @@ def describe(error: BaseException) -> str:
 
 
 def _named(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except (Exception, SystemExit) as broken:  # noqa: BLE001 - code of whoever made that error
+        text = f"(its text cannot be told: {type(broken).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -435,6 +435,8 @@ class Runner:
                 found.value = to_json_output(found.value)
         except BadInput as error:
             found.value, found.error = None, error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of methods of the output
+            found.value, found.error = None, BadInput(f"output: {describe(error)}")
 
     def _looked(self, found: Attempt) -> None:
         """Learn which prompts a rollout of an evaluation read; once all are, no more are taped."""

@@ -73,7 +73,9 @@ def _convert(value: Any) -> Any:
             name = key if isinstance(key, str) else str(key)
             converted[name] = entry if type(entry) in _ATOMS else _convert(entry)
         return converted
-    if isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return str.__str__(value)  # whatever its class makes of it
+    if isinstance(value, int | float):
         return value
     if isinstance(value, BaseMessage):
         others = {key: getattr(value, key, None) for key in _OTHERS}

@@ -130,6 +130,55 @@ async def test_a_large_output_is_converted_while_the_loop_goes_on(cyclic: bool) 
     assert output.on_loop == 0  # its length tells that it is large
 
 
+class Evil(dict[str, Any]):
+    """Its parts cannot be had."""
+
+    def __init__(self, how: BaseException) -> None:
+        super().__init__(a=1)
+        self._how = how
+
+    def items(self) -> Any:
+        raise self._how
+
+
+class EvilError(Exception):
+    """Its words cannot be had."""
+
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+class EvilText(str):
+    """Nothing can be had of it but its characters."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise SystemExit(9)
+
+    __str__ = __repr__ = __len__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("how", [SystemExit(9), KeyError("gone")], ids=["exit", "error"])
+async def test_an_output_whose_methods_break_is_a_failure_of_its_case(how: BaseException) -> None:
+    failure = (await outcome_of(Evil(how))).failure
+    assert failure.kind == "not_json"
+    assert type(how).__name__ in failure.reason
+
+
+async def test_a_text_of_another_class_is_a_text() -> None:
+    assert (await outcome_of(EvilText("as it is"))).output == "as it is"
+
+
+async def test_an_error_that_cannot_be_told_is_told_by_its_name() -> None:
+    def target(inputs: int) -> int:
+        raise EvilError
+
+    case = (await aevaluate(target, dataset=[{"inputs": 1}], evaluators=["json_valid"])).cases[0]
+    assert case.failure is not None
+    assert case.failure.reason == "EvilError: (its text cannot be told: SystemExit)"
+
+
 HUGE = {
     "text": "x" * 200_000,
     "texts": ["x" * 1_000] * 200,
