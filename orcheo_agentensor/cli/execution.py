@@ -396,6 +396,21 @@ class Stopper:
         return asyncio.run(guarded())
 
 
+@contextlib.contextmanager
+def traced_as(run_id: str) -> Iterator[None]:
+    """Where LangSmith traces and no project is named, give the run a project of its own."""
+    from langsmith.utils import tracing_is_enabled
+
+    named = any(os.environ.get(f"{prefix}_PROJECT") for prefix in ("LANGSMITH", "LANGCHAIN"))
+    if named or not tracing_is_enabled():
+        yield
+        return
+    from langsmith import tracing_context
+
+    with tracing_context(project_name=f"agentensor {run_id}", enabled=True):
+        yield
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobRunner:
     """Runs jobs of one mode on one store; `silent` leaves progress out, `taped` records the path of
@@ -469,7 +484,7 @@ class JobRunner:
                 overrides_flag=self.overrides_flag,
             )
         try:
-            with progress(silent=self.silent) as on_event:
+            with progress(silent=self.silent) as on_event, traced_as(run_id):
                 return await drive(
                     graph,
                     job,
