@@ -69,8 +69,8 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
     `settings.allowed_modules`, or under one, or the whole name one of them, or the file must lie in
     one of `settings.allowed_folders`, links followed; that is checked before anything is imported.
     Private names, modules themselves, what the module merely imported from one that is not allowed,
-    and classes that are not `what` is wanted are refused. `what` is "target", "evaluator" or
-    "proposer".
+    and classes that are not `what` is wanted are refused. `what` is "target", "evaluator",
+    "proposer" or "prompt": a text of a module, which may have a private name.
 
     Raises `EntrypointNotAllowed`, or `EntrypointNotFound` where an allowed module cannot be
     imported or lacks the attribute.
@@ -79,14 +79,15 @@ def load_entrypoint(spec: str, *, settings: Settings, what: str) -> object:
     def refused(kind: type[BadInput], why: str, rule: str) -> BadInput:
         return kind(f"{what} {spec!r} {why}", field=what, value=spec, rule=rule)
 
-    if not is_entrypoint(spec):
+    shape = spec.replace(":_", ":") if what == "prompt" else spec
+    if not is_entrypoint(shape):
         form = "'module:attribute' in public names"
         raise refused(EntrypointNotAllowed, f"is not of the form {form}", f"must be {form}")
     module_name, _, attribute = spec.rpartition(":")
     allowed = (*settings.allowed_modules, *OWN_NAMES)
     file: Path | None = None
     in_folder = False
-    if _PATH_FORM.fullmatch(spec):
+    if _PATH_FORM.fullmatch(shape):
         file, names = _modules_of(Path(module_name))
         if file is None:
             raise refused(

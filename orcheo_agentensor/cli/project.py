@@ -300,7 +300,7 @@ def _tell(found: Found, problem: str | None) -> None:
         where = f" ({prompt['bind']}{frozen})" if prompt.get("bind") else ""
         show(f"prompt     {name}: {shorten(prompt['text'])}{where}")
     for place in found.constants:
-        show(f"constant   {place} is read only when its module is imported, so no run reaches it")
+        show(f"constant   {place} is read by nothing that runs, if at all when it is imported")
     if found.constants:
         name = found.constants[0].rpartition(":")[2]
         show("To train such a text, read it in the node that uses it:")

@@ -477,12 +477,23 @@ def _hooked_codes(
         if instruction.opname == "LOAD_GLOBAL" and instruction.argval in names
     }
     after = compile(_Hooking(reads, names).visit(tree), file, "exec", dont_inherit=True)
-    pairs = zip(_all_codes(before), _all_codes(after), strict=True)
+    new_codes = _by_place(after)
     return {
         _identity(old): new
-        for old, new in pairs
-        if (old.co_qualname, old.co_freevars) == (new.co_qualname, new.co_freevars)
+        for place, olds in _by_place(before).items()
+        # Code that can never run is left out by the compiler, and not always in both.
+        if len(olds) == len(new_codes.get(place, ()))
+        for old, new in zip(olds, new_codes[place], strict=True)
+        if old.co_freevars == new.co_freevars
     }
+
+
+def _by_place(code: CodeType) -> dict[tuple[str, int], list[CodeType]]:
+    """A code and all that is in it, by name and line."""
+    found: dict[tuple[str, int], list[CodeType]] = {}
+    for one in _all_codes(code):
+        found.setdefault((one.co_qualname, one.co_firstlineno), []).append(one)
+    return found
 
 
 def _position(found: Any) -> tuple[Any, ...]:

@@ -100,7 +100,7 @@ def test_a_stranger_has_a_score_after_two_commands_and_no_edit(project: Project)
 
 
 KEPT = """
-PLANNER_PROMPT = "Plan the answer in three steps."
+_PLANNER_PROMPT = "Plan the answer in three steps."
 AGENT_PROMPT = "You are the agent of this house."
 UNUSED_PROMPT = "Nobody reads this after the import."
 SIGNED = UNUSED_PROMPT + " Yours."
@@ -110,7 +110,8 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from desk.texts import AGENT_PROMPT, PLANNER_PROMPT
+from desk.texts import AGENT_PROMPT
+from desk.texts import _PLANNER_PROMPT as PLAN
 from orcheo_agentensor.testing import RuleChatModel
 
 
@@ -124,7 +125,7 @@ desk = create_agent(model, [search], system_prompt=AGENT_PROMPT, name="desk")
 
 
 def plan(state: MessagesState) -> MessagesState:
-    return {"messages": [model.invoke([HumanMessage(PLANNER_PROMPT)])]}
+    return {"messages": [model.invoke([HumanMessage(PLAN)])]}
 
 
 graph = (
@@ -147,7 +148,7 @@ def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Projec
         json.dumps({"graphs": {"desk": "./src/desk/flow.py:graph"}})
     )
     made = project.call("init", "--yes")
-    assert "./src/desk/texts.py:UNUSED_PROMPT is read only when its module is" in made.stdout
+    assert "./src/desk/texts.py:UNUSED_PROMPT is read by nothing that runs" in made.stdout
     assert 'get_prompt("unused_prompt", default=UNUSED_PROMPT)' in made.stdout
     path = project.folder / "agentensor.yaml"
     written = yaml.safe_load(path.read_text())
@@ -158,7 +159,7 @@ def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Projec
         },
         "planner_prompt": {
             "text": "Plan the answer in three steps.",
-            "bind": "./src/desk/texts.py:PLANNER_PROMPT",
+            "bind": "./src/desk/texts.py:_PLANNER_PROMPT",
         },
         "search_description": {
             "text": "Search the house.",
