@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.cli.output import write_whole
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.prompts import TextTensor
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.prompts import TextTensor
 
 FILE = "file"
 """The key of a prompt in a job file, and of its metadata afterwards, that names its file."""
