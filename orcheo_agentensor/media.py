@@ -33,7 +33,7 @@ _REFERENCE = re.compile(
     re.ASCII,
 )
 _REFERENCE_IN_TEXT = re.compile(rf"(?:data:[\w.+/;=-]*;base64,)?(?P<data>{_REFERENCE.pattern})")
-_LEAST_STORED = 1_000
+LEAST_STORED = 1_000
 """Characters of base64 from which a medium is kept apart from the rest of its case or output."""
 _SHORTEST = 400
 """Characters of base64 below which a text is shown as it is."""
@@ -216,7 +216,7 @@ def with_references(value: Any, keep: Callable[[bytes], None]) -> Any:
     there are none. `with_base64` is the inverse."""
 
     def change(text: str, in_block: bool) -> str:
-        if len(text) < _LEAST_STORED:
+        if len(text) < LEAST_STORED:
             return text
         start = _DATA_URL.match(text)
         data = text[start.end() :] if start else text

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from orcheo_agentensor.errors import DatasetError
 from orcheo_agentensor.media import (
+    LEAST_STORED,
     medium_of,
     reference_to,
     references_in,
@@ -190,6 +191,24 @@ class Attachments:
             self._read[url] = reference_to(raw, known), known
         reference, known = self._read[url]
         return reference, _checked(known, kind, mime, where, url)
+
+
+def may_hold_media(value: Any) -> bool:
+    """Whether a closer look is worth while: most cases hold short texts and no content blocks."""
+    level = [value]
+    while level:
+        one = level.pop()
+        kind = type(one)
+        if kind is str:
+            if len(one) >= LEAST_STORED or one.startswith(("agentensor-media:", "data:")):
+                return True
+        elif kind is dict:
+            if "type" in one:
+                return True
+            level += one.values()
+        elif kind is list:
+            level += one
+    return False
 
 
 def _refused(where: str, value: str, rule: str) -> DatasetError:

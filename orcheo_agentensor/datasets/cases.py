@@ -25,7 +25,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from orcheo_agentensor.datasets.attachments import Attachments
+from orcheo_agentensor.datasets.attachments import Attachments, may_hold_media
 from orcheo_agentensor.errors import BadInput, DatasetError
 from orcheo_agentensor.json_values import (
     MAX_DEPTH,
@@ -214,6 +214,8 @@ def parse_case(data: Any, *, where: str) -> Case:
 
 def with_media(case: Case, media: Attachments, *, where: str) -> Case:
     """`case` with references for its media, which `media` then has; itself where it has none."""
+    if not may_hold_media(case.inputs) and not may_hold_media(case.expected_output):
+        return case
     changed = media.attach({"inputs": case.inputs, "expected_output": case.expected_output}, where)
     if changed is None:
         return case
@@ -554,7 +556,7 @@ def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
 
 def decode_json(text: str) -> Any:
     """`json.loads` that refuses NaN, infinities and a key given twice; raises `ValueError`."""
-    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    return _STRICT.decode(text)
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
@@ -718,6 +720,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"the key {first_twice(key for key, _ in pairs)!r} is given twice")
     return found
 
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
+"""One for all lines: making it takes as long as reading one."""
 
 READERS: dict[str, Callable[[str, str], Content]] = {
     ".jsonl": lambda text, name: ({}, json_lines(text, name)),

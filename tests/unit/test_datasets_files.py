@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import DatasetError
 
 CASES = [
@@ -169,3 +169,47 @@ def test_any_bytes_are_read_or_refused_and_nothing_else(tmp_path: Path, content:
     for suffix in ("jsonl", "json", "yaml", "csv"):
         with suppress(DatasetError):
             assert len(Dataset.load(write(tmp_path, f"t.{suffix}", content))) > 0
+
+
+ODD_LINES = [
+    '{"id": "a", "inputs": {"q": "x, y: z", "n": 1.5, "m": [1, 2.0, -3], "b": true, "c": null}}',
+    '{"id":"a","inputs":"tight","metadata":{"k":"v"},"split":"train","expected_output":{"a":[]}}',
+    '{ "id" : "a" , "inputs" : 1e5 }',
+    '{"id": 7, "inputs": 9223372036854775807}',
+    '{"inputs": "without an id"}',
+    '{"id": "a", "inputs": "an \\u00fc escaped, and ü as it is"}',
+    '  {"id": "a", "inputs": [[[]]]}  ',
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_a_line_is_the_same_case_however_it_is_read(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(line, encoding="utf-8")
+    (case,) = Dataset.load(file).cases
+    assert case == Case.model_validate(json.loads(line))
+    assert case.content_hash == Case.model_validate(json.loads(line)).content_hash
+    assert case.model_copy(update={"split": "holdout"}).split == "holdout"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"inputs": {"a": 1, "a": 2}}', "the key 'a' is given twice"),
+        ('{"inputs": 9223372036854775808}', "is an integer beyond 64 bits"),
+        ('{"inputs": 12345678901234567890}', "is an integer beyond 64 bits"),
+        ('{"inputs": NaN}', "NaN is not a finite number"),
+        ('{"inputs": ' + "[" * 40 + "]" * 40 + "}", "is nested deeper than 32 levels"),
+        ('{"inputs": "a\\u0000b"}', "holds a NUL character"),
+        ('{"input": "a"}', "is not a field of a case; did you mean 'inputs'"),
+        ('{"inputs": 1, "metadata": [1]}', "metadata: .* must be an object"),
+        ('{"inputs": 1, "split": " a"}', "split: .* must be 1 to 64 printable characters"),
+    ],
+)
+def test_a_short_line_that_breaks_a_rule_is_refused_with_its_place(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f"\n{line}\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match=f"^a.jsonl:2: .*{message}"):
+        Dataset.load(file)
