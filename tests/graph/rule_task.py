@@ -136,6 +136,10 @@ async def trained(
     return await atrain(target or Target(), **{**job, **changes})
 
 
+OF_THE_MACHINE = ("latency_ms", "blocked", "warnings")
+"""What a busy machine changes in the metrics of a version."""
+
+
 def outcome_of(result: TrainingResult) -> Any:
     """What must be the same however a training went: all but times and ids."""
     held = result.holdout
@@ -145,7 +149,7 @@ def outcome_of(result: TrainingResult) -> Any:
                 version.config_version,
                 version.parent_version,
                 {name: tensor.text for name, tensor in version.prompts.items()},
-                {k: v for k, v in version.metrics.items() if k != "latency_ms"},
+                {k: v for k, v in version.metrics.items() if k not in OF_THE_MACHINE},
             )
             for version in result.checkpoints
         ],
