@@ -171,6 +171,7 @@ class FeedbackRecord:
         expected_output: The case's.
         score: The case's objective; None when the target failed.
         trace: The runs of the nodes that read the prompt (`node`, `inputs`, `output`).
+        earlier: Whether another text of the prompts was at work, and not the one to be rewritten.
 
     Example:
         >>> from orcheo_agentensor import FeedbackRecord, TextTensor
@@ -187,6 +188,7 @@ class FeedbackRecord:
     expected_output: Any = None
     score: float | None = None
     trace: tuple[Mapping[str, Any], ...] = ()
+    earlier: bool = False
 
     def __str__(self) -> str:
         return self.feedback

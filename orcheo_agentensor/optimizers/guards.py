@@ -9,6 +9,7 @@ from string import Formatter
 from typing import Any, Literal, TypeAlias, get_args
 
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.optimizers.edits import EditRefused, new_text
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
 from orcheo_agentensor.redaction import REDACTED, holds_secret
 from orcheo_agentensor.storage.tables import clean_text
@@ -258,15 +259,21 @@ def through_guards(
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The new texts that may be used, and the reasons against those that may not, by name.
 
-    A text that is the same as before is in neither.
+    Edits (see `edits.py`) are applied before. A text that is the same as before is in neither.
     """
     asked = {component.name: component for component in request.components}
     passed: dict[str, str] = {}
     refused: dict[str, list[str]] = {}
-    for name, text in texts.items():
+    for name, proposed in texts.items():
         if name not in asked:
             refused[name] = ["was not asked for"]
-        elif text != asked[name].text:
+            continue
+        try:
+            text = new_text(asked[name].text, proposed)
+        except EditRefused as error:
+            refused[name] = [str(error)]
+            continue
+        if text != asked[name].text:
             if found := refusals(asked[name], text, cases=cases):
                 refused[name] = found
             else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import AgentensorError
 from orcheo_agentensor.media import Images, sees, shown
+from orcheo_agentensor.optimizers.edits import OPS, as_proposed
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest, Proposer
 from orcheo_agentensor.prompts import FeedbackRecord, without_middle
 from orcheo_agentensor.usage import is_cut, is_cut_by
@@ -28,13 +29,19 @@ MAX_IMAGES = 8
 """Most images in one request, for a model that sees."""
 SOLVED_SHARE = 4  # one of so many records shown is a solved case, where there are any
 
+_EDITS = """\
+Change lines of the prompt, and leave the others as they are. Name a line by its whole text, as it \
+stands there. What an edit writes is part of the prompt, not a comment on it."""
+_WHOLE = "What you write is a complete replacement of the prompt, not a comment on it."
+
 _SYSTEM = """\
 You improve the prompts of a workflow. You are given some of its prompts, and what happened on \
 example cases: feedback, output, what was expected, inputs, and a score from 0 to 1.
-Find what the cases that went wrong have in common and rewrite each prompt so that cases of that \
-kind go right, without breaking those that already do.
-Rules for every new text:
-- It is a complete replacement of the prompt, not a comment on it.
+Find what the cases that went wrong have in common, and say first, under "why", what is wrong and \
+why. Then change each prompt so that cases of that kind go right, without breaking those that \
+already do.
+Rules for every change:
+- {form}
 - State general instructions. Never quote or copy an example case.
 - Keep every placeholder exactly as written, and add none.
 - Stay within the length cap.
@@ -52,6 +59,8 @@ class ReplyTruncated(ProposalRefused):
 class LLMProposer:
     """Proposes by one structured-output call of a chat model, its fields the names of the prompts.
 
+    Of each prompt the model says first what is wrong and why, and then edits its lines; it writes
+    whole texts for a `restart` or a `paraphrase`.
     The model sees each component's text, its feedback (`MAX_RECORDS` cases at most, the worst of
     every kind first, solved ones among them; `MAX_CHARS` characters over all components), siblings,
     past edits with their scores, cap and placeholders. A model that sees, by `sees` or by its
@@ -63,17 +72,20 @@ class LLMProposer:
         self._model = model
         self._sees = sees
 
-    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
-        """New texts by component name; raises `ProposalRefused` for a reply that has none."""
+    async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
+        """Edits, or new texts, by component name; a reply with none raises `ProposalRefused`."""
         asked, cuts = _less(request)
-        model = self._model.with_structured_output(_schema(asked), include_raw=True)
+        whole = request.purpose in WHOLE_TEXTS
+        schema = _schema(asked, whole=whole)
+        model = self._model.with_structured_output(schema, include_raw=True)
         sighted = sees(self._model, told=self._sees, unknown=False)
         images = Images(most=MAX_IMAGES) if sighted else None
         user: Any = _render(asked, request, cuts=cuts, images=images)
         if images is not None and images.blocks:
             user = [{"type": "text", "text": f"{user}\n{_IMAGES}"}, *images.blocks]
         try:
-            found: Any = await model.ainvoke([("system", _SYSTEM), ("user", user)])
+            system = _SYSTEM.format(form=_WHOLE if whole else _EDITS)
+            found: Any = await model.ainvoke([("system", system), ("user", user)])
         except Exception as error:
             if is_cut_by(error):
                 raise ReplyTruncated from error
@@ -85,9 +97,10 @@ class LLMProposer:
         listed = texts.get("prompts")
         if isinstance(listed, list):  # as models also answer: [{"name": …, "text": …}, …]
             pairs = [one for one in listed if isinstance(one, Mapping)]
-            texts = {str(one.get("name")): one.get("text") for one in pairs}
+            texts = {str(one.get("name")): one for one in pairs}
         names = {component.name for component in asked}
-        texts = {n: t for n, t in texts.items() if n in names and isinstance(t, str)}
+        given = {name: as_proposed(value) for name, value in texts.items() if name in names}
+        texts = {name: value for name, value in given.items() if value}
         if not texts:
             problem = found["parsing_error"] or "no new text under the name of a prompt"
             raise ProposalRefused(f"the reply does not have the form asked for: {problem}")
@@ -101,7 +114,7 @@ class ProposerPerPrompt:
         self._own = own
         self._shared = shared
 
-    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+    async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
         """New texts by component name; raises `ProposalRefused` where no proposer gives any."""
         groups: dict[int, tuple[Proposer, list[ComponentRequest]]] = {}
         for component in request.components:
@@ -123,15 +136,31 @@ class ProposerPerPrompt:
         return {name: text for one in given for name, text in one.items()}
 
 
-def _schema(components: Iterable[ComponentRequest]) -> dict[str, Any]:
+def _schema(components: Iterable[ComponentRequest], *, whole: bool) -> dict[str, Any]:
     names = [component.name for component in components]
-    text = {"type": "string", "description": "The complete new text of this prompt."}
+    why = {"type": "string", "description": "What is wrong, and why, in a sentence or two."}
+    told = "The change of this prompt: why first, then"
+    if whole:
+        text = {"type": "string", "description": "The complete new text of this prompt."}
+        change = _object(f"{told} its text.", {"why": why, "text": text})
+    else:
+        edit = {
+            "op": {"type": "string", "enum": list(OPS)},
+            "line": {"type": "string", "description": "The line to replace or delete, as it is."},
+            "text": {"type": "string", "description": "The new line, or lines."},
+        }
+        listed = {"type": "array", "items": _object("One change of a line.", edit)}
+        change = _object(f"{told} its edits.", {"why": why, "edits": listed})
+    found = _object("The changes of the prompts, by their names.", dict.fromkeys(names, change))
+    return {"title": "NewPrompts", **found}
+
+
+def _object(description: str, properties: dict[str, Any]) -> dict[str, Any]:
     return {
-        "title": "NewPrompts",
-        "description": "The new texts of the prompts, by their names.",
+        "description": description,
         "type": "object",
-        "properties": dict.fromkeys(names, text),
-        "required": names,
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
 
@@ -149,8 +178,11 @@ def _less(request: ProposalRequest) -> tuple[Sequence[ComponentRequest], int]:
     return (request.components[first:] + request.components[:first])[:count], cuts
 
 
+WHOLE_TEXTS = ("restart", "paraphrase")
+"""The purposes for which a prompt is written anew; for any other its lines are edited."""
+
 _TASKS = {
-    "rewrite": "Rewrite these prompts.",
+    "rewrite": "Improve these prompts.",
     "refine": "These prompts are a first try at an improvement. It was rejected for the failures "
     "shown below. Mend it: keep what it got right, and stop it from failing on these.",
     "restart": "Editing these prompts has led nowhere. Work out from the cases what the workflow "
@@ -194,10 +226,12 @@ def _render_component(
         shown = without_middle(text, limit=MAX_FIELD_CHARS)
         lines += [f"## Sibling prompt {name!r}, for reference", as_material(shown)]
     for edit in (past for past in component.history if past.text):
-        verdict = "kept" if edit.accepted else f"not kept ({edit.reason})"
+        verdict = f"kept ({edit.reason})" if edit.accepted else f"not kept ({edit.reason})"
+        shown = without_middle(edit.text, limit=MAX_FIELD_CHARS)
+        reason = f"Why it was made: {edit.why}\n" if edit.why else ""
         lines += [
             f"## Past edit, {verdict}: score {edit.before} -> {edit.after}",
-            as_material(without_middle(edit.text, limit=MAX_FIELD_CHARS)),
+            as_material(f"{reason}{shown}"),
         ]
     records = chosen(component.feedback, most=MAX_RECORDS)
     each = 4 * MAX_FIELD_CHARS
@@ -211,7 +245,8 @@ def _render_component(
     if left_out := len(component.feedback) - len(records):
         lines.append(f"({left_out} more cases are left out.)")
     for record, text in zip(records, texts, strict=True):
-        lines += [f"## Case, score {record.score}", as_material(text)]
+        when = ", with an earlier text of the prompts" if record.earlier else ""
+        lines += [f"## Case, score {record.score}{when}", as_material(text)]
     return "\n".join(lines)
 
 
@@ -220,7 +255,7 @@ def chosen(records: Sequence[FeedbackRecord], *, most: int) -> list[FeedbackReco
     solved = [one for one in records if one.score is not None and one.score >= 1.0]
     kinds: dict[str, list[FeedbackRecord]] = {}
     failed = (one for one in records if one.score is None or one.score < 1.0)
-    for one in sorted(failed, key=lambda r: (r.score is not None, r.score or 0.0)):
+    for one in sorted(failed, key=lambda r: (r.earlier, r.score is not None, r.score or 0.0)):
         kinds.setdefault(re.sub(r"[\d.]+", "#", one.feedback), []).append(one)
     turns = sorted((turn, n) for n, kind in enumerate(kinds.values()) for turn in range(len(kind)))
     groups = list(kinds.values())

@@ -84,12 +84,14 @@ class SearchSpace:
 
     `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
     the hash of the candidate the search starts from; it is measured as far as the search needs it.
+    `rollouts` is what the search may run at most, None where the budget does not say.
     """
 
     components: tuple[str, ...]
     case_ids: tuple[str, ...]
     baseline: str
     seed: int
+    rollouts: int | None = None
 
     def to_json(self) -> State:
         """As the first state of an optimizer may hold it."""
@@ -101,9 +103,11 @@ class Trial:
     """One attempt to improve `parent`.
 
     By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids` and from `recalled`
-    (cases that `parent` was run on before), proposes, and tests on `case_ids`; `merge` takes the
+    (cases that `parent` was run on before), is also shown what came of `remembered` (cases that
+    another candidate was run on, by its hash), proposes, and tests on `case_ids`; `merge` takes the
     texts of the components in `donors` from other candidates instead of proposing; `validate`
-    proposes nothing and measures `parent` itself.
+    proposes nothing and measures `parent` itself. Without `case_ids`, a trial that is not `gated`
+    learns from what is remembered alone, and runs nothing.
 
     With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
     fixed some of these and broke others gets one more proposal on its own new failures. With
@@ -121,6 +125,7 @@ class Trial:
     validated: bool = True
     refined: bool = False
     recalled: tuple[str, ...] = ()
+    remembered: Mapping[str, str] = field(default_factory=dict)
     rival: str | None = None
     donors: Mapping[str, str] = field(default_factory=dict)
 
@@ -170,6 +175,7 @@ class TrialOutcome:
     gradients: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     means: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
     refined: bool = False
     reason: str = ""
 
@@ -198,13 +204,17 @@ def steps_per_epoch(case_ids: Sequence[str], *, size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """A past proposal for one prompt and what came of it; scores are minibatch means."""
+    """A past proposal for one prompt and what came of it; scores are minibatch means.
+
+    `why` is what the proposer took to be wrong, where it said so.
+    """
 
     text: str
     accepted: bool
     before: float | None
     after: float | None
     reason: str
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +264,13 @@ class ProposalRequest:
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Anything that turns a `ProposalRequest` into new texts, by component name."""
+    """Anything that turns a `ProposalRequest` into new texts, by component name.
 
-    async def propose(self, request: ProposalRequest) -> Mapping[str, str]:
+    In place of a text it may give edits of its lines, and say why: `{"why": "…", "edits": [{"op":
+    "append", "text": "…"}, {"op": "replace", "line": "…", "text": "…"}, {"op": "delete", "line":
+    "…"}]}`, or `{"why": "…", "text": "…"}`.
+    """
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
         """New texts for the components of `request`; one left out stays as it is."""
         ...

@@ -15,7 +15,8 @@ import math
 import random
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from statistics import fmean
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +33,14 @@ MAX_FRONT = 24
 GUARDS = 4  # one solved case per so many cases of a minibatch
 SOLVED = 1.0 - 1e-12
 MAX_GROWTH = 16  # a minibatch may grow to so many times its size
+BATCHES = 10  # a minibatch is the whole train split where the budget pays for so many
+SMALL_BATCH = 10
+OPENING_BATCH = 5  # least cases that one edit of a pass over train learns from,
+OPENING_EDITS = 15  # of which a pass makes at most about so many
+OPENING_TRIES = 3  # proposals for the prompts whose text was refused
+OPENING_LAST = 10  # a pass needs no second round once of so many cases, its last,
+OPENING_DONE = 0.85  # so large a share was solved
+IDENTICAL = "identical to its parent"
 MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again,
 RECALLED_BEST = 25  # of which so many are those that the parent does best on
 
@@ -250,7 +259,11 @@ class Reflective(BaseModel):
 
     Args:
         name: Its name in job files.
-        minibatch: The most cases that a trial learns from and is tested on.
+        minibatch: The most cases that a trial learns from and is tested on. "auto" takes the whole
+            train split where the budget pays for about ten such trials, and 10 where it does not.
+        opening: Whether the search begins with passes over train, in edits that are not tested one
+            by one: each pass is validated at its end, and followed by another for as long as it
+            wins.
         parallel: Trials in flight at once: several proposals from the same minibatch, of which the
             search continues with the best.
         momentum: How many past edits of a prompt the proposer sees.
@@ -283,7 +296,8 @@ class Reflective(BaseModel):
     pipelined: ClassVar[bool] = True
 
     name: str = "reflective"
-    minibatch: int = Field(default=10, ge=1)
+    minibatch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    opening: bool = True
     parallel: int = Field(default=1, ge=1, le=64)
     momentum: int = Field(default=8, ge=0)
     chain: int = Field(default=4, ge=1)
@@ -294,6 +308,7 @@ class Reflective(BaseModel):
 
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline, with the first trials planned."""
+        size = self._batch_size(space)
         state: State = {
             **space.to_json(),
             "best": space.baseline,
@@ -304,12 +319,61 @@ class Reflective(BaseModel):
             "open": [],
             "unread": [],
             "lessons": {},
-            "size": self.minibatch,
-            "largest": min(MAX_GROWTH * self.minibatch, len(space.case_ids)),
+            "size": size,
+            "largest": min(MAX_GROWTH * size, len(space.case_ids)),
+            "opening_batch": self._opening_batch(space),
+            "seen": {},
             "chain": self.chain,
             "merged": [],
+            "opening": None,
+            "vain": 0,
         }
-        return self._plan(state, CandidatePool([Entry(hash=space.baseline)]))
+        pool = CandidatePool([Entry(hash=space.baseline)])
+        if self.opening:
+            state["opening"] = self._pass_over_train(state, pool, number=0)
+        return self._plan(state, pool)
+
+    def _batch_size(self, space: SearchSpace) -> int:
+        """The first size of a minibatch."""
+        if self.minibatch != "auto":
+            return self.minibatch
+        whole, rollouts = len(space.case_ids), space.rollouts or 0
+        return whole if rollouts >= BATCHES * whole else min(whole, SMALL_BATCH)
+
+    def _opening_batch(self, space: SearchSpace) -> int:
+        """How many cases one edit of a pass over train learns from."""
+        if self.minibatch != "auto":
+            return self.minibatch
+        return max(OPENING_BATCH, math.ceil(len(space.case_ids) / OPENING_EDITS))
+
+    @classmethod
+    def _pass_over_train(cls, state: State, pool: CandidatePool, *, number: int) -> State:
+        """A new pass over the training cases, from the best candidate."""
+        left = cls._in_order(state, pool, number)
+        return {
+            "number": number,
+            "left": left,
+            "from": state["best"],
+            "again": [],
+            "tries": 0,
+            "marks": [],
+            "edited": False,
+            "rising": True,
+            "extra": False,
+        }
+
+    @staticmethod
+    def _in_order(state: State, pool: CandidatePool, number: int) -> list[str]:
+        """The training cases of a pass: those first that went wrong when they were last run."""
+        full = pool.full_marks()
+        cases = [case for case in state["case_ids"] if case not in state["unread"]]
+        random.Random(derive_seed(state["seed"], number, "opening")).shuffle(cases)
+
+        def solved(case: str) -> bool:
+            last = state["seen"].get(case)
+            return last in pool and pool[last].scores.get(case, -math.inf) >= full
+
+        return sorted(cases, key=solved)
 
     def ask(self, state: State) -> Sequence[Trial]:
         """The open trials, oldest first."""
@@ -348,6 +412,12 @@ class Reflective(BaseModel):
         """The next trial: validate a finished chain, merge complementary candidates, or edit."""
         open_trials, best, asked = self.ask(state), state["best"], state["asked"]
         current = pool[state["current"]]
+        if state["opening"] is not None:
+            if open_trials:
+                return None
+            found = self._opening_trial(state, pool)
+            if found is not None:
+                return found
         cases = self._cases(state, pool, current, open_trials)
         trial = Trial(
             parent=best,
@@ -369,6 +439,11 @@ class Reflective(BaseModel):
             if parent.rejected >= 2 * self.patience and asked % 2:
                 purpose = "restart"
             cases = self._cases(state, pool, parent, open_trials)
+        stuck = state["vain"] >= 2 * self.patience
+        if self.opening and (stuck or not cases):
+            if open_trials:
+                return None
+            return self._start_over(state, pool)
         if not cases:
             return None
         parent.shots = parent.shots + 1 if cases == tuple(parent.batch) else 1
@@ -384,7 +459,53 @@ class Reflective(BaseModel):
             validated=False,
             refined=True,
             recalled=tuple(sorted([*known[:worst], *known[worst:][-RECALLED_BEST:]])),
+            remembered={c: h for c, h in state["seen"].items() if c not in parent.scores},
         )
+
+    def _start_over(self, state: State, pool: CandidatePool) -> Trial | None:
+        """A pass over train from another candidate, once the search gets no further."""
+        seed = derive_seed(state["seed"], state["asked"], "again")
+        others = [one.hash for one in pool if one.hash != state["best"]]
+        start = random.Random(seed).choice([state["baseline"], *others])
+        opening = self._pass_over_train(state, pool, number=state["asked"])
+        state["current"], state["vain"] = start, 0
+        state["opening"] = {**opening, "from": start}
+        return self._opening_trial(state, pool)
+
+    def _opening_trial(self, state: State, pool: CandidatePool) -> Trial | None:
+        """The next trial of the pass over train: another try at prompts whose text was refused, the
+        next cases, or the validation of what came of it. None when the pass came to nothing."""
+        opening, head = {**state["opening"]}, pool[state["current"]]
+        state["opening"] = opening
+        again = opening["again"] if opening["tries"] < OPENING_TRIES else []
+        cases: tuple[str, ...] = ()
+        if not again:
+            opening["tries"] = 0
+            left, size = opening["left"], state["opening_batch"]
+            if not left and opening["rising"] and not opening["extra"]:
+                opening["extra"], left = True, self._in_order(state, pool, -1 - opening["number"])
+            done = opening["extra"] or (opening["number"] and opening["from"] == state["best"])
+            if left and not (done and opening["edited"] and not opening["rising"]):
+                size = len(left) if len(left) < 2 * size else size
+                cases, opening["left"] = tuple(left[:size]), left[size:]
+        trial = Trial(
+            parent=head.hash,
+            case_ids=cases,
+            components=tuple(again or state["components"]),
+            seed=derive_seed(state["seed"], state["asked"], "trial"),
+            gated=False,
+            validated=False,
+            remembered={c: h for c, h in state["seen"].items() if c not in cases},
+        )
+        if cases or again:
+            return trial
+        if head.hash != opening["from"]:
+            return replace(
+                trial, purpose="validate", gated=True, remembered={}, rival=state["best"]
+            )
+        state["opening"] = None
+        state["current"] = state["best"]
+        return None
 
     def _cases(
         self, state: State, pool: CandidatePool, parent: Entry, open_trials: Sequence[Trial]
@@ -413,8 +534,16 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     parent.scores.update(outcome.parent_scores)
     broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
     parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
+    for scores, candidate in (
+        (outcome.parent_scores, trial.parent),
+        (outcome.case_scores if trial.gated and outcome.child else {}, outcome.child),
+    ):
+        state["seen"] = {**state["seen"], **dict.fromkeys(scores, candidate)}
     if trial.purpose in ("validate", "merge"):
         _judge(state, pool, trial, outcome)
+        return
+    if state["opening"] is not None:
+        _go_on(state, pool, trial, outcome)
         return
     if not outcome.blamed:
         state["unread"] = sorted({*state["unread"], *trial.case_ids})
@@ -424,6 +553,7 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
         return
     full = pool.full_marks()
     failing = [case for case in trial.case_ids if outcome.parent_scores.get(case, 0.0) < full]
+    state["vain"] += 1
     learnt = outcome.status == "accepted"
     state["lessons"] = lessons = {**state["lessons"]}
     for case in failing:
@@ -441,11 +571,38 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     fresh = outcome.child not in pool
     if fresh:
         pool.add(outcome.child, parent=trial.parent, changed=outcome.prompts, taught=failing)
+        state["vain"] = 0
     pool[outcome.child].scores.update(outcome.case_scores)
     parent.rejected = 0
     state["unread"] = []
     if fresh and (trial.parent == state["current"] or pool.better(outcome.child, state["current"])):
         state["current"] = outcome.child
+
+
+def _go_on(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
+    """Take the step of an opening pass: no edit is tested before all of them are."""
+    state["opening"] = opening = {**state["opening"]}
+    if trial.case_ids and not outcome.blamed:
+        state["unread"] = sorted({*state["unread"], *trial.case_ids})
+    same = outcome.status == "refused" and outcome.reason != IDENTICAL
+    refused = [name for name in trial.components if name in outcome.refused]
+    opening["again"] = refused or ([*trial.components] if same and not outcome.refused else [])
+    opening["tries"] += 1
+    state["vain"] = 0 if outcome.child else state["vain"] + (outcome.status == "refused")
+    full = pool.full_marks()
+    if trial.case_ids and outcome.parent_score is not None:
+        marks = [float(score >= full) for score in outcome.parent_scores.values()]
+        before = opening["marks"]
+        opening["marks"] = [*before, *marks]
+        last = opening["marks"][-OPENING_LAST:]
+        opening["rising"] = fmean(last) < OPENING_DONE and fmean(marks) > fmean(before or [-1.0])
+        opening["edited"] = opening["edited"] or outcome.child is not None
+    if outcome.child is None:
+        return
+    failing = [case for case, score in outcome.parent_scores.items() if score < full]
+    if outcome.child not in pool:
+        pool.add(outcome.child, parent=trial.parent, changed=outcome.prompts, taught=failing)
+    state["current"] = outcome.child
 
 
 def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
@@ -459,9 +616,16 @@ def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     entry.judged = True
     entry.validation.update(outcome.validation_scores)
     entry.depth = 0
+    opening, state["opening"] = state["opening"], None
     if outcome.status == "accepted":
         state["best"] = state["current"] = judged
         state["merged"] = []
+        if opening is not None:  # it won: once more, from there
+            number = opening["number"] + 1
+            state["opening"] = Reflective._pass_over_train(state, pool, number=number)
+        return
+    if opening is not None:
+        state["current"] = state["best"]
         return
     if trial.purpose == "merge":
         return

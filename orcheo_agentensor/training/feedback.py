@@ -152,17 +152,20 @@ async def teach(
     weights: Mapping[str, float],
     critic: EdgeCritic | None = None,
     exclude: Sequence[str] = (),
+    earlier: bool = False,
 ) -> None:
     """Put what a minibatch teaches on the tensors; one that no node read gets no gradient.
 
     Cases whose evaluators failed teach nothing and are left out. Cases that scored 1.0 are
     included, because they must not be broken, but cost no critic calls. Of more than
     `MAX_GRADIENTS` cases the first are used. What a prompt did in a node to `exclude` does not
-    count.
+    count. `earlier` says that other texts were at work than those of the tensors.
     """
     found = await asyncio.gather(
         *(
-            _one_case(case, result, weights=weights, critic=critic, exclude=exclude)
+            _one_case(
+                case, result, weights=weights, critic=critic, exclude=exclude, earlier=earlier
+            )
             for case, result in zip(cases, results, strict=True)
             if not result.failures
         )
@@ -327,6 +330,7 @@ async def _one_case(
     weights: Mapping[str, float],
     critic: EdgeCritic | None,
     exclude: Sequence[str],
+    earlier: bool,
 ) -> dict[str, FeedbackRecord]:
     if result.tape is None:
         return {}
@@ -349,6 +353,7 @@ async def _one_case(
             trace=tuple(
                 {"node": run.node, "inputs": run.inputs, "output": run.output} for run in entry.runs
             ),
+            earlier=earlier,
         )
         for name, entry in blamed.items()
     }

@@ -461,7 +461,8 @@ def make_plan(
     train, validation, held_out = split_cases(dataset)
     seen = {canonical_json(case.inputs) for case in (*train, *validation)} if held_out else set()
     holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
-    batch, parallel = int(getattr(chosen, "minibatch", 10)), getattr(chosen, "parallel", None)
+    batch, parallel = getattr(chosen, "minibatch", 10), getattr(chosen, "parallel", None)
+    batch = batch if isinstance(batch, int) else 10  # "auto": it follows from the budget
     sizes = {"validation": len(validation), "holdout": len(holdout), "replicates": job.replicates}
     budget = job.budget or default_budget(
         train=len(train), minibatch=batch, every=job.checkpoint_every, **sizes

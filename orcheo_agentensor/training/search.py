@@ -75,15 +75,17 @@ def _problem(training: Training, trial: Any, *, cases: set[str]) -> str | None:
         return f"gave {shorten(trial)}, not a Trial"
     if trial.purpose not in KINDS:
         return f"has a trial of purpose {trial.purpose!r}; known: {', '.join(KINDS)}"
-    for candidate in (trial.parent, trial.rival or trial.parent, *trial.donors.values()):
+    named = (trial.rival or trial.parent, *trial.donors.values(), *trial.remembered.values())
+    for candidate in (trial.parent, *named):
         if candidate not in training.candidates:
             return f"has a trial with no known candidate: {shorten(candidate)}"
-    if unknown := sorted({*trial.case_ids, *trial.recalled} - cases):
+    if unknown := sorted({*trial.case_ids, *trial.recalled, *trial.remembered} - cases):
         return f"has a trial on {unknown[0]!r}, which is no training case"
     if unknown := sorted({*trial.components, *trial.donors} - {*training.plan.trainable}):
         return f"has a trial on the component {unknown[0]!r}, which is no trainable prompt"
-    if trial.purpose not in WITHOUT_CASES and not (trial.case_ids and trial.components):
-        missing = "components" if trial.case_ids else "case_ids"
+    learnt_from = trial.case_ids or (trial.remembered and not trial.gated)
+    if trial.purpose not in WITHOUT_CASES and not (learnt_from and trial.components):
+        missing = "components" if learnt_from else "case_ids"
         return f"has a {trial.purpose!r} trial without {missing}"
     return None
 
@@ -190,6 +192,14 @@ class TrialQueue:
         self._open = []
 
 
+def search_rollouts(plan: TrainingPlan, *, replicates: int) -> int | None:
+    """Cases that the search may run, what the baseline and the holdout take left out."""
+    if plan.budget.rollouts is None:
+        return None
+    fixed = len(plan.validation) + 2 * len(plan.holdout)
+    return max(0, plan.budget.rollouts // replicates - fixed)
+
+
 async def begin(training: Training) -> SearchState:
     """Begin the search at the prompts of the job. Nothing is measured yet.
 
@@ -206,6 +216,7 @@ async def begin(training: Training) -> SearchState:
         case_ids=tuple(case.id for case in plan.train),
         baseline=candidate.hash,
         seed=run.job.seed,
+        rollouts=search_rollouts(plan, replicates=run.job.replicates),
     )
     with _calling(plan, "start"):
         state.optimizer = _as_stored(plan, "start", plan.optimizer.start(space))
@@ -418,9 +429,9 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     """Learn from an outcome: its candidate, its edits, and whether it is the new best."""
     plan, state, candidates = training.plan, training.state, training.candidates
     accepted, child = outcome.status == "accepted", outcome.child
-    tried = [
-        (name, text, outcome.reason or outcome.status) for name, text in outcome.prompts.items()
-    ]
+    tested = outcome.child_score is not None or outcome.validation_scores
+    told_of = outcome.reason or (outcome.status if tested else "not tested by itself")
+    tried = [(name, text, told_of) for name, text in outcome.prompts.items()]
     tried += [(name, text, reason) for name, (text, reason) in outcome.refused.items()]
     for name, text, reason in tried:
         edit = Edit(
@@ -429,6 +440,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
             before=outcome.parent_score,
             after=outcome.child_score if name in outcome.prompts else None,
             reason=reason,
+            why=outcome.why.get(name, ""),
         )
         if name in plan.trainable:
             # A trial may look back past as many outcomes as there are trials in flight.
@@ -560,7 +572,7 @@ def _stop(training: Training) -> str | None:
         if state.best == state.baseline:  # perhaps a scale of which 1 is the worst score
             reason += "; an evaluator whose scores go beyond 1 has to be given its `scale`"
         return reason
-    limit = IDLE_STEPS + math.ceil(len(plan.train) / plan.minibatch)
+    limit = IDLE_STEPS + math.ceil(4 * len(plan.train) / plan.minibatch)
     limit *= (plan.parallel or 1) if plan.pipelined else 1
     return f"no new candidate in {limit} steps" if state.idle >= limit else None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from statistics import fmean
@@ -15,7 +16,8 @@ from orcheo_agentensor.evaluation.paid_calls import traced
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.optimizers import Edit, ProposalRequest, Purpose, Trial, TrialOutcome
-from orcheo_agentensor.optimizers.guards import through_guards
+from orcheo_agentensor.optimizers.edits import as_proposed, why_of
+from orcheo_agentensor.optimizers.guards import texts_in, through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated
 from orcheo_agentensor.optimizers.update import proposal_request
 from orcheo_agentensor.prompts import Candidate, FeedbackRecord, without_middle
@@ -35,9 +37,13 @@ from orcheo_agentensor.training.feedback import (
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """New texts that passed the guards, refused ones with the reason, and why none passed."""
+    """New texts that passed the guards, refused ones with the reason, and why none passed.
+
+    `why` is what the proposer took to be wrong, by prompt.
+    """
 
     texts: dict[str, str] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     reason: str = ""
 
@@ -72,9 +78,13 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
         broken.clear()
         if not isinstance(texts, Mapping):
             return {"refused": f"the proposer returned {type(texts).__name__}, not a mapping"}
-        texts = {str(k): v if isinstance(v, str) else None for k, v in texts.items()}
+        texts = {str(name): as_proposed(value) for name, value in texts.items()}
         # The ledger would store other characters, and the text would pass after a resume.
-        unfit = [name for name, text in texts.items() if text and clean_text(text) != text]
+        unfit = [
+            name
+            for name, value in texts.items()
+            if any(clean_text(text) != text for text in texts_in(value))
+        ]
         return {"texts": texts | dict.fromkeys(unfit), "unfit": unfit}
 
     key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
@@ -94,11 +104,21 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
         return Proposal(reason="identical to its parent")
     caps = {component.name: component.max_chars for component in request.components}
     refused = {
-        name: (without_middle(texts[name] or "", limit=caps.get(name, 0)), "; ".join(reasons))
+        name: (without_middle(_shown(texts[name]), limit=caps.get(name, 0)), "; ".join(reasons))
         for name, reasons in found.items()
     }
+    why = {name: said for name, value in texts.items() if name in caps and (said := why_of(value))}
     told = [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
-    return Proposal(texts=passed, refused=refused, reason="" if passed else "; ".join(told))
+    reason = "" if passed else "; ".join(told)
+    return Proposal(texts=passed, why=why, refused=refused, reason=reason)
+
+
+def _shown(proposed: Any) -> str:
+    """What was proposed for a prompt, as its history shows it where it was refused."""
+    if not isinstance(proposed, Mapping):
+        return proposed or ""
+    edits = proposed.get("edits")
+    return json.dumps(edits, ensure_ascii=False) if edits else proposed.get("text", "")
 
 
 async def with_images(request: ProposalRequest, training: Training) -> ProposalRequest:
@@ -210,6 +230,7 @@ class _TrialRun:
         known = [case for case in training.plan.train if case.id in recalled]
         replayed = await training.measure(known, parent, phase="train") if known else []
         await self._learn([*cases, *known], [*before, *replayed])
+        await self._remember(wanted | recalled)
         gradients = {name: t.gradients for name, t in self.tensors.items() if t.gradients}
         outcome = replace(
             outcome,
@@ -220,7 +241,7 @@ class _TrialRun:
             reason = "the minibatch blames no prompt"
             return replace(outcome, status="nothing_to_learn", reason=reason)
         proposal = await propose(self._request(), training, base=self.candidate)
-        outcome = replace(outcome, refused=proposal.refused)
+        outcome = replace(outcome, refused=proposal.refused, why=proposal.why)
         if proposal.reason:
             return replace(outcome, status="refused", reason=proposal.reason)
         return await self._test(outcome, cases, before, parent, proposal.texts)
@@ -328,6 +349,24 @@ class _TrialRun:
             return None
         return refined, both, await gate(self.training, cases, before, refined)
 
+    async def _remember(self, without: Set[str]) -> None:
+        """Show what came of cases that other candidates were run on; no critic is asked again."""
+        training, by_candidate = self.training, dict[str, set[str]]()
+        for case_id, candidate in self.trial.remembered.items():
+            if case_id not in without:
+                by_candidate.setdefault(candidate, set()).add(case_id)
+        for candidate, wanted in by_candidate.items():
+            cases = [case for case in training.plan.train if case.id in wanted]
+            found = await training.measure(cases, training.candidates[candidate], phase="train")
+            await teach(
+                self.tensors,
+                cases,
+                found,
+                weights=training.weights,
+                exclude=training.run.job.exclude_nodes,
+                earlier=True,
+            )
+
     async def _learn(self, cases: Sequence[Case], results: Sequence[CaseResult]) -> None:
         await teach(
             self.tensors,
@@ -348,13 +387,17 @@ class _TrialRun:
 
     def _to_rewrite(self) -> list[str]:
         """A rewrite needs a case that went wrong; a paraphrase only a prompt that is read."""
+        trial = self.trial
+
+        def counts(record: FeedbackRecord) -> bool:
+            wrong = record.score is None or record.score < 1.0
+            return wrong and not (record.earlier and trial.case_ids)
+
         return [
             name
-            for name in self.trial.components
-            if any(
-                self.trial.purpose == "paraphrase" or record.score is None or record.score < 1.0
-                for record in self.tensors[name].gradients
-            )
+            for name in trial.components
+            if (found := self.tensors[name].gradients)
+            and (trial.purpose == "paraphrase" or any(map(counts, found)))
         ]
 
     def _request(self, *, tried: Edit | None = None) -> ProposalRequest:

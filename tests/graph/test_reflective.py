@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ async def test_a_candidate_that_cannot_win_is_not_validated_to_its_end() -> None
         Seen(best, "train"),
         dataset=dataset(train=6, validation=40, holdout=4),
         prompts={"planner": "Plan."},
-        options={"minibatch": 6, "chain": 1},
+        options={"minibatch": 6, "chain": 1, "opening": False},
         stop=[MaxSteps(4)],
     )
     assert target.cases("train", "train")  # it was better on its minibatch
@@ -192,7 +193,7 @@ async def test_the_proposer_sees_past_edits_with_their_scores() -> None:
         proposer=teacher,
         dataset=dataset(rules=1),
         prompts={"planner": "Plan.", "writer": TextTensor("Write.", requires_grad=False)},
-        options={"minibatch": 3},
+        options={"minibatch": 3, "opening": False},
         stop=[MaxSteps(3)],
     )
     assert teacher.requests[0].components[0].history == ()
@@ -206,7 +207,7 @@ async def test_an_accepted_edit_is_shown_as_one() -> None:
     await trained(
         proposer=teacher,
         dataset=dataset(rules=4),
-        options={"minibatch": 4, "momentum": 3},
+        options={"minibatch": 4, "momentum": 3, "opening": False},
         prompts={"planner": "Plan.", "writer": TextTensor("Write. R1 R3", requires_grad=False)},
     )
     edits = [e for r in teacher.requests for c in r.components for e in c.history]
@@ -270,7 +271,7 @@ async def test_a_rejected_child_is_refined_once_on_its_own_failures() -> None:
         teacher,
         dataset=cases,
         prompts={"planner": "Plan. R0", "writer": "Write."},
-        options={"minibatch": 8},
+        options={"minibatch": 8, "opening": False},
     )
     assert [request.purpose for request in teacher.requests] == ["rewrite", "refine"]
     first, second = (next(c for c in r.components if c.name == "writer") for r in teacher.requests)
@@ -306,7 +307,7 @@ async def test_candidates_that_changed_different_prompts_are_put_together() -> N
         target,
         teacher,
         dataset=dataset(train=6),
-        options={"chain": 1, "minibatch": 6},
+        options={"chain": 1, "minibatch": 6, "opening": False},
         on_event=events.append,
     )
     assert {name: t.text for name, t in result.best.prompts.items()} == dict.fromkeys(NAMES, "good")
@@ -420,3 +421,60 @@ async def test_a_proposer_that_hangs_is_cut_off_and_the_run_can_be_resumed() -> 
 def test_bad_options_are_refused_by_name(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Reflective(**options)  # type: ignore[arg-type]
+
+
+# The opening
+
+
+async def test_it_opens_with_a_pass_over_train_and_validates_only_its_end() -> None:
+    target, teacher, events = Target(), Teacher(), list[dict[str, Any]]()
+    result = await trained(target, teacher, options={"minibatch": 4}, on_event=events.append)
+    assert result.best.metrics["objective"] == 1.0
+    assert target.repeated() == 0
+    tried = [request for request in teacher.requests if request.purpose == "rewrite"]
+    last = {record.case_id: record.earlier for c in tried[-1].components for record in c.feedback}
+    assert set(last.values()) == {True, False}  # what earlier texts did is shown, and said
+    accepted = [e for e in events if e["type"] == "candidate_accepted"]
+    assert [e["validation"] for e in accepted[:-1]] == [None] * (len(accepted) - 1)
+    assert accepted[-1]["validation"] == 1.0
+
+
+class Forgetful(Teacher):
+    """Drops every second rule that was learnt, at each rewrite."""
+
+    def texts(self, request: ProposalRequest) -> dict[str, str]:
+        kept = tuple(
+            replace(c, text=" ".join([*words[:1], *words[1::2]]))
+            for c in request.components
+            if (words := c.text.split())
+        )
+        return super().texts(replace(request, components=kept))
+
+
+async def test_a_proposer_that_forgets_what_was_learnt_is_reminded_of_it() -> None:
+    result = await trained(proposer=Forgetful(), options={"minibatch": 4})
+    assert result.best.metrics["objective"] == 1.0
+    assert result.usage.rollouts < 100
+
+
+async def test_edits_are_made_and_one_that_does_not_apply_is_shown_with_its_reason() -> None:
+    class Editor(Teacher):
+        def texts(self, request: ProposalRequest) -> Any:
+            new = super().texts(request)
+            if len(self.requests) == 1:
+                return {name: {"edits": [{"op": "delete", "line": "not there"}]} for name in new}
+            return {
+                name: {
+                    "why": "a rule is missing",
+                    "edits": [{"op": "replace", "line": "1", "text": t}],
+                }
+                for name, t in new.items()
+            }
+
+    teacher = Editor()
+    result = await trained(proposer=teacher, options={"minibatch": 4})
+    assert result.best.metrics["objective"] == 1.0
+    second = teacher.requests[1].components[0]
+    assert second.history[0].reason == "edit 1 names no line of the prompt: 'not there'"
+    told = {edit.why for r in teacher.requests[2:] for c in r.components for edit in c.history}
+    assert "a rule is missing" in told
