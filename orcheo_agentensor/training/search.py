@@ -290,11 +290,7 @@ async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
 
 
 def _blocked(training: Training) -> str | None:
-    """Why the search is in vain, by the first rollouts of the baseline; None where it is not.
-
-    Where not one of them could be scored there is nothing to search from, nor to store. Raises
-    `RunPaused` where that may be mended, else `RunFailed`.
-    """
+    """Why the search is in vain, by the first rollouts of the baseline; None where it is not."""
     run, names = training.run, training.plan.trainable
     rows = [*run.ledger.rollouts.values()]
     tapes = [row.tape for row in rows if row.tape is not None]
@@ -308,13 +304,20 @@ def _blocked(training: Training) -> str | None:
         read = prompt_reads(names, tapes)
         if not any(read.values()):
             return "; ".join(unread_warnings(run, names, tapes))
-        failures = [one.failure for scores in run.ledger.scores.values() for one in scores]
+    return None
+
+
+def _check_scored(training: Training) -> None:
+    """Raise `RunPaused`, or `RunFailed`, where not one of the first rollouts could be scored."""
+    ledger = training.run.ledger
+    failures = [row.failure for row in ledger.rollouts.values()]
+    if None in failures:
+        failures = [one.failure for scores in ledger.scores.values() for one in scores]
     known = [failure for failure in failures if failure is not None]
     if known and len(known) == len(failures):
         told = nothing_scored(one["reason"] for one in known)
         told = told.replace("nothing could", "the baseline could not", 1)
         raise (RunPaused if all(PASSING in one for one in known) else RunFailed)(told)
-    return None
 
 
 def excluded_warnings(
@@ -365,6 +368,9 @@ async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -
         await state.save(run)
         return
     blocked = _blocked(training) if state.step == 0 else None
+    untested = any(one.child and one.child_score is None for one in outcomes)
+    if blocked is None and (state.step == 1 or (state.step == 0 and not untested)):
+        _check_scored(training)  # an edit that nothing was run with yet may mend it
     for outcome in outcomes:
         await _take_in(training, outcome)
         state.told += 1
