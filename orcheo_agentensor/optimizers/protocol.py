@@ -103,11 +103,11 @@ class Trial:
     """One attempt to improve `parent`.
 
     By `purpose`: `rewrite` (and `paraphrase`, `restart`) learns from `case_ids` and from `recalled`
-    (cases that `parent` was run on before), is also shown what came of `remembered` (cases that
-    another candidate was run on, by its hash), proposes, and tests on `case_ids`; `merge` takes the
-    texts of the components in `donors` from other candidates instead of proposing; `validate`
-    proposes nothing and measures `parent` itself. Without `case_ids`, a trial that is not `gated`
-    learns from what is remembered alone, and runs nothing.
+    (cases that `parent` was run on before), is also shown what came of `remembered` (by the hash
+    of another candidate, cases that it was run on), proposes, and tests on `case_ids`; `merge`
+    takes the texts of the components in `donors` from other candidates instead of proposing;
+    `validate` proposes nothing and measures `parent` itself. Without `case_ids`, a trial that is
+    not `gated` learns from what is remembered alone, and runs nothing.
 
     With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
     fixed some of these and broke others gets one more proposal on its own new failures. With
@@ -125,7 +125,7 @@ class Trial:
     validated: bool = True
     refined: bool = False
     recalled: tuple[str, ...] = ()
-    remembered: Mapping[str, str] = field(default_factory=dict)
+    remembered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rival: str | None = None
     donors: Mapping[str, str] = field(default_factory=dict)
 

@@ -42,6 +42,7 @@ OPENING_LAST = 10  # a pass needs no second round once of so many cases, its las
 OPENING_DONE = 0.85  # so large a share was solved
 IDENTICAL = "identical to its parent"
 MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again,
+MAX_REMEMBERED = 200  # and with what came of others under another candidate,
 RECALLED_BEST = 25  # of which so many are those that the parent does best on
 
 
@@ -296,8 +297,8 @@ class Reflective(BaseModel):
     pipelined: ClassVar[bool] = True
 
     name: str = "reflective"
-    minibatch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    opening: bool = True
+    minibatch: Annotated[int, Field(ge=1)] | Literal["auto"] = 10
+    opening: bool = False
     parallel: int = Field(default=1, ge=1, le=64)
     momentum: int = Field(default=8, ge=0)
     chain: int = Field(default=4, ge=1)
@@ -322,7 +323,7 @@ class Reflective(BaseModel):
             "size": size,
             "largest": min(MAX_GROWTH * size, len(space.case_ids)),
             "opening_batch": self._opening_batch(space),
-            "seen": {},
+            "seen": {} if self.opening else None,
             "chain": self.chain,
             "merged": [],
             "opening": None,
@@ -349,14 +350,16 @@ class Reflective(BaseModel):
     @classmethod
     def _pass_over_train(cls, state: State, pool: CandidatePool, *, number: int) -> State:
         """A new pass over the training cases, from the best candidate."""
-        left = cls._in_order(state, pool, number)
         return {
             "number": number,
-            "left": left,
+            "order": cls._in_order(state, pool, number),
+            "at": 0,
             "from": state["best"],
             "again": [],
             "tries": 0,
-            "marks": [],
+            "sum": 0.0,
+            "count": 0,
+            "last": [],
             "edited": False,
             "rising": True,
             "extra": False,
@@ -370,7 +373,7 @@ class Reflective(BaseModel):
         random.Random(derive_seed(state["seed"], number, "opening")).shuffle(cases)
 
         def solved(case: str) -> bool:
-            last = state["seen"].get(case)
+            _when, last = state["seen"].get(case, (0, None))
             return last in pool and pool[last].scores.get(case, -math.inf) >= full
 
         return sorted(cases, key=solved)
@@ -451,6 +454,7 @@ class Reflective(BaseModel):
         others = parent.scores.keys() - {*cases, *state["unread"]}
         known = sorted(others, key=lambda case: (parent.scores[case], case))  # the worst first
         worst = MAX_RECALLED - RECALLED_BEST
+        recalled = tuple(sorted([*known[:worst], *known[worst:][-RECALLED_BEST:]]))
         return replace(
             trial,
             parent=parent.hash,
@@ -458,8 +462,10 @@ class Reflective(BaseModel):
             purpose=purpose,
             validated=False,
             refined=True,
-            recalled=tuple(sorted([*known[:worst], *known[worst:][-RECALLED_BEST:]])),
-            remembered={c: h for c, h in state["seen"].items() if c not in parent.scores},
+            recalled=recalled,
+            remembered=_remembered(
+                state, without={*cases, *parent.scores}, most=MAX_REMEMBERED - len(recalled)
+            ),
         )
 
     def _start_over(self, state: State, pool: CandidatePool) -> Trial | None:
@@ -481,13 +487,16 @@ class Reflective(BaseModel):
         cases: tuple[str, ...] = ()
         if not again:
             opening["tries"] = 0
-            left, size = opening["left"], state["opening_batch"]
+            left = opening["order"][opening["at"] :]
+            size = state["opening_batch"]
             if not left and opening["rising"] and not opening["extra"]:
-                opening["extra"], left = True, self._in_order(state, pool, -1 - opening["number"])
+                left = self._in_order(state, pool, -1 - opening["number"])
+                opening["extra"], opening["order"], opening["at"] = True, left, 0
             done = opening["extra"] or (opening["number"] and opening["from"] == state["best"])
             if left and not (done and opening["edited"] and not opening["rising"]):
                 size = len(left) if len(left) < 2 * size else size
-                cases, opening["left"] = tuple(left[:size]), left[size:]
+                cases = tuple(left[:size])
+                opening["at"] += size
         trial = Trial(
             parent=head.hash,
             case_ids=cases,
@@ -495,7 +504,7 @@ class Reflective(BaseModel):
             seed=derive_seed(state["seed"], state["asked"], "trial"),
             gated=False,
             validated=False,
-            remembered={c: h for c, h in state["seen"].items() if c not in cases},
+            remembered=_remembered(state, without={*cases}, most=MAX_REMEMBERED),
         )
         if cases or again:
             return trial
@@ -527,6 +536,17 @@ class Reflective(BaseModel):
         )
 
 
+def _remembered(state: State, *, without: Container[str], most: int) -> dict[str, list[str]]:
+    """The training cases run last, by the candidate that ran them, `without` those shown anyway."""
+    seen = state["seen"] or {}
+    others = (case for case in seen if case not in without)
+    newest = sorted(others, key=lambda case: (-seen[case][0], case))[: max(0, most)]
+    found: dict[str, list[str]] = {}
+    for case in sorted(newest):
+        found.setdefault(seen[case][1], []).append(case)
+    return found
+
+
 def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
     """Change the state and the pool by one outcome."""
     state["used"] += len(trial.case_ids)
@@ -535,10 +555,14 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
     parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
     for scores, candidate in (
-        (outcome.parent_scores, trial.parent),
-        (outcome.case_scores if trial.gated and outcome.child else {}, outcome.child),
+        ()
+        if state["seen"] is None
+        else (
+            (outcome.parent_scores, trial.parent),
+            (outcome.case_scores if trial.gated and outcome.child else {}, outcome.child),
+        )
     ):
-        state["seen"] = {**state["seen"], **dict.fromkeys(scores, candidate)}
+        state["seen"] = {**state["seen"], **{case: [state["used"], candidate] for case in scores}}
     if trial.purpose in ("validate", "merge"):
         _judge(state, pool, trial, outcome)
         return
@@ -592,10 +616,13 @@ def _go_on(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     full = pool.full_marks()
     if trial.case_ids and outcome.parent_score is not None:
         marks = [float(score >= full) for score in outcome.parent_scores.values()]
-        before = opening["marks"]
-        opening["marks"] = [*before, *marks]
-        last = opening["marks"][-OPENING_LAST:]
-        opening["rising"] = fmean(last) < OPENING_DONE and fmean(marks) > fmean(before or [-1.0])
+        before = opening["sum"] / opening["count"] if opening["count"] else -1.0
+        opening["sum"], opening["count"] = (
+            opening["sum"] + sum(marks),
+            opening["count"] + len(marks),
+        )
+        opening["last"] = [*opening["last"], *marks][-OPENING_LAST:]
+        opening["rising"] = fmean(opening["last"]) < OPENING_DONE and fmean(marks) > before
         opening["edited"] = opening["edited"] or outcome.child is not None
     if outcome.child is None:
         return

@@ -75,11 +75,12 @@ def _problem(training: Training, trial: Any, *, cases: set[str]) -> str | None:
         return f"gave {shorten(trial)}, not a Trial"
     if trial.purpose not in KINDS:
         return f"has a trial of purpose {trial.purpose!r}; known: {', '.join(KINDS)}"
-    named = (trial.rival or trial.parent, *trial.donors.values(), *trial.remembered.values())
+    named = (trial.rival or trial.parent, *trial.donors.values(), *trial.remembered)
     for candidate in (trial.parent, *named):
         if candidate not in training.candidates:
             return f"has a trial with no known candidate: {shorten(candidate)}"
-    if unknown := sorted({*trial.case_ids, *trial.recalled, *trial.remembered} - cases):
+    shown = {*trial.recalled, *(case for held in trial.remembered.values() for case in held)}
+    if unknown := sorted({*trial.case_ids, *shown} - cases):
         return f"has a trial on {unknown[0]!r}, which is no training case"
     if unknown := sorted({*trial.components, *trial.donors} - {*training.plan.trainable}):
         return f"has a trial on the component {unknown[0]!r}, which is no trainable prompt"
@@ -578,7 +579,8 @@ def _stop(training: Training) -> str | None:
         if state.best == state.baseline:  # perhaps a scale of which 1 is the worst score
             reason += "; an evaluator whose scores go beyond 1 has to be given its `scale`"
         return reason
-    limit = IDLE_STEPS + math.ceil(4 * len(plan.train) / plan.minibatch)
+    passes = 4 if getattr(plan.optimizer, "opening", False) else 1
+    limit = IDLE_STEPS + math.ceil(passes * len(plan.train) / plan.minibatch)
     limit *= (plan.parallel or 1) if plan.pipelined else 1
     return f"no new candidate in {limit} steps" if state.idle >= limit else None
 

@@ -351,11 +351,9 @@ class _TrialRun:
 
     async def _remember(self, without: Set[str]) -> None:
         """Show what came of cases that other candidates were run on; no critic is asked again."""
-        training, by_candidate = self.training, dict[str, set[str]]()
-        for case_id, candidate in self.trial.remembered.items():
-            if case_id not in without:
-                by_candidate.setdefault(candidate, set()).add(case_id)
-        for candidate, wanted in by_candidate.items():
+        training = self.training
+        for candidate, held in self.trial.remembered.items():
+            wanted = set(held) - without
             cases = [case for case in training.plan.train if case.id in wanted]
             found = await training.measure(cases, training.candidates[candidate], phase="train")
             await teach(

@@ -104,7 +104,7 @@ async def test_a_candidate_that_cannot_win_is_not_validated_to_its_end() -> None
         Seen(best, "train"),
         dataset=dataset(train=6, validation=40, holdout=4),
         prompts={"planner": "Plan."},
-        options={"minibatch": 6, "chain": 1, "opening": False},
+        options={"minibatch": 6, "chain": 1},
         stop=[MaxSteps(4)],
     )
     assert target.cases("train", "train")  # it was better on its minibatch
@@ -193,7 +193,7 @@ async def test_the_proposer_sees_past_edits_with_their_scores() -> None:
         proposer=teacher,
         dataset=dataset(rules=1),
         prompts={"planner": "Plan.", "writer": TextTensor("Write.", requires_grad=False)},
-        options={"minibatch": 3, "opening": False},
+        options={"minibatch": 3},
         stop=[MaxSteps(3)],
     )
     assert teacher.requests[0].components[0].history == ()
@@ -207,7 +207,7 @@ async def test_an_accepted_edit_is_shown_as_one() -> None:
     await trained(
         proposer=teacher,
         dataset=dataset(rules=4),
-        options={"minibatch": 4, "momentum": 3, "opening": False},
+        options={"minibatch": 4, "momentum": 3},
         prompts={"planner": "Plan.", "writer": TextTensor("Write. R1 R3", requires_grad=False)},
     )
     edits = [e for r in teacher.requests for c in r.components for e in c.history]
@@ -271,7 +271,7 @@ async def test_a_rejected_child_is_refined_once_on_its_own_failures() -> None:
         teacher,
         dataset=cases,
         prompts={"planner": "Plan. R0", "writer": "Write."},
-        options={"minibatch": 8, "opening": False},
+        options={"minibatch": 8},
     )
     assert [request.purpose for request in teacher.requests] == ["rewrite", "refine"]
     first, second = (next(c for c in r.components if c.name == "writer") for r in teacher.requests)
@@ -307,7 +307,7 @@ async def test_candidates_that_changed_different_prompts_are_put_together() -> N
         target,
         teacher,
         dataset=dataset(train=6),
-        options={"chain": 1, "minibatch": 6, "opening": False},
+        options={"chain": 1, "minibatch": 6},
         on_event=events.append,
     )
     assert {name: t.text for name, t in result.best.prompts.items()} == dict.fromkeys(NAMES, "good")
@@ -428,7 +428,9 @@ def test_bad_options_are_refused_by_name(options: dict[str, int]) -> None:
 
 async def test_it_opens_with_a_pass_over_train_and_validates_only_its_end() -> None:
     target, teacher, events = Target(), Teacher(), list[dict[str, Any]]()
-    result = await trained(target, teacher, options={"minibatch": 4}, on_event=events.append)
+    result = await trained(
+        target, teacher, options={"minibatch": 4, "opening": True}, on_event=events.append
+    )
     assert result.best.metrics["objective"] == 1.0
     assert target.repeated() == 0
     tried = [request for request in teacher.requests if request.purpose == "rewrite"]
@@ -452,7 +454,7 @@ class Forgetful(Teacher):
 
 
 async def test_a_proposer_that_forgets_what_was_learnt_is_reminded_of_it() -> None:
-    result = await trained(proposer=Forgetful(), options={"minibatch": 4})
+    result = await trained(proposer=Forgetful(), options={"minibatch": 4, "opening": True})
     assert result.best.metrics["objective"] == 1.0
     assert result.usage.rollouts < 100
 
@@ -472,7 +474,7 @@ async def test_edits_are_made_and_one_that_does_not_apply_is_shown_with_its_reas
             }
 
     teacher = Editor()
-    result = await trained(proposer=teacher, options={"minibatch": 4})
+    result = await trained(proposer=teacher, options={"minibatch": 4, "opening": True})
     assert result.best.metrics["objective"] == 1.0
     second = teacher.requests[1].components[0]
     assert second.history[0].reason == "edit 1 names no line of the prompt: 'not there'"

@@ -101,7 +101,7 @@ def test_trials_name_what_there_is(optimizer: Any, seed: int) -> None:
             assert len(set(trial.case_ids)) == len(trial.case_ids)
             assert not set(trial.case_ids) & set(trial.recalled)
             assert set(trial.components) <= set(SPACE.components)
-            assert set(trial.remembered.values()) <= known
+            assert set(trial.remembered) <= known
             learns = trial.case_ids or (trial.remembered and not trial.gated)
             assert learns or trial.purpose in ("validate", "merge")
             assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
