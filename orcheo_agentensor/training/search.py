@@ -369,7 +369,8 @@ async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -
         await state.save(run)
         return
     blocked = _blocked(training) if state.step == 0 else None
-    untested = any(one.child and one.child_score is None for one in outcomes)
+    tested = all(trial.gated or trial.validated for trial in trials)
+    untested = not tested and any(one.child for one in outcomes)
     if blocked is None and (state.step == 1 or (state.step == 0 and not untested)):
         _check_scored(training)  # an edit that nothing was run with yet may mend it
     for outcome in outcomes:
