@@ -16,7 +16,7 @@ import random
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,8 @@ from orcheo_agentensor.optimizers.protocol import (
     TrialOutcome,
     derive_seed,
 )
+
+BatchSize: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 MAX_POOL = 12
 MAX_FRONT = 24
@@ -297,7 +299,7 @@ class Reflective(BaseModel):
     pipelined: ClassVar[bool] = True
 
     name: str = "reflective"
-    minibatch: Annotated[int, Field(ge=1)] | Literal["auto"] = 10
+    minibatch: BatchSize = 10
     opening: bool = False
     parallel: int = Field(default=1, ge=1, le=64)
     momentum: int = Field(default=8, ge=0)
