@@ -15,7 +15,7 @@ from processes import HERE, environment
 
 
 def test_random_kills_repeat_nothing_and_change_nothing(store_url: str) -> None:
-    kills = os.environ.get("AGENTENSOR_KILLS", "2")
+    kills = os.environ.get("AGENTENSOR_KILLS", "1")
     told = subprocess.run(
         [sys.executable, str(HERE / "kills.py"), store_url, kills, "1"],
         capture_output=True,

@@ -309,12 +309,17 @@ async def test_answers_are_as_described(served: Served, http: Any, client: Any) 
         "run_id": "described",
         "dataset_id": "inline",
         "name": "training",
+        "case_id": (await http.get("/runs/described/cases")).json()["items"][0]["case_id"],
+    }
+    queries: dict[str, dict[str, Any]] = {
+        "/diff": {"before": "1", "after": "latest"},
+        "/compare": {"side": ["described@1", "described@1"]},
     }
     for path, methods in told["paths"].items():
         if "get" not in methods:
             continue
         names = [p["name"] for p in methods["get"]["parameters"] if p["in"] == "path"]
-        query = {"before": "1", "after": "latest"} if path.endswith("/diff") else {}
+        query = next((one for end, one in queries.items() if path.endswith(end)), {})
         case = schema[path]["GET"].Case(
             path_parameters={name: known[name] for name in names}, query=query
         )

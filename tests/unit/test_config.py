@@ -167,7 +167,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest() -> None
         ({"prompts": {"a b": "x"}}, "prompts.a b", "not a prompt name"),
         ({"prompts": {"": "x"}}, "prompts.", "not a prompt name"),
         ({"prompts": {"a": 5}}, "prompts.a", "must be a text"),
-        ({"prompts": {"a": {"txt": "x"}}}, "prompts.a.text", "not valid"),
+        ({"prompts": {"a": {"txt": "x"}}}, "prompts.a.text", "must be given"),
         ({"prompts": {"a": {"text": "x", "type": "Other"}}}, "prompts.a.type", "not valid"),
         (
             {"prompts": {"a": {"text": "x", "requires_grad": "no"}}},
