@@ -147,7 +147,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def steady(document: Any) -> Any:
     """A document without what a clock or chance decides."""
-    measured = ("latency_ms", "created_at", "id", "sla")
+    measured = ("latency_ms", "created_at", "id", "sla", "langgraph", "blocked")
     if isinstance(document, dict):
         return {key: steady(value) for key, value in document.items() if key not in measured}
     return [steady(entry) for entry in document] if isinstance(document, list) else document

@@ -136,8 +136,11 @@ async def trained(
     return await atrain(target or Target(), **{**job, **changes})
 
 
-OF_THE_MACHINE = ("latency_ms", "blocked", "warnings")
-"""What a busy machine changes in the metrics of a version."""
+def settled(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a version without what a busy machine changes: times and blocked loops."""
+    kept = {k: v for k, v in metrics.items() if k not in ("latency_ms", "blocked")}
+    told = [one for one in kept.get("warnings", []) if "blocked the event loop" not in one]
+    return {**kept, "warnings": told}
 
 
 def outcome_of(result: TrainingResult) -> Any:
@@ -149,7 +152,7 @@ def outcome_of(result: TrainingResult) -> Any:
                 version.config_version,
                 version.parent_version,
                 {name: tensor.text for name, tensor in version.prompts.items()},
-                {k: v for k, v in version.metrics.items() if k not in OF_THE_MACHINE},
+                settled(version.metrics),
             )
             for version in result.checkpoints
         ],
