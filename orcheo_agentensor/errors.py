@@ -308,6 +308,10 @@ LOCKED_OUT = (401, 402, 403, 404)
 """The HTTP statuses that no prompt can mend: a wrong key, an empty account, an unknown model."""
 
 
+class ExitAttempted(RuntimeError):
+    """Users' code raised what would have ended the process: the cause of this error."""
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """An error and what it was raised from, down to its innermost cause.
 
@@ -327,7 +331,8 @@ def causes(error: BaseException) -> list[BaseException]:
 
 def describe(error: BaseException) -> str:
     """An error in words: its innermost cause, and as what it was raised."""
-    told = [_named(one) for one in causes(error) if not isinstance(one, BaseExceptionGroup)]
+    unnamed = (BaseExceptionGroup, ExitAttempted)  # they stand for what is in them
+    told = [_named(one) for one in causes(error) if not isinstance(one, unnamed)]
     outer, inner = told[0], told[-1]
     return inner if inner == outer else f"{inner} (raised as {outer})"
 

@@ -367,6 +367,18 @@ def is_cut_by(error: BaseException) -> bool:
     return any(is_cut({"finish_reason": choice.finish_reason}) for choice in choices)
 
 
+def is_overflow(error: BaseException) -> bool:
+    """Whether a model refused a request because it is longer than the model's window."""
+    from langchain_core.exceptions import ContextOverflowError
+
+    told = str(error).lower()
+    return isinstance(error, ContextOverflowError) or (
+        "context" in told
+        and any(word in told for word in ("length", "size", "window"))
+        and any(word in told for word in ("exceed", "maximum", "too long"))
+    )
+
+
 def is_empty(content: Any) -> bool:
     """Whether the content of a message has no text, and nothing else but reasoning."""
     if isinstance(content, list):

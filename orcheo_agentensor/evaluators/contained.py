@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
+from orcheo_agentensor.errors import ExitAttempted
+
 T = TypeVar("T")
 
 GRACE = 5.0
@@ -23,10 +25,6 @@ _inside: ContextVar[bool] = ContextVar("agentensor_contained", default=False)
 def left_behind() -> int:
     """How many calls this process has left behind: they may still run."""
     return len(_left_behind)
-
-
-class ExitAttempted(RuntimeError):
-    """The code raised what would have ended the process."""
 
 
 class Contained(Generic[T]):

@@ -15,7 +15,7 @@ from orcheo_agentensor.media import Images, sees, shown
 from orcheo_agentensor.optimizers.edits import OPS, as_proposed
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest, Proposer
 from orcheo_agentensor.prompts import FeedbackRecord, without_middle
-from orcheo_agentensor.usage import is_cut, is_cut_by
+from orcheo_agentensor.usage import is_cut, is_cut_by, is_overflow
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -25,6 +25,9 @@ MAX_FIELD_CHARS = 4_000
 MIN_FIELD_CHARS = 100
 MAX_CHARS = 80_000
 """Most characters of records in one request, over all of its components."""
+MIN_CHARS = 1_000
+"""Least characters of records that a request is still worth making with."""
+CHARS_A_TOKEN = 2  # of a model's window: half of what its tokens hold, for all else there is to say
 MAX_IMAGES = 8
 """Most images in one request, for a model that sees."""
 SOLVED_SHARE = 4  # one of so many records shown is a solved case, where there are any
@@ -62,7 +65,8 @@ class LLMProposer:
     Of each prompt the model says first what is wrong and why, and then edits its lines; it writes
     whole texts for a `restart` or a `paraphrase`.
     The model sees each component's text, its feedback (`MAX_RECORDS` cases at most, the worst of
-    every kind first, solved ones among them; `MAX_CHARS` characters over all components), siblings,
+    every kind first, solved ones among them; `MAX_CHARS` characters over all components, fewer for
+    a model with a smaller window, and half as many after a request that was too long), siblings,
     past edits with their scores, cap and placeholders. A model that sees, by `sees` or by its
     profile, gets up to `MAX_IMAGES` images of these cases; all other media are labels. After a
     reply that was cut off by its length it is asked for fewer and shorter texts.
@@ -71,6 +75,9 @@ class LLMProposer:
     def __init__(self, model: BaseChatModel, *, sees: bool | None = None) -> None:
         self._model = model
         self._sees = sees
+        window = (getattr(model, "profile", None) or {}).get("max_input_tokens")
+        known = MAX_CHARS if window is None else max(MIN_CHARS, CHARS_A_TOKEN * int(window))
+        self._chars = min(MAX_CHARS, known)
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
         """Edits, or new texts, by component name; a reply with none raises `ProposalRefused`."""
@@ -79,17 +86,24 @@ class LLMProposer:
         schema = _schema(asked, whole=whole)
         model = self._model.with_structured_output(schema, include_raw=True)
         sighted = sees(self._model, told=self._sees, unknown=False)
-        images = Images(most=MAX_IMAGES) if sighted else None
-        user: Any = _render(asked, request, cuts=cuts, images=images)
-        if images is not None and images.blocks:
-            user = [{"type": "text", "text": f"{user}\n{_IMAGES}"}, *images.blocks]
-        try:
-            system = _SYSTEM.format(form=_WHOLE if whole else _EDITS)
-            found: Any = await model.ainvoke([("system", system), ("user", user)])
-        except Exception as error:
-            if is_cut_by(error):
-                raise ReplyTruncated from error
-            raise
+        system = _SYSTEM.format(form=_WHOLE if whole else _EDITS)
+        found: Any = None
+        while found is None:
+            images = Images(most=MAX_IMAGES) if sighted else None
+            text = _render(asked, request, cuts=cuts, chars=self._chars, images=images)
+            user: Any = text
+            if images is not None and images.blocks:
+                user = [{"type": "text", "text": f"{text}\n{_IMAGES}"}, *images.blocks]
+            try:
+                found = await model.ainvoke([("system", system), ("user", user)])
+            except Exception as error:
+                if is_cut_by(error):
+                    raise ReplyTruncated from error
+                if not is_overflow(error) or self._chars < 2 * MIN_CHARS:
+                    raise
+                self._chars = (
+                    min(self._chars, len(text)) // 2
+                )  # for this request, and for those to come
         if is_cut(getattr(found["raw"], "response_metadata", None) or {}):
             raise ReplyTruncated
         reply = found["parsed"]
@@ -199,9 +213,10 @@ def _render(
     request: ProposalRequest,
     *,
     cuts: int,
+    chars: int,
     images: Images | None,
 ) -> str:
-    budget = MAX_CHARS // len(components)
+    budget = chars // len(components)
     parts = [_TASKS[request.purpose]]
     if cuts:
         parts.append("The last reply was too long and cut off. Be much shorter this time.")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field
 from rule_task import NAMES, Target, dataset, done
 
 from orcheo_agentensor import (
@@ -153,3 +154,50 @@ async def test_a_reply_without_a_prompt_is_refused() -> None:
     model = ScriptedChatModel(replies=["no JSON at all"])
     refused = await astep({"p": tensor}, optimizer=TextGrad(model=model))
     assert "does not have the form asked for" in refused["p"]
+
+
+class Window(ScriptedChatModel):
+    """A simulated model that refuses a request of more characters than its window holds."""
+
+    window: int
+    refused: list[int] = Field(default_factory=list)
+
+    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+        length = sum(len(message.text) for message in messages)
+        if length > self.window:
+            self.refused.append(length)
+            raise ValueError("400: request (9999 tokens) exceeds the available context size")
+        return await super()._agenerate(messages, *args, **kwargs)
+
+
+def taught() -> dict[str, TextTensor]:
+    tensor = TextTensor("Answer.")
+    for n in range(100):
+        tensor.backward(record(n, inputs="word " * 400))
+    return {"p": tensor}
+
+
+async def test_a_request_beyond_the_models_window_is_made_again_with_fewer_records() -> None:
+    whole = ScriptedChatModel(replies=[{"p": "Answer well."}])
+    await astep(taught(), optimizer=TextGrad(model=whole))
+    length = sum(len(message.text) for message in whole.calls[0])
+    tensors = taught()
+    model = Window(replies=[{"p": "Answer well."}], window=length * 2 // 3)
+    assert await astep(tensors, optimizer=TextGrad(model=model)) == {}
+    assert (tensors["p"].text, model.refused) == ("Answer well.", [length])
+    told = Window(
+        replies=[{"p": "Answer well."}],
+        window=length * 2 // 3,
+        profile={"max_input_tokens": length // 4},  # in so many tokens
+    )
+    assert await astep(taught(), optimizer=TextGrad(model=told)) == {}
+    assert told.refused == []
+
+
+async def test_a_prompt_that_fits_no_window_is_refused_with_the_models_own_words() -> None:
+    tensors = {"p": TextTensor("Answer. " * 500)}
+    tensors["p"].backward(record())
+    model = Window(replies=[{"p": "x"}], window=1_000)
+    with pytest.raises(ValueError, match="exceeds the available context size"):
+        await astep(tensors, optimizer=TextGrad(model=model))
+    assert 0 < len(model.refused) <= 3
