@@ -132,6 +132,16 @@ def close_waiting_callbacks() -> None:
             return
 
 
+def read_by_import(*, above: int) -> bool:
+    """Whether the frame so many calls above the caller's is an import, or the body of a module.
+
+    Tried: nothing public tells a module who reads an attribute of it.
+    """
+    reader = sys._getframe(above + 1)
+    importing = reader.f_globals.get("__name__") == "importlib._bootstrap"
+    return importing or reader.f_code.co_name == "<module>"
+
+
 def silence_refusals(handler: type) -> None:
     """Keep LangChain from warning of what `handler` raises: the run itself ends with that error.
 

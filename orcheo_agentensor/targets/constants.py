@@ -31,7 +31,7 @@ from orcheo_agentensor.prompts import constant_in, text_of
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bind_of, record_prompt_read
 from orcheo_agentensor.targets.isolation import is_own, names_in
-from orcheo_agentensor.upstream import parsed
+from orcheo_agentensor.upstream import parsed, read_by_import
 
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
@@ -422,9 +422,7 @@ class _Hooked(ModuleType):
         key = _hooks.key_in(super().__getattribute__("__name__"), name)
         if key is None:
             return found
-        reader = sys._getframe(1)
-        importing = reader.f_globals.get("__name__") == "importlib._bootstrap"
-        if importing or reader.f_code.co_name == "<module>":  # which would keep what it gets
+        if read_by_import(above=1):  # which would keep what it gets
             return found
         return _read(*key, found)
 

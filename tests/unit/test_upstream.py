@@ -326,6 +326,15 @@ def test_a_type_of_ours_is_read_from_the_checkpoints_of_any_saver(
     assert caplog.text == ""
 
 
+def test_the_body_of_a_module_that_reads_is_told_from_a_function() -> None:
+    def asked() -> bool:
+        return upstream.read_by_import(above=1)
+
+    names: dict[str, Any] = {"asked": asked}
+    exec("in_body = asked()\ndef read():\n    return asked()\nin_function = read()", names)  # noqa: S102
+    assert (names["in_body"], names["in_function"]) == (True, False)
+
+
 def test_a_source_is_asked_for_again_when_another_thread_parses_at_the_same_time() -> None:
     errors = [SystemError("AST constructor recursion depth mismatch")] * 3
 
