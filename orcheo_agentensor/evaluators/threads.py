@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
@@ -53,16 +54,65 @@ async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own."""
+    """Run a coroutine to its end from sync code; inside a running loop, in a thread of its own.
+
+    The loop stays for the next call: the client of a chat model keeps its connections open, and
+    they belong to the loop they were opened in. In another one each fails once, with "Event loop
+    is closed".
+    """
     try:
         asyncio.get_running_loop()
         running = True
     except RuntimeError:
         running = False
     if not running:  # here, so that an error of the work is not shown as following from that one
-        return asyncio.run(work)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
+        return _run_here(work)
+    try:
+        pool = _pools.pop()
+    except IndexError:
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentensor-loop")
+    try:
+        return pool.submit(contextvars.copy_context().run, _run_here, work).result()
+    finally:
+        _pools.append(pool)
+
+
+def _run_here(work: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, in this thread's own loop, which stays open."""
+    runner: asyncio.Runner | None = getattr(_own, "runner", None)
+    if runner is None:
+        runner = _own.runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        _runners.append(runner)
+    try:
+        return runner.run(work, context=contextvars.copy_context())
+    finally:
+        loop = runner.get_loop()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+
+_own = threading.local()
+_pools: deque[ThreadPoolExecutor] = deque()
+_runners: list[asyncio.Runner] = []
+
+
+@atexit.register
+def _close_loops() -> None:
+    for runner in _runners:
+        runner.close()
+
+
+def _forget_loops() -> None:
+    """After a fork: the loops, and the threads of those in threads, are the parent's."""
+    _own.__dict__.clear()
+    _pools.clear()
+    _runners.clear()
+
+
+os.register_at_fork(after_in_child=_forget_loops)
 
 
 class _Worker(threading.Thread):

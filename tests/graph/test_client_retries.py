@@ -1,5 +1,5 @@
 """The retries of a model's own client count as those of the job: 429 with `retries: 2` is asked
-three times, not nine."""
+three times, not nine. The connections that it keeps open serve the next evaluation, too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
-from orcheo_agentensor import Limits, LLMJudge, aevaluate
+from orcheo_agentensor import Limits, LLMJudge, aevaluate, evaluate
 from orcheo_agentensor.nodes import AgentNode
 
 CASES = [{"id": str(n), "inputs": {"text": str(n)}} for n in range(2)]
@@ -39,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers 429, or with a reply."""
 
     server: Busy
+    protocol_version = "HTTP/1.1"  # connections are kept
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -130,3 +131,29 @@ async def test_a_model_that_a_node_names_leaves_the_retries_to_the_job(server: B
     found = await builder.compile().ainvoke({"text": "hi"})  # its client's own, outside of a job
     assert found["messages"][-1].text == "yes"
     assert server.requests == 3
+
+
+def evaluated_twice(server: Busy) -> list[tuple[float | None, list[Any]]]:
+    """Scores and failures of two evaluations, one after the other, with one model."""
+    server.busy = 0
+    model = ChatOpenAI(model="gpt-4o", base_url=server.url, api_key="none", max_retries=0)  # type: ignore[arg-type]
+
+    async def target(inputs: dict[str, str]) -> str:
+        return (await model.ainvoke(inputs["text"])).text
+
+    cases = [{**case, "expected_output": "yes"} for case in CASES]
+    reports = [
+        evaluate(target, dataset=cases, evaluators=["exact_match"], min_coverage=0)
+        for _ in range(2)
+    ]
+    return [(report.objective, [case.failure for case in report.cases]) for report in reports]
+
+
+def test_the_connections_of_a_model_serve_the_next_evaluation_of_a_script(server: Busy) -> None:
+    assert evaluated_twice(server) == [(1.0, [None, None])] * 2
+
+
+async def test_the_connections_of_a_model_serve_the_next_evaluation_of_a_notebook(
+    server: Busy,
+) -> None:
+    assert evaluated_twice(server) == [(1.0, [None, None])] * 2
