@@ -343,7 +343,7 @@ def _caller(operation: Any) -> Any:
 
     @given(case=operation.as_strategy())
     @settings(
-        max_examples=15,
+        max_examples=8,
         deadline=None,
         phases=[Phase.generate],
         derandomize=True,
