@@ -69,7 +69,7 @@ def paid(log: Path) -> Counter[str]:
     return Counter(log.read_text().split())
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault", "kill"])
+@pytest.mark.parametrize("how", ["exit", "segfault"])
 def test_a_case_that_takes_the_process_down_is_set_aside_at_the_third_start(
     how: str, store_url: str, tmp_path: Path
 ) -> None:
