@@ -32,7 +32,7 @@ def run(plan: Plan) -> Result:
         for side in ("ours", "pydantic-evals"):
             spent[side].append(cpu(sys.executable, "-m", __spec__.name, side, str(count)))
         spent["import"].append(cpu(sys.executable, "-c", "import orcheo_agentensor"))
-        spent["help"].append(cpu(sys.executable, "-m", "orcheo_agentensor", "--help"))
+        spent["help"].append(cpu(str(Path(sys.executable).with_name("agentensor")), "--help"))
     bare = median([cpu(sys.executable, "-c", "pass") for _ in range(plan.rounds)])
     ratio, ratios = paired_ratio(spent["ours"], spent["pydantic-evals"])
     imported = median(spent["import"]) - bare

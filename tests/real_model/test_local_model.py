@@ -19,7 +19,11 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "local_model"
 WORTH = {"rude": 0.0, "plain": 0.5, "polite": 1.0}
 Counted = Callable[[], dict[str, int]]
 
-pytestmark = [pytest.mark.real_model, pytest.mark.timeout(1_200)]
+pytestmark = [
+    pytest.mark.real_model,
+    pytest.mark.timeout(1_200),
+    pytest.mark.asyncio(loop_scope="module"),  # the client's connections belong to it
+]
 
 
 @pytest.fixture
