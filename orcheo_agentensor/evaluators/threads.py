@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -71,9 +71,11 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         pool = _pools.pop()
     except IndexError:
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentensor-loop")
+    found = pool.submit(contextvars.copy_context().run, _run_here, work)
     try:
-        return pool.submit(contextvars.copy_context().run, _run_here, work).result()
+        return found.result()
     finally:
+        wait([found])  # it works on where the caller was interrupted
         _pools.append(pool)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from orcheo_agentensor.reporting import acompare
 from orcheo_agentensor.reporting.cases import CaseTrace, case_traces
-from orcheo_agentensor.reporting.report import WRITERS, load_lineage, load_report
+from orcheo_agentensor.reporting.report import (
+    WRITERS,
+    CandidateView,
+    load_lineage,
+    load_report,
+)
 from orcheo_agentensor.server.routes import (
     Name,
     NoQuery,
@@ -28,26 +33,10 @@ MOST_FLIPS = 200
 results = router("results")
 
 
-class Candidate(BaseModel):
-    """A candidate of a training, with what it changed in the prompts of its parent, by words."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    number: int
-    parents: Sequence[int]
-    status: str
-    step: int
-    objective: float | None
-    at: int | None
-    reason: str
-    version: int | None
-    changes: Mapping[str, Sequence[tuple[str, str]]]
-
-
 class Lineage(BaseModel):
     """The candidates of a training, in order."""
 
-    candidates: list[Candidate]
+    candidates: Sequence[CandidateView]
 
 
 class Executions(BaseModel):
@@ -85,7 +74,7 @@ async def get_lineage(run_id: Name, visible: Visible) -> Lineage:
     """The candidates of a training with what each changed; none of another run."""
     run = await visible.run(run_id)
     found = await load_lineage(run, store=visible.store)
-    return Lineage(candidates=[Candidate.model_validate(one) for one in found])
+    return Lineage(candidates=found)
 
 
 @results.get("/compare", responses=errors(404))
