@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -271,3 +271,20 @@ def lasting_module(defined: Any) -> str:
     """
     module = getattr(defined, "__module__", None)
     return module if module in sys.modules else ""
+
+
+def is_held_by(value: Any, modules: Iterable[str]) -> bool:
+    """Whether one of these modules holds `value` under a name, or `value` names its own.
+
+    Then the files of the modules tell what it is. A script's own globals may be set anew as it
+    runs, so that of `__main__` only functions and classes count, which know their names.
+    """
+    if isinstance(value, str | Mapping):
+        return True
+    held = [(name, vars(sys.modules[name])) for name in modules if name in sys.modules]
+    own = str(getattr(value, "__qualname__", ""))
+    return any(
+        found.get(own) is value
+        or (name != "__main__" and any(one is value for one in found.values()))
+        for name, found in held
+    )

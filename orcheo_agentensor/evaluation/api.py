@@ -299,6 +299,7 @@ async def aevaluate(
     run_id: str | None = None,
     workflow_id: str | None = None,
     reuse: str | None = None,
+    cache: bool = False,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
@@ -329,6 +330,8 @@ async def aevaluate(
         run_id: Submitting one again resumes that run and runs nothing twice.
         workflow_id: The name under which the run is stored; that of the target when left out.
         reuse: A run whose recorded rollouts are used where they fit.
+        cache: Use those of the newest earlier run of the workflow that has measured these prompts
+            with the same code of the target.
         memory_store: What the LangGraph `Store` of a rollout holds: nothing ("fresh"), what other
             rollouts left ("shared"), or a copy of what the graph's own held ("seeded").
         accept_drift: Go on although the target's code has changed since the run, or the one to
@@ -377,6 +380,7 @@ async def aevaluate(
             "seed": seed,
             "workflow_id": workflow_id,
             "reuse": reuse,
+            "cache": cache,
             "memory_store": memory_store,
             "accept_drift": accept_drift,
             "retry_failed": retry_failed,
@@ -431,6 +435,7 @@ def evaluate(
     run_id: str | None = None,
     workflow_id: str | None = None,
     reuse: str | None = None,
+    cache: bool = False,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
@@ -468,6 +473,7 @@ def evaluate(
             run_id=run_id,
             workflow_id=workflow_id,
             reuse=reuse,
+            cache=cache,
             memory_store=memory_store,
             accept_drift=accept_drift,
             retry_failed=retry_failed,

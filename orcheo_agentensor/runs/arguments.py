@@ -174,6 +174,7 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
     "memory_store": (_is(str), "'fresh', 'shared' or 'seeded'"),
     "accept_drift": (_is(bool), "True or False"),
     "retry_failed": (_is(bool), "True or False"),
+    "cache": (_is(bool), "True or False"),
     "reuse": (_is(str), "the run_id of an earlier run"),
     "settings": (_is(Settings), "Settings(…)"),
     "on_event": (

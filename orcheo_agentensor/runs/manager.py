@@ -41,7 +41,6 @@ from orcheo_agentensor.identity import (
 )
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import (
-    Candidate,
     TextTensor,
     as_prompts,
     prompts_to_json,
@@ -61,7 +60,6 @@ from orcheo_agentensor.runs.access import (
     workflow_taken,
 )
 from orcheo_agentensor.runs.active import (
-    CACHED_FROM,
     ActiveRun,
     CheckedJob,
     Invocation,
@@ -79,6 +77,7 @@ from orcheo_agentensor.runs.manifest import (
     job_info,
     other_job,
     redacted_fields,
+    with_cache,
 )
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
@@ -108,8 +107,6 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.records import RunMode
 
 
-MOST_LOOKED_AT = 50
-"""How many earlier runs of a workflow are looked at for one that has measured the same prompts."""
 OVERRIDDEN = "agent_trainer_enabled_overridden_by"
 """The key of a run's `refs` that names who trained although the flag was off."""
 
@@ -402,7 +399,7 @@ class RunManager(Generic[JobT]):
         await self._require_media(dataset)
         checked = await self._resolve(job, dataset, caller, around, workflow_id=named)
         if job.cache and job.reuse is None and begun is None:
-            checked = await self._with_cache(checked, caller)
+            checked = await with_cache(checked, self.store, caller, target=self._given.target)
         found: list[dict[str, Any]] = []
         for run_id in filter(None, dict.fromkeys((job.run_id, job.reuse))):
             with contextlib.suppress(NotFound):
@@ -420,24 +417,6 @@ class RunManager(Generic[JobT]):
             for one in (*checked.evaluators, *checked.summary_evaluators):
                 await asyncio.to_thread(require_judge, one)
         return replace(checked, drift=tuple(found))
-
-    async def _with_cache(self, checked: CheckedJob[JobT], caller: Identity) -> CheckedJob[JobT]:
-        """The job with the earlier run of its workflow that has measured its prompts, if any.
-
-        Of live objects, whose code cannot be told, nothing is taken.
-        """
-        source = checked.record.refs.get("source")
-        if source is None:
-            return checked
-        candidate = Candidate.of(checked.prompts).hash
-        for before in await self.store.runs.list(
-            workflow_id=checked.record.workflow_id, hidden_from=caller.name, limit=MOST_LOOKED_AT
-        ):
-            same = before.mode != "run" and before.refs.get("source") == source
-            if same and await self.store.runs.count_rows(before.run_id, candidate_hash=candidate):
-                refs = {**checked.record.refs, CACHED_FROM: before.run_id}
-                return replace(checked, record=checked.record.model_copy(update={"refs": refs}))
-        return checked
 
     async def _trained(
         self, checked: CheckedJob[JobT], begun: RunRecord | None

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orcheo_agentensor.entrypoints import is_held_by
 from orcheo_agentensor.errors import BadInput, NotFound, RunMismatch, shorten
 from orcheo_agentensor.evaluators.binding import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.json_values import prose_only
+from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.runs.active import CACHED_FROM, CheckedJob, JobT
 from orcheo_agentensor.targets.described import SCHEMA, described, models_of, plain
 from orcheo_agentensor.targets.isolation import changed_source
 
 if TYPE_CHECKING:
     from orcheo_agentensor.datasets import Dataset
-    from orcheo_agentensor.runs.active import CheckedJob
+    from orcheo_agentensor.identity import Identity
     from orcheo_agentensor.runs.job import Job
     from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 
 _MOST_TOLD = 8
+_MOST_LOOKED_AT = 50
+"""How many earlier runs of a workflow are looked at for one that has measured the same prompts."""
 
 
 class _Part(BaseModel):
@@ -388,6 +394,38 @@ def drift_of(before: RunRecord, checked: CheckedJob[Any], job: Job) -> dict[str,
             rule="must be of the same code, or accept_drift set",
         )
     return {"run_id": before.run_id, "changed": changed}
+
+
+async def with_cache(
+    checked: CheckedJob[JobT], store: Store, caller: Identity, *, target: Any
+) -> CheckedJob[JobT]:
+    """The job with the earlier run of its workflow that has measured its prompts, if there is one.
+
+    `target` is the live object that the process gave, if any. Nothing is taken, and a warning says
+    so, where files do not tell what answers: two objects of one class may be set differently.
+    """
+    source = checked.record.refs.get("source")
+    live = {"target", "context"}.intersection(checked.record.job["live"])
+    if is_held_by(target, checked.source.modules):
+        live.discard("target")
+    if any(not isinstance(one.model, str | None) for one in checked.prompts.values()):
+        live.add("prompts")
+    if live or source is None:
+        told = (
+            "cache: nothing is taken from earlier runs, since no code tells what the live "
+            f"{' and '.join(sorted(live)) or 'target'} would answer; name the target as "
+            "'module:attribute', or pass one that a module of the project holds"
+        )
+        return replace(checked, warnings=(*checked.warnings, told))
+    candidate = Candidate.of(checked.prompts).hash
+    for before in await store.runs.list(
+        workflow_id=checked.record.workflow_id, hidden_from=caller.name, limit=_MOST_LOOKED_AT
+    ):
+        same = before.mode != "run" and before.refs.get("source") == source
+        if same and await store.runs.count_rows(before.run_id, candidate_hash=candidate):
+            refs = {**checked.record.refs, CACHED_FROM: before.run_id}
+            return replace(checked, record=checked.record.model_copy(update={"refs": refs}))
+    return checked
 
 
 def other_job(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) -> str | None:

@@ -320,6 +320,7 @@ async def atrain(
     workflow_id: str | None = None,
     run_id: str | None = None,
     reuse: str | None = None,
+    cache: bool = False,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
@@ -361,6 +362,7 @@ async def atrain(
         workflow_id: The name under which versions are stored; that of the target when left out.
         run_id: Submitting one again resumes that run and repeats no recorded call.
         reuse: A run whose recorded rollouts are used where they fit.
+        cache: As for `aevaluate`.
         memory_store: As for `aevaluate`.
         accept_drift: As for `aevaluate`.
         retry_failed: As for `aevaluate`; the decision follows, and what is tried again has its
@@ -429,6 +431,7 @@ async def atrain(
             "seed": seed,
             "workflow_id": workflow_id,
             "reuse": reuse,
+            "cache": cache,
             "memory_store": memory_store,
             "accept_drift": accept_drift,
             "retry_failed": retry_failed,
@@ -475,6 +478,7 @@ def train(
     workflow_id: str | None = None,
     run_id: str | None = None,
     reuse: str | None = None,
+    cache: bool = False,
     memory_store: Literal["fresh", "shared", "seeded"] = "fresh",
     accept_drift: bool = False,
     retry_failed: bool = False,
@@ -526,6 +530,7 @@ def train(
             workflow_id=workflow_id,
             run_id=run_id,
             reuse=reuse,
+            cache=cache,
             memory_store=memory_store,
             accept_drift=accept_drift,
             retry_failed=retry_failed,

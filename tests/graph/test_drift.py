@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator
@@ -185,3 +186,31 @@ async def test_a_training_does_not_go_on_with_changed_code(shop: Shop) -> None:
         with pytest.raises(RunMismatch, match=r"driftshop\.flow"):
             await trained(store)
         await trained(store, accept_drift=True)
+
+
+async def test_a_cache_takes_nothing_from_live_objects_that_no_module_holds(shop: Shop) -> None:
+    flow = importlib.import_module("driftshop.flow")
+
+    async def closed(inputs: Any, *, plus: int) -> Any:
+        return inputs["n"] + plus
+
+    async with Store.from_url(None) as store:
+
+        async def executed(target: Any) -> tuple[int, int]:
+            report = await aevaluate(
+                target,
+                dataset=CASES,
+                evaluators=["json_valid"],
+                store=store,
+                workflow_id="shop",
+                cache=True,
+                settings=SETTINGS,
+            )
+            return report.usage.rollouts, sum("cache: nothing" in one for one in report.warnings)
+
+        assert await executed(flow.target) == (4, 0)
+        assert await executed(flow.target) == (0, 0)
+        for plus in (1, 2):
+            assert await executed(functools.partial(closed, plus=plus)) == (4, 1)
+        shop.edit("answers", ANSWERS.replace("return n", "return n + 1"))
+        assert await executed(importlib.import_module("driftshop.flow").target) == (4, 0)

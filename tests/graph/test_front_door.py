@@ -80,6 +80,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("store", 3, "a Store, a database URL, or None for memory"),
     ("on_event", 3, "a plain function of one event"),
     ("run_id", 3, "a text"),
+    ("cache", "on", "True or False"),
     ("settings", 3, "Settings(…)"),
 ]
 
