@@ -45,17 +45,18 @@ def job(
     """The schema of a job file."""
     from orcheo_agentensor.cli.execution import RunJob
     from orcheo_agentensor.evaluation import EvaluationJob
-    from orcheo_agentensor.runs.job import schema_of_job
+    from orcheo_agentensor.runs.schema import with_forms
     from orcheo_agentensor.training import TrainingJob
 
     models: Any = {"evaluation": EvaluationJob, "training": TrainingJob, "run": RunJob}
-    print_json({"$schema": _DIALECT, **schema_of_job(models[kind])})
+    schema = models[kind].model_json_schema()
+    print_json({"$schema": _DIALECT, **(with_forms(schema) if kind == "run" else schema)})
 
 
 @command(schema_app, "dataset")
 def dataset() -> None:
     """The schema of a dataset in JSON or YAML; each line of JSONL is a `Case`."""
-    from orcheo_agentensor.runs.job import dataset_schema
+    from orcheo_agentensor.runs.schema import dataset_schema
 
     print_json({"$schema": _DIALECT, **dataset_schema()})
 

@@ -424,11 +424,13 @@ class SplitPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: float = Field(default=0.0, ge=0, le=1)
-    validation: float = Field(default=0.0, ge=0, le=1)
-    holdout: float = Field(default=0.0, ge=0, le=1)
-    seed: int = 0
-    stratify: str | None = None
+    train: float = Field(default=0.0, ge=0, le=1, description="Share of the cases")
+    validation: float = Field(default=0.0, ge=0, le=1, description="Share of the cases")
+    holdout: float = Field(default=0.0, ge=0, le=1, description="Share of the cases")
+    seed: int = Field(default=0, description="The seed of the draw")
+    stratify: str | None = Field(
+        default=None, description="Keep the shares in each of its values, such as metadata.language"
+    )
 
     @property
     def proportions(self) -> dict[str, float]:
@@ -440,10 +442,17 @@ class SplitPlan(BaseModel):
 class DatasetSpec(BaseModel):
     """A dataset by file (`path`), in place (`cases`) or in the side store (`id` and `version`).
 
-    `format` and `columns` say how a file of another tool is read, see `Dataset.load`.
-    `version` with a path or cases pins their content. `splits` makes splits, then `split` keeps
-    those named. `metadata` is laid over the file's own. Of a stored dataset `metadata_version`
-    names the metadata; the newest are taken where it is left out.
+    Args:
+        path: A dataset file.
+        cases: The cases themselves.
+        id: The name of the dataset.
+        version: The hash of its cases; with a path or cases it pins their content.
+        format: The tool that wrote the file, see `Dataset.load`; auto tells it.
+        columns: Where each field comes from: {"inputs.question": "Question"}.
+        metadata_version: The metadata of a stored dataset; the newest when left out.
+        splits: Makes splits, in these proportions.
+        split: Keeps only these splits.
+        metadata: Laid over the file's own metadata.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -14,6 +14,7 @@ from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.textgrad import TextGrad
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.runs.job import parse_model
+from orcheo_agentensor.runs.schema import Definitions, Schema, model_form, named, one_of
 from orcheo_agentensor.settings import Settings
 
 GROUP = "orcheo_agentensor.optimizers"
@@ -49,6 +50,35 @@ def resolve_optimizer(spec: Any, *, settings: Settings) -> Optimizer:
         rule = "must name an Optimizer"
         raise BadInput(field="optimizer.name", value=spec.get("name"), rule=rule)
     return found
+
+
+def optimizer_form(definitions: Definitions) -> Schema:
+    """The JSON Schema of a job's `optimizer`: a name, or one of the bundled ones with its options,
+    or one that another package brings with whatever options it has."""
+    kinds = {}
+    for name, kind in _BUNDLED.items():
+        schema = named(model_form(kind, definitions), "name", name)
+        for live in ("proposer", "model"):
+            schema["properties"][live] |= {"type": "string"}
+        if name == DEFAULT:
+            schema["properties"]["name"]["default"] = name
+            del schema["required"]
+        kinds[name] = kind.__name__
+        definitions[kind.__name__] = schema
+    others = sorted(point.name for point in entry_points(group=GROUP) if point.name not in kinds)
+    names = {"type": "string", "enum": [*kinds, *others]}
+    forms = [{**names, "title": "Name"}, one_of("name", kinds)]
+    if others:
+        definitions["OtherOptimizer"] = {
+            "type": "object",
+            "title": "An optimizer of another package",
+            "properties": {
+                "name": {"enum": others, "title": "Name", "description": "Which one this is."}
+            },
+            "required": ["name"],
+        }
+        forms.append({"$ref": "#/$defs/OtherOptimizer"})
+    return {"anyOf": forms}
 
 
 def _factory(name: Any) -> Any:

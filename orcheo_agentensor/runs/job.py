@@ -19,34 +19,16 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from orcheo_agentensor.config.model import config_error, config_schema
-from orcheo_agentensor.datasets import Case, DatasetSpec
+from orcheo_agentensor.config.model import config_error
 from orcheo_agentensor.errors import BadInput, ConfigError, shorten
-from orcheo_agentensor.json_values import all_json, json_problems, prose_only
+from orcheo_agentensor.json_values import all_json, json_problems
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
+from orcheo_agentensor.runs.schema import Form, as_form, with_forms
 
 IDENTIFIER_RULE = "must start with a letter or digit and hold only those and _ . : - (128 at most)"
 _DEMO = "orcheo_agentensor.demo"
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
-
-
-def as_form(schema: dict[str, Any]) -> None:
-    """Leave null out of a model's JSON Schema, so that a form shows one plain input per field.
-
-    Null is still taken, and means that the field is left out.
-    """
-    prose_only(schema)
-    for field in schema.get("properties", {}).values():
-        if isinstance(field.get("default"), dict):
-            field["default"] = {k: v for k, v in field["default"].items() if v is not None}
-        if {"type": "null"} not in field.get("anyOf", []):
-            continue
-        if field.get("default", ...) is None:
-            del field["default"]
-        field["anyOf"].remove({"type": "null"})
-        if len(field["anyOf"]) == 1:
-            field |= field.pop("anyOf")[0]
 
 
 class Limits(BaseModel):
@@ -247,6 +229,16 @@ class Job(BaseModel):
         }
 
     @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON Schema, with the forms that each field takes: what a server's forms show."""
+        return with_forms(super().model_json_schema(*args, **kwargs), **cls._forms())
+
+    @classmethod
+    def _forms(cls) -> dict[str, Form]:
+        """Forms of fields that only this kind of job has."""
+        return {}
+
+    @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Validate outside data; raises `ConfigError` that lists every problem."""
         given = {**data, "dataset": None}  # whose cases are looked at one by one
@@ -429,46 +421,3 @@ _REFERENCE = re.compile(r"agentensor-secret:[0-9a-f]{32}")
 def without_references(text: str) -> str:
     """A text with what it refers to in this process left open."""
     return _REFERENCE.sub(REDACTED, text)
-
-
-def schema_of_job(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a job model, with the schemas of its config and its dataset in it."""
-    schema = model.model_json_schema()
-    _embed(schema, "config", "RunConfig", config_schema())
-    if "dataset" in schema["properties"]:
-        _embed(schema, "dataset", "DatasetSpec", DatasetSpec.model_json_schema())
-    return schema
-
-
-def dataset_schema() -> dict[str, Any]:
-    """The JSON Schema of a dataset document: a list of cases, or an object that holds them."""
-    case = Case.model_json_schema()
-    definitions = case.pop("$defs", {})
-    cases = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Case"}}
-    document = {
-        "type": "object",
-        "properties": {"id": {"type": "string"}, "metadata": {"type": "object"}, "cases": cases},
-        "required": ["cases"],
-        "additionalProperties": False,
-    }
-    return {
-        "title": "Dataset",
-        "anyOf": [cases, document],
-        "$defs": {**definitions, "Case": case},
-    }
-
-
-def _embed(schema: dict[str, Any], field: str, name: str, inner: dict[str, Any]) -> None:
-    """Replace the plain object among a field's forms by a model's schema."""
-    definitions = schema.setdefault("$defs", {})
-    definitions |= inner.pop("$defs", {})
-    definitions[name] = inner
-    place = schema["properties"][field]
-    if place.get("type") == "object":
-        told = {key: place[key] for key in ("title", "description", "examples") if key in place}
-        schema["properties"][field] = {"$ref": f"#/$defs/{name}", **told}
-        return
-    place["anyOf"] = [
-        {"$ref": f"#/$defs/{name}"} if form.get("type") == "object" else form
-        for form in place["anyOf"]
-    ]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
-from orcheo_agentensor.runs.job import as_form
+from orcheo_agentensor.runs.schema import as_form
 from orcheo_agentensor.usage import NOTHING, Usage
 
 

@@ -20,10 +20,12 @@ from orcheo_agentensor.optimizers import (
     resolve_proposer,
 )
 from orcheo_agentensor.optimizers.guards import CaseTexts, template_of
+from orcheo_agentensor.optimizers.registry import optimizer_form
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.publishing import PublishTo
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.job import Job
+from orcheo_agentensor.runs.schema import Form
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.described import described, model_info, models_of, plain
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
@@ -363,6 +365,10 @@ class TrainingJob(Job):
         description="Where a promoted version is published: {url, assistant, api_key_env, graph, "
         "create}.",
     )
+
+    @classmethod
+    def _forms(cls) -> dict[str, Form]:
+        return {"optimizer": optimizer_form}
 
 
 @dataclass(frozen=True, kw_only=True)

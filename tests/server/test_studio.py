@@ -60,6 +60,25 @@ async def test_a_form_asks_for_nothing_it_cannot_express(client: Any, graph: str
         assert schema["properties"]["limits"]["default"]["concurrency"] == 10
 
 
+@pytest.mark.parametrize("graph", ["evaluation", "training"])
+async def test_a_form_offers_what_is_built_in_with_its_options(client: Any, graph: str) -> None:
+    [assistant] = await client.assistants.search(graph_id=graph)
+    schema = (await client.assistants.get_schemas(assistant["assistant_id"]))["input_schema"]
+    definitions = schema["$defs"]
+    fields = {"evaluators": ("type", "ExactMatch", "exact_match")}
+    if graph == "training":
+        fields["optimizer"] = ("name", "Reflective", "reflective")
+    for field, (key, definition, name) in fields.items():
+        place = schema["properties"][field].get("items", schema["properties"][field])
+        forms = definitions[place["$ref"].removeprefix("#/$defs/")] if "$ref" in place else place
+        named, by_name, *_ = forms["anyOf"]
+        assert name in named["enum"]
+        assert by_name["discriminator"]["mapping"][name] == f"#/$defs/{definition}"
+        assert definitions[definition]["properties"][key]["const"] == name
+    for field in ("target", "dataset", "config", "prompts"):
+        assert "#/$defs/" in json.dumps(schema["properties"][field]), field
+
+
 def untouched(field: dict[str, Any]) -> Any:
     """What a form sends of a field that nobody has touched."""
     return field.get(

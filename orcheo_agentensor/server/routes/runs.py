@@ -13,8 +13,8 @@ from orcheo_agentensor.config.model import config_schema
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.evaluation import EvaluationJob
 from orcheo_agentensor.reporting.cases import RecordedCase, recorded_cases
-from orcheo_agentensor.runs.job import dataset_schema, schema_of_job
 from orcheo_agentensor.runs.manifest import EvaluatorInfo, Manifest, compare, manifest_schema
+from orcheo_agentensor.runs.schema import dataset_schema
 from orcheo_agentensor.server.routes import (
     Name,
     NoQuery,
@@ -35,8 +35,8 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "config": config_schema,
     "dataset": dataset_schema,
     "manifest": manifest_schema,
-    "evaluation": lambda: schema_of_job(EvaluationJob),
-    "training": lambda: schema_of_job(TrainingJob),
+    "evaluation": EvaluationJob.model_json_schema,
+    "training": TrainingJob.model_json_schema,
 }
 
 
