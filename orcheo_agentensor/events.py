@@ -8,7 +8,8 @@ an event the way through the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, Literal, TypeAlias, get_args
@@ -36,6 +37,17 @@ EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 Event: TypeAlias = dict[str, Any]
 EventWriter: TypeAlias = Callable[[Event], None]
 
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # heard by those who have asked for logs, and nobody else
+
+_LEVELS = {
+    "case_finished": logging.DEBUG,  # a warning where it has failed
+    "step_started": logging.DEBUG,
+    "warning": logging.WARNING,
+    "run_failed": logging.ERROR,
+}
+"""The levels of events in the log; of all others `INFO`."""
 
 _listener: ContextVar[EventWriter | None] = ContextVar("agentensor_listener", default=None)
 
@@ -85,9 +97,32 @@ class EventSink:
         """As `emit`, of a payload at hand."""
         self.seq += 1
         event = {"seq": self.seq, "run_id": self.run_id, "type": type, **payload}
+        level = _LEVELS.get(type, logging.INFO)
+        if type == "case_finished" and not payload["ok"]:
+            level = logging.WARNING
+        if _log.isEnabledFor(level):
+            _tell(level, event, payload)
         self._context.run(self._write, event)
         if self._hear is not None:
             self._context.run(self._hear, event)
+
+
+def _tell(level: int, event: Event, payload: Mapping[str, Any]) -> None:
+    """Log an event."""
+    about = {"run_id": event["run_id"], "case_id": payload.get("case_id"), "event": event["type"]}
+    said = {key: value for key, value in payload.items() if key != "case_id"}
+    _log.log(level, "%s", _sentence(event), extra={**about, "data": said})
+
+
+def _sentence(event: Event) -> str:
+    kind = event["type"].replace("_", " ")
+    if event["type"] == "case_finished":
+        failed = [event.get("target_failure"), *event.get("evaluator_failures", {}).values()]
+        why = "; ".join(one["reason"] for one in failed if one)
+        return f"case {event['case_id']!r} {f'failed: {why}' if why else 'finished'}"
+    said = [f"{key} {event[key]}" for key in ("step", "version", "done", "total") if key in event]
+    said += [str(event[key]) for key in ("message", "error", "status") if event.get(key)]
+    return f"{kind}: {', '.join(said)}" if said else kind
 
 
 def discard(_event: Event) -> None:

@@ -11,6 +11,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+RUN_ID = "agentensor_run_id"
+"""The key in the metadata of a rollout that names its run."""
+
 SEED = "agentensor_seed"
 CASE_ID = "agentensor_case_id"
 REPLICATE = "agentensor_replicate"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -111,6 +111,13 @@ class Settings(BaseSettings):
 
     max_requests_per_minute: int = Field(default=3_000, ge=1)
     """Most requests of such a caller in a minute; further ones are refused with 429."""
+
+    log_format: Literal["text", "json"] = "text"
+    """How the command line and a server write their log: for people, or a JSON object a line."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What a log in JSON has at least: "debug" has each case, "info" what a run begins and ends
+    with, "warning" only what goes wrong."""
 
     dataset_dir: Path | None = None
     """The folder that a server reads the datasets of jobs from; None: any path may be read."""

@@ -21,10 +21,12 @@ from orcheo_agentensor.errors import (
     StoreError,
     shorten,
 )
+from orcheo_agentensor.logs import configure_logging
 
 P = ParamSpec("P")
 
 DEBUG = "AGENTENSOR_DEBUG"
+LOG_FORMAT = "AGENTENSOR_LOG_FORMAT"
 
 
 class ExitCode(IntEnum):
@@ -106,6 +108,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[P, int | None]], 
         @app.command(name, epilog=EXIT_CODES)
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            # Before the settings are read, whose errors belong into the log as well.
+            json_logs = os.environ.get(LOG_FORMAT, "").strip().lower() == "json"
+            configure_logging("json" if json_logs else "text")
             try:
                 code = function(*args, **kwargs)
             except (typer.Exit, typer.Abort, BrokenPipeError):

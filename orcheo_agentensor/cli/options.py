@@ -16,6 +16,7 @@ import typer
 
 from orcheo_agentensor.cli.jobfile import PROJECT_FILE, project_settings
 from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, shorten
+from orcheo_agentensor.logs import configure_logging
 from orcheo_agentensor.redaction import redact_url
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def load_settings() -> Settings:
     }
     try:
         settings = Settings(**given)
+        configure_logging(settings.log_format, level=settings.log_level)
         here = any(Path(name).is_file() for name in ("langgraph.json", PROJECT_FILE))
         project = [Path.cwd()] if here else []
         folders = (*settings.allowed_folders, *project)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.display import clean, clean_json, money, number, rich_table
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.logs import logs_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_log = logging.getLogger(__name__)
 _PLAIN_WIDTH = 120
 
 
@@ -32,7 +35,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """A line for the user, on stderr."""
+    """A line for the user, on stderr; in the log, where that is in JSON."""
+    if logs_json():
+        _log.log(logging.ERROR if style == "red" else logging.INFO, "%s", text)
+        return
     console(stderr=True).print(clean(text), style=style, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orcheo_agentensor.cli.output import console, say, version_sentence
 from orcheo_agentensor.display import clean, number
+from orcheo_agentensor.logs import logs_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,8 +23,8 @@ _SILENCE = 5.0
 
 @contextmanager
 def progress(*, silent: bool) -> Iterator[EventWriter]:
-    """A function that shows the events of a run, unless `silent`."""
-    if silent:
+    """A function that shows the events of a run, unless `silent`; a log in JSON has them anyway."""
+    if silent or logs_json():
         yield lambda _event: None
     elif console(stderr=True).is_terminal:
         with _bar() as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.output import show
 from orcheo_agentensor.errors import BadInput, require_extra
+from orcheo_agentensor.logs import logs_json
 
 HOST = "127.0.0.1"
 
@@ -42,6 +44,10 @@ def view(
             app = create_view(opened, port=at, key=key)
             show(f"http://{HOST}:{at}/#key={key}")
             config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+            if logs_json():  # to the root's handler, like all else
+                for name in ("uvicorn", "uvicorn.access"):
+                    logging.getLogger(name).handlers.clear()
+                logging.getLogger("uvicorn").propagate = True
             await uvicorn.Server(config).serve([listening])
         finally:
             await opened.close()

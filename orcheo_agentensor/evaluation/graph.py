@@ -12,7 +12,7 @@ from langgraph.types import Command
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orcheo_agentensor.evaluation.paid_calls import CANDIDATE, PHASE, RUN_ID, traced
+from orcheo_agentensor.evaluation.paid_calls import CANDIDATE, PHASE, traced
 from orcheo_agentensor.evaluation.results import (
     CaseProgress,
     CaseResult,
@@ -32,6 +32,7 @@ from orcheo_agentensor.runs.blocked import BLOCKED, block_warning
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
 from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.nodes import JobGraph, emptied
+from orcheo_agentensor.seeds import RUN_ID
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.tape import prompt_reads, unread_warning
 from orcheo_agentensor.targets.context import bind_places

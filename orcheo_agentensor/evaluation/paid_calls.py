@@ -39,17 +39,15 @@ from orcheo_agentensor.evaluation.limits import (
 from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.job import Limits
-from orcheo_agentensor.seeds import CASE_ID, REPLICATE, SEED
+from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.targets import ConnectedTarget
-from orcheo_agentensor.targets.served import ROLLOUT_OF
 from orcheo_agentensor.usage import NOTHING, CallGate, Usage, UsageRecorder
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Ledger
 
 
-RUN_ID = ROLLOUT_OF
 CANDIDATE = "agentensor_candidate"
 PHASE = "agentensor_phase"
 LABELS = (RUN_ID, CASE_ID, CANDIDATE, PHASE, REPLICATE, SEED)

@@ -44,7 +44,6 @@ from orcheo_agentensor.evaluation.limits import (
 from orcheo_agentensor.evaluation.paid_calls import (
     CANDIDATE,
     PHASE,
-    RUN_ID,
     Attempt,
     Meter,
     PaidCalls,
@@ -78,7 +77,7 @@ from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.active import ActiveRun, Draining
 from orcheo_agentensor.runs.caller import OF_JOBS, handlers
-from orcheo_agentensor.seeds import CASE_ID, REPLICATE, SEED
+from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import PASSING, trace_id_of
 from orcheo_agentensor.storage.tables import clean_text

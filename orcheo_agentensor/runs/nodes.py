@@ -109,7 +109,8 @@ def _shielded(on_event: EventWriter) -> EventWriter:
             on_event(event)
         except Exception as error:  # noqa: BLE001 - told, and the run goes on
             told = redact("".join(traceback.format_exception(error)))
-            log.error("on_event raised on %s %s\n%s", event["type"], event["seq"], told)
+            about, said = {"run_id": event["run_id"]}, "on_event raised on %s %s\n%s"
+            log.error(said, event["type"], event["seq"], told, extra=about)
 
     return heard
 

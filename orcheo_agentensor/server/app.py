@@ -18,6 +18,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orcheo_agentensor.errors import AgentensorError
+from orcheo_agentensor.logs import configure_logging
 from orcheo_agentensor.server.http import NO_STORE, PREFIX, error_response
 from orcheo_agentensor.server.middleware import RunRequests
 from orcheo_agentensor.server.review import RequestReviewer
@@ -43,6 +44,7 @@ def create_app(*, store: Store | str | None = None, settings: Settings | None = 
     from orcheo_agentensor.storage import Store
 
     settings = settings or Settings()
+    configure_logging(settings.log_format, level=settings.log_level)
     opened = store if isinstance(store, Store) else Store.from_url(store or settings.database_url)
 
     @asynccontextmanager

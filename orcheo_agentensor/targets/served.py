@@ -46,6 +46,7 @@ from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.prompts import CONTEXT, TextTensor, constant_in, part_in
 from orcheo_agentensor.redaction import knowing, redact
+from orcheo_agentensor.seeds import RUN_ID
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
 from orcheo_agentensor.targets.constants import (
@@ -87,9 +88,6 @@ RESOLVED_BY = "agentensor_resolved"
 
 SOURCES = "agentensor_sources"
 """The key of a run's metadata that says where each value of that config comes from."""
-
-ROLLOUT_OF = "agentensor_run_id"
-"""The label in the metadata of a rollout that names its run."""
 
 _THREAD_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 _MOST_ERROR_TEXT = 2_000
@@ -275,7 +273,7 @@ class Workflow:
         given: Mapping[str, Any] = config or {}
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
         if not reviewed and not await self.is_on():
-            if not (given.get("metadata") or {}).get(ROLLOUT_OF):  # its job has resolved `use`
+            if not (given.get("metadata") or {}).get(RUN_ID):  # its job has resolved `use`
                 off = f"runnable_config_enabled is off for {self.workflow_id!r}"
                 refuse_use(given, "config", off)
             return RunPlan(runnable=config)
@@ -303,7 +301,7 @@ class Workflow:
         if runtime:
             runnable["configurable"] = {**runnable.get("configurable", {}), **runtime}
         refs = {
-            "rollout_of": found.config.metadata.get(ROLLOUT_OF),
+            "rollout_of": found.config.metadata.get(RUN_ID),
             "base_version": found.base_version,
             "trace_id": found.config.run_id and str(found.config.run_id),
             "identity": runtime.get("langgraph_auth_user_id"),
@@ -624,7 +622,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         try:
             await store.runs.update(run_id, **fields)
         except AgentensorError as trouble:  # the run itself is over, and its outcome stands
-            _logger.warning("run %s is %s, which could not be stored: %s", run_id, status, trouble)
+            told = "run %s is %s, which could not be stored: %s"
+            _logger.warning(told, run_id, status, trouble, extra={"run_id": run_id})
 
     def _thread(self, plan: RunPlan) -> RunnableConfig | None:
         """The config of the thread to look at, where the graph keeps one of its own."""

@@ -149,6 +149,6 @@ def test_help_imports_nothing_heavy() -> None:
     packages, ours = imported(HELP)
     assert "typer" in packages
     assert not packages & HEAVY
-    light = ("cli", "display", "errors", "lazy", "media", "redaction")
+    light = ("cli", "display", "errors", "lazy", "logs", "media", "redaction")
     allowed = tuple(f"orcheo_agentensor.{name}" for name in light)
     assert not {name for name in ours - {"orcheo_agentensor"} if not name.startswith(allowed)}
