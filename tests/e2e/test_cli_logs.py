@@ -47,7 +47,7 @@ def test_a_log_in_json_has_a_line_each_with_the_ids_and_no_secrets(
     found = lines_of(said)
     assert all({"time", "level", "logger", "message", "run_id"} <= line.keys() for line in found)
     assert {line["run_id"] for line in found} == {"r1"}
-    assert [line.get("event") for line in found if "event" in line][0] == "run_started"
+    assert next(line["event"] for line in found if "event" in line) == "run_started"
     assert found[-1]["event"] == "run_finished"
     asked = [line for line in found if line["logger"] == "loud"]
     assert {line["case_id"] for line in asked} == {"c0", "c1", "c2"}
