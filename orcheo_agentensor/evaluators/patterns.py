@@ -11,8 +11,6 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-import re2
-
 MOST_STEPS = 300_000_000
 """Most steps of one match, in the worst case: about two seconds, in which others go on."""
 
@@ -43,6 +41,8 @@ class LinearPattern:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"is not a regular expression: {error}") from None
+        import re2
+
         options: Any = re2.Options()
         options.max_mem, options.log_errors = _MEMORY, False
         options.case_sensitive = not ignore_case

@@ -21,7 +21,6 @@ from orcheo_agentensor.prompts import (
     put,
 )
 from orcheo_agentensor.tape import bind_of
-from orcheo_agentensor.targets.placing import places_of
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -286,6 +285,8 @@ def bind_places(target: Any, configurable: Mapping[str, Any]) -> list[str]:
         except Exception:  # noqa: BLE001 - a type that is named before it is there
             hints = {}
         texts = [n for n in field_names(schema) if str in _members(hints.get(n, str))]
+    from orcheo_agentensor.targets.placing import places_of
+
     declared = [
         spec.id
         for spec in getattr(getattr(inner, "runnable", None), "config_specs", ())

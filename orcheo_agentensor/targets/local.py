@@ -71,7 +71,6 @@ from orcheo_agentensor.targets.overriding import (
     require_nodes,
     with_node_overrides,
 )
-from orcheo_agentensor.targets.placing import check_parts, placed
 
 if TYPE_CHECKING:
     from orcheo_agentensor.targets.served import Workflow
@@ -351,7 +350,10 @@ class RunnableTarget:
         who = repr(self.name)
         if self.is_remote:
             return
-        check_parts(self.runnable, prompts, who=who)
+        if _in_parts(prompts):
+            from orcheo_agentensor.targets.placing import check_parts  # loads LangChain's templates
+
+            check_parts(self.runnable, prompts, who=who)
         if overrides_in({"configurable": configurable}) and hasattr(self.runnable, "nodes"):
             config = RunConfig.model_construct(configurable=dict(configurable))
             require_followed(self.runnable, config, field="job.config")
@@ -429,8 +431,10 @@ class RunnableTarget:
 
     async def _with_texts(self, prompts: Mapping[str, Any]) -> tuple[Any, Values]:
         """The graph with the texts of prompts in the parts of it that they bind to."""
-        if not any(part_in(bind_of(one)) for one in prompts.values()):
+        if not _in_parts(prompts):
             return self.runnable, {}
+        from orcheo_agentensor.targets.placing import placed
+
         key = repr(sorted((str(bind_of(one)), str(one)) for one in prompts.values()))
         if key not in self._placed:
             made = await run_in_thread(placed, self.runnable, prompts)
@@ -458,6 +462,11 @@ class RunnableTarget:
         if key not in self._watched:
             self._watched[key] = watched_graph(self.runnable, tree)
         return self._watched[key]
+
+
+def _in_parts(prompts: Mapping[str, Any]) -> bool:
+    """Whether a prompt binds to a part of the graph."""
+    return any(part_in(bind_of(one)) for one in prompts.values())
 
 
 def _edges(graph: Any) -> tuple[tuple[str, str], ...]:

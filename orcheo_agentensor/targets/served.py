@@ -73,7 +73,6 @@ from orcheo_agentensor.targets.described import (
 )
 from orcheo_agentensor.targets.isolation import provenance_of
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
-from orcheo_agentensor.targets.placing import check_parts, placed
 from orcheo_agentensor.upstream import private_attributes
 
 if TYPE_CHECKING:
@@ -508,6 +507,8 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """
         if not any(constant_in(one.bind) or part_in(one.bind) for one in prompts.values()):
             return self, {}
+        from orcheo_agentensor.targets.placing import check_parts, placed
+
         defaults = self.workflow.defaults.prompts
         own = [name for name, one in defaults.items() if prompts[name].bind == one.bind]
         load_constants(prompts, settings=self.workflow.settings, trusted=own)
