@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
     from orcheo_agentensor.nodes.agent import TrainablePrompt
-    from orcheo_agentensor.optimizers import RandomSearch, Reflective, TextGrad, astep, step
+    from orcheo_agentensor.optimizers import Demos, RandomSearch, Reflective, TextGrad, astep, step
     from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
     from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.reporting import RunComparison, acompare, compare
@@ -98,6 +98,7 @@ __all__ = [
     "DatasetLike",
     "Deadline",
     "Decision",
+    "Demos",
     "EachTurn",
     "EvaluationJob",
     "EvaluationReport",
@@ -207,7 +208,7 @@ __getattr__ = lazily(
         ),
         "nodes": ("AgentNode", "AgentensorNode", "TaskNode"),
         "nodes.agent": ("TrainablePrompt",),
-        "optimizers": ("RandomSearch", "Reflective", "TextGrad", "astep", "step"),
+        "optimizers": ("Demos", "RandomSearch", "Reflective", "TextGrad", "astep", "step"),
         "settings": ("Settings",),
         "storage": ("ConfigCheckpoint", "Store"),
         "seeds": ("get_seed",),

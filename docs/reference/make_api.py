@@ -35,7 +35,7 @@ GROUPS = {
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
     "HTTPEvaluator EachTurn",
-    "Optimizers, budgets, stop conditions": "Reflective TextGrad RandomSearch step astep "
+    "Optimizers, budgets, stop conditions": "Reflective TextGrad Demos RandomSearch step astep "
     "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "
     "create_training_graph evaluation_node training_node TaskNode AgentNode AgentensorNode",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orcheo_agentensor.lazy import lazily
+from orcheo_agentensor.optimizers.demos import Demos
 from orcheo_agentensor.optimizers.guards import CaseTexts, refusals
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
+    Demo,
     Edit,
     Optimizer,
     ProposalRequest,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CaseTexts",
     "ComponentRequest",
+    "Demo",
+    "Demos",
     "Edit",
     "FeedbackRecord",
     "LLMProposer",

@@ -119,6 +119,13 @@ def _format_fields(text: str) -> list[str] | None:
     ]
 
 
+def slot_text(metadata: Mapping[str, Any]) -> str:
+    """The text that stands for worked examples in a prompt, or nothing; see `slots.py`."""
+    said = metadata.get("demos")
+    found = said.get("slot") if isinstance(said, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
 def default_max_chars(initial: str) -> int:
     """The length cap of a prompt whose metadata sets none."""
     return max(4_000, 3 * len(initial))
@@ -217,6 +224,11 @@ def refusals(component: ComponentRequest, text: Any, *, cases: CaseTexts) -> lis
         " ".join(component.placeholders), component.metadata
     )
     held, wanted = Counter(placeholders(text, template)), Counter(component.placeholders)
+    slot = slot_text(component.metadata)
+    if slot in wanted and text.count(slot) != 1:
+        reasons.append(f"must keep its slot for examples, once: {slot!r}")
+    for names in (held, wanted):
+        names.pop(slot, None)
     if lost := sorted(wanted - held):
         reasons.append(f"lost placeholders: {', '.join(lost)}")
     if invented := sorted(held - wanted):

@@ -39,10 +39,18 @@ from orcheo_agentensor.prompts import FeedbackRecord
 
 State: TypeAlias = dict[str, Any]
 
+DEMO_CHARS = 4_000
+"""Most characters of the worked examples in a prompt, where nothing else is said."""
+
 Purpose: TypeAlias = Literal["rewrite", "paraphrase", "refine", "restart"]
-TrialKind: TypeAlias = Literal["rewrite", "paraphrase", "restart", "merge", "validate"]
+TrialKind: TypeAlias = Literal["rewrite", "paraphrase", "restart", "merge", "validate", "measure"]
 TrialStatus: TypeAlias = Literal[
-    "accepted", "worse_on_minibatch", "worse_on_validation", "refused", "nothing_to_learn"
+    "accepted",
+    "measured",
+    "worse_on_minibatch",
+    "worse_on_validation",
+    "refused",
+    "nothing_to_learn",
 ]
 
 
@@ -53,7 +61,8 @@ class Optimizer(Protocol):
     It may also have the attributes `minibatch` (cases per trial, for the default budget; 10),
     `momentum` (past edits of a prompt that the proposer is shown; 0), `parallel` (trials in flight
     at once; 1), `proposer` (an object with `async propose(request)`, or its "module:attribute"),
-    `model` (a chat model that proposes instead), `sees` (whether it takes
+    `model` (a chat model that proposes instead), `proposes` (False where it needs neither),
+    `demonstrates` (whether it puts worked examples into prompts), `sees` (whether the model takes
     images, which the model's profile says otherwise), `criticises` (whether that model also gives
     feedback along every edge of a tape), and a method `finalists(state)`: the hashes of candidates
     that are worth validating once the search is over, best first.
@@ -84,7 +93,10 @@ class SearchSpace:
 
     `components` are the names of the trainable prompts, `case_ids` the training cases, `baseline`
     the hash of the candidate the search starts from; it is measured as far as the search needs it.
-    `rollouts` is what the search may run at most, None where the budget does not say.
+    `rollouts` is what the search may run at most, None where the budget does not say, and
+    `validation` counts the cases of which the validation of a candidate takes it. `labels` has
+    the training cases that expect an output, each with a number that those have who expect the
+    same.
     """
 
     components: tuple[str, ...]
@@ -92,10 +104,28 @@ class SearchSpace:
     baseline: str
     seed: int
     rollouts: int | None = None
+    validation: int = 0
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> State:
-        """As the first state of an optimizer may hold it."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        """As the first state of an optimizer may hold it, without the labels."""
+        found = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        return {key: value for key, value in found.items() if key not in ("labels", "validation")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """A worked example for a prompt: what a node took in on a training case, and a good answer.
+
+    `answer` is the `output` that a successful rollout of the candidate has given, or what the case
+    says is `expected`. How the node takes the case in is seen in the candidate's rollout of the
+    case `like`: of this case, or of another where the node's input is the case's.
+    """
+
+    case_id: str
+    candidate: str
+    answer: Literal["output", "expected"]
+    like: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +136,9 @@ class Trial:
     (cases that `parent` was run on before), is also shown what came of `remembered` (by the hash
     of another candidate, cases that it was run on), proposes, and tests on `case_ids`; `merge`
     takes the texts of the components in `donors` from other candidates instead of proposing;
-    `validate` proposes nothing and measures `parent` itself. Without `case_ids`, a trial that is
+    `validate` proposes nothing and measures `parent` itself. `measure` runs `parent` on all of
+    `case_ids` and compares nothing: with the worked examples `demos` in its prompts, in
+    `demo_chars` characters each at most, where there are any. Without `case_ids`, a trial that is
     not `gated` learns from what is remembered alone, and runs nothing.
 
     With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
@@ -128,6 +160,8 @@ class Trial:
     remembered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rival: str | None = None
     donors: Mapping[str, str] = field(default_factory=dict)
+    demos: Mapping[str, Sequence[Demo]] = field(default_factory=dict)
+    demo_chars: int = DEMO_CHARS
 
     def to_json(self) -> dict[str, Any]:
         """As an optimizer's state may hold it."""
@@ -139,6 +173,8 @@ class Trial:
         fields: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
         }
+        shown = fields.get("demos") or {}
+        fields["demos"] = {name: [Demo(**one) for one in held] for name, held in shown.items()}
         return cls(**fields)
 
 
@@ -146,7 +182,8 @@ class Trial:
 class TrialOutcome:
     """What came of a trial.
 
-    `status` is `accepted`; `worse_on_minibatch` or `worse_on_validation` (the child lost there);
+    `status` is `accepted`; `measured` (as asked, and compared with nothing);
+    `worse_on_minibatch` or `worse_on_validation` (the child lost there);
     `refused` (by the guards, or by the proposer; `reason` says why); or `nothing_to_learn` (nothing
     went wrong on the cases, or no prompt was read on those that did). `prompts` are the proposed
     new texts, and `child` the candidate that they make, set once they passed the guards.
@@ -158,7 +195,8 @@ class TrialOutcome:
     refused to that text and the reason: they stay as they are. `validation` is the child's
     objective on all validation cases, None unless all were measured; `validation_scores` are those
     that were. `means` maps parent and child to `{"cases", "evaluators"}`: how many of the trial's
-    cases each was measured on, and the mean of each evaluator there.
+    cases each was measured on, and the mean of each evaluator there. `shown` are the cases whose
+    examples are in the child's prompts; those of `unfit` can be shown in that prompt by no trial.
     """
 
     status: TrialStatus
@@ -176,6 +214,8 @@ class TrialOutcome:
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     means: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unfit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     refined: bool = False
     reason: str = ""
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from orcheo_agentensor.entrypoints import chat_model, load_entrypoint
 from orcheo_agentensor.errors import BadInput, EntrypointNotFound, MissingExtra, shorten
-from orcheo_agentensor.optimizers.protocol import Optimizer, Proposer
+from orcheo_agentensor.optimizers.demos import Demos
+from orcheo_agentensor.optimizers.protocol import Optimizer, ProposalRequest, Proposer
 from orcheo_agentensor.optimizers.random_search import RandomSearch
 from orcheo_agentensor.optimizers.reflective import Reflective
 from orcheo_agentensor.optimizers.textgrad import TextGrad
@@ -22,6 +23,7 @@ DEFAULT = "reflective"
 _BUNDLED: dict[str, Any] = {
     "reflective": Reflective,
     "textgrad": TextGrad,
+    "demos": Demos,
     "random_search": RandomSearch,
 }
 
@@ -139,6 +141,14 @@ def own_models(
     return found
 
 
+class NoProposer:
+    """Stands where an optimizer needs no proposer; it proposes nothing."""
+
+    async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
+        """No text for any prompt."""
+        return {}
+
+
 def resolve_proposer(
     optimizer: Optimizer, *, settings: Settings, prompts: Mapping[str, TextTensor] | None = None
 ) -> Proposer:
@@ -146,10 +156,12 @@ def resolve_proposer(
 
     It is the optimizer's `proposer` (an object or "module:attribute"), else one that asks its
     `model` or that of `AGENTENSOR_MODEL`. Those of `prompts` that have a model of their own are
-    rewritten by it.
+    rewritten by it. An optimizer that does not propose gets one that gives nothing.
     """
     from orcheo_agentensor.optimizers.proposer import LLMProposer, ProposerPerPrompt
 
+    if not getattr(optimizer, "proposes", True):
+        return NoProposer()
     own = own_models(prompts or {}, optimizer=optimizer, settings=settings)
     if not own:
         return _shared_proposer(optimizer, settings=settings)

@@ -10,12 +10,13 @@ from orcheo_agentensor.optimizers.guards import (
     CaseTexts,
     default_max_chars,
     placeholders,
-    template_of,
+    slot_text,
     through_guards,
 )
 from orcheo_agentensor.optimizers.proposer import ProposalRefused
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, Edit, ProposalRequest, Purpose
 from orcheo_agentensor.optimizers.registry import resolve_optimizer, resolve_proposer
+from orcheo_agentensor.optimizers.slots import plain_template
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.settings import Settings
 
@@ -32,19 +33,23 @@ def proposal_request(
     """What a proposer is asked: to rewrite the tensors `names` by their gradients.
 
     Length caps and placeholders follow from the `initial` texts; those of `tensors` where left out.
+    A slot for examples is a placeholder as long as it is empty.
     """
 
     def component(name: str) -> ComponentRequest:
-        first = (initial or tensors)[name]
-        template = template_of(first.text, first.metadata)
+        first, text = (initial or tensors)[name], tensors[name].text
+        template, slot = plain_template(first.text, first.metadata), slot_text(first.metadata)
+        held = tuple(one for one in placeholders(first.text, template) if one != slot)
+        if slot and slot in text:
+            held = (*held, slot)
         return ComponentRequest(
             name=name,
-            text=tensors[name].text,
+            text=text,
             feedback=tuple(tensors[name].gradients),
             siblings={other: t.text for other, t in tensors.items() if other != name},
             history=history(name),
             max_chars=int(first.metadata.get("max_chars") or default_max_chars(first.text)),
-            placeholders=placeholders(first.text, template),
+            placeholders=held,
             metadata=dict(first.metadata),
             template=template,
         )

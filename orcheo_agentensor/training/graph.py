@@ -329,6 +329,10 @@ def create_training_graph(
     return graph
 
 
+_SHOWN = (
+    "the dataset has no validation split: candidates are validated on the training cases, and "
+    "those that a prompt shows as examples count as solved"
+)
 _AHEAD = "the run has made these steps already: they are read from its record, and cost nothing"
 _ENDED = (
     "the run has ended: what follows is read from its record, and costs nothing; to search on from "
@@ -478,6 +482,8 @@ def _announce(training: Training) -> None:
     )
     for warning in run.warnings:
         run.events.emit("warning", message=warning)
+    if plan.demonstrates and {case.id for case in plan.validation} == {c.id for c in plan.train}:
+        run.events.emit("warning", message=_SHOWN)
 
 
 async def _finish(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.datasets import Case, Dataset
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.json_values import canonical_json, prose_only
 from orcheo_agentensor.optimizers import (
     Optimizer,
@@ -19,8 +19,9 @@ from orcheo_agentensor.optimizers import (
     resolve_optimizer,
     resolve_proposer,
 )
-from orcheo_agentensor.optimizers.guards import CaseTexts, template_of
+from orcheo_agentensor.optimizers.guards import CaseTexts
 from orcheo_agentensor.optimizers.registry import optimizer_form
+from orcheo_agentensor.optimizers.slots import KEY, check_slots, plain_template
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.publishing import PublishTo
 from orcheo_agentensor.redaction import redact
@@ -309,6 +310,7 @@ class TrainingJob(Job):
             {"name": "textgrad", "proposer": "orcheo_agentensor.demo.proposer:LexicalProposer"},
             "reflective",
             "textgrad",
+            {"name": "demos", "most": 8},
             "random_search",
         ],
     )
@@ -378,8 +380,9 @@ class TrainingPlan:
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
     it has none. `leaked` counts cases of the holdout split whose inputs the search sees as well:
     they are no part of `holdout`. `left_out` counts cases outside these splits. `momentum`,
-    `parallel` and `pipelined` are the optimizer's (see its protocol). `broken` lists the proposer's
-    exceptions since its last answer.
+    `parallel` and `pipelined` are the optimizer's (see its protocol). `taking` are the prompts that
+    may be given worked examples, and `demonstrates` tells whether the optimizer gives any. `broken`
+    lists the proposer's exceptions since its last answer.
     """
 
     optimizer: Optimizer
@@ -398,6 +401,8 @@ class TrainingPlan:
     left_out: int
     leaked: int
     trainable: tuple[str, ...]
+    taking: tuple[str, ...]
+    demonstrates: bool
     texts: CaseTexts
     templates: Mapping[str, str]
     publish: PublishTo | None = None
@@ -464,6 +469,15 @@ def make_plan(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
     proposer = resolve_proposer(chosen, settings=settings, prompts=prompts)
+    demonstrates = bool(getattr(chosen, "demonstrates", False))
+    taking = check_slots(prompts, trainable, used=demonstrates)
+    if demonstrates and not taking and not getattr(chosen, "proposes", True):
+        raise BadInput(
+            field=f"prompts.*.metadata.{KEY}",
+            value=False,
+            rule=f"must let a prompt take examples: {chosen.name!r} changes nothing else, "
+            "and all prompts have no_quotes, or demos: false",
+        )
     train, validation, held_out = split_cases(dataset)
     seen = {canonical_json(case.inputs) for case in (*train, *validation)} if held_out else set()
     holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
@@ -498,13 +512,15 @@ def make_plan(
         leaked=len(held_out) - len(holdout),
         left_out=len(dataset) - len({c.id for c in (*train, *validation, *held_out)}),
         trainable=trainable,
+        taking=tuple(taking),
+        demonstrates=demonstrates,
         publish=publish,
         texts=CaseTexts(
             [(c.inputs, c.expected_output) for c in (*validation, *holdout) if c.id not in learnt],
             train=[(case.inputs, case.expected_output) for case in train],
         ),
         templates={
-            name: template_of(prompts[name].text, prompts[name].metadata) for name in trainable
+            name: plain_template(prompts[name].text, prompts[name].metadata) for name in trainable
         },
     )
     described: dict[str, Any] = {

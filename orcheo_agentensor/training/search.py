@@ -14,6 +14,7 @@ from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, RunPaused, shorten
 from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.evaluation.results import numeric_of, settled
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.proposer import ReplyTruncated
 from orcheo_agentensor.optimizers.protocol import State, TrialKind
@@ -39,6 +40,7 @@ from orcheo_agentensor.training.trial import MOST_CUTS, run_trial
 KINDS = get_args(TrialKind)
 WITHOUT_CASES = ("merge", "validate")
 IDLE_STEPS = 10
+_STATUS = {"measured": "measured"}
 
 
 def ask(training: Training) -> list[Trial]:
@@ -75,16 +77,20 @@ def _problem(training: Training, trial: Any, *, cases: set[str]) -> str | None:
         return f"gave {shorten(trial)}, not a Trial"
     if trial.purpose not in KINDS:
         return f"has a trial of purpose {trial.purpose!r}; known: {', '.join(KINDS)}"
-    named = (trial.rival or trial.parent, *trial.donors.values(), *trial.remembered)
+    demos = [demo for held in trial.demos.values() for demo in held]
+    sources = {demo.candidate for demo in demos}
+    named = (trial.rival or trial.parent, *trial.donors.values(), *trial.remembered, *sources)
     for candidate in (trial.parent, *named):
         if candidate not in training.candidates:
             return f"has a trial with no known candidate: {shorten(candidate)}"
     shown = {*trial.recalled, *(case for held in trial.remembered.values() for case in held)}
+    shown |= {case for demo in demos for case in (demo.case_id, demo.like)}
     if unknown := sorted({*trial.case_ids, *shown} - cases):
         return f"has a trial on {unknown[0]!r}, which is no training case"
-    if unknown := sorted({*trial.components, *trial.donors} - {*training.plan.trainable}):
+    changed = {*trial.components, *trial.donors, *trial.demos}
+    if unknown := sorted(changed - {*training.plan.trainable}):
         return f"has a trial on the component {unknown[0]!r}, which is no trainable prompt"
-    learnt_from = trial.case_ids or (trial.remembered and not trial.gated)
+    learnt_from = trial.case_ids or (trial.remembered and not trial.gated) or demos
     if trial.purpose not in WITHOUT_CASES and not (learnt_from and trial.components):
         missing = "components" if learnt_from else "case_ids"
         return f"has a {trial.purpose!r} trial without {missing}"
@@ -218,6 +224,8 @@ async def begin(training: Training) -> SearchState:
         baseline=candidate.hash,
         seed=run.job.seed,
         rollouts=search_rollouts(plan, replicates=run.job.replicates),
+        validation=len(plan.validation),
+        labels=_labels(plan.train),
     )
     with _calling(plan, "start"):
         state.optimizer = _as_stored(plan, "start", plan.optimizer.start(space))
@@ -225,6 +233,15 @@ async def begin(training: Training) -> SearchState:
     await training.candidates.save(run, candidate, parent=None, status="accepted", step=0, info={})
     await state.save(run)
     return state
+
+
+def _labels(cases: Sequence[Case]) -> dict[str, int]:
+    """A number for each case that expects an output, the same for those that expect the same."""
+    numbers: dict[str, int] = {}
+    expected = {
+        c.id: content_hash(c.expected_output) for c in cases if c.expected_output is not None
+    }
+    return {case: numbers.setdefault(key, len(numbers)) for case, key in expected.items()}
 
 
 async def follow_retry(training: Training) -> None:
@@ -472,7 +489,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
                 training.run,
                 candidates.child(candidates[outcome.parent], outcome.prompts),
                 parent=outcome.parent,
-                status="accepted" if accepted else "rejected",
+                status="accepted" if accepted else _STATUS.get(outcome.status, "rejected"),
                 step=state.step,
                 info={**scores, "reason": outcome.reason},
             )
@@ -492,7 +509,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
         training.run.events.emit(
             "candidate_accepted", candidate=child[:12], new_best=better, **told
         )
-    elif outcome.status != "nothing_to_learn":
+    elif outcome.status not in ("nothing_to_learn", "measured"):
         training.run.events.emit(
             "proposal_rejected", status=outcome.status, reason=outcome.reason, **told
         )

@@ -25,6 +25,7 @@ from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import Comparison, gate, validate_against
+from orcheo_agentensor.training.demos import demonstrated
 from orcheo_agentensor.training.feedback import (
     EdgeCritic,
     briefly,
@@ -200,6 +201,8 @@ class _TrialRun:
         if trial.purpose == "validate":
             outcome = TrialOutcome(status="accepted", parent=trial.parent, child=trial.parent)
             return await self._validate(outcome, parent)
+        if trial.purpose == "measure":
+            return await self._measure(parent)
         wanted = set(trial.case_ids)
         cases = [case for case in training.plan.train if case.id in wanted]
         before = await training.measure(cases, parent, phase="train")
@@ -245,6 +248,35 @@ class _TrialRun:
         if proposal.reason:
             return replace(outcome, status="refused", reason=proposal.reason)
         return await self._test(outcome, cases, before, parent, proposal.texts)
+
+    async def _measure(self, parent: Candidate) -> TrialOutcome:
+        """Run the parent, with worked examples in its prompts where there are any, on all cases."""
+        training, trial = self.training, self.trial
+        outcome = TrialOutcome(status="measured", parent=parent.hash, child=parent.hash)
+        if trial.demos:
+            made = await demonstrated(training, parent, trial)
+            outcome = replace(
+                outcome,
+                prompts=made.texts,
+                shown=made.shown,
+                unfit=made.unfit,
+                refused=made.refused,
+                reason=made.reason,
+            )
+            if made.reason:
+                return replace(outcome, status="refused", child=None)
+        child = self._step(parent, outcome.prompts)
+        wanted = set(trial.case_ids)
+        cases = [case for case in training.plan.train if case.id in wanted]
+        found = await training.measure(cases, child, phase="train") if cases else []
+        scores = _scores(found, training.weights)
+        return replace(
+            outcome,
+            child=child.hash,
+            child_score=_mean(scores),
+            case_scores=scores,
+            means={child.hash: _evaluator_means(found)},
+        )
 
     async def _test(
         self,

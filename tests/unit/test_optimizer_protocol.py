@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orcheo_agentensor import RandomSearch, Reflective, TextGrad
+from orcheo_agentensor import Demos, RandomSearch, Reflective, TextGrad
 from orcheo_agentensor.optimizers import Optimizer, SearchSpace, Trial, TrialOutcome, derive_seed
 from orcheo_agentensor.optimizers.reflective import MAX_POOL
 
@@ -20,10 +20,14 @@ OPTIMIZERS: dict[str, Any] = {
     "reflective, impatient": Reflective(minibatch=1, parallel=2, chain=1, patience=1),
     "textgrad": TextGrad(minibatch=3),
     "random_search": RandomSearch(minibatch=3, parallel=3),
+    "demos": Demos(minibatch=2, contenders=4, most=3),
 }
 CASES = tuple(f"case{n}" for n in range(9))
 VALIDATION = tuple(f"validation{n}" for n in range(6))
-SPACE = SearchSpace(components=("a", "b", "c"), case_ids=CASES, baseline="base", seed=3)
+LABELS = {case: n % 2 for n, case in enumerate(CASES[:6])}
+SPACE = SearchSpace(
+    components=("a", "b", "c"), case_ids=CASES, baseline="base", seed=3, labels=LABELS
+)
 every = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
@@ -42,6 +46,18 @@ def outcome(trial: Trial, draw: random.Random) -> TrialOutcome:
             child=trial.parent,
             validation_scores=scores(VALIDATION),
             validation=draw.choice([None, 0.5]),
+        )
+    if trial.purpose == "measure":
+        ids = {name: [one.case_id for one in held] for name, held in trial.demos.items()}
+        made = draw.random() < 0.9
+        return TrialOutcome(
+            status="measured" if made else "refused",
+            parent=trial.parent,
+            child=(f"candidate{draw.randrange(10**6)}" if ids else trial.parent) if made else None,
+            prompts=dict.fromkeys(ids, "text"),
+            case_scores=before if made else {},
+            shown={name: held[1:] for name, held in ids.items()},
+            unfit={name: held[:1] for name, held in ids.items()},
         )
     status = draw.choice(
         ["accepted", "accepted", "worse_on_minibatch", "worse_on_validation", "refused"]
@@ -102,7 +118,11 @@ def test_trials_name_what_there_is(optimizer: Any, seed: int) -> None:
             assert not set(trial.case_ids) & set(trial.recalled)
             assert set(trial.components) <= set(SPACE.components)
             assert set(trial.remembered) <= known
-            learns = trial.case_ids or (trial.remembered and not trial.gated)
+            demos = [demo for held in trial.demos.values() for demo in held]
+            assert {demo.candidate for demo in demos} <= known
+            assert {case for demo in demos for case in (demo.case_id, demo.like)} <= set(CASES)
+            assert not {demo.case_id for demo in demos} & set(trial.case_ids)
+            learns = trial.case_ids or demos or (trial.remembered and not trial.gated)
             assert learns or trial.purpose in ("validate", "merge")
             assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
         outcomes = [outcome(trial, draw) for trial in told(optimizer, asked)]
