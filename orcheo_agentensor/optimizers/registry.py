@@ -60,7 +60,7 @@ def optimizer_form(definitions: Definitions) -> Schema:
     kinds = {}
     for name, kind in _BUNDLED.items():
         schema = named(model_form(kind, definitions), "name", name)
-        for live in ("proposer", "model"):
+        for live in {"proposer", "model"} & schema["properties"].keys():
             schema["properties"][live] |= {"type": "string"}
         if name == DEFAULT:
             schema["properties"]["name"]["default"] = name
