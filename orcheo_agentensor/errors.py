@@ -251,6 +251,11 @@ class TargetUnavailable(RunPaused):
     """No server of the remote target answers; the run is kept and can be resumed."""
 
 
+class ExportFailed(AgentensorError):
+    """A run could not be sent to another service; what was sent stays, and sending it again adds
+    nothing twice."""
+
+
 class RunAlreadyActive(AgentensorError):
     """Another process is working on this run; wait for it to end, or stop it first.
 

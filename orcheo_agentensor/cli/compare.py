@@ -1,20 +1,22 @@
-"""`agentensor compare` and `report`: runs and versions against each other, and results to share."""
+"""`agentensor compare`, `report` and `export`: results against each other, and results to share."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.errors import ExitCode
 from orcheo_agentensor.cli.output import print_json, require_new, show, show_table, write_whole
-from orcheo_agentensor.errors import BadInput, NotFound
+from orcheo_agentensor.errors import BadInput, MissingExtra, NotFound
 
 if TYPE_CHECKING:
+    from orcheo_agentensor.integrations.tracking import Exported
     from orcheo_agentensor.reporting import RunComparison
     from orcheo_agentensor.storage import Store
 
@@ -161,6 +163,42 @@ def report(
         return COMPARISON_WRITERS[kind](await acompare(*sides, store=opened, by=by))
 
     write_whole(output, [options.read_from(store, work)])
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished evaluation or training.")],
+    to: Annotated[
+        Literal["mlflow", "langfuse"],
+        typer.Option(help="The service; its address and keys come from the environment."),
+    ],
+    store: options.StoreUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Send a finished run with its scores, cases and report to MLflow or Langfuse.
+
+    Sent again, it is brought up to date.
+    """
+    from orcheo_agentensor.integrations.tracking import aexport
+    from orcheo_agentensor.reporting.report import WRITERS, load_report
+
+    settings = options.load_settings()
+
+    async def work(opened: Store) -> Exported:
+        files = {}
+        if to == "mlflow":
+            with contextlib.suppress(MissingExtra):  # of the page, without which the rest goes
+                files["report.html"] = WRITERS[".html"](
+                    await load_report(run, store=opened)
+                ).encode()
+        return await aexport(run, to=to, store=opened, files=files, settings=settings)
+
+    found = options.read_from(store, work)
+    if as_json:
+        print_json({**asdict(found), "exit_code": 0})
+        return
+    show(f"{found.cases} cases of run {run} are at {found.url}")
+    for note in found.notes:
+        show(f"note: {note}")
 
 
 def against_baseline(side: str | None, *, max_drop: float | None, alpha: float) -> Baseline | None:
