@@ -51,7 +51,13 @@ if TYPE_CHECKING:
     from orcheo_agentensor.nodes import AgentensorNode, AgentNode, TaskNode
     from orcheo_agentensor.nodes.agent import TrainablePrompt
     from orcheo_agentensor.optimizers import Demos, RandomSearch, Reflective, TextGrad, astep, step
-    from orcheo_agentensor.prompts import FeedbackRecord, PromptLike, TextTensor
+    from orcheo_agentensor.prompts import (
+        ContentTensor,
+        FeedbackRecord,
+        PromptLike,
+        PromptText,
+        TextTensor,
+    )
     from orcheo_agentensor.publishing import apublish, arollback_publication
     from orcheo_agentensor.reporting import RunComparison, acompare, compare
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
@@ -93,6 +99,7 @@ __all__ = [
     "CaseResult",
     "ConfigCheckpoint",
     "Contains",
+    "ContentTensor",
     "Conversation",
     "Dataset",
     "DatasetLike",
@@ -123,6 +130,7 @@ __all__ = [
     "NumericTolerance",
     "Patience",
     "PromptLike",
+    "PromptText",
     "RandomSearch",
     "Reflective",
     "Regex",
@@ -216,7 +224,7 @@ __getattr__ = lazily(
         "targets": ("Conversation",),
         "targets.served": ("configure", "serve"),
         "publishing": ("apublish", "arollback_publication"),
-        "prompts": ("FeedbackRecord", "PromptLike", "TextTensor"),
+        "prompts": ("ContentTensor", "FeedbackRecord", "PromptLike", "PromptText", "TextTensor"),
         "reporting": ("RunComparison", "acompare", "compare"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
         "runs.manifest": ("Manifest",),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +59,7 @@ _MAGIC = (
 SEEN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The images that the providers of models take."""
 _WHERE = ("url", "image_url", "video_url", "audio_url", "uri", "file_uri", "path", "file_id")
+PLACES = ("path", "url", "image_url", "audio_url", "video_url")
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -239,6 +242,61 @@ def with_base64(value: Any, kept: Mapping[str, str]) -> Any:
         return _REFERENCE.sub(lambda m: kept.get(m["sha256"], m[0]), text)
 
     return _changed(value, change)
+
+
+_at_hand: ContextVar[Mapping[str, str] | None] = ContextVar("agentensor_media", default=None)
+
+
+@contextmanager
+def media_at_hand(found: Mapping[str, str]) -> Iterator[None]:
+    """Let what runs inside the block read these media: SHA-256 -> base64."""
+    if not found:
+        yield
+        return
+    token = _at_hand.set({**known_media(), **found})
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
+
+
+def known_media() -> Mapping[str, str]:
+    """The media that what runs here may read: SHA-256 -> base64."""
+    return _at_hand.get() or {}
+
+
+def with_media_at_hand(value: Any) -> Any:
+    """A JSON value with the base64 of the media that the run around has at hand."""
+    found = known_media()
+    return with_base64(value, found) if found else value
+
+
+def names_file(block: Mapping[str, Any]) -> bool:
+    """Whether a content block names its medium by a path, which nobody has read yet."""
+    medium, found = medium_of(block), place_in(block)
+    if medium is None or medium.where is None or found is None:
+        return False
+    return "://" not in found[1] or found[1].startswith("file://")
+
+
+def place_in(block: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The key of a content block that holds a path or a URL, and that."""
+    key = next((one for one in PLACES if one in block), None)
+    inner = None if key is None else block[key]
+    place = inner.get("url") if isinstance(inner, dict) else inner
+    return (key, place) if key is not None and isinstance(place, str) and place else None
+
+
+def split_at(text: str, labels: Sequence[str]) -> list[str] | None:
+    """The pieces of `text` between `labels`; None unless each stands there once, in this order."""
+    pieces = []
+    for label in labels:
+        piece, found, text = text.partition(label)
+        if not found:
+            return None
+        pieces.append(piece)
+    pieces.append(text)
+    return None if any(label in piece for label in labels for piece in pieces) else pieces
 
 
 def _changed(value: Any, change: Callable[[str, bool], str], in_block: bool = False) -> Any:

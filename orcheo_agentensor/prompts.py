@@ -7,6 +7,7 @@ message of a template in a node; the description of a tool or of one of its argu
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -23,14 +24,26 @@ from pydantic import (
     field_serializer,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from orcheo_agentensor.errors import BadInput, ConfigError, shorten
 from orcheo_agentensor.json_values import all_json, check_json, content_hash, prose_only
+from orcheo_agentensor.media import (
+    medium_of,
+    names_file,
+    references_in,
+    split_at,
+    with_media_at_hand,
+    with_references,
+)
 
 Path: TypeAlias = tuple[str, ...]
 
 CONFIGURABLE, CONTEXT = "configurable", "context"
+
+TENSORS = ("TextTensor", "ContentTensor")
+"""The marks of the JSON form of prompts."""
 
 SHOWN_FIELDS = ("case_id", "score", "feedback")
 """What a gradient is without its case: what events, results and the state of a graph hold."""
@@ -145,7 +158,7 @@ def put(holder: Any, path: Path, text: str, *, field: str) -> Any:
 
 
 PromptLike: TypeAlias = "str | TextTensor | Mapping[str, Any]"
-"""A prompt: its text, a `TextTensor`, or the JSON form of one."""
+"""A prompt: its text, a `TextTensor` or `ContentTensor`, or the JSON form of one."""
 
 PromptsLike: TypeAlias = Mapping[str, PromptLike]
 
@@ -314,6 +327,21 @@ class TextTensor(BaseModel):
         """What `backward` has collected since the last `zero_grad`, oldest first."""
         return self._gradients
 
+    @property
+    def content(self) -> str | list[dict[str, Any]]:
+        """What the content of a message is made of: the text."""
+        return self.text
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the text that a new text must keep; a plain text has none."""
+        return []
+
+    @property
+    def identity(self) -> Any:
+        """What makes it another prompt, as JSON: the text, and where it binds."""
+        return self.text if self.bind is None else [self.text, self.bind]
+
     def with_text(self, text: str) -> TextTensor:
         """The same tensor (flags, metadata, bind) with another text and no gradients."""
         return TextTensor(
@@ -356,8 +384,224 @@ class TextTensor(BaseModel):
         return written
 
 
+class ContentTensor(TextTensor):
+    """A prompt of content blocks: texts, with images, sounds or files between them.
+
+    Its `text` is what trains: that of the blocks, with a label in the place of each other block,
+    such as `[image/png 1.3 MB 640x480 sha256 9a2f41c0]`. A new text keeps every label, once and in
+    order; the blocks that they stand for stay as they are. Runs store each medium once, and keep a
+    reference to it in the place of its base64. It binds to no place: those take text.
+
+    Args:
+        blocks: `{"type": "text", "text": ...}`, and content blocks of images, audio, video and
+            files in the forms of LangChain, OpenAI, Anthropic and Google.
+        type: The mark of the JSON form.
+        text: That of the blocks; it may be left out.
+        requires_grad: False freezes it: no optimizer changes a byte of it.
+        metadata: As that of a `TextTensor`.
+        bind: Is refused.
+        model: The chat model that rewrites it, in place of the optimizer's.
+        model_kwargs: What that is made with.
+
+    Raises:
+        ConfigError: A block is of another kind, or a new text does not keep the labels.
+
+    Example:
+        >>> from orcheo_agentensor import ContentTensor, evaluate, get_prompt
+        >>> logo = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+        >>> look = ContentTensor(blocks=[{"type": "text", "text": "Our logo: "}, logo])
+        >>> look.text
+        'Our logo: [image/png 8 B sha256 4c4b6a3b]'
+        >>> def target(inputs):
+        ...     return [block["type"] for block in get_prompt("look").content]
+        >>> report = evaluate(
+        ...     target,
+        ...     dataset=[{"inputs": "", "expected_output": ["text", "image"]}],
+        ...     evaluators=["exact_match"],
+        ...     prompts={"look": look},
+        ... )
+        >>> report.objective
+        1.0
+    """
+
+    type: Literal["ContentTensor"] = Field(  # type: ignore[assignment]
+        "ContentTensor", description="The mark of the JSON form."
+    )
+    text: str = Field("", description="That of the blocks, with labels; it may be left out.")
+    blocks: list[dict[str, Any]] = Field(
+        min_length=1, description="Content blocks: texts, images, audio, video and files."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_blocks(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("blocks"), list | tuple):
+            return data
+        if not data["blocks"]:
+            raise ConfigError(field="blocks", value=[], rule="must have at least one block")
+        blocks = [_checked_block(one, f"blocks.{n}") for n, one in enumerate(data["blocks"])]
+        text = "".join(_text_of_block(one) for one in blocks)
+        if data.get("text", text) != text:
+            rule = f"must be that of the blocks, {shorten(text)}; leave it out"
+            raise ConfigError(field="text", value=data["text"], rule=rule)
+        if split_at(text, _labels(blocks)) is None:
+            rule = "hold the label of a medium as text"
+            raise ConfigError(field="blocks", value=text, rule=rule)
+        if data.get("bind") is not None:
+            rule = "is a place that takes text, and this prompt has content blocks: read it by "
+            rule += "get_prompt or TrainablePrompt, in a template, or leave the blocks out"
+            raise ConfigError(field="bind", value=data["bind"], rule=rule)
+        return {**data, "blocks": blocks, "text": text}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep text and blocks the same: what sets one of them sets the other."""
+        if name in ("text", "blocks", "bind"):
+            changed = {"blocks": self._blocks_of(value)} if name == "text" else {name: value}
+            made = ContentTensor(**{"blocks": self.blocks, **changed})
+            self.__dict__.update(blocks=made.blocks, text=made.text)
+            return
+        super().__setattr__(name, value)
+
+    @property
+    def content(self) -> list[dict[str, Any]]:
+        """What the content of a message is made of: the blocks, with their media.
+
+        Raises `ConfigError` where these are not at hand: outside of a run.
+        """
+        blocks: list[dict[str, Any]] = copy.deepcopy(with_media_at_hand(self.blocks))
+        if missing := references_in(blocks):
+            raise ConfigError(
+                field="blocks",
+                value=", ".join(sorted(missing)),
+                rule="are media that are not at hand here: read the prompt inside a run of "
+                "evaluate, train, configure or serve whose store has them",
+            )
+        if file := next((block for block in blocks if names_file(block)), None):
+            rule = "names a file that is not read here: give its base64, or the prompt to evaluate,"
+            raise ConfigError(field="blocks", value=file, rule=f"{rule} train or configure")
+        return blocks
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the text that a new text must keep, in their order."""
+        return _labels(self.blocks)
+
+    @property
+    def identity(self) -> Any:
+        """What makes it another prompt, as JSON: the blocks, however their media are given."""
+        return {"blocks": with_references(self.blocks, lambda raw: None)}
+
+    def with_text(self, text: str) -> ContentTensor:
+        """The same tensor (flags, metadata, media) with another text and no gradients."""
+        return self.with_blocks(self._blocks_of(text))
+
+    def with_blocks(self, blocks: list[dict[str, Any]]) -> ContentTensor:
+        """The same tensor (flags, metadata) with other blocks and no gradients."""
+        return ContentTensor(
+            blocks=blocks,
+            requires_grad=self.requires_grad,
+            metadata=dict(self.metadata),
+            model=self.model,
+            model_kwargs=dict(self.model_kwargs),
+        )
+
+    def _blocks_of(self, text: Any) -> list[dict[str, Any]]:
+        """The blocks with their texts replaced by `text`; one that stays is kept with its marks."""
+        labels = self.labels
+        new = split_at(text, labels) if isinstance(text, str) else None
+        if new is None:
+            kept = " ".join(labels)
+            rule = f"must be a text that keeps these labels, each once and in this order: {kept}"
+            raise ConfigError(field="text", value=text, rule=rule)
+        old: list[list[dict[str, Any]]] = [[]]
+        media = []
+        for block in self.blocks:
+            if block["type"] == "text":
+                old[-1].append(block)
+            else:
+                media.append(block)
+                old.append([])
+        found: list[dict[str, Any]] = []
+        for number, (piece, before) in enumerate(zip(new, old, strict=True)):
+            if piece == "".join(block["text"] for block in before):
+                found += before
+            elif piece:
+                found.append({**(before[0] if before else {"type": "text"}), "text": piece})
+            found += media[number : number + 1]
+        return found
+
+
+def _checked_block(block: Any, field: str) -> dict[str, Any]:
+    """A copy of a content block; raises `ConfigError` for what is none."""
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    is_text = kind == "text" and isinstance(block.get("text"), str)
+    if not is_text and (not isinstance(kind, str) or medium_of(dict(block)) is None):
+        rule = 'must be {"type": "text", "text": ...} or a block of an image, audio, video or file'
+        raise ConfigError(field=field, value=block, rule=rule)
+    check_json(dict(block), field=field)
+    return copy.deepcopy(dict(block))
+
+
+def _text_of_block(block: Mapping[str, Any]) -> str:
+    medium = None if block["type"] == "text" else medium_of(block)
+    return str(block["text"]) if medium is None else medium.label
+
+
+def _labels(blocks: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [_text_of_block(block) for block in blocks if block["type"] != "text"]
+
+
+class PromptText(str):
+    """The text of a prompt, as `get_prompt` gives it.
+
+    Args:
+        text: The text, with labels for the media of a `ContentTensor`.
+        tensor: The prompt, where it has such media.
+
+    Example:
+        >>> from langchain_core.messages import SystemMessage
+        >>> from orcheo_agentensor import TextTensor, get_prompt
+        >>> config = {"configurable": {"prompts": {"tone": "Be brief."}}}
+        >>> tone = get_prompt("tone", config)
+        >>> tone == "Be brief."
+        True
+        >>> SystemMessage(tone.content).text
+        'Be brief.'
+    """
+
+    __slots__ = ("_tensor",)
+    _tensor: TextTensor | None
+
+    def __new__(cls, text: str, tensor: TextTensor | None = None) -> PromptText:
+        made = super().__new__(cls, text)
+        made._tensor = tensor
+        return made
+
+    @property
+    def content(self) -> str | list[dict[str, Any]]:
+        """What the content of a message is made of: the text, or the blocks of a `ContentTensor`
+        with their media. Raises `ConfigError` where these are not at hand."""
+        return str(self) if self._tensor is None else self._tensor.content
+
+
+def prompt_text(value: Any, *, field: str) -> PromptText:
+    """What `as_tensor` takes, as a node reads it."""
+    if is_content(value):
+        tensor = as_tensor(value, field=field)
+        return PromptText(tensor.text, tensor)
+    return PromptText(text_of(value, field=field))
+
+
+def is_content(value: Any) -> bool:
+    """Whether a prompt is a `ContentTensor` or the JSON form of one."""
+    if isinstance(value, Mapping):
+        kind = value.get("type", "ContentTensor" if "blocks" in value else None)
+        return bool(kind == "ContentTensor")
+    return isinstance(value, ContentTensor)
+
+
 def as_tensor(value: Any, *, field: str) -> TextTensor:
-    """A text, a `TextTensor` or its JSON form, as a `TextTensor`.
+    """A text, a tensor or the JSON form of one, as a `TextTensor` or a `ContentTensor`.
 
     Raises `ConfigError` naming `field` for anything else.
     """
@@ -367,31 +611,34 @@ def as_tensor(value: Any, *, field: str) -> TextTensor:
         return TextTensor(text=value)
     if isinstance(value, Mapping):
         check_json(dict(value), field=field)
+        kind = ContentTensor if is_content(value) else TextTensor
         try:
-            return TextTensor.model_validate(dict(value))
+            return kind.model_validate(dict(value))
         except ConfigError as error:
             raise ConfigError(
                 field=f"{field}.{error.field}", value=error.value, rule=error.rule
             ) from None
         except ValidationError as error:
-            problems = [_problem(one, field) for one in error.errors(include_url=False)]
+            errors = error.errors(include_url=False)
+            problems = [_problem(one, field, kind=kind) for one in errors]
             text = "; ".join(f"{p['field']}: {p['value']} {p['rule']}" for p in problems)
             raise ConfigError(text, **problems[0], problems=problems) from None
     raise ConfigError(
         field=field,
         value=value,
-        rule='must be a text or {"type": "TextTensor", "text": ..., "requires_grad": ...}',
+        rule='must be a text or {"type": "TextTensor", "text": ..., "requires_grad": ...}, or '
+        '{"type": "ContentTensor", "blocks": [...]}',
     )
 
 
-def _problem(entry: Mapping[str, Any], field: str) -> dict[str, Any]:
+def _problem(entry: Mapping[str, Any], field: str, *, kind: type[TextTensor]) -> dict[str, Any]:
     """One of pydantic's errors on a prompt as the field, the value and the rule it breaks."""
     path = ".".join([field, *map(str, entry["loc"])])
     if entry["type"] == "missing":
         return {"field": path, "value": None, "rule": "must be given"}
     rule = f"is not valid: {entry['msg']}"
     if entry["type"] == "extra_forbidden":
-        rule = f"is not a field of a prompt; there are: {', '.join(TextTensor.model_fields)}"
+        rule = f"is not a field of a prompt; there are: {', '.join(kind.model_fields)}"
     return {"field": path, "value": shorten(entry["input"]), "rule": rule}
 
 
@@ -460,7 +707,7 @@ def complete_config(config: Mapping[str, Any], fields: Iterable[str] = ()) -> di
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete prompt set and its hash over names, texts and binds."""
+    """A complete prompt set and its hash over names, texts or blocks, and binds."""
 
     prompts: Mapping[str, TextTensor]
     hash: str
@@ -470,10 +717,5 @@ class Candidate:
         """The candidate of these prompts."""
         return cls(
             prompts=dict(prompts),
-            hash=content_hash(
-                {
-                    name: tensor.text if tensor.bind is None else [tensor.text, tensor.bind]
-                    for name, tensor in prompts.items()
-                }
-            ),
+            hash=content_hash({name: tensor.identity for name, tensor in prompts.items()}),
         )

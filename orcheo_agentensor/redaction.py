@@ -329,7 +329,7 @@ def _is_secret_name(name: str) -> bool:
 
 
 def _is_prompt(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "TextTensor"
+    return isinstance(value, Mapping) and value.get("type") in ("TextTensor", "ContentTensor")
 
 
 def _redact_text(text: str, known: tuple[str, ...]) -> str:

@@ -34,11 +34,13 @@ from orcheo_agentensor.errors import PromptNotFound
 from orcheo_agentensor.media import label_media
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
+    PromptText,
     TextTensor,
     constant_in,
+    is_content,
     part_in,
     path_in,
-    text_of,
+    prompt_text,
 )
 from orcheo_agentensor.redaction import redact
 
@@ -89,7 +91,7 @@ def message_texts(messages: Iterable[BaseMessage]) -> Iterator[str]:
     for message in messages:
         if message.type != "ai":
             content = message.content
-            blocks = [content] if isinstance(content, str) else content
+            blocks = content if isinstance(content, list) else [content]
             texts = [block if isinstance(block, str) else block.get("text") for block in blocks]
             yield "\n".join(text for text in texts if isinstance(text, str))
 
@@ -118,12 +120,13 @@ def _searched_text(value: Any) -> str | None:
     what a model is sent tells that such a part was read."""
     if isinstance(value, str):
         return value
+    if is_content(value):  # which is read by its name alone
+        return None
     searched = part_in(bind_of(value)) is not None
     if isinstance(value, TextTensor):
         return value.text if searched or value.requires_grad else None
     if isinstance(value, Mapping) and (searched or value.get("requires_grad", True)):
-        text = value.get("text")
-        return text if isinstance(text, str) else None
+        return text if isinstance(text := value.get("text"), str) else None
     return None
 
 
@@ -560,8 +563,7 @@ def _node_run(tape: Tape, metadata: Mapping[str, Any] | None) -> NodeRun:
 
 
 def _target_id() -> str:
-    turn = _turn.get()
-    return TARGET_NODE if turn is None else f"{TARGET_NODE}@{turn}"
+    return TARGET_NODE if (turn := _turn.get()) is None else f"{TARGET_NODE}@{turn}"
 
 
 _turn: ContextVar[int | None] = ContextVar("agentensor_turn", default=None)
@@ -617,8 +619,7 @@ def is_taping() -> bool:
 
 def current_tape() -> Tape | None:
     """The tape that is being recorded, for a target on another machine that reports its nodes."""
-    recorder = _handler.get()
-    return None if recorder is None else recorder.tape
+    return None if (recorder := _handler.get()) is None else recorder.tape
 
 
 def record_root() -> None:
@@ -655,7 +656,7 @@ def get_prompt(
     config: RunnableConfig | None = None,
     *,
     default: str | TextTensor | None = None,
-) -> str:
+) -> PromptText:
     """The current text of prompt `name`, for use inside a node or a target function.
 
     Args:
@@ -665,7 +666,7 @@ def get_prompt(
         default: The text where the run brings no such prompt, so that a workflow also runs bare.
 
     Returns:
-        The text.
+        The text; its `.content` is what a message takes, with the images of a `ContentTensor`.
 
     Raises:
         PromptNotFound: There is neither; the message names the prompts that there are.
@@ -697,7 +698,7 @@ def get_prompt(
         recorder.missed(name, (source or {}).get("metadata"))
     else:
         record_prompt_read(name, source)
-    return text_of(value, field=f"config.prompts.{name}")
+    return prompt_text(value, field=f"config.prompts.{name}")
 
 
 Tree: TypeAlias = "dict[str, str | Tree]"
@@ -708,13 +709,11 @@ def bound_tree(prompts: Mapping[str, Any], root: str) -> Tree:
     """The keys under `root` ("configurable" or "context") to which `prompts` bind."""
     tree: Tree = {}
     for name, prompt in prompts.items():
-        path = path_in(bind_of(prompt), root)
-        if path is None:
-            continue
-        at: Any = tree
-        for key in path[:-1]:
-            at = at.setdefault(key, {})
-        at[path[-1]] = name
+        if path := path_in(bind_of(prompt), root):
+            at: Any = tree
+            for key in path[:-1]:
+                at = at.setdefault(key, {})
+            at[path[-1]] = name
     return tree
 
 

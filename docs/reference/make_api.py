@@ -30,7 +30,8 @@ GROUPS = {
     "Evaluate and train": "evaluate aevaluate train atrain EvaluationReport CaseResult "
     "TrainingResult Decision compare acompare RunComparison",
     "Workflows and prompts": "configure serve Conversation get_prompt get_seed TextTensor "
-    "FeedbackRecord backward abackward TrainablePrompt RunConfig register_callback",
+    "ContentTensor PromptText FeedbackRecord backward abackward TrainablePrompt RunConfig "
+    "register_callback",
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, NodeOverride, override_problems
 from orcheo_agentensor.errors import ConfigError, shorten
@@ -29,7 +29,10 @@ from orcheo_agentensor.json_values import (
     json_size,
     prose_only,
 )
+from orcheo_agentensor.media import names_file
 from orcheo_agentensor.prompts import (
+    TENSORS,
+    ContentTensor,
     TextTensor,
     as_tensor,
     overlap_rule,
@@ -110,7 +113,7 @@ class RunConfig(BaseModel):
     recursion_limit: _Limit | None = None
     max_concurrency: _Limit | None = None
     callbacks: tuple[str, ...] = ()
-    prompts: dict[str, TextTensor] = Field(default_factory=dict)
+    prompts: dict[str, SerializeAsAny[TextTensor]] = Field(default_factory=dict)
 
     @field_validator("tags", "callbacks")
     @classmethod
@@ -255,7 +258,11 @@ def _mirrored(obj: dict[str, Any]) -> dict[str, Any]:
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a config as `RunConfig.parse` takes it."""
     schema = RunConfig.model_json_schema()
-    prompt = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/TextTensor"}]}
+    content = ContentTensor.model_json_schema()
+    content["properties"].pop("bind")
+    schema["$defs"]["ContentTensor"] = content
+    tensors = [{"$ref": f"#/$defs/{name}"} for name in TENSORS]
+    prompt = {"anyOf": [{"type": "string"}, *tensors]}
     prompts = {
         "type": "object",
         "propertyNames": {"pattern": f"^{NAME.pattern}$"},
@@ -325,7 +332,12 @@ def _prompt(name: str, value: Any, path: str) -> TextTensor:
         rule = "is working state, not part of a prompt"
         raise ConfigError(field=f"{path}.gradients", value=value["gradients"], rule=rule)
     tensor = as_tensor(value, field=path)
-    if holds_secret(tensor.text):
+    blocks = tensor.blocks if isinstance(tensor, ContentTensor) else []
+    for number, block in enumerate(blocks):
+        if names_file(block):
+            rule = "names a file, which no config may: give its base64, or a job or configure() the"
+            raise ConfigError(field=f"{path}.blocks.{number}", value=block, rule=f"{rule} prompt")
+    if holds_secret(str(tensor.identity) if blocks else tensor.text):
         rule = "holds a secret; prompts are stored, so keep keys out of them"
         raise ConfigError(field=path, value=REDACTED, rule=rule)
     return tensor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orcheo_agentensor.config.model import BASELINE, RunConfig, bind_problems, config_error
 from orcheo_agentensor.errors import ConfigError, NotFound
-from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.prompts import ContentTensor, TextTensor
 from orcheo_agentensor.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,8 +182,9 @@ def merge_configs(*configs: RunConfig) -> RunConfig:
     Tags and callback names are united in order; `metadata` and `configurable` are merged object by
     object, with anything but an object replaced as a whole; limits, `run_name` and `run_id` are
     overridden where the higher config sets them. Prompts are merged by name and field by field: a
-    plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`, a
-    JSON form replaces each field that it spells out.
+    plain text replaces the text alone and keeps the lower `requires_grad`, `metadata` and `bind`
+    (and the media of a `ContentTensor`, whose labels it has to hold), a JSON form replaces each
+    field that it spells out.
     """
     with_settings = [config for config in configs if config != _NOTHING_SET]
     return reduce(_merge_two, with_settings) if with_settings else RunConfig()
@@ -195,7 +196,11 @@ _NOTHING_SET = RunConfig()
 def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
     prompts = dict(low.prompts)
     for name, tensor in high.prompts.items():
-        prompts[name] = _merge_prompt(low.prompts.get(name), tensor)
+        try:
+            prompts[name] = _merge_prompt(low.prompts.get(name), tensor)
+        except ConfigError as error:
+            field = f"prompts.{name}.{error.field}"
+            raise ConfigError(field=field, value=error.value, rule=error.rule) from None
     return RunConfig.model_construct(
         tags=tuple(dict.fromkeys((*low.tags, *high.tags))),
         metadata=merge_objects(low.metadata, high.metadata),
@@ -212,9 +217,16 @@ def _merge_two(low: RunConfig, high: RunConfig) -> RunConfig:
 def _merge_prompt(low: TextTensor | None, high: TextTensor) -> TextTensor:
     if low is None:
         return high
-    fields = {name: getattr(low, name) for name in low.model_fields_set}
+    if isinstance(low, ContentTensor) and high.model_fields_set == {"text"}:
+        return low.with_text(high.text)
+    same = type(low) is type(high)
+    fields = {
+        name: getattr(low, name)
+        for name in low.model_fields_set
+        if same or name not in ("type", "text", "blocks")
+    }
     fields |= {name: getattr(high, name) for name in high.model_fields_set}
-    return TextTensor(**fields)
+    return type(high)(**fields)
 
 
 def merge_objects(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

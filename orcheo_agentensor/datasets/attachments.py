@@ -1,11 +1,12 @@
-"""Images, sounds and files that cases name by a path, a URL or in base64.
+"""Images, sounds and files that cases and prompts name by a path, a URL or in base64.
 
-A case keeps the form of its content blocks, with a reference in the place of the base64. The bytes
-stay where they are until a run stores them, each once.
+A case or a prompt keeps the form of its content blocks, with a reference in the place of the
+base64. The bytes stay where they are until a run stores them, each once.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import mimetypes
 import os
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from orcheo_agentensor.errors import DatasetError
+from orcheo_agentensor.errors import ConfigError, DatasetError
 from orcheo_agentensor.media import (
     LEAST_STORED,
+    PLACES,
     medium_of,
+    place_in,
     reference_to,
     references_in,
     sniffed,
     with_references,
 )
+from orcheo_agentensor.prompts import ContentTensor, TextTensor
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed, read_settings
 
 Medium: TypeAlias = "bytes | Path"
@@ -33,9 +37,8 @@ Medium: TypeAlias = "bytes | Path"
 MAX_MEDIUM_BYTES = 64 * 1024 * 1024
 """Most bytes of one image, sound or file."""
 
-_PLACES = ("path", "url", "image_url", "audio_url", "video_url")
 _WITH_A_PATH = frozenset(
-    {"type", *_PLACES, "mime_type", "name", "filename", "detail", "id", "cache_control", "extras"}
+    {"type", *PLACES, "mime_type", "name", "filename", "detail", "id", "cache_control", "extras"}
 )
 """The keys of a content block that names a file; one with others is a record of the user's own."""
 _KINDS = {"image": ("image/",), "audio": ("audio/",), "video": ("video/",)}
@@ -49,7 +52,7 @@ _TIMEOUT = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class MediaAccess:
-    """What may be read for the cases of a dataset.
+    """What may be read for the cases of a dataset, or for prompts.
 
     Args:
         base: The folder that paths start from, and must lead to; None is that of the dataset's
@@ -75,7 +78,7 @@ class MediaAccess:
 
 @dataclass
 class Attachments:
-    """Reads the media of the cases of one dataset, each file and URL once."""
+    """Reads the media of the cases of one dataset, or of prompts, each file and URL once."""
 
     access: MediaAccess
     found: dict[str, Medium | None] = field(default_factory=dict)
@@ -98,6 +101,35 @@ class Attachments:
                 for digest in references_in(made):
                     self.found.setdefault(digest, None)
         return changed or None
+
+    def attach_prompts(self, prompts: Mapping[str, TextTensor]) -> dict[str, TextTensor]:
+        """`prompts`, with references for the media in their content blocks.
+
+        Raises `ConfigError` for a medium that is missing, of the wrong kind, or not allowed.
+        """
+        found = dict(prompts)
+        for name, tensor in prompts.items():
+            if not isinstance(tensor, ContentTensor):
+                continue
+            try:
+                blocks = self._walked(tensor.blocks, f"prompts.{name}.blocks")
+            except DatasetError as error:
+                field, rule = f"prompts.{name}.blocks", error.rule
+                raise ConfigError(field=field, value=error.value, rule=rule) from None
+            for digest in references_in(blocks):
+                self.found.setdefault(digest, None)
+            if blocks is not tensor.blocks:
+                found[name] = tensor.with_blocks(blocks)
+        return found
+
+    def in_base64(self) -> dict[str, str]:
+        """The base64 of the media that are at hand: SHA-256 -> base64. Blocks."""
+        found = {}
+        for digest, medium in self.found.items():
+            raw = read_again(medium, digest) if isinstance(medium, Path) else medium
+            if raw is not None:
+                found[digest] = base64.b64encode(raw).decode()
+        return found
 
     def _walked(self, value: Any, where: str) -> Any:
         return with_references(self._filled(value, where), self._keep)
@@ -123,13 +155,11 @@ class Attachments:
         medium = medium_of(block)
         if medium is None or medium.where is None or not block.keys() <= _WITH_A_PATH:
             return None
-        key = next((one for one in _PLACES if one in block), None)
-        if key is None:
+        named = place_in(block)
+        if named is None:
             return None
+        key, place = named
         inner = block[key]
-        place = inner.get("url") if isinstance(inner, dict) else inner
-        if not isinstance(place, str) or not place:
-            return None
         at = f"{where}.{key}.url" if isinstance(inner, dict) else f"{where}.{key}"
         if place.startswith(("https://", "http://")):
             found = self._fetched(place, medium.kind, medium.mime, at)
@@ -239,7 +269,7 @@ def read_again(file: Path, digest: str) -> bytes:
     """The bytes of a medium that was read before; raises `DatasetError` where it has changed."""
     raw = _content(file, "dataset", str(file))
     if hashlib.sha256(raw).hexdigest() != digest:
-        raise _refused("dataset", str(file), "has changed since the dataset was read")
+        raise _refused("dataset", str(file), "has changed since it was read")
     return raw
 
 

@@ -317,8 +317,8 @@ async def aevaluate(
         dataset: A `Dataset`, a list of cases, a path, or `{"path": …, "split": …}`.
         evaluators: One or several, of any known form.
         summary_evaluators: These score all cases together.
-        prompts: Prompt name to text or `TextTensor`; nodes read them by `get_prompt` or where they
-            bind.
+        prompts: Prompt name to text, `TextTensor` or `ContentTensor`; nodes read them by
+            `get_prompt` or where they bind.
         config: The `RunnableConfig` that the target runs with.
         context: The context of a graph that needs live objects there; all rollouts share it.
         limits: Concurrency, timeout and retries.
@@ -371,9 +371,10 @@ async def aevaluate(
             evaluators=[*listed(evaluators), *map(_for_all_cases, summary_evaluators)],
             config=config,
         )
+        named = await opened.media.kept(as_prompts(prompts))
         job = {
             **plain,
-            "prompts": prompts_to_json(as_prompts(prompts)) or None,
+            "prompts": prompts_to_json(named) or None,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
             "replicates": replicates,
@@ -388,7 +389,7 @@ async def aevaluate(
         measured: dict[str, list[CaseResult]] = {}
         graph = create_evaluation_graph(
             **live,
-            prompts=prompts,  # for what the operator does not have to allow to who is here
+            prompts=named or None,  # for what the operator does not have to allow to who is here
             context=context,
             store=opened,
             settings=settings,

@@ -26,7 +26,13 @@ from orcheo_agentensor.evaluation.results import (
 )
 from orcheo_agentensor.evaluation.runner import Runner, shared_thread
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts, prompts_to_json
+from orcheo_agentensor.prompts import (
+    Candidate,
+    ContentTensor,
+    TextTensor,
+    as_prompts,
+    prompts_to_json,
+)
 from orcheo_agentensor.runs.active import ActiveRun
 from orcheo_agentensor.runs.blocked import BLOCKED, block_warning
 from orcheo_agentensor.runs.job import EvaluationJob, Job, shown_as
@@ -66,7 +72,8 @@ class EvaluationOutput(JobOutput, total=False):
     ]
 
 
-allow_in_checkpoints(TextTensor)
+for _kind in (TextTensor, ContentTensor):
+    allow_in_checkpoints(_kind)
 
 
 class JobState(TypedDict, total=False):

@@ -41,7 +41,7 @@ from orcheo_agentensor.integrations.orcheo_forms import (
 )
 from orcheo_agentensor.nodes.agentensor import JobFields
 from orcheo_agentensor.nodes.templates import interpolate
-from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts
+from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts, is_content
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.tape import is_taping, prompts_in, watched
@@ -94,6 +94,10 @@ class OrcheoWorkflow:
 
         Orcheo would leave the template as it stands, and a model would be sent the braces.
         """
+        for name, prompt in prompts.items():
+            if is_content(prompt):
+                rule = "has images or files, and Orcheo's nodes take texts: give it as a text"
+                raise ConfigError(field=f"prompts.{name}", value=str(prompt), rule=rule)
         check_target(self._inner, configurable, prompts)
         there = ", ".join(sorted(prompts)) or "none"
         for name, node in self._asked_for.items():

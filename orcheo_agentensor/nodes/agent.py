@@ -88,31 +88,39 @@ class TrainablePrompt(AgentMiddleware[Any, Any]):
         there = request.system_message
         default = self.default if self.default is not None else request.system_prompt
         text = get_prompt(self.prompt_name, default=default)
+        given: Any = text.content
         if there is None:
-            return request.override(system_message=SystemMessage(text))
-        if text == request.system_prompt:  # as it is, with the marks on its blocks
+            return request.override(system_message=SystemMessage(given))
+        if given == request.system_prompt:  # as it is, with the marks on its blocks
             return request
         known = None if self.default is None else str(self.default)
-        content = _with_base(there.content, text, known=known)
+        content = _with_base(there.content, given, known=known)
         return request.override(system_message=there.model_copy(update={"content": content}))
 
 
-def _with_base(content: str | list[Any], text: str, *, known: str | None) -> str | list[Any]:
-    """A system message's content with `text` as its base: what middleware has added stays.
+def _with_base(
+    content: str | list[Any], given: str | list[Any], *, known: str | None
+) -> str | list[Any]:
+    """A system message's content with `given` as its base: what middleware has added stays.
 
     Middleware adds blocks that begin with an empty line; to a plain text it adds what follows on
-    the `known` base. Marks of the base, such as `cache_control`, go to the new text.
+    the `known` base. Marks of the base, such as `cache_control`, go to a new text.
     """
     if isinstance(content, str):
-        return text + content[len(known) :] if known and content.startswith(known) else text
+        rest = content[len(known) :] if known and content.startswith(known) else ""
+        if isinstance(given, str):
+            return given + rest
+        return [*given, {"type": "text", "text": rest}] if rest else given
     added = (
         index
         for index, block in enumerate(content)
         if (block if isinstance(block, str) else block.get("text", "")).startswith("\n\n")
     )
     end = next(added, len(content))
+    if not isinstance(given, str):
+        return [*given, *content[end:]]
     marks = {k: v for block in content[:end] if isinstance(block, dict) for k, v in block.items()}
-    return [{"type": "text", **marks, "text": text}, *content[end:]]
+    return [{"type": "text", **marks, "text": given}, *content[end:]]
 
 
 @register_node("AgentNode", description="Call a chat model, with tools or without", category="ai")
@@ -177,7 +185,8 @@ class AgentNode(TaskNode):
         self, state: Mapping[str, Any], config: RunnableConfig
     ) -> tuple[list[AnyMessage], Any]:
         """The messages this call adds (the user prompt included), and the structured output."""
-        asked = [HumanMessage(str(self.user_prompt))] if self.user_prompt is not None else []
+        given = self.user_prompt
+        asked = [HumanMessage(_content_of(given))] if given is not None else []
         turns = [*self._conversation(state), *asked]
         model = (
             _chat_model(self.model, once=is_counting())
@@ -195,14 +204,14 @@ class AgentNode(TaskNode):
         given = self.messages
         if given is None:
             given = [] if self.user_prompt is not None else state.get("messages") or []
-        given = _as_texts(given)
+        given = _as_content(given)
         return convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given)
 
     async def _call_model(
         self, model: BaseChatModel, turns: list[BaseMessage], config: RunnableConfig
     ) -> tuple[list[BaseMessage], Any]:
         if self.system_prompt is not None:
-            turns = [SystemMessage(str(self.system_prompt)), *turns]
+            turns = [SystemMessage(_content_of(self.system_prompt)), *turns]
         if self.response_format is None:
             return [await model.ainvoke(turns, config)], None
         caller = model.with_structured_output(self.response_format, include_raw=True)
@@ -217,7 +226,8 @@ class AgentNode(TaskNode):
     ) -> tuple[list[BaseMessage], Any]:
         from langchain.agents import create_agent
 
-        system = None if self.system_prompt is None else str(self.system_prompt)
+        given = self.system_prompt
+        system = None if given is None else SystemMessage(_content_of(given))
         agent = create_agent(
             model, self.tools, system_prompt=system, response_format=self.response_format
         )
@@ -238,15 +248,20 @@ def _as_json(structured: Any) -> Any:
     return structured.model_dump(mode="json") if isinstance(structured, BaseModel) else structured
 
 
-def _as_texts(given: Any) -> Any:
-    """Messages as given, with their texts in place of the prompts that templates brought."""
+def _content_of(given: Any) -> Any:
+    """The content of a message that a field is for, whatever its template has led to."""
+    return given.content if isinstance(given, TextTensor) else str(given)
+
+
+def _as_content(given: Any) -> Any:
+    """Messages as given, with their texts or blocks in place of prompts that templates brought."""
     if isinstance(given, TextTensor):
-        return given.text
+        return given.content
     if isinstance(given, BaseMessage):
-        text = _as_texts(given.content)
-        return given if text is given.content else given.model_copy(update={"content": text})
+        content = _as_content(given.content)
+        return given if content is given.content else given.model_copy(update={"content": content})
     if isinstance(given, dict):
-        return {key: _as_texts(item) for key, item in given.items()}
+        return {key: _as_content(item) for key, item in given.items()}
     if isinstance(given, tuple):
-        return tuple(_as_texts(item) for item in given)
-    return [_as_texts(item) for item in given] if isinstance(given, list) else given
+        return tuple(_as_content(item) for item in given)
+    return [_as_content(item) for item in given] if isinstance(given, list) else given

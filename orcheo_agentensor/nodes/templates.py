@@ -16,7 +16,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import ConfigError, TemplateError
-from orcheo_agentensor.prompts import TextTensor, as_tensor
+from orcheo_agentensor.prompts import TENSORS, ContentTensor, TextTensor, as_tensor
 
 OnRead: TypeAlias = Callable[[str, TextTensor], None]
 
@@ -105,6 +105,8 @@ def _step(current: Any, left: Sequence[str]) -> tuple[Any, int]:
                 return current[key], count
         return _MISSING, 1
     part = left[0]
+    if isinstance(current, ContentTensor) and part == "blocks":
+        return current.content, 1  # with their media
     if isinstance(current, BaseModel):
         known = part in type(current).model_fields
         return (getattr(current, part) if known else _MISSING), 1
@@ -115,8 +117,8 @@ def _step(current: Any, left: Sequence[str]) -> tuple[Any, int]:
 
 
 def _tensor_or_same(value: Any, taken: Sequence[str]) -> Any:
-    """A prompt in JSON form, or as plain text under `config.prompts`, as its `TextTensor`."""
-    in_json = isinstance(value, Mapping) and value.get("type") == "TextTensor"
+    """A prompt in JSON form, or as plain text under `config.prompts`, as its tensor."""
+    in_json = isinstance(value, Mapping) and value.get("type") in TENSORS
     in_text = isinstance(value, str) and len(taken) == 3 and list(taken[:2]) == _PROMPTS
     if in_json or in_text:
         try:

@@ -9,6 +9,7 @@ from string import Formatter
 from typing import Any, Literal, TypeAlias, get_args
 
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.media import split_at
 from orcheo_agentensor.optimizers.edits import EditRefused, new_text
 from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest
 from orcheo_agentensor.redaction import REDACTED, holds_secret
@@ -263,6 +264,9 @@ def _broken_constraints(component: ComponentRequest, text: str) -> list[str]:
     for banned in _listed(component.metadata.get("never")):
         if banned.casefold() in text.casefold():
             reasons.append(f"must never say {banned!r}")
+    if split_at(text, component.labels) is None:
+        kept = " ".join(component.labels)
+        reasons.append(f"must keep the labels of images and files, each once, in order: {kept}")
     return reasons
 
 

@@ -235,6 +235,9 @@ def _render_component(
     if component.placeholders:
         kept = ", ".join(component.placeholders)
         lines.append(f"Placeholders to keep ({component.template}): {kept}")
+    if component.labels:
+        kept = ", ".join(component.labels)
+        lines.append(f"Labels of images and files to keep as they are, in this order: {kept}")
     if component.metadata:
         lines.append(f"Constraints: {json.dumps(dict(component.metadata), ensure_ascii=False)}")
     for name, text in component.siblings.items():

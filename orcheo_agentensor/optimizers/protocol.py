@@ -261,7 +261,8 @@ class Edit:
 class ComponentRequest:
     """One prompt to rewrite, with all a proposer may use.
 
-    `placeholders` are those of the initial text, in the language `template`.
+    `placeholders` are those of the initial text, in the language `template`. `labels` stand in the
+    text for images, sounds and files: a new text keeps each, once and in this order.
     """
 
     name: str
@@ -273,6 +274,18 @@ class ComponentRequest:
     placeholders: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
+    labels: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The component as content; what most prompts have not is left out."""
+        written = {
+            **vars(self),
+            "feedback": [dict(vars(record)) for record in self.feedback],
+            "history": [dict(vars(edit)) for edit in self.history],
+        }
+        if not self.labels:
+            del written["labels"]
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,15 +304,7 @@ class ProposalRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
-        components = [
-            {
-                **vars(one),
-                "feedback": [dict(vars(record)) for record in one.feedback],
-                "history": [dict(vars(edit)) for edit in one.history],
-            }
-            for one in self.components
-        ]
-        return {**vars(self), "components": components}
+        return {**vars(self), "components": [one.to_json() for one in self.components]}
 
 
 @runtime_checkable

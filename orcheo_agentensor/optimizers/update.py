@@ -52,6 +52,7 @@ def proposal_request(
             placeholders=held,
             metadata=dict(first.metadata),
             template=template,
+            labels=tuple(first.labels),
         )
 
     return ProposalRequest(components=tuple(map(component, names)), seed=seed, purpose=purpose)

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.datasets.attachments import Medium
 from orcheo_agentensor.errors import AgentensorError, LeaseLost, RunPaused, StoreError
 from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.events import EventSink
+from orcheo_agentensor.media import media_at_hand
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import redact, without_secrets
 from orcheo_agentensor.runs.access import take_lease
@@ -60,6 +62,7 @@ class CheckedJob(Generic[JobT]):
     `drift` are accepted changes of the target's code since the run, or the one to reuse, was
     started. `plan` is what only a training has; `summary_evaluators` score all cases together.
     `warnings` say what the job brings that nothing reads.
+    `media` are those of the prompts, by SHA-256.
     `around` is what whoever invokes the run brings with its config.
     """
 
@@ -77,6 +80,7 @@ class CheckedJob(Generic[JobT]):
     callbacks: LiveCallbacks
     prompts: dict[str, TextTensor]
     base_version: int | None
+    media: Mapping[str, Medium | None] = field(default_factory=dict)
     around: Caller = NOBODY
     drift: tuple[dict[str, Any], ...] = ()
     plan: Any = None
@@ -170,12 +174,16 @@ class OpenRun:
     async def at_work(self, run: ActiveRun[Any]) -> AsyncIterator[None]:
         """Work on the run in a node. Whatever ends that other than well is noted in its record and
         told, and closes the run; so does the end of a node that does not keep it open."""
+        from orcheo_agentensor.storage.media import media_of_prompts
+
         ending: dict[str, Any] = {}
         try:
             await self.ledger.start()
             if run.draining():  # since the node before this one
                 raise Draining
-            yield
+            media = await media_of_prompts(run.prompts, stored=self.store.media, known={})
+            with media_at_hand(media):
+                yield
         except (Draining, asyncio.CancelledError):
             ending |= {"status": "interrupted", "error": None}
             raise

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
+    SerializeAsAny,
     ValidationError,
     model_validator,
 )
@@ -107,7 +108,7 @@ class Limits(BaseModel):
         return self
 
 
-_Tensor: TypeAlias = SkipJsonSchema[InstanceOf[TextTensor]]  # in this process only
+_Tensor: TypeAlias = SkipJsonSchema[SerializeAsAny[InstanceOf[TextTensor]]]  # in this process only
 
 
 class Job(BaseModel):
@@ -151,7 +152,7 @@ class Job(BaseModel):
     prompts: dict[str, str | dict[str, Any] | _Tensor] | None = Field(
         default=None,
         title="Prompts",
-        description="Prompt name to text, or to a TextTensor in JSON form.",
+        description="Prompt name to text, or to a TextTensor or ContentTensor in JSON form.",
         examples=[{"reply": "You write the first reply to a bank's customer.\n\nRules:\n"}],
     )
     config: dict[str, Any] | None = Field(

@@ -21,8 +21,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, resolve
-from orcheo_agentensor.datasets import Dataset, DatasetSpec, MediaAccess, as_dataset
-from orcheo_agentensor.datasets.attachments import read_again
+from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
+from orcheo_agentensor.datasets.attachments import Attachments
 from orcheo_agentensor.errors import (
     BadInput,
     ConfigError,
@@ -79,6 +79,7 @@ from orcheo_agentensor.runs.manifest import (
     redacted_fields,
     with_cache,
 )
+from orcheo_agentensor.runs.media import attached, keep_media, media_access, require_media
 from orcheo_agentensor.runs.unread import unread
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import (
@@ -218,6 +219,7 @@ class RunManager(Generic[JobT]):
                 with_environment, checked.manifest, source=checked.source, here=await tree
             )
             await self.save_dataset(checked.dataset)  # first: a run goes on with it after a kill
+            await keep_media(self.store, checked.media)
             record = await self.store.runs.create(checked.record, manifest=manifest)
         except BaseException:
             if self._known.get(run_id) is checked:
@@ -368,11 +370,7 @@ class RunManager(Generic[JobT]):
 
     async def save_dataset(self, dataset: Dataset) -> None:
         """Store a dataset, unless it is there."""
-        for digest, medium in dataset.media.items():
-            if isinstance(medium, Path):
-                medium = await asyncio.to_thread(read_again, medium, digest)
-            if medium is not None:
-                await self.store.media.put(medium)
+        await keep_media(self.store, dataset.media)
         await self.store.datasets.save(
             dataset.id,
             dataset.version,
@@ -396,8 +394,8 @@ class RunManager(Generic[JobT]):
                 around = around.of_run(begun.refs.get("caller"), job.run_id)
         named = None if begun is None else begun.workflow_id
         dataset = await self._dataset(job, caller)
-        await self._require_media(dataset)
         checked = await self._resolve(job, dataset, caller, around, workflow_id=named)
+        await require_media(self.store, dataset, checked.media)
         if job.cache and job.reuse is None and begun is None:
             checked = await with_cache(checked, self.store, caller, target=self._given.target)
         found: list[dict[str, Any]] = []
@@ -482,16 +480,24 @@ class RunManager(Generic[JobT]):
             if isinstance(target, ConnectedTarget):  # refused first where that is not there either
                 await target.connect(job_config.to_runnable())
             raise workflow_taken(workflow_id)
+        media = Attachments(
+            media_access(self._settings, files=may_read_files(self._settings, caller))
+        )
         named = {**as_prompts(self._given.prompts), **as_prompts(job.prompts)}
+        named = await attached(named, media)
+        if job.prompts and media.found:
+            own = {name: named[name].to_json() for name in job.prompts}
+            job = job.model_copy(update={"prompts": own})
         if named:
             request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])
         where: Any = {"workflow_id": workflow_id, "store": self.store, "settings": self._settings}
         resolved = await resolve(request, **where)
         if self._mode == "train" and not resolved.config.prompts:
-            named = found_prompts(target)
+            named = await attached(found_prompts(target), media)
             request = merge_configs(request, RunConfig.trusted({"prompts": named}, field="job")[0])
             resolved = await resolve(request, **where)
         config, base_version = resolved.config, resolved.base_version
+        config = config.model_copy(update={"prompts": await attached(config.prompts, media)})
         asks = bool(config.uses)
         if asks:  # an alias may move before the run is resumed
             pinned = RunConfig.parse(_pin({}, base_version))
@@ -589,6 +595,7 @@ class RunManager(Generic[JobT]):
             job_config=merge_configs(resolved.version, job_config),
             callbacks=callbacks,
             prompts=prompts,
+            media=media.found,
             base_version=base_version,
             around=around,
             plan=plan,
@@ -724,22 +731,10 @@ class RunManager(Generic[JobT]):
         files = may_read_files(self._settings, caller)
         return await asyncio.to_thread(self._load, spec, files)
 
-    async def _require_media(self, dataset: Dataset) -> None:
-        """Raise `DatasetError` for a medium that a case refers to and that is not stored."""
-        known = [digest for digest, medium in dataset.media.items() if medium is None]
-        for digest in await self.store.media.missing(known) if known else ():
-            raise DatasetError(
-                f"dataset {dataset.id!r} refers to a medium that this store does not hold (sha256 "
-                f"{digest}); give its file by `path`, or the run's own store",
-                field="job.dataset",
-                value=digest,
-                rule="must be in the store",
-            )
-
     def _load(self, spec: Any, files: bool) -> Dataset:
         """A dataset in place or from a file, where the operator allows that file; blocking."""
         folder = self._settings.dataset_dir
-        access = replace(MediaAccess.of(self._settings, files=files), base=folder)
+        access = media_access(self._settings, files=files)
         path = spec.get("path") if isinstance(spec, Mapping) else spec
         if folder is None or not isinstance(path, str | Path):
             return as_dataset(spec, access=access)

@@ -1,17 +1,18 @@
-"""Images, sounds and files of cases and outputs, each stored once, under the hash of its bytes."""
+"""Images, sounds and files of cases, outputs and prompts, each stored once, by its hash."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from orcheo_agentensor.errors import StoreError
-from orcheo_agentensor.media import references_in, with_base64
+from orcheo_agentensor.errors import ConfigError, StoreError
+from orcheo_agentensor.media import references_in, with_base64, with_references
+from orcheo_agentensor.prompts import ContentTensor, TextTensor
 from orcheo_agentensor.storage.engine import Context, Repository
 from orcheo_agentensor.storage.tables import media
 
@@ -56,10 +57,12 @@ class Media(Repository):
         Raises `StoreError` for what is not stored.
         """
         wanted = references_in(value)
-        if not wanted:
-            return value
+        return with_base64(value, await self.in_base64(wanted)) if wanted else value
+
+    async def in_base64(self, digests: Iterable[str]) -> dict[str, str]:
+        """The base64 of each of these media. Raises `StoreError` for one that is not stored."""
         found: dict[str, str] = {}
-        for digest in wanted:
+        for digest in digests:
             text = self._held.get(digest)
             if text is None:
                 text = base64.b64encode(await self.get(digest)).decode()
@@ -67,7 +70,19 @@ class Media(Repository):
             else:
                 self._held.move_to_end(digest)
             found[digest] = text
-        return with_base64(value, found)
+        return found
+
+    async def kept(self, prompts: Mapping[str, TextTensor]) -> dict[str, TextTensor]:
+        """Store the media that `prompts` hold in base64; the prompts, with references to them."""
+        found = dict(prompts)
+        for name, tensor in prompts.items():
+            if isinstance(tensor, ContentTensor):
+                media: list[bytes] = []
+                blocks = with_references(tensor.blocks, media.append)
+                for medium in media:
+                    await self.put(medium)
+                found[name] = tensor.with_blocks(blocks) if media else tensor
+        return found
 
     async def get(self, digest: str) -> bytes:
         """The bytes with this SHA-256. Raises `StoreError` where they are not stored."""
@@ -85,3 +100,30 @@ class Media(Repository):
         while self._size > MOST_HELD and len(self._held) > 1:
             _, gone = self._held.popitem(last=False)
             self._size -= len(gone)
+
+
+async def media_of_prompts(
+    prompts: Mapping[str, TextTensor], *, stored: Media | None, known: Mapping[str, str]
+) -> dict[str, str]:
+    """The media that `prompts` refer to, SHA-256 -> base64: those `known`, else as `stored`.
+
+    Raises `ConfigError`, naming the prompt, for one that is in neither.
+    """
+    found: dict[str, str] = {}
+    for name, tensor in prompts.items():
+        for digest in references_in(tensor.blocks) if isinstance(tensor, ContentTensor) else ():
+            try:
+                if digest in known:
+                    found[digest] = known[digest]
+                elif stored is not None:
+                    found |= await stored.in_base64([digest])
+                else:
+                    raise StoreError(f"there is no store to look for SHA-256 {digest} in")
+            except StoreError as error:
+                raise ConfigError(
+                    field=f"prompts.{name}.blocks",
+                    value=tensor.text,
+                    rule=f"refer to a medium that is missing: {error}; give the prompt again with "
+                    "its base64, or the store of the run that has kept it",
+                ) from None
+    return found

@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orcheo_agentensor.errors import StoreError
+from orcheo_agentensor.prompts import TENSORS
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -87,10 +88,11 @@ class SqliteSaver(DeletesLater, AsyncSqliteSaver):
 
 
 def serializer() -> JsonPlusSerializer:
-    """The serializer of graph state: no pickles, and `TextTensor` as the only type of our own."""
+    """The serializer of graph state: no pickles, and tensors as the only types of our own."""
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-    return JsonPlusSerializer(allowed_msgpack_modules=[("orcheo_agentensor.prompts", "TextTensor")])
+    ours = [("orcheo_agentensor.prompts", name) for name in TENSORS]
+    return JsonPlusSerializer(allowed_msgpack_modules=ours)
 
 
 def saver_path(path: Path) -> Path:

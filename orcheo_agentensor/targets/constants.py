@@ -16,7 +16,7 @@ import linecache
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -202,31 +202,6 @@ def reading(values: Values) -> Iterator[None]:
     finally:
         _threads.end()
         _values.reset(token)
-
-
-def each_reading(values: Values, parts: Iterator[T]) -> Iterator[T]:
-    """The parts of a stream, whose maker reads these values and whose taker does not."""
-    if not values:
-        yield from parts
-        return
-    while True:
-        with reading(values):
-            try:
-                part = next(parts)
-            except StopIteration:
-                return
-        yield part
-
-
-async def aeach_reading(values: Values, parts: AsyncIterator[T]) -> AsyncIterator[T]:
-    """The async twin of `each_reading`."""
-    while True:
-        with reading(values):
-            try:
-                part = await anext(parts)
-            except StopAsyncIteration:
-                return
-        yield part
 
 
 class _Threads:

@@ -33,6 +33,7 @@ from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.media import with_media_at_hand
 from orcheo_agentensor.prompts import CONTEXT, part_in, put
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
@@ -396,6 +397,8 @@ class RunnableTarget:
         elif self.is_remote:
             for name, path, text in context_binds(prompts):
                 configurable = put(configurable, path, text, field=f"prompts.{name}.bind")
+            if prompts:
+                configurable["prompts"] = with_media_at_hand(prompts)
             configurable.pop("thread_id", None)  # its server then makes one for this run alone
             config = {**config, "configurable": configurable}
         if self.isolation is not None:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from orcheo_agentensor.errors import BadInput, RunFailed, TargetRefused, TargetUnavailable
 from orcheo_agentensor.json_values import content_hash, json_problems
+from orcheo_agentensor.media import with_media_at_hand
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import PromptSearch, Tape, brief, current_tape
 from orcheo_agentensor.targets.local import as_root_run
@@ -297,7 +298,7 @@ class RemoteTarget:
         configurable = {
             key: value for key, value in given.items() if not any(json_problems(value, field=key))
         }
-        prompts = configurable.pop("prompts", None) or {}
+        prompts = with_media_at_hand(configurable.pop("prompts", None) or {})
         events = RunEvents(prompts=prompts, tape=current_tape())
         payload = self._payload(server.assistant, inputs, config, configurable, prompts)
         payload["stream_mode"] = MODES if events.tape is None else TAPED_MODES

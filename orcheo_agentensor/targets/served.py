@@ -44,15 +44,13 @@ from orcheo_agentensor.config.resolve import (
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import content_hash, json_problems
-from orcheo_agentensor.prompts import CONTEXT, TextTensor, constant_in, part_in
+from orcheo_agentensor.prompts import CONTEXT, TextTensor, constant_in, is_content, part_in
 from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.seeds import RUN_ID
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
 from orcheo_agentensor.targets.constants import (
     Values,
-    aeach_reading,
-    each_reading,
     load_constants,
     values_of,
 )
@@ -72,6 +70,13 @@ from orcheo_agentensor.targets.described import (
     with_environment,
 )
 from orcheo_agentensor.targets.isolation import provenance_of
+from orcheo_agentensor.targets.media import (
+    aeach_inside,
+    each_inside,
+    inside,
+    kept_media,
+    read_media,
+)
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
 from orcheo_agentensor.upstream import private_attributes
 
@@ -142,14 +147,19 @@ def configure(
     """
     from orcheo_agentensor.storage import Store
 
+    settings = settings or Settings()
+    media: Mapping[str, str] = {}
+    if isinstance(defaults, Mapping):
+        defaults, media = read_media(defaults, settings)
     parsed, live = RunConfig.trusted(defaults, field="defaults")
     return _served(
         graph,
         Workflow(
             workflow_id=workflow_id,
             store=Store.from_url(store) if isinstance(store, str) else store,
-            settings=settings or Settings(),
+            settings=settings,
             defaults=parsed,
+            media=media,
             callbacks=list(live if isinstance(live, Sequence) else live.handlers),
         ),
     )
@@ -209,13 +219,15 @@ class RunPlan:
     """What a run gets: `runnable` is handed to the graph, `config` is what is recorded.
 
     Without a `config` it is a run of the bare graph. `host_node` is the path of the node that the
-    run is called in, if there is a graph around it. `described` is its part of the manifest; a
+    run is called in, if there is a graph around it. `media` are those that the prompts refer to, in
+    base64. `described` is its part of the manifest; a
     rollout has none, but that of its job.
     """
 
     runnable: RunnableConfig | None
     config: RunConfig | None = None
     described: Mapping[str, Any] = field(default_factory=dict)
+    media: Mapping[str, str] = field(default_factory=dict)
     refs: Mapping[str, Any] = field(default_factory=dict)
     host_node: str = ""
 
@@ -225,7 +237,8 @@ class Workflow:
     """How the runs of a served graph get their config; shared by copies of the graph.
 
     `by_flag` says that runs are left alone unless the workflow's flag `runnable_config_enabled` is
-    on. `graph` is the one that is served, and `spec` what a job names it by.
+    on. `graph` is the one that is served, and `spec` what a job names it by. `media` are those of
+    the prompts in the defaults, in base64.
     """
 
     workflow_id: str
@@ -236,6 +249,7 @@ class Workflow:
     by_flag: bool = False
     graph: Any = None
     spec: str | Mapping[str, Any] | None = None
+    media: Mapping[str, str] = field(default_factory=dict)
     _made_of: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def made_of(self) -> dict[str, Any]:
@@ -289,6 +303,12 @@ class Workflow:
         if host_node:
             request = _as_named_here(request, f"{host_node}|")
         found = await self._resolved(request, given, reviewed=reviewed)
+        media: Mapping[str, str] = {}
+        if any(map(is_content, found.config.prompts.values())):
+            prompts, media = await kept_media(
+                found.config.prompts, store=self.store, known=self.media
+            )
+            found = replace(found, config=found.config.model_copy(update={"prompts": prompts}))
         callbacks = join_callbacks(self.callbacks, live)
         runnable = found.config.to_runnable(callbacks)
         if limit is not None:
@@ -311,6 +331,7 @@ class Workflow:
             runnable=runnable or config,
             config=found.config,
             described=config_info(found, callbacks, None) if alone else {},
+            media=media,
             refs={key: value for key, value in refs.items() if value},
             host_node=host_node,
         )
@@ -402,8 +423,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         plan = self.workflow.waited(self.workflow.plan(self._called_with(config)))
         bare, values = self._bare(plan)
         stream = partial(bare.stream, **self._arguments(plan, input, kwargs))
+        around = partial(inside, values, plan.media)
         with self._recorded(plan, kwargs.get("context")), closing(stream()) as parts:
-            yield from each_reading(values, parts)
+            yield from each_inside(around, parts) if values or plan.media else parts
 
     async def astream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -412,9 +434,9 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         plan = await self.workflow.plan(self._called_with(config))
         bare, values = self._bare(plan)
         stream = partial(bare.astream, **self._arguments(plan, input, kwargs))
-        context = kwargs.get("context")
+        context, around = kwargs.get("context"), partial(inside, values, plan.media)
         async with self._arecorded(plan, context), aclosing(stream()) as parts:
-            async for part in aeach_reading(values, parts):
+            async for part in aeach_inside(around, parts):
                 yield part
 
     def batch(

@@ -24,6 +24,7 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
     shorten,
 )
+from orcheo_agentensor.prompts import is_content
 from orcheo_agentensor.redaction import is_secret_name, redact
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 from orcheo_agentensor.upstream import in_langgraph_server
@@ -291,6 +292,13 @@ class Placement:
                 inner = here.get(key)
                 here[key] = here = dict(inner) if isinstance(inner, Mapping) else {}
             whole = path == ("prompts", name) and not self._takes_texts
+            if not whole and is_content(prompt):
+                raise BadInput(
+                    field=f"prompts.{name}",
+                    value=prompt["text"],
+                    rule=f"has images or files, and the deployed graph takes a text at "
+                    f"{'.'.join(path)}; let it read the prompt by get_prompt({name!r})",
+                )
             here[path[-1]] = dict(prompt) if whole else prompt["text"]
         if not placed:
             return {}

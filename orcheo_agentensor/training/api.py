@@ -336,9 +336,9 @@ async def atrain(
 
     Args:
         target: As for `aevaluate`.
-        prompts: Prompt name to text or `TextTensor`; `requires_grad=False` freezes one. Left out,
-            those that the graph holds: fields of our nodes and `TrainablePrompt`s with a text, and
-            fields of its context that are marked `langgraph_type: "prompt"`.
+        prompts: Prompt name to text, `TextTensor` or `ContentTensor`; `requires_grad=False` freezes
+            one. Left out, those that the graph holds: fields of our nodes and `TrainablePrompt`s
+            with a text, and fields of its context that are marked `langgraph_type: "prompt"`.
         dataset: As for `aevaluate`, with splits.
         evaluators: One or several, of any known form; their scores are what is maximised.
         optimizer: Such as `Reflective(…)`, the name of one, or a mapping with its name.
@@ -409,7 +409,7 @@ async def atrain(
             config=config,
             optimizer=optimizer,
         )
-        named = as_prompts(prompts)
+        named = await opened.media.kept(as_prompts(prompts))
         # A model that is an object stays in this process.
         kept = any(tensor.model and not isinstance(tensor.model, str) for tensor in named.values())
         live["prompts"] = named

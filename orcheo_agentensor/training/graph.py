@@ -447,7 +447,7 @@ def _mirror(training: Training, state: TrainingState) -> dict[str, Any]:
         prompts = training.candidates[candidate].prompts
         if not _shows(there.get(key), prompts, taught):
             found[key] = {
-                name: TextTensor(**tensor.to_json(), gradients=taught.get(name, ()))
+                name: type(tensor)(**tensor.to_json(), gradients=taught.get(name, ()))
                 for name, tensor in prompts.items()
             }
     return found
