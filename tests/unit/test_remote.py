@@ -296,6 +296,9 @@ def test_a_prompt_with_no_place_is_refused() -> None:
         Placement(fields={"q": {}}, prompts_in="context").put({"p": TEXT}, {})
     with pytest.raises(BadInput, match=r"prompts\.p\.bind: 'context\.p' is not in the deployed"):
         Placement(fields={"q": {}}).put({"p": {**TEXT, "bind": "context.p"}}, {})
+    content = {"type": "ContentTensor", "text": "x", "blocks": [{"type": "text", "text": "x"}]}
+    with pytest.raises(BadInput, match=r"prompts\.q: 'x' has images or files.* text at q"):
+        Placement(fields={"q": {}}).put({"q": content}, {})
 
 
 def test_problems_of_a_target_are_all_told() -> None:
