@@ -733,7 +733,7 @@ class RunJob(BaseModel):
     run_id: str | None = Field(None, title="Run", pattern=IDENTIFIER)
     inputs: Any = Field(None, title="Inputs", description="What the workflow is given.")
     prompts: dict[str, str | dict[str, Any]] | None = Field(
-        None, title="Prompts", description="Prompt name to text, or to a TextTensor or ContentTensor."
+        None, title="Prompts", description="Prompt name to text, TextTensor or ContentTensor."
     )
     config: dict[str, Any] | None = Field(
         None, title="Config", description="The RunnableConfig the workflow runs with."
