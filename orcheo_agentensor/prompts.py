@@ -45,6 +45,9 @@ CONFIGURABLE, CONTEXT = "configurable", "context"
 TENSORS = ("TextTensor", "ContentTensor")
 """The marks of the JSON form of prompts."""
 
+OFFERED = "x-agentensor"
+"""The key that marks a field which a served graph adds to the schema of its context, for forms."""
+
 SHOWN_FIELDS = ("case_id", "score", "feedback")
 """What a gradient is without its case: what events, results and the state of a graph hold."""
 

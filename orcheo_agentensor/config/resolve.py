@@ -6,7 +6,7 @@ version that is asked for < the assistant's config < the request; then the opera
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -65,23 +65,32 @@ async def resolve(
     store: Store | None,
     defaults: RunConfig | None = None,
     assistant: RunConfig | None = None,
+    over_binds: Callable[[RunConfig, Mapping[str, TextTensor]], RunConfig] | None = None,
 ) -> ResolvedConfig:
     """The config of a run: `defaults` < stored defaults < stored version < `assistant` < `request`.
 
-    The package itself sets nothing, so that without any of these a workflow runs as if bare. Raises
-    `NotFound` where the version that is asked for is not stored, and `ConfigError` where there is
-    no store to look for it in, or where prompts of different configs bind to the same key.
+    `over_binds` gives the last two again, with texts for the prompts below them that bind to places
+    which they set. The package itself sets nothing, so that without any of these a workflow runs as
+    if bare. Raises `NotFound` where the version that is asked for is not stored, and `ConfigError`
+    where there is no store to look for it in, or where prompts of different configs bind to the
+    same key.
     """
     defaults, assistant = defaults or RunConfig(), assistant or RunConfig()
     if store is None:
         refuse_use(defaults, "defaults")
         refuse_use(request, "config")
+        if over_binds is not None:
+            assistant = over_binds(assistant, defaults.prompts)
+            request = over_binds(request, defaults.prompts)
         return ResolvedConfig(config=settle(defaults, assistant, request, settings=settings))
     record = await store.workflows.get(workflow_id)
     stored = RunConfig.parse(record.default_config if record else None, field="defaults")
     asked = merge_configs(defaults, stored, assistant, request)
     found = await version_of(asked, workflow_id, store=store)
     version = RunConfig.parse(found.runnable_config if found else None, field="checkpoint")
+    if over_binds is not None:
+        below = merge_configs(defaults, stored, version).prompts
+        assistant, request = over_binds(assistant, below), over_binds(request, below)
     layers: tuple[tuple[Origin, RunConfig], ...] = (
         ("default", defaults),
         ("default", stored),

@@ -225,7 +225,8 @@ def _prompts(definitions: Definitions) -> Schema:
         "required": ["file"],
         "additionalProperties": False,
     }
-    forms = [_TEXT, {"$ref": "#/$defs/TextTensor"}, {"$ref": "#/$defs/PromptFile"}]
+    kinds = ("TextTensor", "ContentTensor", "PromptFile")
+    forms = [_TEXT, *({"$ref": f"#/$defs/{kind}"} for kind in kinds)]
     return {"type": "object", "additionalProperties": {"anyOf": forms}}
 
 
@@ -251,7 +252,8 @@ def _add_config(definitions: Definitions) -> None:
             if field.get("default", ...) is None:
                 del field["default"]
     gradients = {"type": "array", "title": "Gradients", "description": "What was fed back on it."}
-    inner["TextTensor"]["properties"]["gradients"] = gradients
+    for kind in ("TextTensor", "ContentTensor"):
+        inner[kind]["properties"]["gradients"] = gradients
     definitions |= {**inner, "RunConfig": schema}
 
 

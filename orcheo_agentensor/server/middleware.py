@@ -59,6 +59,7 @@ _CALLS = ("tools/call", "message/send", "message/stream")
 _LARGEST_CALL = 4 * 1024 * 1024
 """The server parses these on the event loop."""
 _COMMANDS = re.compile(rf"/threads/{_ID}/stream/events/?")
+_SCHEMAS = re.compile(rf"/assistants/({_ID})/schemas/?")
 _LARGEST_BODY = 300 * 1024 * 1024
 """What the server itself takes."""
 
@@ -90,6 +91,10 @@ class RunRequests:
                 await error_response(error)(scope, receive, send)
                 return
         if kind is None:
+            if scope["type"] == "http" and (asked := _SCHEMAS.fullmatch(_path(scope))):
+                name = assistant_id_of(asked[1])
+                found = await self._get(scope, f"/assistants/{name}") or {}
+                await self.reviewer.look_at(str(found.get("graph_id")))
             if caller is not None and _TOOLS.fullmatch(_path(scope)) and scope["method"] == "POST":
                 await self._tools(scope, caller, receive, send)
             else:

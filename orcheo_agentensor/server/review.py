@@ -47,6 +47,7 @@ from orcheo_agentensor.runs.nodes import JobGraph, StrictGraph
 from orcheo_agentensor.server.http import TextProblems
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.context import context_binds, context_problems, field_names
+from orcheo_agentensor.targets.offered import OWN_CONTEXT, Offer
 from orcheo_agentensor.targets.overriding import asked_models, unfollowed_overrides
 from orcheo_agentensor.targets.served import RESOLVED_BY, SOURCES, ServedGraph
 from orcheo_agentensor.upstream import served_graphs
@@ -125,9 +126,15 @@ class Served:
             value = value.compile()
         self.graph = value if hasattr(value, "nodes") else None
         self.wrapped = isinstance(value, ServedGraph)
+        self.workflow = value.workflow if isinstance(value, ServedGraph) else None
         inner = value.get_subgraphs(recurse=True) if hasattr(value, "get_subgraphs") else ()
         builders = [self.jobs, *(getattr(graph, "builder", None) for _name, graph in inner)]
         self.trains = any(getattr(one, "input_schema", None) is TrainingJob for one in builders)
+
+    @property
+    def offer(self) -> Offer | None:
+        """What a form may set of it."""
+        return None if self.workflow is None else self.workflow.forms.offer(self.workflow)
 
 
 def served(graph_id: str) -> Served | None:
@@ -183,6 +190,12 @@ class RequestReviewer:
         """The record of the workflow that this request is for."""
         return await self.store.workflows.get(request.graph_id)
 
+    async def look_at(self, graph_id: str) -> None:
+        """See what the store has of a served graph, before a form is made of it."""
+        graph = served(graph_id)
+        if graph is not None and graph.workflow is not None:
+            await graph.workflow.forms.look(graph.workflow)
+
     def opted_in(self, record: WorkflowRecord | None) -> bool:
         """Whether a workflow has `runnable_config_enabled`."""
         return flag_in(record, "runnable_config_enabled", self.settings)
@@ -208,6 +221,8 @@ class RequestReviewer:
         if asks and request.approves():
             identity.require("promote")
         enabled, problems = self.opted_in(record), Problems()
+        if graph.workflow is not None:
+            graph.workflow.forms.take(record, self.settings)
         checked = None
         must_check = enabled or identity.name is not None or graph.trains
         if request.starts_run and graph.jobs is not None and must_check:
@@ -262,6 +277,11 @@ class RequestReviewer:
             return _without_concurrency(item, config), problems
         if request.starts_run and item.get("input") is not None:
             _check_input(item["input"], graph, problems)
+        try:
+            config = config if graph.offer is None else graph.offer.folded(config)
+        except ConfigError as error:
+            problems.of(error)
+            return item, problems
         await _check_against_graph(config, graph, request.graph_id, problems)
         for path, name in models_refused(
             {"config": config.to_plain()}, self.settings, request.identity
@@ -280,7 +300,7 @@ class RequestReviewer:
             return item, problems  # resolved when it runs: an alias may have moved by then
         metadata = _run_metadata(resolved, request.graph_id)
         changed = {**item, "metadata": {**(item.get("metadata") or {}), **metadata}}
-        if resolved.config != config:
+        if resolved.config != config or (graph.offer is not None and item.get("context")):
             at = "checkpoint_id"  # of a command, which no config holds
             own = (item.get("config") or {}).get("configurable") or {}
             if request.kind == "command" and at in own:
@@ -293,7 +313,8 @@ class RequestReviewer:
         self, config: RunConfig, request: RunRequest, graph: Served
     ) -> ResolvedConfig:
         """The config of a run; raises `ConfigError` where the version it asks for is not stored."""
-        workflow = graph.graph.workflow if isinstance(graph.graph, ServedGraph) else None
+        workflow, offer = graph.workflow, graph.offer
+        assistant = _assistant_config(request.assistant)
         try:
             return await resolve(
                 config,
@@ -301,7 +322,8 @@ class RequestReviewer:
                 store=self.store,
                 settings=self.settings,
                 defaults=workflow.defaults if workflow else None,
-                assistant=_assistant_config(request.assistant),
+                assistant=assistant if offer is None else offer.folded(assistant),
+                over_binds=None if offer is None else offer.over_binds,
             )
         except NotFound as error:
             raise version_refused(error, request.graph_id) from None
@@ -486,8 +508,10 @@ def _check_context(
     given = plain.get("configurable") or {}
     schema = getattr(graph.graph, "context_schema", None)
     known = field_names(schema) if schema is not None else ()
+    if known and graph.offer is not None:
+        known = (*known, *graph.offer.fields)
     for key in request.item.get("context") or {} if known else ():
-        if key not in known and key not in _OWN_CONTEXT:
+        if key not in known and key not in OWN_CONTEXT:
             near = ", ".join(sorted(known))
             problems.add(f"context.{key}", key, f"is not a field of the context; known: {near}")
     for path, value, rule in context_problems(schema, given):
@@ -496,10 +520,6 @@ def _check_context(
             in_context = key in (request.item.get("context") or {})
             field = "context" if in_context else "config.configurable"
             problems.add(f"{field}.{path}", value, rule)
-
-
-_OWN_CONTEXT = ("agentensor", "node_overrides", "prompts")
-"""What a context may hold beside the fields of its schema: the rest of our config."""
 
 
 def _assistant_config(assistant: Mapping[str, Any] | None) -> RunConfig:

@@ -14,6 +14,7 @@ from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
     CONTEXT,
+    OFFERED,
     Path,
     TextTensor,
     as_tensor,
@@ -263,7 +264,9 @@ def _marked(schema: Any) -> Iterator[tuple[str, str]]:
             marks.setdefault(one.name, []).append(one.metadata)
     for name, notes in marks.items():
         notes = [getattr(note, "json_schema_extra", note) for note in notes]
-        marked = any(isinstance(n, Mapping) and n.get("langgraph_type") == "prompt" for n in notes)
+        held = [note for note in notes if isinstance(note, Mapping)]
+        held += [note["json_schema_extra"] for note in held if "json_schema_extra" in note]
+        marked = any(isinstance(n, Mapping) and n.get("langgraph_type") == "prompt" for n in held)
         if marked and isinstance(text := default_of(schema, name), str):
             yield name, text
 
@@ -294,7 +297,7 @@ def bind_places(target: Any, configurable: Mapping[str, Any]) -> list[str]:
     ]
     for server in getattr(inner, "servers", ())[:1]:
         fields = server.assistant.placement("auto").fields.items()
-        texts += [name for name, field in fields if field.get("type") == "string"]
+        texts += [n for n, one in fields if one.get("type") == "string" and OFFERED not in one]
         configurable = {**server.assistant.values, **configurable}
     declared += [key for key, value in configurable.items() if isinstance(value, str)]
     names = dict.fromkeys(name for name in declared if name not in {*texts, "thread_id"})

@@ -33,7 +33,6 @@ from orcheo_agentensor.config.model import (
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, node_path, overrides_in
 from orcheo_agentensor.config.resolve import (
     ResolvedConfig,
-    flag_of,
     merge_configs,
     merge_objects,
     refuse_use,
@@ -77,8 +76,9 @@ from orcheo_agentensor.targets.media import (
     kept_media,
     read_media,
 )
+from orcheo_agentensor.targets.offered import Forms, Offer
 from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
-from orcheo_agentensor.upstream import private_attributes
+from orcheo_agentensor.upstream import in_langgraph_server, private_attributes
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import Store
@@ -220,8 +220,8 @@ class RunPlan:
 
     Without a `config` it is a run of the bare graph. `host_node` is the path of the node that the
     run is called in, if there is a graph around it. `media` are those that the prompts refer to, in
-    base64. `described` is its part of the manifest; a
-    rollout has none, but that of its job.
+    base64. `described` is its part of the manifest; a rollout has none, but that of its job. `ours`
+    are the keys of a context that a server was told of beside those of the graph's own.
     """
 
     runnable: RunnableConfig | None
@@ -230,6 +230,7 @@ class RunPlan:
     media: Mapping[str, str] = field(default_factory=dict)
     refs: Mapping[str, Any] = field(default_factory=dict)
     host_node: str = ""
+    ours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +252,7 @@ class Workflow:
     spec: str | Mapping[str, Any] | None = None
     media: Mapping[str, str] = field(default_factory=dict)
     _made_of: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     def made_of(self) -> dict[str, Any]:
         """The manifest of a run, but for its config; read once, when the first run begins. Blocks.
@@ -277,32 +279,34 @@ class Workflow:
         """Whether configs are resolved and runs recorded."""
         if not self.by_flag or self.store is None:
             return True
-        return await flag_of(
-            "runnable_config_enabled", self.workflow_id, store=self.store, settings=self.settings
-        )
+        return self.forms.take(await self.store.workflows.get(self.workflow_id), self.settings)
 
     async def plan(self, config: RunnableConfig | None) -> RunPlan:
         """What a run that is called with `config` gets."""
         given: Mapping[str, Any] = config or {}
         reviewed = (given.get("metadata") or {}).get(RESOLVED_BY) == self.workflow_id
+        ours = self.forms.added if _is_from_server(given) else ()
         if not reviewed and not await self.is_on():
             if not (given.get("metadata") or {}).get(RUN_ID):  # its job has resolved `use`
                 off = f"runnable_config_enabled is off for {self.workflow_id!r}"
                 refuse_use(given, "config", off)
-            return RunPlan(runnable=config)
+            return RunPlan(runnable=config, ours=ours)
         limit = given.get("recursion_limit")
         if not reviewed and _is_from_server(given):  # the limit may be the server's own
             given = {key: value for key, value in given.items() if key != "recursion_limit"}
         request, live = RunConfig.trusted(given)
         host_node, runtime = "", runtime_configurable(given)
         around = _config_around(given)
+        offer = self.forms.offer(self) if ours and around is None else None
+        if offer is not None:
+            request = offer.without(request) if reviewed else offer.folded(request)
         if around is not None:
             inherited, unrecorded = inherited_from(around)
             request, runtime = merge_configs(inherited, request), {**unrecorded, **runtime}
             host_node = node_path((around.get("configurable") or {}).get("checkpoint_ns"))
         if host_node:
             request = _as_named_here(request, f"{host_node}|")
-        found = await self._resolved(request, given, reviewed=reviewed)
+        found = await self._resolved(request, given, reviewed=reviewed, offer=offer)
         media: Mapping[str, str] = {}
         if any(map(is_content, found.config.prompts.values())):
             prompts, media = await kept_media(
@@ -334,10 +338,16 @@ class Workflow:
             media=media,
             refs={key: value for key, value in refs.items() if value},
             host_node=host_node,
+            ours=ours,
         )
 
     async def _resolved(
-        self, request: RunConfig, given: Mapping[str, Any], *, reviewed: bool
+        self,
+        request: RunConfig,
+        given: Mapping[str, Any],
+        *,
+        reviewed: bool,
+        offer: Offer | None,
     ) -> ResolvedConfig:
         """The config of a run; one that was resolved on submission is only put over defaults."""
         if reviewed:
@@ -357,6 +367,7 @@ class Workflow:
                 store=self.store,
                 settings=self.settings,
                 defaults=self.defaults,
+                over_binds=None if offer is None else offer.over_binds,
             )
         except NotFound as error:
             if not _is_from_server(given):
@@ -415,6 +426,13 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         if self.builder is None:
             return Pregel.get_output_jsonschema(self, config)
         return super().get_output_jsonschema(config)
+
+    def get_context_jsonschema(self) -> dict[str, Any] | None:
+        """The schema of the graph's context as JSON Schema, with the prompts and the stored version
+        that a form may set."""
+        own: dict[str, Any] | None = super().get_context_jsonschema()
+        offer = self.workflow.forms.offer(self.workflow)
+        return own if offer is None else offer.schema(own)
 
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -551,9 +569,12 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         One that is given as an object of keys and values, as a server does, has beneath it what
         the config says of its fields.
         """
+        schema = self.context_schema
+        if isinstance(given, dict) and schema is not None:
+            given = {key: value for key, value in given.items() if key not in plan.ours}
         if plan.config is None:
             return given
-        prompts, schema = plan.config.prompts, self.context_schema
+        prompts = plan.config.prompts
         bound = context_binds(prompts)
         if given is None and bound and plan.host_node:
             given = getattr(get_runtime(), "context", None)
@@ -667,6 +688,8 @@ def _served(graph: AnyGraph, workflow: Workflow, **changes: Any) -> ServedGraph:
     if workflow.store is None:
         refuse_use(workflow.defaults, "defaults")
     workflow = replace(workflow, graph=served)
+    if in_langgraph_server():  # which loads graphs in a thread, and asks for schemas in its loop
+        workflow.forms.made(workflow)
     return ServedGraph(workflow=workflow, **{**vars(found), **changes})
 
 

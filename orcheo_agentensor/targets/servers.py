@@ -24,7 +24,7 @@ from orcheo_agentensor.errors import (
     TargetUnavailable,
     shorten,
 )
-from orcheo_agentensor.prompts import is_content
+from orcheo_agentensor.prompts import OFFERED, is_content
 from orcheo_agentensor.redaction import is_secret_name, redact
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 from orcheo_agentensor.upstream import in_langgraph_server
@@ -265,7 +265,7 @@ class Placement:
             if root == "context" and self.fields and path[0] not in self.fields:
                 raise self._not_in_context(f"prompts.{name}.bind", bind)
             return tuple(path)
-        if self.prompts_in != "configurable" and name in self.fields:
+        if self.prompts_in != "configurable" and name in self.fields and not self._is_form(name):
             return (name,)
         if self.prompts_in == "context" and "prompts" not in self.fields:
             if self.fields:
@@ -303,6 +303,11 @@ class Placement:
         if not placed:
             return {}
         return {"context" if self._in_context(placed) else "configurable": placed}
+
+    def _is_form(self, name: str) -> bool:
+        """Whether a field is what a form sets of a prompt that the graph reads by its name."""
+        field = self.fields[name]
+        return isinstance(field, Mapping) and OFFERED in field
 
     @property
     def _takes_texts(self) -> bool:

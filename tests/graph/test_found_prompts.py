@@ -106,8 +106,17 @@ class Pydantic(BaseModel):
     model: str = "small"
 
 
+@dataclass
+class Templated:
+    """The same as LangGraph's templates have it in a dataclass."""
+
+    tone: str = field(
+        default="Be curt.", metadata={"json_schema_extra": {"langgraph_type": "prompt"}}
+    )
+
+
 @pytest.mark.requirement("training.found")
-@pytest.mark.parametrize("schema", [Plain, Pydantic])
+@pytest.mark.parametrize("schema", [Plain, Pydantic, Templated])
 async def test_marked_fields_of_the_context_are_found(schema: Any) -> None:
     async def answer(state: Said, runtime: Runtime[Any]) -> dict[str, str]:
         return {"answer": (runtime.context or schema()).tone}

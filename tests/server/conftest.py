@@ -14,7 +14,7 @@ from prompt_readers import KINDS
 
 from orcheo_agentensor import Store
 
-READERS = [f"{door}_{kind}" for door in ("serve", "configure") for kind in KINDS]
+READERS = [f"{door}_{kind}" for door in ("serve", "configure", "form") for kind in KINDS]
 GRAPHS = {name: f"./served_graphs.py:{name}" for name in ("echo", "bare", "context", *READERS)}
 TOKENS = {
     "ana-token": ("ana", ["run", "train", "promote"]),

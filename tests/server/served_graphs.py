@@ -83,10 +83,10 @@ serve_context = serve(create_reader("context").compile(), workflow_id="serve_con
 serve_template = serve(create_reader("template"), workflow_id="serve_template")
 
 
-def _configured(kind: str) -> Any:
+def _configured(kind: str, name: str = "configure") -> Any:
     return configure(
         create_reader(kind).compile(),
-        workflow_id=f"configure_{kind}",
+        workflow_id=f"{name}_{kind}",
         defaults={"prompts": prompts_of(kind, UNTRAINED)},
         store=Settings().database_url,
     )
@@ -95,3 +95,6 @@ def _configured(kind: str) -> Any:
 configure_configurable = _configured("configurable")
 configure_context = _configured("context")
 configure_template = _configured("template")
+form_configurable = _configured("configurable", "form")
+form_context = _configured("context", "form")
+form_template = _configured("template", "form")

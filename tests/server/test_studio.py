@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prompt_readers import UNTRAINED
+
+from orcheo_agentensor import Store
 
 ROOT = Path(__file__).parent.parent.parent
 GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
@@ -77,6 +81,81 @@ async def test_a_form_offers_what_is_built_in_with_its_options(client: Any, grap
         assert definitions[definition]["properties"][key]["const"] == name
     for field in ("target", "dataset", "config", "prompts"):
         assert "#/$defs/" in json.dumps(schema["properties"][field]), field
+
+
+async def context_of(client: Any, graph: str) -> dict[str, Any]:
+    [assistant] = await client.assistants.search(graph_id=graph, limit=1)
+    schemas = await client.assistants.get_schemas(assistant["assistant_id"])
+    return (schemas["context_schema"] or {}).get("properties", {})
+
+
+async def test_prompts_are_edited_in_the_nodes_that_read_them(client: Any) -> None:
+    fields = await context_of(client, "support_triage")
+    nodes = {"triage": ["triage"], "reply": ["reply"], "policy": ["reply"]}
+    for name, where in nodes.items():
+        assert fields[name]["langgraph_type"] == "prompt"
+        assert fields[name]["langgraph_nodes"] == where
+        assert fields[name]["default"]
+    assert fields["use"]["examples"] == ["production"]
+
+    ticket = {"ticket": "One of my payments is missing"}
+
+    async def reply(**context: Any) -> str:
+        found = await client.runs.wait(None, "support_triage", input=ticket, context=context)
+        return str(found["reply"])
+
+    edited = 'You write the first reply to a bank\'s customer.\n\nRules:\n- Start with "Ahoy".\n'
+    untouched = {name: fields[name]["default"] for name in nodes}
+    plain = await reply()
+    assert await reply(**untouched, use="") == plain
+    assert (await reply(**untouched | {"reply": edited})).startswith("Ahoy")
+
+
+async def test_a_form_that_nobody_has_touched_leaves_a_stored_version_as_it_is(
+    client: Any, store: Store
+) -> None:
+    config = {"configurable": {"prompts": {"tone": "Trained."}}}
+    saved = await store.checkpoints.save(
+        workflow_id="form_template", runnable_config=config, metrics={}
+    )
+    use = str(saved.config_version)
+    for tone, said in ((UNTRAINED, "Trained."), ("", "Trained."), ("Edited.", "Edited.")):
+        made = await client.assistants.create("form_template", context={"tone": tone, "use": use})
+        found = await client.runs.wait(None, made["assistant_id"], input={})
+        assert found["results"]["seen"] == said
+    for context in ({"use": "nowhere"}, {"tone": ["Edited."]}):
+        with pytest.raises(httpx.HTTPStatusError, match="422"):
+            await client.runs.wait(None, "form_template", input={}, context=context)
+
+
+async def test_a_field_of_the_graphs_own_context_is_edited_there(client: Any) -> None:
+    fields = await context_of(client, "form_context")
+    assert fields["system_prompt"]["langgraph_type"] == "prompt"
+    assert fields["system_prompt"]["langgraph_nodes"] == ["read"]
+    assert fields["system_prompt"]["default"] == UNTRAINED
+    assert "tone" not in fields
+
+    async def said(**context: Any) -> str:
+        found = await client.runs.wait(None, "form_context", input={}, context=context)
+        return str(found["results"]["seen"])
+
+    assert await said(system_prompt=UNTRAINED, model="small") == UNTRAINED
+    assert await said(system_prompt="Edited.", model="small") == "Edited."
+    # A prompt that binds elsewhere, or is read by name, is a field of its own.
+    for graph in ("form_configurable", "form_template"):
+        fields = await context_of(client, graph)
+        assert fields["tone"]["langgraph_nodes"] == ["read"]
+        found = await client.runs.wait(None, graph, input={}, context={"tone": "Edited."})
+        assert found["results"]["seen"] == "Edited."
+
+
+async def test_a_form_offers_nothing_that_nobody_would_look_at(client: Any, store: Store) -> None:
+    assert await context_of(client, "bare") == {}
+    assert "use" in await context_of(client, "echo")
+    await store.workflows.set_flags("echo", {"runnable_config_enabled": False})
+    assert await context_of(client, "echo") == {}
+    await store.workflows.set_flags("echo", {"runnable_config_enabled": None})
+    assert "use" in await context_of(client, "echo")
 
 
 def untouched(field: dict[str, Any]) -> Any:

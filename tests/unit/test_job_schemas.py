@@ -35,6 +35,7 @@ TAKEN: list[dict[str, Any]] = [
     {"evaluators": [{"type": "each_turn", "evaluator": {"type": "regex", "pattern": "^a"}}]},
     {"evaluators": [{"entrypoint": "a:b", "kind": "langsmith", "scale": [1, 5], "name": "n"}]},
     {"prompts": {"a": "Text.", "b": {"text": "More.", "bind": "context.b", "metadata": {"x": 1}}}},
+    {"prompts": {"a": {"type": "ContentTensor", "blocks": [{"type": "text", "text": "Look."}]}}},
     {"config": {"tags": ["a"], "configurable": {"agentensor": {"use": "production"}, "k": 1}}},
     {"optimizer": "reflective"},
     {"optimizer": {}},

@@ -273,6 +273,12 @@ TEXT = {"type": "TextTensor", "text": "Be brief.", "requires_grad": True, "metad
             {**TEXT, "bind": "context.system"},
             {"context": {"k": 1, "system": "Be brief."}},
         ),
+        (  # what a served graph of ours offers to forms: it reads prompts by their names
+            {"p": {"type": "string", "x-agentensor": "prompt"}, "prompts": {}, "k": {}},
+            "auto",
+            TEXT,
+            {"context": {"k": 1, "prompts": {"p": TEXT}}},
+        ),
         (
             {},
             "auto",
