@@ -8,7 +8,7 @@
 #   make test-llm   the tests with that model
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
-#   make docs    make the reference of the Python API, and the page of requirements, anew
+#   make docs    make the pages that are made, and of all pages the site in site/
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make check-locks   install each set as if every package had a newer release by now
@@ -24,6 +24,7 @@ BENCH := .venv-bench
 COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
 LLM := .venv-llm
+DOCS := .venv-docs
 LOCK := .venv-lock
 
 export PYTHONUNBUFFERED := 1
@@ -59,9 +60,11 @@ coverage: test
 test: lint
 	@$(VENV)/bin/python -m pytest --numprocesses 2 $(COVERAGE)
 
-docs: $(VENV)/.dev
+docs: $(VENV)/.dev $(DOCS)/.docs
 	@$(VENV)/bin/python docs/reference/make_api.py
 	@$(VENV)/bin/python docs/reference/make_requirements.py
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "site/index.html is written"
 
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo
@@ -79,7 +82,7 @@ bench: $(BENCH)/.bench
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LLM) $(LOCK) .langgraph_api .pytest_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -106,11 +109,16 @@ $(LLM)/.llm: requirements/llm.txt $(INSTALL) | $(LLM)/bin/python
 	@$(LLM)/bin/python requirements/install.py --alone llm
 	@touch $@
 
+# What makes the site knows nothing of the project.
+$(DOCS)/.docs: requirements/docs.txt $(INSTALL) | $(DOCS)/bin/python
+	@$(DOCS)/bin/python requirements/install.py --alone docs
+	@touch $@
+
 $(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
 	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
 
-$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LLM)/bin/python $(LOCK)/bin/python:
+$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LLM)/bin/python $(DOCS)/bin/python $(LOCK)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
@@ -142,6 +150,8 @@ lock: $(LOCK)/bin/python
 	$(LIBRARY) -c requirements/build.txt --group compat --extra openai -o requirements/compat.txt
 	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
 	  --group orcheo -o requirements/orcheo.txt
+	$(filter-out requirements/build.in,$(COMPILE)) requirements/docs.in --python-version 3.11 \
+	  -c requirements/dev.txt -o requirements/docs.txt
 	$(filter-out requirements/build.in,$(COMPILE)) requirements/llm.in --no-deps --python-version 3.11 \
 	  -o requirements/llm.txt
 
