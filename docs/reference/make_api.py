@@ -37,7 +37,7 @@ GROUPS = {
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
     "HTTPEvaluator EachTurn",
     "Optimizers, budgets, stop conditions": "Reflective TextGrad Demos RandomSearch step astep "
-    "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail",
+    "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail Objective",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "
     "create_training_graph evaluation_node training_node TaskNode AgentNode AgentensorNode",
     "Versions and settings": "Store ConfigCheckpoint Manifest apublish arollback_publication "

@@ -556,6 +556,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "trainable": list(training.trainable),
             "checkpoints": checkpoint_plan(job, training),
             "promote": job.promote,
+            "objective": job.objective.model_dump(exclude_none=True),
         }
     return plan
 

@@ -148,6 +148,7 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         show(f"optimizer  {training['optimizer']['name']}, seed {plan['seed']}")
         show(f"budget     {_listed(training['budget'])}{computed}")
         show(f"uses       {_listed(training['cases'])}")
+        show(f"objective  {_listed(training['objective'])}")
         show(f"versions   {version_sentence(training['checkpoints'])}")
     rows = [(e["name"], f"{e['weight']:g}", e["binding"]) for e in plan["evaluators"]]
     show_table(("evaluator", ">weight", "bound as"), rows)
@@ -299,6 +300,7 @@ def _show_missed(summary: Mapping[str, Any]) -> None:
 def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> None:
     """Print the result of a training; `job` is the job file, for a suggested command."""
     from orcheo_agentensor.training.api import COMPARISON_COLUMNS, comparison_table
+    from orcheo_agentensor.training.objective import front_lines
 
     baseline, best, holdout = found["baseline"], found["best"], found["holdout"]
     show_table(COMPARISON_COLUMNS, comparison_table(baseline, best, holdout))
@@ -318,6 +320,8 @@ def show_training(found: Mapping[str, Any], *, job: str | None, store: str) -> N
     status, workflow_id = decision["status"], found["workflow_id"]
     colour = {"promoted": "green", "rejected": "red"}.get(status, "yellow")
     show(f"decision: {status}", style=colour)
+    for line in front_lines(decision.get("objective", {})):
+        show(line)
     _show_reasons(decision["reasons"], found["diff"])
     first, last = baseline["config_version"], best["config_version"]
     show(f"stored: workflow {workflow_id!r}, version {last}; run {found['run_id']}")

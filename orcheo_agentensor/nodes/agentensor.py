@@ -59,6 +59,7 @@ class JobFields(BaseModel):
     promote: str | None = _field("promote")
     guardrail: Any = _field("guardrail")
     goal: Any = _field("goal")
+    objective: Any = _field("objective")
     exclude_nodes: Any = _field("exclude_nodes")
     publish: Any = _field("publish")
     seed: int | None = _field("seed")

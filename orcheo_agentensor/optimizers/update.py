@@ -29,16 +29,18 @@ def proposal_request(
     purpose: Purpose = "rewrite",
     initial: Mapping[str, TextTensor] | None = None,
     history: Callable[[str], tuple[Edit, ...]] = lambda name: (),
+    caps: Mapping[str, int] | None = None,
 ) -> ProposalRequest:
     """What a proposer is asked: to rewrite the tensors `names` by their gradients.
 
     Length caps and placeholders follow from the `initial` texts; those of `tensors` where left out.
-    A slot for examples is a placeholder as long as it is empty.
+    No cap is larger than the one in `caps`. A slot for examples is a placeholder while it is empty.
     """
 
     def component(name: str) -> ComponentRequest:
         first, text = (initial or tensors)[name], tensors[name].text
         template, slot = plain_template(first.text, first.metadata), slot_text(first.metadata)
+        cap = int(first.metadata.get("max_chars") or default_max_chars(first.text))
         held = tuple(one for one in placeholders(first.text, template) if one != slot)
         if slot and slot in text:
             held = (*held, slot)
@@ -48,7 +50,7 @@ def proposal_request(
             feedback=tuple(tensors[name].gradients),
             siblings={other: t.text for other, t in tensors.items() if other != name},
             history=history(name),
-            max_chars=int(first.metadata.get("max_chars") or default_max_chars(first.text)),
+            max_chars=min(cap, (caps or {}).get(name, cap)),
             placeholders=held,
             metadata=dict(first.metadata),
             template=template,

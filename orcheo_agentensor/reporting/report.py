@@ -32,6 +32,7 @@ from orcheo_agentensor.reporting.comparison import PHASES, RunComparison, acompa
 from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
 from orcheo_agentensor.storage.tables import clean_text
+from orcheo_agentensor.training.objective import front_lines
 
 MOST_CASES = 200
 """How many cases a report shows in full; the worst ones first."""
@@ -126,6 +127,11 @@ class RunReport:
         """The summary of the run's evaluation, or of its best version on validation."""
         found: Mapping[str, Any] = (self.run.result or {})["summary"]
         return found
+
+    @property
+    def front(self) -> list[str]:
+        """Of a training with an objective, its best candidates in score, cost, time and length."""
+        return front_lines(((self.run.result or {}).get("decision") or {}).get("objective") or {})
 
     @property
     def slowest(self) -> Sequence[CaseLine]:
@@ -557,7 +563,8 @@ def to_markdown(report: RunReport) -> str:
         )
     if decision := (run.result or {}).get("decision"):
         lines += ["", f"**{cell_text(decision['status'])}**"]
-        lines += [f"- {cell_text(reason)}" for reason in decision["reasons"]]
+        told = [*decision["reasons"], *report.front]
+        lines += [f"- {cell_text(reason)}" for reason in told]
     for contrast in report.comparison.contrasts if report.comparison else ():
         found = contrast.objective
         lines += [

@@ -203,6 +203,10 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
         lambda value: _is(Mapping)(value) or hasattr(value, "gate"),
         "Goal(…), or a mapping of its fields",
     ),
+    "objective": (
+        lambda value: _is(Mapping)(value) or hasattr(value, "prefers_short"),
+        "Objective(…), or a mapping of its fields",
+    ),
     "publish": (_is(Mapping), "a mapping that names the assistant to publish to"),
 }
 """Argument -> whether a value has a form that it takes, and that form in words."""

@@ -14,6 +14,7 @@ from orcheo_agentensor.training.job import (
     TargetScore,
     TrainingJob,
 )
+from orcheo_agentensor.training.objective import Objective
 
 __all__ = [
     "Budget",
@@ -24,6 +25,7 @@ __all__ = [
     "Guardrail",
     "MaxEpochs",
     "MaxSteps",
+    "Objective",
     "Patience",
     "TargetScore",
     "TrainingJob",

@@ -22,6 +22,7 @@ from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.runs.active import ActiveRun
 from orcheo_agentensor.training.budget import BudgetMeter
 from orcheo_agentensor.training.job import Deadline, TrainingJob, TrainingPlan
+from orcheo_agentensor.training.objective import limits_broken
 from orcheo_agentensor.training.state import CandidateStore, SearchState
 
 
@@ -117,6 +118,19 @@ class Training:
         if len(measured) < len(found):  # what is measured by now is replayed
             return [await self.measure_all(cases, one, phase=phase) for one in candidates]
         return measured
+
+    async def limits_broken(self, candidate: Candidate) -> list[str]:
+        """What of the job's objective a validated candidate breaks, beside the baseline, which is
+        validated to its end for it."""
+        job, cases = self.run.job, self.plan.validation
+        if not job.objective.is_measured or candidate.hash == self.state.baseline:
+            return []
+        baseline, meter = self.candidates[self.state.baseline], self.meter.aside
+        before, after = [
+            await self.measure(cases, one, phase="validation", meter=meter)
+            for one in (baseline, candidate)
+        ]
+        return await limits_broken(job.objective, before, after, seed=job.seed)
 
     async def open_budget(self) -> None:
         """Keep from the search what comes after it: the holdout measurement of two candidates, the

@@ -52,6 +52,7 @@ from orcheo_agentensor.training.budget import Budget
 from orcheo_agentensor.training.decision import prompt_diff
 from orcheo_agentensor.training.graph import create_training_graph
 from orcheo_agentensor.training.job import Goal, Guardrail, StopCondition
+from orcheo_agentensor.training.objective import Objective, front_lines
 from orcheo_agentensor.usage import Usage
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Decision:
         stopped: Why the search ended.
         target_gain: Whether the mean on validation rose by the share aimed for, and `by_split`.
         published: Where the promoted version was published to.
+        objective: What the job's objective came to: the measures that it limits, and the front of
+            the validated candidates; empty where the job states none.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -96,6 +99,7 @@ class Decision:
     stopped: str | None
     target_gain: dict[str, Any]
     published: tuple[dict[str, Any], ...] = ()
+    objective: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +222,7 @@ class TrainingResult:
             *measures(self.summary, self.usage.to_json()),
             f"decision: {self.decision.status}",
             *(f"  - {reason}" for reason in self.decision.reasons),
+            *front_lines(self.decision.objective),
             *([self.diff] if self.diff else []),
         ]
 
@@ -309,6 +314,7 @@ async def atrain(
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
+    objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -351,6 +357,7 @@ async def atrain(
             "never".
         guardrail: What forbids a promotion by itself.
         goal: The gain to aim at, and the splits on which it must be met.
+        objective: The best score within limits, such as `{"cost": "<= 1.1x"}`.
         exclude_nodes: Nodes in which no prompt is to blame; one read only there is not trained.
         publish: The assistant that a promoted version is published to.
         config: The `RunnableConfig` that the target runs with.
@@ -423,6 +430,7 @@ async def atrain(
             "promote": promote,
             "guardrail": as_data(guardrail),
             "goal": as_data(goal),
+            "objective": as_data(objective),
             "exclude_nodes": list(exclude_nodes),
             "publish": publish,
             "limits": as_data(limits),
@@ -467,6 +475,7 @@ def train(
     promote: Literal["auto", "ask", "never"] = "never",
     guardrail: Guardrail | Mapping[str, Any] | None = None,
     goal: Goal | Mapping[str, Any] | None = None,
+    objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -519,6 +528,7 @@ def train(
             promote=promote,
             guardrail=guardrail,
             goal=goal,
+            objective=objective,
             exclude_nodes=exclude_nodes,
             publish=publish,
             config=config,
@@ -570,6 +580,7 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
             stopped=decision["stopped"],
             target_gain=decision["target_gain"],
             published=tuple(decision.get("published", ())),
+            objective=decision.get("objective", {}),
         ),
         usage=await store.runs.usage(run_id),
         gradients={

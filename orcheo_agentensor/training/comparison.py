@@ -154,12 +154,14 @@ async def gate(
     cases: Sequence[Case],
     before: Sequence[CaseResult],
     child: Candidate,
+    *,
+    strictly: bool = True,
 ) -> Comparison:
     """Compare a child with its parent on the parent's minibatch, the parent's worst cases first.
 
     The comparison ends when it is decided, or when the child has gained on the cases that its
     parent failed and lost nothing on as many others (`GUARDS` at least): an accepted child is
-    validated later.
+    validated later. With `strictly` off, a child that is as good as its parent wins.
     """
     weights = training.weights
     order = _worst_first(before, weights)
@@ -172,15 +174,15 @@ async def gate(
     for start in range(0, len(order), GATE_BLOCK):
         block = [cases[index] for index in order[start : start + GATE_BLOCK]]
         after += await training.measure(block, child, phase="train")
-        if foreseen(held, after, weights=weights, strictly=True) is not None:
+        if foreseen(held, after, weights=weights, strictly=strictly) is not None:
             break
         tested = held[: len(after)]
         if len(after) >= enough and not reasons_against(
-            tested, after, weights=weights, strictly=True
+            tested, after, weights=weights, strictly=strictly
         ):
             held = tested
             break
-    return _compared(held, after, weights=weights, strictly=True)
+    return _compared(held, after, weights=weights, strictly=strictly)
 
 
 async def validate_against(

@@ -24,11 +24,20 @@ from orcheo_agentensor.evaluation.statistics import (
     paired_difference,
     percentile,
 )
+from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.comparison import paired_objectives, together
 from orcheo_agentensor.training.job import Goal, Guardrail, LatencyGuardrail
+from orcheo_agentensor.training.objective import (
+    Objective,
+    breaches,
+    front,
+    measured,
+    sentence,
+    total_chars,
+)
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
 TARGET_GAIN = Goal().gain
 DEFAULT = Guardrail()
 PRODUCTION = "production"
+FRONT = 24
+"""Most validated candidates that are shown beside the chosen one."""
 
 
 def deltas(
@@ -166,16 +177,19 @@ def eligibility(
     min_coverage: float,
     min_within_sla: float | None = None,
     guardrail: Guardrail = DEFAULT,
+    broken: Sequence[str] = (),
 ) -> tuple[Literal["eligible", "kept", "rejected"], list[str]]:
     """Whether the best version is eligible for promotion, and the reasons.
 
-    `holdout` has `baseline` and `best` (summaries) and the paired `gain`, `n`, `p_value`.
+    `holdout` has `baseline` and `best` (summaries) and the paired `gain`, `n`, `p_value`; `broken`
+    are the limits of the objective that were not kept there.
     """
     if not changed:
         return "kept", ["no candidate was better than the baseline on validation"]
     if holdout is None:
         return "kept", ["the dataset has no holdout split: the gain is unproved"]
     breaches, undecided = guardrail_breaches(holdout, guardrail)
+    breaches += broken
     before, coverage = holdout["baseline"]["coverage"], holdout["best"]["coverage"]
     if coverage < min_coverage:
         breaches.append(f"coverage: {coverage:.3f} of the holdout is below {min_coverage:.3f}")
@@ -327,10 +341,83 @@ def prompt_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
+async def weigh(training: Training, holdout: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the job's objective comes to, as JSON; nothing where the job states none.
+
+    `measures` are those that it limits, of baseline and best on the cases of `split`: holdout, or
+    validation where nothing was measured there. `front` are the validated candidates, the newest
+    `FRONT` at most; `chosen` is the best.
+    """
+    run, state, plan = training.run, training.state, training.plan
+    stated, candidates = run.job.objective, training.candidates
+    if stated == Objective() or state.blocked is not None:
+        return {}
+    split = "validation" if holdout is None else "holdout"
+    both = [candidates[one] for one in (state.baseline, state.best)]
+    cases = plan.validation if holdout is None else plan.holdout
+    before, after = [await training.measure_all(cases, one, phase=split) for one in both]
+    found = await asyncio.to_thread(measured, stated, before, after, seed=run.job.seed)
+    chars = [total_chars(one.prompts) for one in both]
+    if stated.length is not None:
+        allowed = stated.most_chars(chars[0])
+        kept = allowed is None or chars[1] <= allowed or state.best == state.baseline
+        told = {"limit": stated.length, "baseline": chars[0], "best": chars[1]}
+        found["length"] = {**told, "allowed": allowed, "kept": kept}
+    newest = sorted(state.validated, key=lambda one: state.validated[one])[-FRONT:]
+    points = []
+    for name in dict.fromkeys([state.baseline, *newest, state.best]):
+        one = candidates[name]
+        summary = await validate_again(training, one)
+        points.append(
+            {
+                "candidate": name[:12],
+                "version": state.versions.get(name),
+                "chosen": name == state.best,
+                **summary,
+                "length": total_chars(one.prompts),
+            }
+        )
+    return {
+        "stated": stated.model_dump(exclude_none=True),
+        "split": split,
+        "measures": found,
+        "front": front(points),
+    }
+
+
+async def validate_again(training: Training, candidate: Candidate) -> dict[str, Any]:
+    """Score, cost and latency of a case of a validated candidate, from what is recorded."""
+    results = await training.measure_all(training.plan.validation, candidate, phase="validation")
+    scores = [found for one in results if (found := one.objective(training.weights)) is not None]
+    costs = [one.usage.cost for one in results]
+    known = [cost for cost in costs if cost is not None]
+    return {
+        "score": fmean(scores) if scores else None,
+        "cost": fmean(known) if known and len(known) == len(costs) else None,
+        "latency_ms": fmean(one.latency_ms for one in results) if results else None,
+    }
+
+
 def assess(
-    training: Training, holdout: dict[str, Any] | None, validation: Mapping[str, Any]
+    training: Training,
+    holdout: dict[str, Any] | None,
+    validation: Mapping[str, Any],
+    weighed: Mapping[str, Any],
 ) -> tuple[str, list[str]]:
     """What the numbers say about the best version: `eligible`, `kept` or `rejected`, and why."""
+    changed = training.state.best != training.state.baseline
+    measures = weighed.get("measures", {}) if changed else {}
+    status, reasons = _assessed(training, holdout, validation, breaches(measures))
+    kept = [sentence(name, one) for name, one in measures.items() if one["kept"]]
+    return status, [*reasons, *kept]
+
+
+def _assessed(
+    training: Training,
+    holdout: dict[str, Any] | None,
+    validation: Mapping[str, Any],
+    broken: Sequence[str],
+) -> tuple[str, list[str]]:
     state, plan, least = training.state, training.plan, training.run.job.min_coverage
     if state.blocked is not None:
         return "kept", [state.blocked]
@@ -342,6 +429,7 @@ def assess(
         min_coverage=least,
         min_within_sla=within,
         guardrail=training.run.job.guardrail,
+        broken=broken,
     )
     if status == "eligible" and within is not None and (late := beyond_sla(validation, within)):
         return "rejected", [f"validation: {late}"]

@@ -261,7 +261,8 @@ def create_training_graph(
         async with opened(state, running=False) as training:
             run = training.run
             summary = await search.validate(training, training.candidates[training.state.best])
-            status, reasons = decision.assess(training, found, summary)
+            weighed = await decision.weigh(training, found)
+            status, reasons = decision.assess(training, found, summary, weighed)
             if not summary["n_ok"] and summary.get("warnings") and not training.state.blocked:
                 reasons = summary["warnings"][:1]
             measured = [state["baseline"]["objective"], state["best"]["objective"]]
@@ -306,6 +307,8 @@ def create_training_graph(
                 "stopped": training.state.stopped,
                 "target_gain": {"split": "validation", **goals["validation"], "by_split": goals},
             }
+            if weighed:
+                outcome["objective"] = weighed
             if published:
                 outcome["published"] = published
             result = await _finish(training, state, outcome, missed)
@@ -436,7 +439,7 @@ def _mirror(training: Training, state: TrainingState) -> dict[str, Any]:
         "scores": {"best": known.scores(known.best), "current": known.scores(known.current)},
         "step": known.step,
         "epoch": known.epoch,
-        "objective": known.objective,
+        "best_objective": known.objective,
         "checkpoint_due": bool(known.due),
         "stopped": known.stopped if known.settled else None,
     }
@@ -478,6 +481,7 @@ def _announce(training: Training) -> None:
         bindings=run.bindings,
         splits=plan.counts,
         budget={**plan.budget.model_dump(), "computed": not plan.budget_given},
+        objective=run.job.objective.model_dump(exclude_none=True),
         checkpoints=checkpoint_plan(run.job, plan),
     )
     for warning in run.warnings:

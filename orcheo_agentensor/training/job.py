@@ -30,6 +30,7 @@ from orcheo_agentensor.runs.schema import Form
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.described import described, model_info, models_of, plain
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
+from orcheo_agentensor.training.objective import Objective, check_objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +362,12 @@ class TrainingJob(Job):
         title="Goal to reach",
         description="The gain to aim at, and where it must be met: {gain, gate}.",
     )
+    objective: Objective = Field(
+        default=Objective(),
+        title="Objective",
+        description="The best score, within limits: {score: max, cost, latency, length}.",
+        examples=[{"score": "max", "cost": "<= 1.1x", "length": "<= 4000"}],
+    )
     publish: dict[str, Any] | None = Field(
         default=None,
         title="Publish",
@@ -478,6 +485,8 @@ def make_plan(
             rule=f"must let a prompt take examples: {chosen.name!r} changes nothing else, "
             "and all prompts have no_quotes, or demos: false",
         )
+    cost = None if job.guardrail.cost == "off" else job.guardrail.cost.ratio
+    check_objective(job.objective, prompts, cost_ratio=cost)
     train, validation, held_out = split_cases(dataset)
     seen = {canonical_json(case.inputs) for case in (*train, *validation)} if held_out else set()
     holdout = tuple(case for case in held_out if canonical_json(case.inputs) not in seen)
@@ -534,6 +543,8 @@ def make_plan(
     }
     if job.guardrail != Guardrail():
         described["guardrail"] = job.guardrail.model_dump()
+    if job.objective != Objective():
+        described["objective"] = job.objective.model_dump()
     if job.exclude_nodes:
         described["exclude_nodes"] = sorted(job.exclude_nodes)
     if job.goal != Goal():

@@ -34,6 +34,7 @@ from orcheo_agentensor.training.job import (
     TrainingPlan,
     stop_reason,
 )
+from orcheo_agentensor.training.objective import total_chars
 from orcheo_agentensor.training.state import SearchState
 from orcheo_agentensor.training.trial import MOST_CUTS, run_trial
 
@@ -313,6 +314,12 @@ def _blocked(training: Training) -> str | None:
     rows = [*run.ledger.rollouts.values()]
     tapes = [row.tape for row in rows if row.tape is not None]
     failures = [row.failure for row in rows]
+    limit = run.job.objective.cost
+    if limit is not None and any(row.usage.cost is None for row in rows):
+        return (
+            f"objective.cost: {limit} cannot be kept: the price of a model that was called is not "
+            "known, or it does not report its tokens"
+        )
     if rows and None in failures:
         excluded = excluded_warnings(run, names, tapes)
         if len(excluded) == len(names):
@@ -528,7 +535,14 @@ async def _compare(training: Training, candidate_hash: str, *, won: bool) -> boo
         return False
     objective = summary["objective"]
     if known:
-        won = _rank(failures, objective) < _rank(state.failures, state.objective)
+        # Of equally good candidates the shorter one; the baseline where that is asked for.
+        alike = state.best == state.baseline and not training.run.job.objective.prefers_short
+        both = (training.candidates[one].prompts for one in (candidate_hash, state.best))
+        chars = [0, 0] if alike else [total_chars(prompts) for prompts in both]
+        mine = (*_rank(failures, objective), chars[0])
+        won = mine < (*_rank(state.failures, state.objective), chars[1])
+    if won and await training.limits_broken(training.candidates[candidate_hash]):
+        won = False
     if won:
         state.best, state.objective, state.failures = candidate_hash, objective, failures
         state.best_step = state.step + 1

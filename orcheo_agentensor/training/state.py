@@ -325,15 +325,16 @@ class TrainingState(TrainingOutput, JobState, total=False):
     promote: Annotated[str, shown_as(TrainingJob, "promote")]
     guardrail: Annotated[Any, shown_as(TrainingJob, "guardrail")]
     goal: Annotated[Any, shown_as(TrainingJob, "goal")]
+    objective: Annotated[Any, shown_as(TrainingJob, "objective")]
     exclude_nodes: Annotated[Any, shown_as(TrainingJob, "exclude_nodes")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
     epoch: Annotated[
         int, Field(title="Epoch", description="Passes over the training cases finished.")
     ]
-    objective: Annotated[
+    best_objective: Annotated[
         float | None,
-        Field(title="Objective", description="The best complete validation objective so far."),
+        Field(title="Best objective", description="The best complete validation objective so far."),
     ]
     current: Annotated[
         dict[str, TextTensor],

@@ -34,6 +34,7 @@ from orcheo_agentensor.training.feedback import (
     critic_messages,
     teach,
 )
+from orcheo_agentensor.training.objective import limits_broken, room, too_long, total_chars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +267,8 @@ class _TrialRun:
             if made.reason:
                 return replace(outcome, status="refused", child=None)
         child = self._step(parent, outcome.prompts)
+        if trial.demos and (reason := self._too_long(child)):
+            return replace(outcome, status="refused", child=None, reason=reason)
         wanted = set(trial.case_ids)
         cases = [case for case in training.plan.train if case.id in wanted]
         found = await training.measure(cases, child, phase="train") if cases else []
@@ -288,9 +291,13 @@ class _TrialRun:
     ) -> TrialOutcome:
         training, trial = self.training, self.trial
         child = self._step(parent, texts)
+        if reason := self._too_long(child):
+            told = {name: (text, reason) for name, text in texts.items()}
+            return replace(outcome, status="refused", refused=told, reason=reason)
         outcome = replace(outcome, child=child.hash, prompts=texts)
         if trial.gated:
-            comparison = await gate(training, cases, before, child)
+            strictly = not self._is_preferred(child, parent)
+            comparison = await gate(training, cases, before, child, strictly=strictly)
             if not comparison.won and trial.refined:
                 better = await self._refine(cases, before, parent, child, texts, comparison)
                 if better is not None:
@@ -304,10 +311,40 @@ class _TrialRun:
                 case_scores=_scores(comparison.after, training.weights),
                 means={**outcome.means, child.hash: _evaluator_means(comparison.after)},
             )
-            if not comparison.won:
-                reason = "; ".join(comparison.reasons)
-                return replace(outcome, status="worse_on_minibatch", reason=reason)
+            reasons = comparison.reasons or await self._limits_broken(cases, child)
+            if reasons:
+                return replace(outcome, status="worse_on_minibatch", reason="; ".join(reasons))
         return await self._validate(outcome, child) if trial.validated else outcome
+
+    def _too_long(self, child: Candidate) -> str | None:
+        """Why the job's objective refuses a child for its length."""
+        run = self.training.run
+        return too_long(run.job.objective, Candidate.of(run.prompts), child)
+
+    def _is_preferred(self, child: Candidate, other: Candidate) -> bool:
+        """Whether a child wins where it is only as good as another candidate: by its length."""
+        shorter = total_chars(child.prompts) < total_chars(other.prompts)
+        return self.training.run.job.objective.prefers_short and shorter
+
+    async def _limits_broken(self, cases: Sequence[Case], child: Candidate) -> list[str]:
+        """What of the job's objective a child breaks on the cases that it and the baseline were run
+        on; nothing is run for it."""
+        training = self.training
+        if not training.run.job.objective.is_measured:
+            return []
+        baseline = training.candidates[training.state.baseline]
+        missing = training.runner.unrecorded
+        both = [
+            case
+            for case in cases
+            if not await missing([case], baseline) and not await missing([case], child)
+        ]
+        before, after = [
+            await training.measure(both, one, phase="train") if both else []
+            for one in (baseline, child)
+        ]
+        job = training.run.job
+        return await limits_broken(job.objective, before, after, seed=job.seed) if both else []
 
     async def _validate(self, outcome: TrialOutcome, child: Candidate) -> TrialOutcome:
         training, trial = self.training, self.trial
@@ -323,15 +360,17 @@ class _TrialRun:
             child,
             rival,
             rival_known=training.state.knows_validation(rival.hash, known=self.known),
-            strictly=not trial.gated or trial.purpose == "validate",
+            strictly=(not trial.gated or trial.purpose == "validate")
+            and not self._is_preferred(child, rival),
         )
         scores = _scores(comparison.reached, training.weights)
         outcome = replace(outcome, validation_scores=scores)
         if comparison.complete:
             outcome = replace(outcome, validation=_mean(scores))
-        if comparison.won:
+        reasons = comparison.reasons or await training.limits_broken(child)
+        if not reasons:
             return outcome
-        return replace(outcome, status="worse_on_validation", reason="; ".join(comparison.reasons))
+        return replace(outcome, status="worse_on_validation", reason="; ".join(reasons))
 
     async def _refine(
         self,
@@ -377,7 +416,7 @@ class _TrialRun:
             return None
         both = {**texts, **proposal.texts}
         refined = self._step(parent, both)
-        if refined.hash in (parent.hash, child.hash):
+        if refined.hash in (parent.hash, child.hash) or self._too_long(refined):
             return None
         return refined, both, await gate(self.training, cases, before, refined)
 
@@ -453,6 +492,7 @@ class _TrialRun:
             purpose=purpose,
             initial=training.run.prompts,
             history=history,
+            caps=room(training.run.job.objective, Candidate.of(training.run.prompts), self.tensors),
         )
 
 
