@@ -11,11 +11,13 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import orjson
+from pydantic import BaseModel, model_validator
 
 from orcheo_agentensor.errors import ConfigError
 
@@ -51,6 +53,61 @@ def prose_only(schema: dict[str, Any]) -> None:
     """Leave the sections of a model's docstring (`Args`, `Example`, …) out of its JSON Schema."""
     if "description" in schema:
         schema["description"] = _SECTIONS.split(schema["description"])[0]
+
+
+class StrictNumbers(BaseModel):
+    """A model whose numbers are numbers: true is not 1, and false not 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_booleans(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        numbers = _fields_of_numbers(cls)
+        return {k: _without_booleans(v) if k in numbers else v for k, v in data.items()}
+
+
+class _Boolean:
+    """Stands for a boolean among numbers, and is none: pydantic would take it for 0 or 1."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _without_booleans(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_booleans(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_booleans(one) for one in value]
+    return _Boolean(value) if isinstance(value, bool) else value
+
+
+@cache
+def _fields_of_numbers(model: type[BaseModel]) -> frozenset[str]:
+    """The fields that take numbers, or numbers in a list or an object, and no booleans."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        kinds = set(_kinds(field.annotation))
+        inner = any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
+        if kinds & {int, float} and not kinds & {bool, Any} and not inner:
+            found |= {name, field.alias or name}
+    return frozenset(found)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    inner = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        inner = (annotation.__origin__,)
+    elif get_origin(annotation) is Literal:
+        inner = tuple(map(type, inner))
+    if not inner:
+        yield annotation
+    for one in inner:
+        yield from _kinds(one)
 
 
 _CONTAINERS = (dict, list)

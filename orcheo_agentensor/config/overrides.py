@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import BadInput, RunFailed, shorten
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.usage import is_counting
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 _MODEL = r"^[A-Za-z0-9_-]+(?:[:/][A-Za-z0-9_.:/@-]+)?$|^[A-Za-z0-9_.-]+$"
 
 
-class NodeOverride(BaseModel):
+class NodeOverride(StrictNumbers):
     """What a run changes about one node."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -27,7 +27,7 @@ from orcheo_agentensor.datasets.cases import (
 )
 from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
 from orcheo_agentensor.errors import DatasetError, shorten
-from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.json_values import StrictNumbers, canonical_json, content_hash
 from orcheo_agentensor.media import references_in, with_base64
 
 
@@ -419,7 +419,7 @@ def refuse_duplicates(cases: Sequence[Case], place: Callable[[int], str]) -> Non
             )
 
 
-class SplitPlan(BaseModel):
+class SplitPlan(StrictNumbers):
     """Proportions of the splits to make, summing to 1; see `Dataset.with_splits`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

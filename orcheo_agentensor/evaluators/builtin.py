@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from functools import cache, cached_property
 from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from orcheo_agentensor.errors import EvaluatorRefused, shorten
 from orcheo_agentensor.evaluators.context import (
@@ -24,6 +24,7 @@ from orcheo_agentensor.evaluators.context import (
     as_text,
 )
 from orcheo_agentensor.evaluators.patterns import QUICK_PROGRAM, LinearPattern
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.settings import Settings, check_plain_url, host_of, is_allowed
 
@@ -59,7 +60,7 @@ def same(left: Any, right: Any) -> bool:
     return (left is True or left is False) == (right is True or right is False)
 
 
-class Builtin(BaseModel):
+class Builtin(StrictNumbers):
     """A built-in evaluator. Its parameters are its fields; it never changes its context.
 
     To add one, write a class with a `type_name` and list it in `_BUILT_IN` of

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.nodes.task import TaskNode, register_node
 from orcheo_agentensor.prompts import as_prompts, prompts_to_json
 from orcheo_agentensor.runs.job import EvaluationJob
@@ -25,7 +26,7 @@ def _field(name: str) -> Any:
     return Field(default=None, title=found.title, description=found.description)
 
 
-class JobFields(BaseModel):
+class JobFields(StrictNumbers):
     """The fields of `EvaluationJob` and `TrainingJob` on a node, with `mode` to tell which.
 
     A field that is left out has the job's default. Live objects (a graph, functions, a `Dataset`)

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.protocol import (
     DEMO_CHARS,
     Demo,
@@ -40,7 +41,7 @@ Held: TypeAlias = dict[str, list[dict[str, Any]]]
 """The examples of a contender by prompt, each a `Demo` as JSON."""
 
 
-class Demos(BaseModel):
+class Demos(StrictNumbers):
     """Search over sets of worked examples.
 
     Args:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.protocol import (
     SearchSpace,
     State,
@@ -22,7 +23,7 @@ from orcheo_agentensor.optimizers.protocol import (
 )
 
 
-class RandomSearch(BaseModel):
+class RandomSearch(StrictNumbers):
     """Paraphrase the baseline again and again; validate each paraphrase in full.
 
     Args:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.protocol import (
     SearchSpace,
     State,
@@ -257,7 +258,7 @@ def next_merge(pool: CandidatePool, best: str, merged: Sequence[str]) -> Merge |
     return None
 
 
-class Reflective(BaseModel):
+class Reflective(StrictNumbers):
     """Reflective search over a Pareto pool.
 
     Args:

@@ -14,9 +14,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from orcheo_agentensor.errors import BadInput
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.guards import Template, default_max_chars, slot_text, template_of
 from orcheo_agentensor.optimizers.protocol import DEMO_CHARS
 from orcheo_agentensor.prompts import TextTensor
@@ -30,7 +31,7 @@ _ESCAPED = {"f-string": ("{", "}"), "percent": ("%",), "dollar": ("$",)}
 _DOUBLED = {"jinja": ("{{", "}}", "{%", "%}"), "mustache": ("{{", "}}")}
 
 
-class DemoSlot(BaseModel):
+class DemoSlot(StrictNumbers):
     """Where the worked examples of a prompt stand, how one is written, and how long all may be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

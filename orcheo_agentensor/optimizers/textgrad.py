@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.protocol import (
     SearchSpace,
     State,
@@ -23,7 +24,7 @@ from orcheo_agentensor.optimizers.protocol import (
 )
 
 
-class TextGrad(BaseModel):
+class TextGrad(StrictNumbers):
     """Gradient-descent-like search over texts.
 
     Args:

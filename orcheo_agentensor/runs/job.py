@@ -22,7 +22,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from orcheo_agentensor.config.model import config_error
 from orcheo_agentensor.errors import BadInput, ConfigError, shorten
-from orcheo_agentensor.json_values import all_json, json_problems
+from orcheo_agentensor.json_values import StrictNumbers, all_json, json_problems
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.runs.schema import Form, as_form, with_forms
@@ -32,7 +32,7 @@ _DEMO = "orcheo_agentensor.demo"
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 
-class Limits(BaseModel):
+class Limits(StrictNumbers):
     """How hard a run may push: concurrency, time and retries.
 
     Example:
@@ -111,7 +111,7 @@ class Limits(BaseModel):
 _Tensor: TypeAlias = SkipJsonSchema[SerializeAsAny[InstanceOf[TextTensor]]]  # in this process only
 
 
-class Job(BaseModel):
+class Job(StrictNumbers):
     """What evaluation and training jobs have in common."""
 
     model_config = ConfigDict(

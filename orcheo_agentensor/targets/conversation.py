@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.entrypoints import chat_model, load_entrypoint
 from orcheo_agentensor.errors import BadInput, DatasetError, RunFailed, shorten
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.json_values import StrictNumbers, content_hash
 from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.tape import in_turn, not_taping
 from orcheo_agentensor.targets.isolation import one_rollout
@@ -47,7 +47,7 @@ What you want: {goal}
 When you have got what you want, or see that you will not get it, answer with {end} alone."""
 
 
-class ConversationSpec(BaseModel):
+class ConversationSpec(StrictNumbers):
     """How a target is talked to; a case's inputs may say `turns`, `persona`, `goal`, `opening` and
     `max_turns` for themselves."""
 

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.runs.schema import as_form
 from orcheo_agentensor.usage import NOTHING, Usage
 
 
-class Budget(BaseModel):
+class Budget(StrictNumbers):
     """What a training run may spend, its holdout measurement included.
 
     `rollouts` are executions of the target, `calls` model calls (of the target, of judges and of

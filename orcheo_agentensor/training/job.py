@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import BadInput, ConfigError
-from orcheo_agentensor.json_values import canonical_json, prose_only
+from orcheo_agentensor.json_values import StrictNumbers, canonical_json, prose_only
 from orcheo_agentensor.optimizers import (
     Optimizer,
     Proposer,
@@ -53,7 +53,7 @@ SPLITS = ("train", "validation", "holdout")
 _TYPE = "Which condition this is."
 
 
-class _Stop(BaseModel):
+class _Stop(StrictNumbers):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
 
     def __init__(self, **data: Any) -> None:
@@ -180,7 +180,7 @@ def stop_reason(conditions: Sequence[StopCondition], progress: Progress) -> str 
     return next(filter(None, reasons), None)
 
 
-class LatencyGuardrail(BaseModel):
+class LatencyGuardrail(StrictNumbers):
     """The p95 latency on holdout may be `p95_ratio` times the baseline's and `slack_ms` more.
 
     A breach has to be significant; with fewer than `min_cases` paired cases nothing is decided.
@@ -203,7 +203,7 @@ class LatencyGuardrail(BaseModel):
     )
 
 
-class CostGuardrail(BaseModel):
+class CostGuardrail(StrictNumbers):
     """The mean cost of a holdout case may be `ratio` times the baseline's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -217,7 +217,7 @@ def _is_off(value: Any) -> Any:
     return "off" if value is False else value  # what YAML makes of a bare `off`
 
 
-class Guardrail(BaseModel):
+class Guardrail(StrictNumbers):
     """What forbids a promotion by itself; all of it is measured on holdout.
 
     Example:
@@ -255,7 +255,7 @@ class Guardrail(BaseModel):
     )
 
 
-class Goal(BaseModel):
+class Goal(StrictNumbers):
     """The gain over the baseline that a training aims at, as a share of the baseline's mean.
 
     It is reported on each split. On those of `gate` it must be met: else the run ends as a missed

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+import orcheo_agentensor
+from orcheo_agentensor import TrainingJob
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.json_values import (
     MAX_DEPTH,
     MAX_INT,
     MIN_INT,
+    StrictNumbers,
     canonical_json,
     check_json,
     content_hash,
@@ -185,3 +189,40 @@ def test_different_values_have_different_hashes() -> None:
 
 def test_the_size_is_that_of_compact_utf8() -> None:
     assert json_size({"ä": [1, 2]}) == len('{"ä":[1,2]}'.encode())
+
+
+def test_true_and_false_are_no_numbers_in_any_field_of_a_job() -> None:
+    """Of jobs, their limits, budgets and guardrails, optimizers, evaluators, splits, overrides."""
+    for name in orcheo_agentensor.__all__:
+        getattr(orcheo_agentensor, name)  # loads all that there is
+    kinds, found = [StrictNumbers], set[str]()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        ours = kind.__module__.startswith("orcheo_agentensor.")
+        properties = kind.model_json_schema(by_alias=False)["properties"] if ours else {}
+        for name, schema in properties.items():
+            forms = [schema, *schema.get("anyOf", ())]
+            types = {form.get("type") for form in forms}
+            if types & {"integer", "number"} and "boolean" not in types:
+                with pytest.raises(ValidationError, match=rf"(?s)\b{name}\b.*input_value=True"):
+                    kind.model_validate({name: True})
+                found.add(f"{kind.__name__}.{name}")
+    assert {
+        "Limits.case_sla_ms",
+        "Limits.concurrency",
+        "Job.seed",
+        "Budget.cost",
+        "LatencyGuardrail.slack_ms",
+        "Goal.gain",
+        "Patience.steps",
+        "Reflective.minibatch",
+        "Demos.most",
+        "Latency.max_ms",
+        "LLMJudge.votes",
+        "SplitPlan.train",
+        "NodeOverride.temperature",
+        "ConversationSpec.max_turns",
+    } <= found
+    job = {"limits": {"case_sla_ms": True, "isolate": True}, "budget": {"calls": False}}
+    with pytest.raises(ConfigError, match=r"case_sla_ms: True input .* job.budget.calls: False"):
+        TrainingJob.parse(job)

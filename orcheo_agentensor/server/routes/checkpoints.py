@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from orcheo_agentensor.errors import ConfigError, NotFound
+from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.server.http import PreconditionFailed, RejectedVersion
 from orcheo_agentensor.server.routes import (
     MOST,
@@ -123,7 +124,7 @@ class DiffQuery(NoQuery):
     after: Annotated[str, _VERSION]
 
 
-class Promotion(BaseModel):
+class Promotion(StrictNumbers):
     """Point an alias to a version, if it points where the sender believes it does."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -139,7 +140,7 @@ class Promotion(BaseModel):
     force: bool = Field(False, description="Even where its training run has rejected the version.")
 
 
-class Rollback(BaseModel):
+class Rollback(StrictNumbers):
     """Undo the last move of an alias."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
