@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,26 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Say of the whole suite what it left out."""
     if config.args_source is config.ArgsSource.TESTPATHS and find_spec("openevals") is None:
         terminalreporter.write_line("tests/compat was left out: `make compat` has its packages")
+
+
+@contextlib.contextmanager
+def _processor_time() -> Iterator[list[float]]:
+    spent: list[float] = []
+    gc.collect()
+    gc.disable()
+    begun = time.process_time()
+    try:
+        yield spent
+    finally:
+        spent.append(time.process_time() - begun)
+        gc.enable()
+
+
+@pytest.fixture
+def processor_time() -> Callable[[], AbstractContextManager[list[float]]]:
+    """Measure the processor time of a block. No garbage is collected meanwhile: what that takes
+    follows from all that the tests before have left in the process."""
+    return _processor_time
 
 
 class MeasuredTime:
