@@ -325,7 +325,7 @@ class BudgetMeter:
             self._check_fixed(measured=1)
             raise BudgetExhausted(f"{self._words(kind)} is spent")
         if not aside and taken + self._kept(kind) > most:
-            self._check_fixed()
+            self._check_fixed(measured=1)  # the same average ends the search here
             raise BudgetExhausted(
                 f"{self._words(kind)} is spent, but for what the holdout measurement needs"
             )
