@@ -313,6 +313,10 @@ LOCKED_OUT = (401, 402, 403, 404)
 """The HTTP statuses that no prompt can mend: a wrong key, an empty account, an unknown model."""
 
 
+REFUSED = (429, 503)
+"""The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
+
+
 class ExitAttempted(RuntimeError):
     """Users' code raised what would have ended the process: the cause of this error."""
 

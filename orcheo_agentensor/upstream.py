@@ -184,6 +184,16 @@ def in_langgraph_server() -> bool:
     return "langgraph_api.server" in sys.modules
 
 
+def own_runs_are_in_memory() -> bool:
+    """Whether the LangGraph server that this process is keeps its runs, and their events, in it.
+
+    Tried: `/info` is public and says the same of every server. Events that such a server is asked
+    to keep for those who come back stay in its memory until it stops.
+    """
+    runtime = sys.modules.get("langgraph_runtime.ops")
+    return getattr(runtime, "__name__", "").startswith("langgraph_runtime_inmem")
+
+
 def served_graphs() -> Mapping[str, Any]:
     """The graphs of the LangGraph server that this process is, and factories of graphs, by id.
 

@@ -23,6 +23,7 @@ from orcheo_agentensor.config.model import named_callbacks
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import (
     LOCKED_OUT,
+    REFUSED,
     BadInput,
     BudgetExhausted,
     PromptNotFound,
@@ -101,9 +102,6 @@ T = TypeVar("T")
 
 FOR_EVERY_CASE = (PromptNotFound, TemplateError, TargetRefused, RunPaused)
 """What is the job's trouble and not the case's: every other case would fail in the same way."""
-
-REFUSED = (429, 503)
-"""The HTTP statuses of a server that did no work: an execution that ended so did not take place."""
 
 MOST_LOOKS = 100  # rollouts of an evaluation that are taped to see which prompts are read
 

@@ -82,6 +82,9 @@ class Contained(Generic[T]):
             _inside.reset(token)
 
     def _give_up(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None and not task.cancelling():
+            self._timer = None  # a time limit of the call's own, which has gone on after it
+            return
         self.abandoned = True
         if task is not None:
             task.cancel()

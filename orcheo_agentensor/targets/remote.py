@@ -4,215 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from json import JSONDecodeError
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
-from orcheo_agentensor.errors import BadInput, RunFailed, TargetRefused, TargetUnavailable
+from orcheo_agentensor.errors import (
+    REFUSED,
+    BadInput,
+    RunFailed,
+    TargetRefused,
+    TargetUnavailable,
+    status_of,
+)
 from orcheo_agentensor.json_values import content_hash, json_problems
 from orcheo_agentensor.media import with_media_at_hand
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.tape import PromptSearch, Tape, brief, current_tape
+from orcheo_agentensor.tape import current_tape
 from orcheo_agentensor.targets.local import as_root_run
 from orcheo_agentensor.targets.output import pick, with_plain_messages
+from orcheo_agentensor.targets.remote_run import RemoteRun
+from orcheo_agentensor.targets.run_events import RunEvents
 from orcheo_agentensor.targets.servers import (
-    ATTEMPT,
     Assistant,
     AssistantAddress,
     Server,
-    abandon,
+    deletes_many,
     find_assistant,
     queued_events,
     refusals,
 )
-from orcheo_agentensor.usage import (
-    TokenCounts,
-    Usage,
-    add_usage,
-    is_cut,
-    one_call,
-    provider_counts,
-    reported_counts,
-)
+from orcheo_agentensor.upstream import own_runs_are_in_memory
+from orcheo_agentensor.usage import add_usage
 
 log = logging.getLogger(__name__)
 
 MODES = ["values", "tasks", "messages-tuple"]
 TAPED_MODES = [*MODES, "events"]
-_CANCELLED = frozenset({"CancelledError", "UserInterrupt", "UserRollback"})
-"""The errors by which a server reports a run that was cancelled there, mostly by a shutdown."""
 
 _FIRST_PROBE = 0.2
 _LAST_PROBE = 2.0
-
-
-@dataclass
-class _ModelCall:
-    """A model call, added up from the chunks of its answer."""
-
-    counts: TokenCounts | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, counts: TokenCounts | None) -> None:
-        if counts is not None:
-            before = self.counts or TokenCounts()
-            self.counts = TokenCounts(*map(sum, zip(before, counts, strict=True)))
-
-    def usage(self) -> Usage:
-        return one_call(self.counts or provider_counts(self.metadata), self.metadata)
-
-
-@dataclass
-class RunEvents:
-    """Reads the events of one run: its output, what its model calls used, and its tape.
-
-    A server reports the input and result of a node as `tasks` events, finished model calls as
-    `messages` and, where there is a `tape`, the messages that went into them as `events`. A node
-    whose model call holds the text of one of `prompts` has read it.
-    """
-
-    prompts: Mapping[str, Any] = field(default_factory=dict)
-    tape: Tape | None = None
-    output: Any = None
-    thread_id: str | None = None
-    _calls: dict[str, _ModelCall] = field(default_factory=dict)
-    _open: set[str] = field(default_factory=set)
-    _steps: dict[tuple[str, ...], tuple[int, bool]] = field(default_factory=dict)
-    _seen: dict[str, set[str]] = field(default_factory=dict)
-
-    def take(self, event: str, data: Any) -> None:
-        """Read one event; raises `RunFailed` where it says that the run has failed or paused.
-
-        Raises `ConnectionError` where the server has cancelled the run, which says nothing of it.
-        """
-        kind, *path = event.split("|")
-        if kind == "error":
-            if isinstance(data, Mapping) and data.get("error") in _CANCELLED:
-                raise ConnectionError(f"the server has given the run up ({_error_text(data)})")
-            raise RunFailed(_error_text(data))
-        if not isinstance(data, Mapping | list):
-            return
-        if kind == "values" and not path and isinstance(data, Mapping):
-            if data.get("__interrupt__"):
-                raise RunFailed(
-                    "the target paused with interrupt(); a target under evaluation must run to "
-                    "its end"
-                )
-            self.output = data
-        elif kind == "messages" and isinstance(data, list) and len(data) == 2:
-            self._message(*data)
-        elif kind == "tasks" and isinstance(data, Mapping):
-            self._task(tuple(path), data)
-        elif kind == "events" and isinstance(data, Mapping):
-            self._event(data)
-
-    @property
-    def usage(self) -> Usage:
-        """What the model calls reported so far used."""
-        return Usage.total(call.usage() for call in self._calls.values())
-
-    @property
-    def cut_replies(self) -> int:
-        """How many replies of models were cut off by their length."""
-        return sum(is_cut(call.metadata) for call in self._calls.values())
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the stream has ended in the middle of the run."""
-        return bool(self._open) or self.output is None
-
-    def finish(self) -> None:
-        """Write onto the tape which node read which prompt; call it once the run has ended.
-
-        A prompt was read by the node runs whose model calls hold its text. Where no call of the
-        rollout holds any prompt, the calls do not show what is read: then every node run without
-        a visible call, or every one where all have some, may have read every prompt.
-        """
-        if self.tape is None:
-            return
-        runs = self.tape.runs
-        if any(self._seen.values()):
-            for place in self._seen.keys() & runs.keys():
-                for name in sorted(self._seen[place]):
-                    runs[place].read(name)
-            return
-        enclosing = {"|".join(run.path) for run in runs.values()}
-        leaves = [run for run in runs.values() if run.id not in enclosing]
-        for run in [run for run in leaves if run.id not in self._seen] or leaves:
-            for name in sorted(self.prompts):
-                run.read(name)
-
-    def _message(self, message: Any, metadata: Any) -> None:
-        """Add a chunk of a model's answer, or a whole answer."""
-        if not isinstance(message, Mapping) or not isinstance(metadata, Mapping):
-            return
-        if "ls_model_type" not in metadata:  # put into the state by hand
-            return
-        call = self._calls.setdefault(str(message.get("id")), _ModelCall())
-        used = message.get("usage_metadata")
-        call.add(reported_counts(used) if used else None)
-        call.metadata.setdefault("model", metadata.get("ls_model_name"))
-        call.metadata |= message.get("response_metadata") or {}
-
-    def _task(self, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
-        """Note that a node run began or ended."""
-        place = "|".join([*path, f"{data.get('name')}:{data.get('id')}"])
-        step, ended = self._steps.get(path, (0, True))
-        if "input" in data:
-            self._open.add(place)
-            # The server reports the runs of a step together, before any of them ends.
-            self._steps[path] = (step + 1 if ended else step, False)
-            if self.tape is not None:
-                name = str(data.get("name"))
-                run = self.tape.run(place, node=name, step=self._steps[path][0], path=path)
-                run.inputs = run.inputs or brief(data["input"])
-            return
-        self._open.discard(place)
-        self._steps[path] = (step, True)
-        if self.tape is not None and place in self.tape.runs:
-            self.tape.runs[place].output = brief(data.get("error") or data.get("result"))
-
-    def _event(self, data: Mapping[str, Any]) -> None:
-        """Note the prompts that a model call holds as it begins."""
-        if data.get("event") not in ("on_chat_model_start", "on_llm_start"):
-            return
-        place = str((data.get("metadata") or {}).get("langgraph_checkpoint_ns") or "")
-        texts = _texts((data.get("data") or {}).get("input"))
-        seen = self._seen.setdefault(place, set())
-        for names in PromptSearch(self.prompts).groups(texts):
-            seen.update(names)
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts that were put into a model call: of every message but those of a model."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [text for entry in value for text in _texts(entry)]
-    if not isinstance(value, Mapping) or value.get("type") in ("ai", "AIMessageChunk"):
-        return []
-    for key in ("messages", "prompts"):
-        if key in value:
-            return _texts(value[key])
-    content = value.get("content")
-    if not isinstance(content, list):
-        return _texts(content)
-    blocks = [block.get("text") if isinstance(block, Mapping) else block for block in content]
-    return ["\n".join(text for text in blocks if isinstance(text, str))]
-
-
-def _error_text(data: Any) -> str:
-    if isinstance(data, Mapping):
-        kind, message = data.get("error"), data.get("message")
-        return f"{kind}: {message}" if kind and message else str(kind or message or "failed")
-    return str(data)
 
 
 class RemoteTargetSpec(AssistantAddress):
@@ -227,8 +61,9 @@ class RemoteTargetSpec(AssistantAddress):
 class RemoteTarget:
     """An assistant on one or more LangGraph servers. `connect` it before it runs.
 
-    Each case is a stateless run there, on the server with the fewest of ours in flight. A run that
-    is no longer wanted (timeout, cancellation) is cancelled on its server.
+    Each case is a run there on a thread of its own, which is deleted after it, on the server with
+    the fewest of ours in flight. A run that is no longer wanted (timeout, cancellation) is
+    cancelled on its server.
     """
 
     address: AssistantAddress
@@ -304,7 +139,7 @@ class RemoteTarget:
         payload["stream_mode"] = MODES if events.tape is None else TAPED_MODES
         try:
             with server.serving():
-                await self._stream(server, payload, events)
+                await self._follow(server, payload, events)
         finally:
             add_usage(events.usage, cut=events.cut_replies)
             events.finish()  # a failed rollout has a tape too
@@ -313,7 +148,8 @@ class RemoteTarget:
 
     async def came_back(self, *, lost: bool) -> bool:
         loop = asyncio.get_running_loop()
-        ends, pause, waited = loop.time() + self.settings.http_patience, _FIRST_PROBE, False
+        since = max(server.away_since or loop.time() for server in self.servers)
+        ends, pause, waited = since + self.settings.http_patience, _FIRST_PROBE, False
         while not any(await asyncio.gather(*(self._probe(server) for server in self.servers))):
             waited = True
             if loop.time() >= ends:
@@ -353,44 +189,42 @@ class RemoteTarget:
             "context": placed.get("context"),
             "metadata": config.get("metadata"),
             "stream_subgraphs": True,
-            "on_disconnect": "cancel",
-            "on_completion": "delete",
         }
         return {key: value for key, value in payload.items() if value is not None}
 
-    async def _stream(self, server: Server, payload: dict[str, Any], events: RunEvents) -> None:
+    async def _follow(self, server: Server, payload: dict[str, Any], events: RunEvents) -> None:
         import httpx
 
-        client = server.client(self.address, self.settings)
-        attempt = uuid.uuid4().hex
-        payload["metadata"] = {**(payload.get("metadata") or {}), ATTEMPT: attempt}
-
-        def on_response(response: httpx.Response) -> None:
-            # By this header the SDK would join the run again, which a lost connection cancels.
-            response.headers.pop("location", None)
-
+        others = [other for other in self.servers if other is not server]
+        run = RemoteRun(
+            [one.client(self.address, self.settings) for one in (server, *others)],
+            events,
+            patience=self.settings.http_patience,
+            resumable=server.url is not None or not own_runs_are_in_memory(),
+            shows=_fields_of(server.assistant.schemas.get("output_schema") or {}),
+        )
         try:
-            with refusals(server.url, self.address.assistant):
-                parts: Any = client.http.stream(
-                    "/runs/stream", "POST", json=payload, on_response=on_response
-                )
-                async with aclosing(parts):
-                    intact = _intact(parts)
-                    if server.url is None:
-                        patience = self.settings.http_patience
-                        intact = queued_events(intact, server, patience=patience)
-                    async with aclosing(intact):
-                        async for part in intact:
-                            events.take(part.event, part.data)
-                if events.is_cut:
-                    raise ConnectionError("the server closed the stream before the run had ended")
-        except (RunFailed, TargetRefused, httpx.HTTPStatusError):
-            raise  # there is no run, or it has ended
-        except BaseException as error:
-            server.away = server.away or isinstance(error, httpx.TransportError)
-            await abandon(client, attempt)
+            await run.follow(
+                payload,
+                assistant=self.address.assistant,
+                url=server.url,
+                over=None if server.url is not None else self._queued(server),
+            )
+        except RunFailed:
+            server.remove(run.thread_id)
             raise
-        server.away = False
+        except BaseException as error:
+            if isinstance(error, TargetRefused) or status_of(error) in REFUSED:
+                raise  # there is no run
+            if isinstance(error, httpx.TransportError):
+                server.away, server.away_since = True, run.answered_at
+            await run.abandon()
+            raise
+        server.remove(run.thread_id)
+        server.away, server.away_since = False, None
+
+    def _queued(self, server: Server) -> Callable[[AsyncGenerator[Any]], AsyncGenerator[Any]]:
+        return lambda parts: queued_events(parts, server, patience=self.settings.http_patience)
 
     async def _probe(self, server: Server) -> bool:
         """Whether a server answers."""
@@ -413,7 +247,7 @@ class RemoteTarget:
             try:
                 with refusals(url, self.address.assistant):
                     found = await find_assistant(client, self.address.assistant, own=url is None)
-                    return Server(url, found)
+                    return Server(url, found, prunes=await deletes_many(client))
             except httpx.HTTPError as error:
                 return error
 
@@ -433,13 +267,8 @@ class RemoteTarget:
         return f"target {self.address.assistant!r} at {urls}"
 
 
-async def _intact(parts: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    """`parts`; raises `ConnectionError` where one of them is not JSON."""
-    try:
-        async for part in parts:
-            yield part
-    except JSONDecodeError as error:
-        raise ConnectionError(f"the stream of the run is broken: {error}") from None
+def _fields_of(schema: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(schema.get("properties") or ())
 
 
 def _without(values: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -41,9 +41,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PromptsIn = Literal["auto", "configurable", "context"]
 
-ATTEMPT = "rollout_attempt"
-"""The metadata key by which a run, and the thread made for it, are found again."""
-
 JOBS_TROUBLE = (400, 401, 403, 404, 422)
 """Statuses of answers that every case would get."""
 
@@ -51,7 +48,8 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 _KEY_FIELDS = frozenset({"key", "token", "headers"})
 _OURS = ("thread_id", "run_id", "agentensor")
 _OURS_BEGIN = ("__", "checkpoint_", "langgraph_")
-_CLEANUP_SECONDS = 5.0
+_AT_ONCE = 50
+_GATHERING_SECONDS = 0.2
 
 
 class AssistantAddress(BaseModel):
@@ -360,6 +358,20 @@ async def find_assistant(client: LangGraphClient, name: str, *, own: bool) -> As
     return found
 
 
+async def deletes_many(client: LangGraphClient) -> bool:
+    """Whether the server is LangGraph's own, which deletes the threads that a request lists.
+
+    Others have something else at that address.
+    """
+    import httpx
+
+    try:
+        about = await client.http.get("/info")
+    except (httpx.HTTPError, JSONDecodeError):
+        return False
+    return isinstance(about, Mapping) and "langgraph_py_version" in about
+
+
 async def look_up(client: LangGraphClient, name: str, *, own: bool) -> Assistant | None:
     """The assistant with this id, the default one of this graph, or the one of this name; or None.
 
@@ -453,7 +465,8 @@ class Server:
     """One server, the assistant on it, and how its runs go.
 
     `in_flight` and `started` count our runs there, `running` those that its job slots have begun;
-    `last_ended` is when the last of these ended, in the loop's time.
+    `last_ended` is when the last of these ended, `away_since` when it has stopped to answer, in the
+    loop's time. `prunes` says that it deletes many threads in one request.
     """
 
     url: str | None
@@ -463,7 +476,10 @@ class Server:
     started: int = 0
     running: int = 0
     last_ended: float = 0.0
+    away_since: float | None = None
+    prunes: bool = False
     _clients: dict[asyncio.AbstractEventLoop, LangGraphClient] = field(default_factory=dict)
+    _removals: dict[asyncio.AbstractEventLoop, _Removals] = field(default_factory=dict)
 
     def client(self, address: AssistantAddress, settings: Settings) -> LangGraphClient:
         """The client of the running loop."""
@@ -482,11 +498,74 @@ class Server:
         finally:
             self.in_flight -= 1
 
+    def remove(self, thread_id: str) -> None:
+        """Delete the thread of a run that has ended, soon and together with others."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._removals:
+            self._removals[loop] = _Removals(self._clients[loop], self.prunes)
+        self._removals[loop].add(thread_id)
+
     async def disconnect(self) -> None:
-        """Close the running loop's client."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
+        """Close the running loop's client, once the threads of its runs are deleted."""
+        loop = asyncio.get_running_loop()
+        removals = self._removals.pop(loop, None)
+        if removals is not None:
+            await removals.done()
+        client = self._clients.pop(loop, None)
         if client is not None:
             await client.aclose()
+
+
+@dataclass
+class _Removals:
+    """Deletes threads in groups: a request for each would cost a server a sixth of the run."""
+
+    client: LangGraphClient
+    prunes: bool
+    _waiting: list[str] = field(default_factory=list)
+    _task: asyncio.Task[None] | None = None
+    _closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, thread_id: str) -> None:
+        self._waiting.append(thread_id)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def done(self) -> None:
+        """Return once nothing waits any more."""
+        self._closing.set()
+        if self._task is not None:
+            await self._task
+
+    async def _work(self) -> None:
+        import httpx
+
+        while self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHERING_SECONDS):
+                    await self._closing.wait()
+            gone, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            try:
+                await self._delete(gone)
+            except httpx.HTTPError as error:
+                log.warning("%d threads stay on their server: %s", len(gone), redact(repr(error)))
+
+    async def _delete(self, gone: list[str]) -> None:
+        import httpx
+
+        if self.prunes:
+            try:
+                await self.client.http.post(
+                    "/threads/prune", json={"thread_ids": gone, "strategy": "delete"}
+                )
+                return
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code >= 500:
+                    raise
+                self.prunes = False
+        for thread_id in gone:
+            with missing_is_fine():
+                await self.client.threads.delete(thread_id)
 
 
 async def queued_events(
@@ -549,36 +628,9 @@ def refusals(url: str | None, assistant: str) -> Iterator[None]:
         ) from None
 
 
-async def abandon(client: LangGraphClient, attempt: str) -> None:
-    """Cancel a run that is no longer wanted, and delete the thread that the server made for it.
-
-    The lost connection has asked the server for that already, but the thread of a run that was
-    still queued would stay behind. So an error here is only logged, and not even that where the
-    server itself has gone.
-    """
-    import httpx
-
-    try:
-        async with asyncio.timeout(_CLEANUP_SECONDS):
-            for thread in await client.threads.search(metadata={ATTEMPT: attempt}):
-                with _missing_is_fine():
-                    for run in await client.runs.list(thread["thread_id"]):
-                        with _missing_is_fine():
-                            await client.runs.cancel(thread["thread_id"], run["run_id"], wait=True)
-                for is_first in (True, False):  # the dev server may trip over deletions at once
-                    with _missing_is_fine(or_server_error=is_first):
-                        await client.threads.delete(thread["thread_id"])
-                        break
-    except httpx.ConnectError:
-        return
-    except (httpx.HTTPError, TimeoutError) as error:
-        log.warning(
-            "a run of attempt %s may still be on its server: %s", attempt, redact(repr(error))
-        )
-
-
 @contextmanager
-def _missing_is_fine(*, or_server_error: bool = False) -> Iterator[None]:
+def missing_is_fine(*, or_server_error: bool = False) -> Iterator[None]:
+    """Let a run or a thread be gone, or be busy, that is being removed."""
     import httpx
 
     try:

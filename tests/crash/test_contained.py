@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import time
@@ -247,6 +248,22 @@ def test_what_ignores_its_cancellation_is_left_behind(
     assert report.scores["exact_match"].n == 5  # the slot was free again
     gc.collect()
     assert capfd.readouterr().err == ""
+
+
+async def test_a_time_limit_of_the_targets_own_is_no_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.evaluators.contained.GRACE", 0.01)
+
+    async def target(inputs: dict[str, Any]) -> Any:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(3600)
+        await asyncio.sleep(0.05)  # it goes on for longer than the cancelled may
+        return inputs
+
+    report = await aevaluate(target, dataset=CASES[:1], evaluators=["exact_match"])
+    assert [case.failure for case in report.cases] == [None]
 
 
 async def test_a_run_that_is_cancelled_does_not_wait_for_what_ignores_it(

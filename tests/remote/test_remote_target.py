@@ -143,7 +143,7 @@ async def test_a_case_that_takes_too_long_is_cancelled_on_its_server(
     await nothing_left(client)
 
 
-async def test_a_connection_that_is_lost_leaves_no_run_behind(
+async def test_a_connection_that_is_lost_neither_repeats_a_run_nor_leaves_one_behind(
     deployed: Deployment, settings: Settings, client: Any
 ) -> None:
     """Real HTTP, whose first runs are cut off in the middle of their streams."""
@@ -152,7 +152,7 @@ async def test_a_connection_that_is_lost_leaves_no_run_behind(
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal cut
         head = await reader.readuntil(b"\r\n\r\n")
-        runs = head.startswith(b"POST /runs/stream")
+        runs = head.startswith(b"POST ") and b"/runs/stream" in head.partition(b"\r\n")[0]
         there, out = await asyncio.open_connection("127.0.0.1", deployed.port)
         out.write(head.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
         asking = asyncio.create_task(_pump(reader, out))
@@ -176,6 +176,7 @@ async def test_a_connection_that_is_lost_leaves_no_run_behind(
             settings=settings,
         )
     assert (cut, report.summary["objective"], report.summary["n_ok"]) == (3, 1.0, 6)
+    assert (report.usage.rollouts, report.usage.calls) == (6, 12)
     await nothing_left(client)
 
 

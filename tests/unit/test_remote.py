@@ -90,14 +90,56 @@ ASSISTED: dict[str, Any] = {
 ASSISTANT = {"assistant_id": "a1", "graph_id": "clerk", "name": "clerk", "version": 1}
 
 
-def served(router: respx.MockRouter, *answers: httpx.Response | Exception) -> respx.Route:
-    """A server with one assistant, whose runs end in `answers`."""
-    router.post("/assistants/search").respond(json=[ASSISTANT])
+THREAD = r"/threads/(?P<thread>[0-9a-f-]{36})"
+
+
+def served(
+    router: respx.MockRouter,
+    *answers: httpx.Response | Exception,
+    runs: int = 0,
+    replayed: str = "",
+) -> respx.Route:
+    """A server with one assistant, whose runs are streamed as `answers`.
+
+    The first `runs` of them have really begun, whatever was streamed of them, and all that are
+    streamed whole; `replayed` is what the server has kept of their events.
+    """
+    threads: dict[str, bool] = {}
+    coming = iter(enumerate(answers))
+
+    def begin(request: httpx.Request, thread: str) -> httpx.Response:
+        number, answer = next(coming)
+        if number < runs or (isinstance(answer, httpx.Response) and answer.text.endswith(FINE)):
+            threads[thread] = True
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def state(request: httpx.Request, thread: str) -> httpx.Response:
+        if thread not in threads:
+            return httpx.Response(404, json={"detail": "no thread"})
+        return httpx.Response(200, json={"status": "idle", "values": {"answer": "card"}})
+
+    def listed(request: httpx.Request, thread: str) -> httpx.Response:
+        found = [{"run_id": "r1", "status": "success"}] if thread in threads else []
+        return httpx.Response(200, json=found)
+
+    def delete(request: httpx.Request, thread: str) -> httpx.Response:
+        return httpx.Response(204 if threads.pop(thread, False) else 404)
+
+    router.post("/assistants/search", name="search").respond(json=[ASSISTANT])
     router.get("/assistants/a1/schemas").respond(json={})
     router.get("/assistants/a1/graph").respond(json={"edges": []})
     router.get("/ok").respond(json={"ok": True})
-    router.post("/threads/search").respond(json=[])
-    return router.post("/runs/stream").mock(side_effect=list(answers))
+    router.get("/info").respond(404)
+    router.get(url__regex=f"{THREAD}$").mock(side_effect=state)
+    router.get(url__regex=f"{THREAD}/runs$").mock(side_effect=listed)
+    router.get(url__regex=f"{THREAD}/runs/r1/stream$").mock(
+        side_effect=lambda request, thread: streamed(replayed)
+    )
+    router.post(url__regex=f"{THREAD}/runs/r1/cancel").respond(json={})
+    router.delete(url__regex=f"{THREAD}$", name="delete").mock(side_effect=delete)
+    return router.post(url__regex=f"{THREAD}/runs/stream$", name="runs").mock(side_effect=begin)
 
 
 def streamed(*events: str) -> httpx.Response:
@@ -107,9 +149,9 @@ def streamed(*events: str) -> httpx.Response:
 FINE = 'event: values\ndata: {"answer": "card"}\n\n'
 
 
-async def evaluated(**limits: Any) -> Any:
+async def evaluated(*, url: str | list[str] = URL, **limits: Any) -> Any:
     return await aevaluate(
-        {"url": URL, "assistant": "clerk", "api_key_env": "CLERK_KEY"},
+        {"url": url, "assistant": "clerk", "api_key_env": "CLERK_KEY"},
         dataset=[{"id": "a", "inputs": {"kind": "card"}, "expected_output": {"answer": "card"}}],
         evaluators=["exact_match"],
         limits=limits,
@@ -186,23 +228,73 @@ async def test_a_server_that_has_gone_is_not_the_failure_of_a_case(
         await evaluated(retries=0)
 
 
+STARTED = 'event: values\ndata: {"kind": "card"}\n\n'  # the input of the run
+CALLED = (
+    'event: messages\ndata: [{"id": "m1", "type": "ai", "usage_metadata": {"input_tokens": 7, '
+    '"output_tokens": 3}}, {"ls_model_type": "chat"}]\n\n'
+)
+CUT: list[tuple[str, httpx.Response | Exception]] = [
+    ("without any event", streamed("")),
+    ("between two steps", streamed(STARTED)),
+    ("within an event", streamed("event: values\ndata: {not json\n\n")),
+    ("by its connection", httpx.ReadError("reset")),
+    ("by a proxy", httpx.Response(504)),
+]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("cut", [cut for _, cut in CUT], ids=[name for name, _ in CUT])
 @respx.mock(base_url=URL, assert_all_called=False)
-async def test_garbage_in_a_stream_counts_as_a_lost_connection(
+async def test_a_run_whose_stream_is_cut_is_read_and_not_repeated(
+    cut: httpx.Response | Exception, kept: bool, respx_mock: respx.MockRouter
+) -> None:
+    """On a queue that workers share, a stream may end as if all was well, with no event at all."""
+    whole = STARTED + CALLED + FINE
+    route = served(respx_mock, cut, runs=1, replayed=whole if kept else "")
+    report = await evaluated(retries=0)
+    assert report.cases[0].output == {"answer": "card"}
+    assert (route.call_count, report.usage.rollouts) == (1, 1)
+    # What the model used is told by events alone: where they are gone, it is unknown, and not 0.
+    assert report.usage.tokens == (10 if kept else None)
+    assert respx_mock["delete"].call_count == 1
+
+
+@respx.mock(base_url=URL, assert_all_called=False)
+async def test_a_run_that_goes_on_after_its_stream_is_waited_for_at_any_server(
     respx_mock: respx.MockRouter,
 ) -> None:
-    cleaned = respx_mock.post("/threads/search").respond(json=[])
-    served(respx_mock, streamed("event: values\ndata: {not json\n\n"), streamed(FINE))
-    report = await evaluated(retries=1)
-    assert report.summary["objective"] == 1.0
-    assert cleaned.call_count == 1  # what the broken stream was of is removed from the server
+    """The first server dies with the stream; the second one knows the run, of a shared queue."""
+    first, second = "http://agents.example:1", "http://agents.example:2"
+    states = iter([{"status": "busy"}, {"status": "idle", "values": {"answer": "card"}}])
+    for url in (first, second):
+        for path in ("/info", "/ok", "/assistants/a1/schemas", "/assistants/a1/graph"):
+            respx_mock.get(f"{url}{path}").respond(json={})
+        respx_mock.post(f"{url}/assistants/search").respond(json=[ASSISTANT])
+    begun = respx_mock.post(url__regex=f"{first}{THREAD}/runs/stream").mock(
+        side_effect=httpx.ReadError("gone")
+    )
+    respx_mock.get(url__regex=f"{first}{THREAD}").mock(side_effect=httpx.ConnectError("gone"))
+    respx_mock.get(url__regex=f"{second}{THREAD}$").mock(
+        side_effect=lambda request, thread: httpx.Response(200, json=next(states))
+    )
+    respx_mock.get(url__regex=f"{second}{THREAD}/runs$").respond(
+        json=[{"run_id": "r1", "status": "running"}]
+    )
+    respx_mock.get(url__regex=f"{second}{THREAD}/runs/r1/stream").mock(
+        return_value=streamed(STARTED + FINE)
+    )
+    respx_mock.delete(url__regex=".*").respond(204)
+    report = await evaluated(url=[first, second], retries=0)
+    assert report.cases[0].output == {"answer": "card"}
+    assert (begun.call_count, report.usage.rollouts, report.usage.tokens) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("place", ["/assistants/search", "/runs/stream"])
+@pytest.mark.parametrize("place", ["search", "runs"])
 @respx.mock(base_url=URL, assert_all_called=False)
 async def test_a_redirect_is_refused(place: str, respx_mock: respx.MockRouter) -> None:
     served(respx_mock)
     elsewhere = {"location": "http://169.254.169.254/latest"}
-    route = respx_mock.post(place).respond(307, headers=elsewhere)
+    route = respx_mock[place].respond(307, headers=elsewhere)
     with pytest.raises(TargetRefused, match=r"agents\.example redirects to 169\.254\.169\.254"):
         await evaluated(retries=2)
     assert route.call_count == 1
@@ -211,7 +303,7 @@ async def test_a_redirect_is_refused(place: str, respx_mock: respx.MockRouter) -
 @respx.mock(base_url=URL, assert_all_called=False)
 async def test_a_redirect_that_leads_nowhere_is_refused(respx_mock: respx.MockRouter) -> None:
     served(respx_mock)
-    respx_mock.post("/runs/stream").respond(304)
+    respx_mock["runs"].respond(304)
     with pytest.raises(TargetRefused, match="redirects to another place"):
         await evaluated()
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langgraph.graph import START, MessagesState, StateGraph
 
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.tape import Tape
-from orcheo_agentensor.targets.remote import RunEvents
+from orcheo_agentensor.targets.run_events import RunEvents
 
 
 def run_of(name: str, *, ended: bool = True, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
@@ -78,6 +84,108 @@ def test_usage_is_added_up_over_the_chunks_of_an_answer() -> None:
     assert (run.usage.calls, run.usage.input_tokens, run.usage.output_tokens) == (1, 10, 5)
     assert run.usage.cost is not None
     assert run.usage.cost > 0
+
+
+def chunk(name: str, tokens: int | None = None, **more: Any) -> dict[str, Any]:
+    used = None if tokens is None else {"input_tokens": tokens, "output_tokens": 1}
+    return {"id": name, "type": "AIMessageChunk", "content": "x", "usage_metadata": used, **more}
+
+
+def last(name: str) -> dict[str, Any]:
+    """The empty chunk by which LangChain closes an answer, under the id of the model's run."""
+    return {**chunk(name, content=""), "chunk_position": "last"}
+
+
+ONE_CALL = {
+    "ids of the provider's": [chunk("resp_1"), chunk("resp_1", 10), last("lc_run--a")],
+    "OpenAI's responses": [
+        chunk("resp_1"),
+        chunk("lc_run--a"),
+        chunk("resp_1", 10),
+        last("lc_run--a"),
+    ],
+    "an id for each chunk": [chunk("1"), chunk("2", 10), chunk("3"), last("lc_run--a")],
+    "a server that closes no answer": [chunk("resp_1"), chunk("resp_1", 10)],
+    "a whole answer": [{**chunk("chatcmpl-1", 10), "type": "ai"}],
+}
+
+
+@pytest.mark.parametrize("chunks", ONE_CALL.values(), ids=ONE_CALL)
+@pytest.mark.parametrize("calls", [1, 2])
+def test_calls_are_counted_by_the_runs_of_the_model(
+    chunks: list[dict[str, Any]], calls: int
+) -> None:
+    """Two calls in one node, one after the other."""
+    run = RunEvents()
+    metadata = {
+        "ls_model_type": "chat",
+        "ls_model_name": "gpt-4o",
+        "langgraph_checkpoint_ns": "desk:1",
+    }
+    for number in range(calls):
+        for message in chunks:
+            run.take("messages", [{**message, "id": f"{message['id']}.{number}"}, metadata])
+    assert (run.usage.calls, run.usage.unreported_calls) == (calls, 0)
+    assert (run.usage.input_tokens, run.usage.output_tokens) == (10 * calls, calls)
+    assert run.usage.cost is not None
+
+
+class Responses(BaseChatModel):
+    """Streams as OpenAI's responses do: some of its chunks have an id of the provider's."""
+
+    _llm_type = "simulated"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        used = UsageMetadata(input_tokens=10, output_tokens=1, total_tokens=11)
+        for name, usage in (("resp_1", None), (None, None), ("resp_1", used)):
+            message = AIMessageChunk(content="x", id=name, usage_metadata=usage)
+            yield ChatGenerationChunk(message=message)
+
+
+def test_a_model_that_langchain_streams_is_counted_as_langchain_calls_it() -> None:
+    model = Responses()
+    graph = StateGraph(MessagesState)
+    graph.add_node("desk", lambda state: {"messages": [model.invoke(state["messages"])]})
+    run = RunEvents()
+    stream = (
+        graph.add_edge(START, "desk")
+        .compile()
+        .stream({"messages": [("user", "hi")]}, stream_mode="messages")
+    )
+    for message, metadata in stream:
+        assert isinstance(message, BaseMessage)
+        run.take("messages", [message.model_dump(), metadata])
+    assert (run.usage.calls, run.usage.input_tokens, run.usage.unreported_calls) == (1, 10, 0)
+
+
+def test_calls_of_one_node_that_are_made_at_once_are_counted_each() -> None:
+    run = RunEvents()
+    metadata = {"ls_model_type": "chat", "langgraph_checkpoint_ns": "desk:1"}
+    one = [chunk("resp_1"), chunk("resp_1", 10), last("lc_run--a")]
+    other = [chunk("resp_2", 5), chunk("resp_2"), last("lc_run--b")]
+    for message in [message for pair in zip(one, other, strict=True) for message in pair]:
+        run.take("messages", [message, metadata])
+    assert (run.usage.calls, run.usage.input_tokens, run.usage.unreported_calls) == (2, 15, 0)
+
+
+def test_what_a_worker_used_that_died_is_counted_and_its_nodes_are_not() -> None:
+    run = RunEvents(tape=Tape())
+    whole = {**chunk("lc_run--a-0", 10), "type": "ai"}
+    run.take("metadata", {"run_id": "r", "attempt": 1})
+    run.take(*run_of("desk", ended=False)[0])
+    run.take("messages", [whole, {"ls_model_type": "chat"}])
+    run.take("metadata", {"run_id": "r", "attempt": 2})
+    for event in run_of("office"):
+        run.take(*event)
+    run.take("messages", [{**whole, "id": "lc_run--b-0"}, {"ls_model_type": "chat"}])
+    run.take("values", {"y": 1})
+    assert not run.is_cut
+    assert run.usage.calls == 2
+    assert run.tape is not None
+    assert list(run.tape.runs) == ["office:1"]
 
 
 def test_a_stream_that_ends_within_a_node_was_cut() -> None:

@@ -282,6 +282,7 @@ os.environ |= {"LANGGRAPH_RUNTIME_EDITION": "inmem", "DATABASE_URI": ":memory:",
                                           "allow_origin_regex": "https://b[.].*"})}
 from orcheo_agentensor import upstream
 assert not upstream.in_langgraph_server(), "in_langgraph_server: says yes too early"
+assert not upstream.own_runs_are_in_memory(), "own_runs_are_in_memory: says yes too early"
 graphs = upstream.served_graphs()
 assert dict(graphs) == {}, "served_graphs: is no mapping of ids to graphs"
 graphs["mine"] = object()
@@ -301,6 +302,7 @@ async def asks():
 asyncio.run(asks())
 import langgraph_api.server
 assert upstream.in_langgraph_server(), "in_langgraph_server: does not know one"
+assert upstream.own_runs_are_in_memory(), "own_runs_are_in_memory: does not know that runtime"
 """
 
 
