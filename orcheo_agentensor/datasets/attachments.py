@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+import orjson
+
 from orcheo_agentensor.errors import ConfigError, DatasetError
 from orcheo_agentensor.media import (
     LEAST_STORED,
@@ -223,9 +225,15 @@ class Attachments:
         return reference, _checked(known, kind, mime, where, url)
 
 
-def may_hold_media(value: Any) -> bool:
+def may_hold_media(*values: Any) -> bool:
     """Whether a closer look is worth while: most cases hold short texts and no content blocks."""
-    level = [value]
+    try:
+        text = orjson.dumps(values).decode()
+    except TypeError:
+        text = None
+    if text is not None and len(text) < LEAST_STORED:  # one look at it takes half the time
+        return '"type"' in text or '"data:' in text or '"agentensor-media:' in text
+    level = [*values]
     while level:
         one = level.pop()
         kind = type(one)

@@ -20,6 +20,7 @@ from orcheo_agentensor.datasets.cases import (
     MAX_SPLIT,
     Case,
     check_name,
+    digest_of,
     parse_case,
     read_file,
     require_json,
@@ -267,7 +268,7 @@ class Dataset:
         """SHA-256 over the cases' content in order, whatever file format they came from."""
         digest = hashlib.sha256()
         for case in self.cases:
-            digest.update(bytes.fromhex(case.content_hash))
+            digest.update(digest_of(case))
         return digest.hexdigest()
 
     @cached_property

@@ -51,8 +51,8 @@ def encode(value: Any, *, checked: bool = False) -> str:
     It may be `checked` to be JSON. Raises `BadInput` for what is not: NaN, infinities, objects.
     """
     fast = fast_json(value, checked=checked)
-    if fast is not None and b"\\u0000" not in fast:
-        return fast.decode()
+    if fast is not None and "\\u0000" not in fast:
+        return fast
     try:
         text = _encode(value)
     except (TypeError, ValueError, RecursionError) as error:

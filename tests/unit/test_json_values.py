@@ -4,6 +4,7 @@ import json
 import math
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
@@ -24,6 +25,7 @@ from orcheo_agentensor.json_values import (
     fast_json,
     json_problems,
     json_size,
+    quick_text,
 )
 
 scalars = (
@@ -107,7 +109,23 @@ def test_the_fast_text_is_that_of_the_json_module(value: Any, sort_keys: bool) -
             sort_keys=sort_keys,
             separators=(",", ":"),
         )
-        assert fast.decode() == text
+        assert fast == text
+
+
+@given(any_values)
+@example({"b": [1, None, "x"], "a": {"e5": "1e5", "é": True}})
+@example([2**63 - 1, 2**63])
+@example({"a": (1, 2)})
+@example([math.nan])
+@example("a\x00b")
+@example(UUID(int=0))
+@example(json.loads("[" * 33 + "]" * 33))
+@example({key: [[], {}] for key in "abc"})
+def test_what_one_look_takes_as_json_is_json_and_its_text_the_canonical_one(value: Any) -> None:
+    text = quick_text(value)
+    if text is not None:
+        assert accepted(value)
+        assert text == canonical_json(value)
 
 
 @given(any_values)
