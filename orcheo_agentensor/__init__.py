@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         evaluation_node,
     )
     from orcheo_agentensor.evaluators import (
+        Assertions,
         Contains,
         EachTurn,
         ExactMatch,
@@ -94,6 +95,7 @@ __all__ = [
     "AgentNode",
     "AgentensorError",
     "AgentensorNode",
+    "Assertions",
     "BadInput",
     "Budget",
     "Case",
@@ -193,6 +195,7 @@ __getattr__ = lazily(
             "evaluation_node",
         ),
         "evaluators": (
+            "Assertions",
             "Contains",
             "EachTurn",
             "ExactMatch",

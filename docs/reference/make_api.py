@@ -35,7 +35,7 @@ GROUPS = {
     "Data and evaluators": "Case Dataset EvaluatorContext EvaluationResult EvaluatorFailure "
     "TargetFailure bind_evaluator ExactMatch Contains Regex NumericTolerance StringSimilarity "
     "JsonValid JsonSchema JsonFieldMatch ToolCallMatch TrajectoryMatch Latency Length LLMJudge "
-    "HTTPEvaluator EachTurn",
+    "HTTPEvaluator EachTurn Assertions",
     "Optimizers, budgets, stop conditions": "Reflective TextGrad Demos RandomSearch step astep "
     "Budget TargetScore Patience Deadline MaxSteps MaxEpochs Guardrail Objective",
     "Jobs, graphs, nodes": "EvaluationJob TrainingJob Limits create_evaluation_graph "

@@ -13,6 +13,14 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from orcheo_agentensor.datasets.assertions import (
+    ASSERT,
+    LEFT_OUT,
+    THRESHOLD,
+    notes_on,
+    sorted_out,
+    written,
+)
 from orcheo_agentensor.datasets.cases import (
     FIELDS,
     READERS,
@@ -162,8 +170,13 @@ def convert(
     for key, instead in rule.left_out.items():
         if document.get(key) or any(record.get(key) for _, record in records):
             notes.append(f"{key!r} is not taken over; {instead}")
-    if any("assert" in case.get("metadata", {}) for _, case in cases):
-        notes.append("assertions are kept as metadata.assert; no evaluator reads them by itself")
+    if found == "promptfoo":
+        of_cases = [case.get("metadata", {}) for _, case in cases]
+        left, taken = (
+            [one for metadata in of_cases for one in metadata.get(key, ())]
+            for key in (LEFT_OUT, ASSERT)
+        )
+        notes += notes_on(left, taken)
     return Imported(form=found, head=_head(document), cases=cases, notes=notes)
 
 
@@ -471,7 +484,7 @@ def _promptfoo(record: Record, document: Mapping[str, Any]) -> Record:
     if "vars" not in record and "assert" not in record:  # a table: each other column is a variable
         expected = [value for key, value in record.items() if str(key).startswith("__expected")]
         inputs = {key: value for key, value in record.items() if not str(key).startswith("__")}
-        asserts = [_written_assert(str(value)) for value in expected]
+        asserts = [written(str(value)) for value in expected]
         described = record.get("__description")
         more = {
             str(key).partition(":")[2]: value
@@ -483,21 +496,14 @@ def _promptfoo(record: Record, document: Mapping[str, Any]) -> Record:
         asserts = [*(default.get("assert") or []), *(record.get("assert") or [])]
         described = record.get("description")
         more = _rest(record, "vars", "assert", "description", "options", "threshold")
-    equals = [one.get("value") for one in asserts if one.get("type") == "equals"]
+    taken, left = sorted_out(asserts, inputs)
+    equals = [one.get("value") for one in taken if one.get("type") == "equals"]
     metadata = {**more, **({"description": described} if described else {})}
-    if asserts:
-        metadata["assert"] = asserts
+    threshold = record.get("threshold", default.get("threshold"))
+    found = {ASSERT: taken, LEFT_OUT: left, THRESHOLD: threshold}
+    metadata |= {key: value for key, value in found.items() if value not in (None, [])}
     expected_output = equals[0] if len(equals) == 1 else None
     return {"inputs": inputs, "expected_output": expected_output, "metadata": metadata}
-
-
-def _written_assert(text: str) -> Record:
-    """promptfoo's short form in tables: `contains: x`; without a type it is `equals`."""
-    kind, colon, value = text.partition(":")
-    known = kind.strip().replace("-", "").replace("(", "").replace(")", "").isalpha()
-    if colon and known and " " not in kind.strip():
-        return {"type": kind.strip(), "value": value.strip()}
-    return {"type": "equals", "value": text}
 
 
 def _openai_evals(record: Record, _document: Mapping[str, Any]) -> Record:
@@ -661,7 +667,11 @@ _FORMS: Mapping[Format, _Form] = {
     ),
     "promptfoo": _Form(
         case=_promptfoo,
-        left_out={"prompts": "they go into the job", "providers": "the target has its own"},
+        left_out={
+            "prompts": "they go into the job",
+            "providers": "the target has its own",
+            "options": "what it asks of outputs is the target's or an evaluator's to do",
+        },
     ),
     "pydantic-evals": _Form(
         case=_pydantic_evals,

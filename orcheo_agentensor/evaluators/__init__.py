@@ -1,5 +1,6 @@
 """Evaluators: everything that scores an output, in whatever form it was written."""
 
+from orcheo_agentensor.evaluators.assertions import Assertions
 from orcheo_agentensor.evaluators.binding import (
     BUILTINS,
     BoundEvaluator,
@@ -31,6 +32,7 @@ from orcheo_agentensor.evaluators.turns import EachTurn
 
 __all__ = [
     "BUILTINS",
+    "Assertions",
     "BoundEvaluator",
     "Contains",
     "EachTurn",

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import isfinite
@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
+from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.entrypoints import load_entrypoint, qualified_name
 from orcheo_agentensor.errors import (
     LOCKED_OUT,
@@ -31,6 +32,7 @@ from orcheo_agentensor.errors import (
     shorten,
     status_of,
 )
+from orcheo_agentensor.evaluators.assertions import Assertions
 from orcheo_agentensor.evaluators.builtin import (
     Builtin,
     Contains,
@@ -185,7 +187,7 @@ def _refused(subject: Subject, reason: str) -> EvaluatorRefused:
 _BUILT_IN: tuple[type[Builtin], ...] = (
     *(ExactMatch, Contains, Regex, NumericTolerance, StringSimilarity),
     *(JsonValid, JsonSchema, JsonFieldMatch, ToolCallMatch, TrajectoryMatch),
-    *(Latency, Length, HTTPEvaluator, LLMJudge, EachTurn),
+    *(Latency, Length, HTTPEvaluator, LLMJudge, EachTurn, Assertions),
 )
 BUILTINS: dict[str, type[Builtin]] = {kind.type_name: kind for kind in _BUILT_IN}
 """The names of built-in evaluators in jobs, and their classes."""
@@ -444,11 +446,13 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
     )
 
 
-def require_judge(evaluator: BoundEvaluator) -> None:
-    """Raise `EvaluatorRefused` for a judge whose model cannot be made. Blocks."""
+def require_judge(evaluator: BoundEvaluator, cases: Iterable[Case]) -> None:
+    """Raise `EvaluatorRefused` for a judge of these cases whose model cannot be made. Blocks."""
     owner = getattr(evaluator.adapter.call, "__self__", None)
     if isinstance(owner, EachTurn):
-        require_judge(owner.evaluator)
+        require_judge(owner.evaluator, cases)
+    if isinstance(owner, Assertions):
+        owner.require_model(case.metadata for case in cases)
     if isinstance(owner, LLMJudge):
         owner.require_model()
 

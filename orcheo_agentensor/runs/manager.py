@@ -413,7 +413,7 @@ class RunManager(Generic[JobT]):
             await self._require(checked)
         if begun is None or begun.status != "finished" or job.retry_failed:
             for one in (*checked.evaluators, *checked.summary_evaluators):
-                await asyncio.to_thread(require_judge, one)
+                await asyncio.to_thread(require_judge, one, checked.dataset.cases)
         return replace(checked, drift=tuple(found))
 
     async def _trained(

@@ -22,7 +22,8 @@ from langchain_core.runnables import Runnable
 
 from orcheo_agentensor.config.overrides import MODEL_FIELDS, NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.datasets import Dataset
-from orcheo_agentensor.evaluators import BoundEvaluator
+from orcheo_agentensor.datasets.assertions import ASSERT, LEFT_OUT, notes_on, problem_of
+from orcheo_agentensor.evaluators import Assertions, BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
@@ -137,6 +138,7 @@ def unread(
             "fetched: the target gets their URLs, and they may change; add the host to "
             "AGENTENSOR_ALLOWED_HOSTS to have them fetched once and kept"
         )
+    found += _unscored(dataset, evaluators)
     expecting = sum(case.expected_output is not None for case in dataset.cases)
     if expecting and not training and not any(map(_compares, evaluators)):
         found.append(
@@ -144,6 +146,23 @@ def unread(
             "one that compares with it, such as exact_match, or one that takes reference_outputs"
         )
     return found
+
+
+def _unscored(dataset: Dataset, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:
+    """On what cases assert of their outputs that no evaluator scores."""
+    asserted, left = (
+        [one for case in dataset.cases if isinstance(held := case.metadata.get(key), list)
+         for one in held]
+        for key in (ASSERT, LEFT_OUT)
+    )  # fmt: skip
+    scored = any(isinstance(one.subject, Assertions) for one in evaluators)
+    if asserted and not scored and all(problem_of(one) is None for one in asserted):
+        yield (
+            f"no evaluator scores the {len(asserted)} assertions in metadata.{ASSERT} of the "
+            "cases: add `assertions` to the evaluators"
+        )
+    if left and all(isinstance(one, Mapping) and "why" in one for one in left):
+        yield from notes_on(left, ())
 
 
 def _unread_config(

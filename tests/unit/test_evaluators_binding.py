@@ -139,7 +139,7 @@ def test_job_forms_of_built_ins() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("exact_mach", "did you mean 'exact_match'? Built in are: contains, each_turn"),
+        ("exact_mach", "did you mean 'exact_match'? Built in are: assertions, contains, each_turn"),
         ({"type": "exact_match", "fild": "x"}, "exact_match.fild: is not a parameter; there are"),
         ({"type": "latency"}, "latency.max_ms"),
         ({"type": "latency", "max_ms": -1}, "latency.max_ms: -1 Input should be greater"),
