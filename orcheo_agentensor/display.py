@@ -124,6 +124,12 @@ def spent(usage: Mapping[str, Any]) -> str:
     )
 
 
+def again(summary: Mapping[str, Any]) -> str:
+    """How many executions were made again, to go on a sentence; nothing where none was."""
+    retries = summary.get("retries")
+    return f", {retries} executions made again" if retries else ""
+
+
 def compared(before: float | None, after: float | None) -> tuple[str, str, str]:
     """Two numbers and the change from the first to the second, as cells of a table."""
     change = "-" if before is None or after is None else f"{after - before:+.3f}"

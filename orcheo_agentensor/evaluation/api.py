@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.display import (
     Row,
+    again,
     html_table,
     interval,
     milliseconds,
@@ -274,7 +275,7 @@ def measures(summary: Mapping[str, Any], usage: Mapping[str, Any] | None = None)
     return (
         f"coverage {percent(summary['coverage'])} of {cases}{times}; "
         f"target failures {summary['n_target_failed']}, "
-        f"evaluator failures {summary['n_evaluator_failed']}",
+        f"evaluator failures {summary['n_evaluator_failed']}{again(summary)}",
         f"latency p50 {milliseconds(latency['p50'])}, p95 {milliseconds(latency['p95'])}{kept}",
         f"spent: {spent(usage or summary['usage'])}",
         *starmap(_whole, summary.get("summary_evaluators", {}).items()),

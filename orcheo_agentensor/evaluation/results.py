@@ -263,7 +263,8 @@ def summarize(
     `not_applicable` counts the cases to which none does. `objective` is the weighted mean of the
     evaluators' means; an evaluator that scored outside [0, 1] takes no part, which `warnings` say.
     `empty_replies` and `cut_replies` count the cases in which a reply of the target's models had no
-    text, or was cut off by its length. `replicates` is there when each case was run more than once.
+    text, or was cut off by its length; `retries` counts executions of the target that were made
+    again. `replicates` is there when each case was run more than once.
     `sla` is there with a `case_sla_ms`: a case is within it where the target gave its answer in
     that time, so one that failed or was timed out is not.
     """
@@ -315,6 +316,12 @@ def summarize(
         warnings.append(f"{empty} of {len(results)} cases had a reply without text: {_EMPTY_TODO}")
     if cut:
         warnings.append(f"{cut} of {len(results)} cases had a reply that was cut off: {_CUT_TODO}")
+    retries = sum(max(result.usage.rollouts - replicates, 0) for result in results)
+    if retries > MANY_RETRIES * len(results) * replicates:
+        warnings.append(
+            f"{retries} executions of the target were made again, for {len(results)} cases: "
+            "see why (a busy server, a lost connection) before you pay for more"
+        )
     applicable = len(results) - not_applicable
     n_ok = applicable - n_target_failed - n_evaluator_failed
     summary: dict[str, Any] = {
@@ -325,6 +332,7 @@ def summarize(
         "not_applicable": not_applicable,
         "empty_replies": empty,
         "cut_replies": cut,
+        "retries": retries,
         "coverage": n_ok / applicable if applicable else 0.0,
         "complete": bool(applicable) and n_ok == applicable,
         "objective": weighted_mean(means, weights),
@@ -363,6 +371,9 @@ def beyond_sla(summary: Mapping[str, Any], least: float) -> str | None:
     share = 0.0 if sla["share"] is None else sla["share"]
     return f"SLA: {share:.1%} of the cases within {sla['limit_ms']:g} ms is below {least:.1%}"
 
+
+MANY_RETRIES = 0.03
+"""The share of executions made again from which on a summary warns of it."""
 
 _EMPTY_TODO = "look at them (`empty_replies` of a case) before you believe their scores"
 _CUT_TODO = (

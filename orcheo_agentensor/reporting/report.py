@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from orcheo_agentensor.display import (
+    again,
     clean,
     clean_json,
     interval,
@@ -480,6 +481,7 @@ def render(template: str, **values: Any) -> str:
         "milliseconds": milliseconds,
         "when": when,
         "spent": spent,
+        "again": again,
         "shown": shown_text,
     }
     return environment.get_template(template).render(**values)
@@ -551,7 +553,7 @@ def to_markdown(report: RunReport) -> str:
         f"{cell_text(run.run_id)}",
         "",
         f"{report.passed} of {len(report.lines)} cases passed, coverage "
-        f"{percent(summary['coverage'])}; {cell_text(spent(report.usage))}",
+        f"{percent(summary['coverage'])}; {cell_text(spent(report.usage))}{again(summary)}",
         "",
         "| evaluator | mean | 95 % interval | passed | n | failures |",
         "|---|---:|---:|---:|---:|---:|",

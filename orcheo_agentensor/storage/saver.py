@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,32 @@ class DeletesLater(BaseCheckpointSaver[Any]):
         async for found in super().alist(config, **options):
             yield found
 
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete the checkpoints of threads, all or all but those that a thread goes on from.
+
+        Raises `NotImplementedError` where the latest of a thread needs those before it, as those of
+        a `DeltaChannel` do.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f"strategy: {strategy!r} must be keep_latest or delete")
+        await self.settled()
+        for thread_id in thread_ids:
+            if strategy == "delete":
+                await super().adelete_thread(str(thread_id))
+            else:
+                await self._keep_latest(str(thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy the checkpoints of a thread to another one, history and all."""
+        await self.settled()
+        await self._copy(str(source_thread_id), str(target_thread_id))
+
+    async def _keep_latest(self, thread_id: str) -> None:
+        raise NotImplementedError
+
+    async def _copy(self, source: str, target: str) -> None:
+        raise NotImplementedError
+
     def _deleted(self, task: asyncio.Task[None]) -> None:
         self._deleting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -75,6 +101,39 @@ _DELETIONS = [
 ]
 
 
+_METADATA = "json_extract(CAST(metadata AS TEXT), '$.{}')"
+_DELTAS = f"""
+SELECT COUNT(*) FROM checkpoints
+WHERE thread_id = ? AND {_METADATA.format("counters_since_delta_snapshot")} IS NOT NULL
+"""
+_LATEST = """
+SELECT checkpoint_ns, MAX(checkpoint_id) FROM checkpoints WHERE thread_id = :thread
+GROUP BY checkpoint_ns
+"""
+# The namespace of a subgraph's call has its task in it, and the call goes with the checkpoint of
+# the root graph that it started from.
+_OLD = f"""
+SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = :thread AND (
+    (checkpoint_ns, checkpoint_id) NOT IN ({_LATEST})
+    OR (INSTR(checkpoint_ns, ':') AND {_METADATA.format('parents.""')} <> (
+        SELECT MAX(checkpoint_id) FROM checkpoints WHERE thread_id = :thread AND checkpoint_ns = ''
+    ))
+)
+"""
+_PRUNING = [
+    "DROP TABLE IF EXISTS temp.old_checkpoints",
+    f"CREATE TEMP TABLE old_checkpoints AS {_OLD}",
+    *[
+        f"DELETE FROM {table} WHERE thread_id = :thread "
+        "AND (checkpoint_ns, checkpoint_id) IN (SELECT * FROM old_checkpoints)"
+        for table in ("writes", "checkpoints")
+    ],
+    "UPDATE checkpoints SET parent_checkpoint_id = NULL WHERE thread_id = :thread "
+    "AND (checkpoint_ns, parent_checkpoint_id) IN (SELECT * FROM old_checkpoints)",
+    "DROP TABLE old_checkpoints",
+]
+
+
 class SqliteSaver(DeletesLater, AsyncSqliteSaver):
     """The checkpointer of a store in a SQLite file."""
 
@@ -85,6 +144,40 @@ class SqliteSaver(DeletesLater, AsyncSqliteSaver):
             for statement in _DELETIONS:
                 await cursor.executemany(statement, [(str(run_id),) for run_id in run_ids])
             await self.conn.commit()
+
+    async def _keep_latest(self, thread_id: str) -> None:
+        await self.setup()
+        async with self.lock, self.conn.cursor() as cursor:
+            await cursor.execute(_DELTAS, (thread_id,))
+            if (found := await cursor.fetchone()) and found[0]:
+                raise NotImplementedError(f"thread {thread_id} has a DeltaChannel, which needs all")
+            await self._execute(cursor, _PRUNING, {"thread": thread_id})
+
+    async def _copy(self, source: str, target: str) -> None:
+        await self.setup()
+        async with self.lock, self.conn.cursor() as cursor:
+            copies = []
+            for table in ("checkpoints", "writes"):
+                await cursor.execute(f"SELECT name FROM pragma_table_info('{table}')")
+                names = [name for (name,) in await cursor.fetchall() if name != "thread_id"]
+                columns = ", ".join(names)  # which differ with the version that made the file
+                copies.append(
+                    f"INSERT OR REPLACE INTO {table} (thread_id, {columns}) "
+                    f"SELECT :target, {columns} FROM {table} WHERE thread_id = :source"
+                )
+            await self._execute(cursor, copies, {"source": source, "target": target})
+
+    async def _execute(
+        self, cursor: Any, statements: Sequence[str], values: Mapping[str, str]
+    ) -> None:
+        """All of the statements, or none."""
+        try:
+            for statement in statements:
+                await cursor.execute(statement, values)
+        except BaseException:
+            await self.conn.rollback()
+            raise
+        await self.conn.commit()
 
 
 def serializer() -> JsonPlusSerializer:

@@ -35,6 +35,23 @@ WHERE checkpoint_writes.thread_id = gone.thread_id
   AND checkpoint_writes.checkpoint_id = gone.checkpoint_id
 """
 
+_COPIES = [
+    f"INSERT INTO {table} (thread_id, {columns}) "
+    f"SELECT %(target)s, {columns} FROM {table} WHERE thread_id = %(source)s "
+    "ON CONFLICT DO NOTHING"
+    for table, columns in (
+        ("checkpoint_blobs", "checkpoint_ns, channel, version, type, blob"),
+        (
+            "checkpoint_writes",
+            "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob",
+        ),
+        (
+            "checkpoints",
+            "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
+        ),
+    )
+]
+
 
 class PostgresSaver(DeletesLater, AsyncPostgresSaver):
     """The checkpointer of a store in a PostgreSQL database.
@@ -62,6 +79,15 @@ class PostgresSaver(DeletesLater, AsyncPostgresSaver):
         """
         async with self._cursor() as cursor:
             await cursor.execute(_DELETION, ([str(run_id) for run_id in run_ids],))
+
+    async def _keep_latest(self, thread_id: str) -> None:
+        # Of LangGraph, from langgraph-checkpoint-postgres 3.2 on; older ones cannot, and say so.
+        await AsyncPostgresSaver.aprune(self, [thread_id], strategy="keep_latest")
+
+    async def _copy(self, source: str, target: str) -> None:
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            for statement in _COPIES:
+                await cursor.execute(statement, {"source": source, "target": target})
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

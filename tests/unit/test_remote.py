@@ -211,7 +211,10 @@ async def test_a_lost_connection_is_tried_again_and_a_broken_case_fails(
 ) -> None:
     lost = httpx.ReadError("reset")
     served(respx_mock, lost, streamed("event: metadata\ndata: {}\n\n"), streamed(FINE))
-    assert (await evaluated(retries=2)).summary["objective"] == 1.0
+    again = await evaluated(retries=2)
+    assert (again.summary["objective"], again.summary["retries"]) == (1.0, 2)
+    assert "2 executions of the target were made again, for 1 cases" in again.warnings[0]
+    assert "evaluator failures 0, 2 executions made again" in again._repr_html_()
     served(respx_mock, *[lost] * 4)
     report = await evaluated(retries=0)  # the server is well, but this case breaks its connection
     assert report.cases[0].target_failure is not None
