@@ -19,6 +19,8 @@ EventType: TypeAlias = Literal[
     "forked",
     "replayed",
     "warning",
+    "fold_started",
+    "fold_finished",
     "case_finished",
     "evaluation_progress",
     "evaluation_summary",

@@ -557,6 +557,7 @@ def describe(checked: CheckedJob[Any]) -> dict[str, Any]:
             "checkpoints": checkpoint_plan(job, training),
             "promote": job.promote,
             "objective": job.objective.model_dump(exclude_none=True),
+            "folds": len(training.folds),
         }
     return plan
 
@@ -569,7 +570,7 @@ async def expected_usage(checked: CheckedJob[Any], store: Store) -> dict[str, An
     """
     rollouts: int | None = len(checked.dataset) * checked.job.replicates
     if checked.plan is not None:
-        rollouts = checked.plan.budget.rollouts
+        rollouts = checked.plan.most_rollouts
     found: dict[str, Any] = {"rollouts": rollouts, "calls": None, "tokens": None, "cost": None}
     found["by"] = None
     runs = await store.runs.list(

@@ -147,6 +147,8 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         computed = "" if training["budget_given"] else " (computed)"
         show(f"optimizer  {training['optimizer']['name']}, seed {plan['seed']}")
         show(f"budget     {_listed(training['budget'])}{computed}")
+        if folds := training["folds"]:
+            show(f"folds      {folds}, each with a training of its own and as large a budget")
         show(f"uses       {_listed(training['cases'])}")
         show(f"objective  {_listed(training['objective'])}")
         show(f"versions   {version_sentence(training['checkpoints'])}")

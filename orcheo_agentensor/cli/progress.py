@@ -206,6 +206,8 @@ class Told:
         if kind == "checkpoint_saved":
             objective = number(event["objective"])
             return f"version {event['version']} stored ({event['reason']}), validation {objective}"
+        if kind == "fold_started":
+            return f"fold {event['fold']} of run {event['of']}: searching without it"
         if kind == "holdout_summary":
             return (
                 f"holdout: gain {event['gain']:+.3f} on {event['n']} cases, "

@@ -76,6 +76,7 @@ class Decision:
         published: Where the promoted version was published to.
         objective: What the job's objective came to: the measures that it limits, and the front of
             the validated candidates; empty where the job states none.
+        cross_validation: The gain over the folds, with its interval; empty without any.
 
     Example:
         >>> from orcheo_agentensor import MaxSteps, TextGrad, get_prompt, train
@@ -100,6 +101,7 @@ class Decision:
     target_gain: dict[str, Any]
     published: tuple[dict[str, Any], ...] = ()
     objective: dict[str, Any] = field(default_factory=dict)
+    cross_validation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +318,7 @@ async def atrain(
     goal: Goal | Mapping[str, Any] | None = None,
     objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
+    cross_validation: int | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -359,6 +362,9 @@ async def atrain(
         goal: The gain to aim at, and the splits on which it must be met.
         objective: The best score within limits, such as `{"cost": "<= 1.1x"}`.
         exclude_nodes: Nodes in which no prompt is to blame; one read only there is not trained.
+        cross_validation: Where cases are few: so many trainings beside this one, each without one
+            fold of the training and validation cases, tell in `decision.cross_validation` what such
+            a training gains on cases that it has not seen. The budget is shared evenly.
         publish: The assistant that a promoted version is published to.
         config: The `RunnableConfig` that the target runs with.
         context: The context of a graph that needs live objects there; all rollouts share it.
@@ -432,6 +438,7 @@ async def atrain(
             "goal": as_data(goal),
             "objective": as_data(objective),
             "exclude_nodes": list(exclude_nodes),
+            "cross_validation": cross_validation,
             "publish": publish,
             "limits": as_data(limits),
             "min_coverage": min_coverage,
@@ -477,6 +484,7 @@ def train(
     goal: Goal | Mapping[str, Any] | None = None,
     objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
+    cross_validation: int | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -530,6 +538,7 @@ def train(
             goal=goal,
             objective=objective,
             exclude_nodes=exclude_nodes,
+            cross_validation=cross_validation,
             publish=publish,
             config=config,
             context=context,
@@ -581,6 +590,7 @@ async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> Tr
             target_gain=decision["target_gain"],
             published=tuple(decision.get("published", ())),
             objective=decision.get("objective", {}),
+            cross_validation=decision.get("cross_validation", {}),
         ),
         usage=await store.runs.usage(run_id),
         gradients={

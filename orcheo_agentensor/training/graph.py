@@ -1,8 +1,11 @@
 """The training subgraph:
-START -> prepare -> baseline -> step <-> checkpoint -> holdout -> decide -> END."""
+START -> prepare -> baseline -> step <-> checkpoint -> holdout -> decide -> END.
+
+A cross-validation makes its trainings between `prepare` and `baseline`, in the node `folds`."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -31,7 +34,9 @@ from orcheo_agentensor.storage.records import CANCELLED, RETRIED
 from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import ASKED, BudgetMeter, unknown
-from orcheo_agentensor.training.job import TrainingJob, checkpoint_plan, make_plan
+from orcheo_agentensor.training.comparison import paired_objectives
+from orcheo_agentensor.training.folds import over_folds, sentence
+from orcheo_agentensor.training.job import TrainingJob, checkpoint_plan, fold_job, make_plan
 from orcheo_agentensor.training.state import (
     CandidateStore,
     SearchState,
@@ -169,7 +174,35 @@ def create_training_graph(
         if run.status == "finished" and run.result is not None:
             manager.forget(run.run_id)
             return Command(update=update | run.result, goto=END)
-        return Command(update=update | {"status": "running"}, goto="baseline")
+        return Command(
+            update=update | {"status": "running"},
+            goto="folds" if checked.plan.folds else "baseline",
+        )
+
+    async def folds(state: TrainingState) -> dict[str, Any]:
+        """Make the trainings of a cross-validation, one after another, each a run of its own that
+        stores no version."""
+        run_id, found = state["run_id"], list[Mapping[str, Any]]()
+        checked = await manager.recall(run_id)
+        try:
+            for held in range(len(checked.plan.folds)):
+                named = {"run_id": f"{run_id[:180]}-fold-{held + 1}"}
+                there = cast("TrainingState", {**state, **named})
+                job = fold_job(checked.job, checked.plan, held) | named
+                job["workflow_id"] = state["workflow_id"]
+                record = (await manager.record(job)).record
+                if record.status == "finished" and record.result is not None:
+                    found.append(record.result["fold"])
+                else:
+                    async with opened(there) as training:
+                        found.append(await _fold(training, of=run_id, held=held))
+                manager.forget(there["run_id"])
+                known.pop(there["run_id"], None)
+        except Exception:
+            async with manager.open(run_id):  # it is noted in the record of the run, too
+                raise
+        seed = checked.job.seed
+        return {"cross_validated": await asyncio.to_thread(over_folds, found, seed=seed)}
 
     async def baseline(state: TrainingState) -> dict[str, Any]:
         """Begin at the prompts of the job; they are measured as far as the search needs it."""
@@ -271,6 +304,8 @@ def create_training_graph(
             if missed and status == "eligible":
                 status = "kept"
             reasons = [*reasons, *missed]
+            if crossed := state.get("cross_validated"):
+                reasons = [*reasons, sentence(crossed)]
             actor, why = f"run {run_id}", "; ".join(reasons)
             if run.job.promote == "ask" and state["best"] != state["baseline"]:
                 request = decision.approval_request(training, status, reasons, found)
@@ -309,6 +344,8 @@ def create_training_graph(
             }
             if weighed:
                 outcome["objective"] = weighed
+            if crossed:
+                outcome["cross_validation"] = crossed
             if published:
                 outcome["published"] = published
             result = await _finish(training, state, outcome, missed)
@@ -318,13 +355,17 @@ def create_training_graph(
 
     graph = JobGraph(TrainingState, input_schema=TrainingJob, output_schema=TrainingOutput)
     graph.check_job, graph.secrets, graph.pauses = manager.check, manager.secrets, True
-    graph.add_node("prepare", prepare, destinations=("baseline", END), input_schema=TrainingState)
+    graph.add_node(
+        "prepare", prepare, destinations=("folds", "baseline", END), input_schema=TrainingState
+    )
+    graph.add_node("folds", folds)
     graph.add_node("baseline", baseline)
     graph.add_node("step", step)
     graph.add_node("checkpoint", checkpoint)
     graph.add_node("holdout", holdout)
     graph.add_node("decide", decide)
     graph.add_edge(START, "prepare")
+    graph.add_edge("folds", "baseline")
     for node in ("baseline", "step", "checkpoint"):
         graph.add_conditional_edges(node, _next, ["step", "checkpoint", "holdout"])
     graph.add_edge("holdout", "decide")
@@ -465,6 +506,51 @@ def _shows(there: Any, prompts: Mapping[str, TextTensor], taught: Mapping[str, A
         == [vars(FeedbackRecord(**one)) for one in taught.get(name, ())]
         for name, prompt in prompts.items()
     )
+
+
+async def _fold(training: Training, *, of: str, held: int) -> dict[str, Any]:
+    """Search without a fold, and measure baseline and best on it; what is stored with the run."""
+    run, plan = training.run, training.plan
+    told = {"of": of, "fold": held + 1, "splits": plan.counts}
+    run.events.emit("fold_started", **told, budget=plan.budget.model_dump())
+    if not training.state.baseline:
+        training.state = await search.begin(training)
+    while not training.state.settled:
+        await search.take_steps(training)
+        training.state.due = []  # a fold makes no versions
+        await training.state.save(run)
+    known, holdout = training.state, await decision.measure_holdout(training)
+    both = [training.candidates[known.baseline], training.candidates[known.best]]
+    scores: Sequence[Sequence[float]] = [(), ()]
+    if holdout is not None:
+        before, after = [
+            await training.measure_all(plan.holdout, one, phase="holdout") for one in both
+        ]
+        scores = paired_objectives(before, after, training.weights)
+    usage = (await run.ledger.usage()).to_json()
+    fold = {
+        "run_id": run.record.run_id,
+        "n": len(scores[0]),
+        "gain": None if holdout is None else holdout["gain"],
+        "changed": known.best != known.baseline,
+        "rollouts": usage["rollouts"],
+        "before": list(scores[0]),
+        "after": list(scores[1]),
+    }
+    reasons = [f"fold {held + 1} of the cross-validation of run {of}: it makes no version"]
+    result = {
+        "status": "finished",
+        "summary": await search.validate(training, both[1]),
+        "baseline": await search.version_record(training, known.baseline),
+        "best": await search.version_record(training, known.best),
+        "holdout": holdout,
+        "decision": {"status": "kept", "reasons": reasons, "stopped": known.stopped},
+        "usage": usage,
+        "fold": fold,
+    }
+    await run.update(status="finished", result=result, usage=usage, ended_at=run.store.clock())
+    run.events.emit("fold_finished", **told, gain=fold["gain"], n=fold["n"])
+    return fold
 
 
 def _announce(training: Training) -> None:

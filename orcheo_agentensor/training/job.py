@@ -30,6 +30,7 @@ from orcheo_agentensor.runs.schema import Form
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.described import described, model_info, models_of, plain
 from orcheo_agentensor.training.budget import Budget, check_budget, default_budget
+from orcheo_agentensor.training.folds import Fold, check_folds, cut, dataset_of, share
 from orcheo_agentensor.training.objective import Objective, check_objective
 
 
@@ -368,6 +369,15 @@ class TrainingJob(Job):
         description="The best score, within limits: {score: max, cost, latency, length}.",
         examples=[{"score": "max", "cost": "<= 1.1x", "length": "<= 4000"}],
     )
+    cross_validation: int | None = Field(
+        default=None,
+        ge=2,
+        le=20,
+        title="Cross-validation",
+        description="So many trainings beside, each without one fold of the cases, tell what such "
+        "a training gains on cases that it has not seen.",
+        examples=[5],
+    )
     publish: dict[str, Any] | None = Field(
         default=None,
         title="Publish",
@@ -386,7 +396,8 @@ class TrainingPlan:
 
     `validation` is the train cases where the dataset has no such split; `holdout` is empty where
     it has none. `leaked` counts cases of the holdout split whose inputs the search sees as well:
-    they are no part of `holdout`. `left_out` counts cases outside these splits. `momentum`,
+    they are no part of `holdout`. `left_out` counts cases outside these splits. With `folds` there
+    are as many trainings beside this one, and `budget` is what each of them has. `momentum`,
     `parallel` and `pipelined` are the optimizer's (see its protocol). `taking` are the prompts that
     may be given worked examples, and `demonstrates` tells whether the optimizer gives any. `broken`
     lists the proposer's exceptions since its last answer.
@@ -402,6 +413,7 @@ class TrainingPlan:
     critics: Mapping[str, Any]
     budget: Budget
     budget_given: bool
+    folds: tuple[Fold, ...]
     train: tuple[Case, ...]
     validation: tuple[Case, ...]
     holdout: tuple[Case, ...]
@@ -425,6 +437,12 @@ class TrainingPlan:
             "left_out": self.left_out,
             "leaked": self.leaked,
         }
+
+    @property
+    def most_rollouts(self) -> int | None:
+        """The rollouts of this training and of those without a fold together; None: no limit."""
+        each = self.budget.rollouts
+        return None if each is None else each * (1 + len(self.folds))
 
     def to_manifest(self) -> dict[str, Any]:
         """As the manifest of the run describes it."""
@@ -496,6 +514,11 @@ def make_plan(
     budget = job.budget or default_budget(
         train=len(train), minibatch=batch, every=job.checkpoint_every, **sizes
     )
+    k, folds = job.cross_validation, tuple[Fold, ...]()
+    if k is not None:
+        folds = cut((*train, *validation), k, seed=job.seed)
+        budget = share(budget, k) if job.budget else budget
+        check_folds(folds, budget, replicates=job.replicates)
     check_budget(budget, **sizes)
     criticises = bool(getattr(chosen, "criticises", False))
     model = getattr(chosen, "model", None) if criticises else None
@@ -515,6 +538,7 @@ def make_plan(
         critics=own_models(prompts, optimizer=chosen, settings=settings) if criticises else {},
         budget=budget,
         budget_given=job.budget is not None,
+        folds=folds,
         train=train,
         validation=validation,
         holdout=holdout,
@@ -543,6 +567,8 @@ def make_plan(
     }
     if job.guardrail != Guardrail():
         described["guardrail"] = job.guardrail.model_dump()
+    if job.cross_validation is not None:
+        described["cross_validation"] = job.cross_validation
     if job.objective != Objective():
         described["objective"] = job.objective.model_dump()
     if job.exclude_nodes:
@@ -552,6 +578,20 @@ def make_plan(
     if publish is not None:
         described["publish"] = publish.model_dump(mode="json")
     return plan, described
+
+
+def fold_job(job: TrainingJob, plan: TrainingPlan, held: int) -> dict[str, Any]:
+    """The job of the training that leaves a fold out: it promotes and stores nothing."""
+    budget = plan.budget if plan.budget_given else None
+    return job.model_dump() | {
+        "cross_validation": None,
+        "dataset": dataset_of(plan.folds, held),
+        "budget": None if budget is None else budget.model_dump(),
+        "checkpoint_every": None,
+        "promote": "never",
+        "publish": None,
+        "goal": Goal().model_dump(),
+    }
 
 
 def checkpoint_plan(job: TrainingJob, plan: TrainingPlan) -> dict[str, Any]:

@@ -327,6 +327,7 @@ class TrainingState(TrainingOutput, JobState, total=False):
     goal: Annotated[Any, shown_as(TrainingJob, "goal")]
     objective: Annotated[Any, shown_as(TrainingJob, "objective")]
     exclude_nodes: Annotated[Any, shown_as(TrainingJob, "exclude_nodes")]
+    cross_validation: Annotated[int | None, shown_as(TrainingJob, "cross_validation")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]
     epoch: Annotated[
@@ -347,6 +348,10 @@ class TrainingState(TrainingOutput, JobState, total=False):
             description="Means per evaluator of the best and of the current prompts: on all "
             "validation cases, until then on the cases of their last trial.",
         ),
+    ]
+    cross_validated: Annotated[
+        dict[str, Any],
+        Field(title="Cross-validated", description="The gain over the folds, where there are any."),
     ]
     checkpoint_due: Annotated[
         bool,
