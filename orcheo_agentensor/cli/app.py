@@ -15,6 +15,7 @@ from orcheo_agentensor.cli import (
     jobs,
     options,
     project,
+    prompts,
     runs,
     view,
 )
@@ -149,6 +150,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(admin.workflows_app, name="workflows")
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(prompts.app, name="prompts")
 app.add_typer(judge_app, name="judge")
 app.add_typer(admin.database_app, name="db")
 app.add_typer(schema_app, name="schema")
