@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 CASES_FILE = "agentensor_cases.jsonl"
 _STUBS = 5
+_MOST_SHOWN = 20
 _KEYS = {
     "OPENAI_API_KEY": "openai:gpt-5-mini",
     "ANTHROPIC_API_KEY": "anthropic:claude-haiku-4-5",
@@ -50,6 +51,8 @@ class Found:
 
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+    """Bind -> description of each argument of a tool; they are offered, and not made prompts."""
     constants: list[str] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
     chat: bool = False
@@ -116,7 +119,7 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
     from orcheo_agentensor.targets import ConnectedTarget, resolve_target
     from orcheo_agentensor.targets.constants import kept_texts
     from orcheo_agentensor.targets.context import bind_places, default_of, found_prompts
-    from orcheo_agentensor.targets.placing import places_of
+    from orcheo_agentensor.targets.placing import arguments_of, places_of
 
     resolved = await asyncio.to_thread(resolve_target, target, settings=settings)
     if isinstance(resolved, ConnectedTarget):  # a factory, which is built to see what it is
@@ -151,6 +154,7 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
         if root == "tools" and tool.count(".") == 1:
             found.tools[tool.removesuffix(".description")] = text
             found.add(tool.replace(".", "_"), text, bind, **frozen)
+    found.arguments = arguments_of(graph)
     schema_of = getattr(graph, "get_input_jsonschema", None)
     if schema_of is not None:
         found.inputs, found.chat = _stub(await asyncio.to_thread(schema_of))
@@ -306,6 +310,14 @@ def _tell(found: Found, problem: str | None) -> None:
         show("To train such a text, read it in the node that uses it:")
         show("  from orcheo_agentensor import get_prompt")
         show(f'  get_prompt("{name.lower()}", default={name})')
+    if found.arguments:
+        show("To train what models are told of a tool's arguments, add lines to prompts:")
+        for bind, text in [*found.arguments.items()][:_MOST_SHOWN]:
+            _, tool, _, name, _ = bind.split(".")
+            told = json.dumps(text or f"What {name} is.", ensure_ascii=False)
+            show(f"  {tool}_{name}: {{text: {told}, bind: {bind}}}")
+        if (more := len(found.arguments) - _MOST_SHOWN) > 0:
+            show(f"  and {more} more, which --json names")
     if problem is not None:
         show(f"The graph could not be looked at: {problem}", style="yellow")
     elif not found.prompts:

@@ -41,6 +41,23 @@ def places_of(runnable: Any) -> dict[str, str]:
     return placer.found
 
 
+def arguments_of(runnable: Any) -> dict[str, str]:
+    """Bind -> description of every argument that models are told of a tool; empty where it has
+    none, which a prompt can be put into as well."""
+    found: dict[str, str] = {}
+    tools = parts_of(runnable) if isinstance(runnable, Runnable) else ()
+    for tool in tools:
+        if not isinstance(tool, BaseTool):
+            continue
+        told: Any = tool.tool_call_schema
+        schema = told if isinstance(told, dict) else told.model_json_schema()
+        for name, one in (schema.get("properties") or {}).items():
+            bind = f"tools.{tool.name}.args.{name}.description"
+            if part_in(bind) is not None:
+                found.setdefault(bind, one.get("description") or "")
+    return dict(sorted(found.items()))
+
+
 def check_parts(runnable: Any, prompts: Mapping[str, Any], *, who: str) -> None:
     """Raise `ConfigError` naming a prompt that binds to a part which there is not."""
     if not any(part_in(bind_of(prompt)) for prompt in prompts.values()):

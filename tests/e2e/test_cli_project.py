@@ -167,6 +167,9 @@ def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Projec
             "requires_grad": False,
         },
     }
+    line = 'search_query: {text: "What query is.", bind: tools.search.args.query.description}'
+    assert f"  {line}\n" in made.stdout
+    written["prompts"] |= yaml.safe_load(line)
     for prompt in written["prompts"].values():
         prompt["text"] = "New text for " + prompt["bind"]
     written["evaluators"] = [{"type": "contains", "value": "New text for desk.system_prompt"}]
