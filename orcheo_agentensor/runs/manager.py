@@ -21,7 +21,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, resolve
-from orcheo_agentensor.datasets import Dataset, DatasetSpec, as_dataset
+from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec, as_dataset
 from orcheo_agentensor.datasets.attachments import Attachments
 from orcheo_agentensor.errors import (
     BadInput,
@@ -376,7 +376,8 @@ class RunManager(Generic[JobT]):
             dataset.version,
             metadata=dataset.metadata,
             counts={"cases": len(dataset), "splits": dataset.splits()},
-            cases=(case.to_json() for case in dataset.cases),
+            cases=dataset.cases,
+            to_json=Case.to_json,
         )
 
     async def _checked(self, job: JobT, caller: Identity, around: Caller) -> CheckedJob[JobT]:

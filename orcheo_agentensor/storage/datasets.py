@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, exists, insert, select, tuple_
@@ -12,12 +13,14 @@ from sqlalchemy import Connection, Select, exists, insert, select, tuple_
 from orcheo_agentensor.errors import NotFound
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.storage.engine import Repository, first, listed
-from orcheo_agentensor.storage.ledger import insert_rows
 from orcheo_agentensor.storage.records import DatasetRecord
+from orcheo_agentensor.storage.rows import insert_rows
 from orcheo_agentensor.storage.runs import is_others
 from orcheo_agentensor.storage.tables import cases as _cases
 from orcheo_agentensor.storage.tables import dataset_metadata, datasets, encode, runs
 
+_AT_ONCE = 1_024
+"""Cases that are written together."""
 _CHUNK = 10_000
 """Most ids in one statement; SQLite takes 32,766."""
 
@@ -32,11 +35,13 @@ class Datasets(Repository):
         *,
         metadata: dict[str, Any],
         counts: dict[str, Any],
-        cases: Iterable[dict[str, Any]],
+        cases: Sequence[Any],
+        to_json: Callable[[Any], dict[str, Any]] = dict,
     ) -> DatasetRecord:
-        """Store a dataset version with its cases (each with an `id`), and metadata, once.
+        """Store a dataset version with its cases, and metadata, once.
 
-        Where it is there already, none of the cases is asked for.
+        `to_json` gives the JSON of a case, with its `id`, when the case is written: again where the
+        transaction is made again, and never where the version is there already.
         """
         record = DatasetRecord(
             dataset_id=dataset_id,
@@ -60,7 +65,7 @@ class Datasets(Repository):
             connection.execute(insert(datasets).values(**found))
             connection.execute(insert(dataset_metadata).values(**described))
             # In the order of the table's columns, by the driver itself: there may be very many.
-            rows = [
+            rows = (
                 (
                     dataset_id,
                     version,
@@ -69,9 +74,11 @@ class Datasets(Repository):
                     case.get("split"),
                     encode(case, checked=True),
                 )
-                for place, case in enumerate(cases)
-            ]
-            insert_rows(connection.connection.cursor(), _cases, rows, postgres=self._db.postgres)
+                for place, case in enumerate(map(to_json, cases))
+            )
+            cursor = connection.connection.cursor()
+            while some := [*islice(rows, _AT_ONCE)]:  # so that few texts are in memory
+                insert_rows(cursor, _cases, some, postgres=self._db.postgres)
             return record
 
         return await self._db.write(work, lock=f"dataset:{dataset_id}:{version}")

@@ -4,388 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache, partial
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, text
+from sqlalchemy import Table, select
 
 from orcheo_agentensor.errors import AgentensorError, BadInput, StoreError, StoreVanished
 from orcheo_agentensor.storage.lease import Heartbeat, OnBlocked, lost
-from orcheo_agentensor.storage.records import (
-    CANCELLED,
-    PASSING,
-    RETRIED,
-    Lease,
-    RolloutRow,
-    ScoreRow,
-    StoredOutput,
+from orcheo_agentensor.storage.records import CANCELLED, PASSING, Lease, RolloutRow, ScoreRow
+from orcheo_agentensor.storage.rows import (
+    FREE,
+    IN_FLIGHT,
+    OUTPUT,
+    call_of,
+    candidate_scores,
+    counts_of,
+    fence_sql,
+    insert_rows,
+    note_sql,
+    rollout_values,
+    rollouts_of,
+    score_values,
+    total_usage,
 )
-from orcheo_agentensor.storage.tables import Json, calls, clean_text, encode, rollouts, scores
-from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
+from orcheo_agentensor.storage.tables import calls, clean_text, encode, rollouts, scores
+from orcheo_agentensor.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
     from typing import Self
 
     from orcheo_agentensor.storage.engine import Database
-
-
-ROLLOUT_COLUMNS = [column for column in rollouts.c if column.name != "run_id"]
-_SCORE_COLUMNS = [column for column in scores.c if column.name not in ("run_id", "position")]
-_SAME_ROLLOUT = (rollouts.c.run_id == scores.c.run_id) & (rollouts.c.position == scores.c.position)
-_CHUNK = 500
-_OUTPUT = [*rollouts.c.keys()].index("output")
-_LARGEST_BATCH = 512
-"""Most rows in one statement on SQLite."""
-
-
-@lru_cache(maxsize=32)
-def insert_sql(table: Table, size: int, *, postgres: bool) -> str:
-    """The driver's own statement that inserts `size` rows, and leaves existing rows alone."""
-    marks = ["?"] * len(table.c)
-    if postgres:
-        marks = ["%s::jsonb" if isinstance(c.type, Json) else "%s" for c in table.c]
-    rows = ", ".join([f"({', '.join(marks)})"] * size)
-    names = ", ".join(table.c.keys())
-    return f"INSERT INTO {table.name} ({names}) VALUES {rows} ON CONFLICT DO NOTHING"
-
-
-def insert_rows(
-    cursor: Any, table: Table, rows: Sequence[tuple[Any, ...]], *, postgres: bool
-) -> None:
-    """Insert `rows`, in the order of the table's columns, with a cursor of the driver."""
-    if postgres:
-        if rows:
-            cursor.executemany(insert_sql(table, 1, postgres=True), rows)
-        return
-    # sqlite3 lets go of the interpreter's lock for every statement, and a busy event loop is
-    # slow to give it back: the fewer statements, the sooner the commit.
-    values = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-    most = min(_LARGEST_BATCH, values // len(table.c))
-    done = 0
-    while left := len(rows) - done:
-        size = min(most, 1 << left.bit_length() - 1)  # few sizes, so that few need compiling
-        sql = insert_sql(table, size, postgres=False)
-        cursor.execute(sql, [*chain(*rows[done : done + size])])
-        done += size
-
-
-IN_FLIGHT = "in_flight"
-"""The key and the kind of call under which the ledger keeps what a process has in flight."""
-
-
-def note_sql(*, postgres: bool) -> str:
-    """Replace what is noted of a run."""
-    sql = insert_sql(calls, 1, postgres=postgres).removesuffix("DO NOTHING")
-    return sql + "(run_id, key) DO UPDATE SET response = excluded.response"
-
-
-def fence_sql(*, postgres: bool) -> str:
-    """Renew the lease and note the event number, if the lease still holds."""
-    sql = (
-        "UPDATE agentensor_runs SET lease_expires = ?, "
-        "event_seq = CASE WHEN event_seq < ? THEN ? ELSE event_seq END "
-        "WHERE run_id = ? AND lease_token = ? AND lease_owner = ?"
-    )
-    return sql.replace("?", "%s") if postgres else sql
-
-
-def rollout_values(run_id: str, row: RolloutRow, *, checked: bool) -> tuple[Any, ...]:
-    """A rollout in the order of the table's columns; its output may be `checked` to be JSON."""
-    no_calls = row.reused or row.usage is ONE_ROLLOUT
-    return (
-        run_id,
-        row.position,
-        row.key,
-        row.case_id,
-        row.candidate_hash,
-        row.replicate,
-        row.phase,
-        None if row.output is None else encode(row.output, checked=checked),
-        _noted(row),
-        row.latency_ms,
-        row.attempts,
-        None if row.failure is None else encode(row.failure),
-        0 if row.reused else row.attempts,
-        *(_FREE_CALLS if no_calls else _counts(row.usage)[1:]),
-    )
-
-
-def score_values(
-    run_id: str, position: int | None, fingerprint: str, row: ScoreRow
-) -> tuple[Any, ...]:
-    """A score, of the rollout at `position`, in the order of the table's columns."""
-    return (
-        run_id,
-        position,
-        fingerprint,
-        row.name,
-        row.score,
-        row.passed,
-        row.reason,
-        row.label,
-        None if row.failure is None else encode(row.failure),
-        *(_FREE if row.reused or row.usage is NOTHING else _counts(row.usage)),
-    )
-
-
-def rollout_row(row: Row[Any]) -> RolloutRow:
-    """A rollout as read by `ROLLOUT_COLUMNS`."""
-    (
-        position,
-        key,
-        case_id,
-        candidate_hash,
-        replicate,
-        phase,
-        output,
-        tape,
-        latency_ms,
-        attempts,
-        failure,
-        *counts,
-    ) = tuple(row)
-    empty, cut = tape.pop(_REPLIES, (0, 0)) if tape else (0, 0)
-    return RolloutRow(
-        key=key,
-        case_id=case_id,
-        candidate_hash=candidate_hash,
-        replicate=replicate,
-        phase=phase,
-        output=output,
-        tape=tape or None,
-        usage=_usage(counts),
-        latency_ms=latency_ms,
-        attempts=attempts,
-        failure=failure,
-        empty_replies=empty,
-        cut_replies=cut,
-        position=position,
-    )
-
-
-_REPLIES = "replies"
-"""The key beside a tape under which a rollout's empty and cut replies are stored."""
-
-
-def _noted(row: RolloutRow) -> str | None:
-    if row.empty_replies or row.cut_replies:
-        return encode({**(row.tape or {}), _REPLIES: [row.empty_replies, row.cut_replies]})
-    return None if row.tape is None else encode(row.tape)
-
-
-def outputs_of(
-    connection: Connection, run_id: str, stored: Sequence[StoredOutput]
-) -> dict[StoredOutput, Any]:
-    """What stands in the store for each of `stored`."""
-    table, found = rollouts.c, dict[StoredOutput, Any]()
-    for start in range(0, len(stored), _CHUNK):
-        some = stored[start : start + _CHUNK]
-        query = select(table.candidate_hash, table.position, table.output).where(
-            table.run_id == run_id,
-            table.candidate_hash.in_({one.candidate_hash for one in some}),
-            table.position.in_([one.position for one in some]),
-        )
-        found |= {StoredOutput(*place): output for *place, output in connection.execute(query)}
-    return found
-
-
-def rollouts_of(connection: Connection, run_id: str, candidate: str) -> list[RolloutRow]:
-    """Every rollout of a candidate in a run."""
-    query = (
-        select(*ROLLOUT_COLUMNS)
-        .where(rollouts.c.run_id == run_id, rollouts.c.candidate_hash == candidate)
-        .order_by(rollouts.c.position)
-    )
-    return [rollout_row(row) for row in connection.execute(query)]
-
-
-def rollouts_at(
-    connection: Connection, run_id: str, places: Sequence[tuple[str, int]]
-) -> list[RolloutRow]:
-    """The rollouts of a run at these places (candidate, position), in their order."""
-    found: dict[int, RolloutRow] = {}
-    for start in range(0, len(places), _CHUNK):
-        some = places[start : start + _CHUNK]
-        query = select(*ROLLOUT_COLUMNS).where(
-            rollouts.c.run_id == run_id,
-            rollouts.c.candidate_hash.in_({candidate for candidate, _ in some}),
-            rollouts.c.position.in_([position for _, position in some]),
-        )
-        for row in connection.execute(query):
-            found[row.position] = rollout_row(row)
-    return [found[position] for _, position in places]
-
-
-def candidate_scores(connection: Connection, run_id: str, candidate: str) -> list[ScoreRow]:
-    """Every score of a candidate's rollouts in a run."""
-    query = (
-        select(rollouts.c.key, *_SCORE_COLUMNS)
-        .join_from(rollouts, scores, _SAME_ROLLOUT)
-        .where(rollouts.c.run_id == run_id, rollouts.c.candidate_hash == candidate)
-    )
-    return [_score_row(*row) for row in connection.execute(query)]
-
-
-def scores_of(
-    connection: Connection, rows: Sequence[RolloutRow], run_id: str, *, name: str | None = None
-) -> dict[str, list[ScoreRow]]:
-    """The scores of some rollouts, by rollout key and then in order of names."""
-    keys = {row.position: row.key for row in rows}
-    positions = list(keys)
-    found: dict[str, list[ScoreRow]] = defaultdict(list)
-    for start in range(0, len(positions), _CHUNK):
-        query = (
-            select(scores.c.position, *_SCORE_COLUMNS)
-            .where(
-                scores.c.run_id == run_id, scores.c.position.in_(positions[start : start + _CHUNK])
-            )
-            .order_by(scores.c.name)
-        )
-        if name is not None:
-            query = query.where(scores.c.name == name)
-        for position, *row in connection.execute(query):
-            found[keys[position]].append(_score_row(keys[position], *row))
-    return found
-
-
-def call_of(connection: Connection, run_id: str, key: str) -> tuple[str, dict[str, Any]] | None:
-    """Kind and response of a recorded call."""
-    row = connection.execute(
-        select(calls.c.kind, calls.c.response).where(calls.c.run_id == run_id, calls.c.key == key)
-    ).first()
-    return None if row is None else (row.kind, row.response)
-
-
-def take_back_passing(connection: Connection, run_id: str, *, mark: str) -> int:
-    """Delete the rollouts and scores of a run that failed in passing; returns how many there were.
-
-    What they have cost stays, as calls of the kind `RETRIED` whose keys end with `mark`.
-    """
-    found: list[tuple[Table, str, Any, Usage]] = []
-    query = select(*ROLLOUT_COLUMNS).where(
-        rollouts.c.run_id == run_id, rollouts.c.failure.is_not(None)
-    )
-    for row in map(rollout_row, connection.execute(query)):
-        if PASSING in (row.failure or ()):
-            same = (rollouts.c.candidate_hash == row.candidate_hash) & (
-                rollouts.c.position == row.position
-            )
-            found.append((rollouts, row.key, same, row.usage))
-    failed = (
-        select(scores.c.position, rollouts.c.key, *_SCORE_COLUMNS)
-        .join_from(scores, rollouts, _SAME_ROLLOUT)
-        .where(scores.c.run_id == run_id, scores.c.failure.is_not(None))
-    )
-    for position, *columns in connection.execute(failed):
-        one = _score_row(*columns)
-        if PASSING in (one.failure or ()):  # of one call, which gave nothing else
-            same = (scores.c.position == position) & (
-                scores.c.evaluator_fingerprint == one.evaluator_fingerprint
-            )
-            key = f"{one.rollout_key}:{one.evaluator_fingerprint}"
-            found.append((scores, key, same, one.usage))
-    for table, key, same, usage in found:
-        connection.execute(delete(table).where(table.c.run_id == run_id, same))
-        if usage != NOTHING:
-            values = (run_id, f"{key}:{mark}", RETRIED, {"failed": True}, *_counts(usage))
-            names = calls.c.keys()
-            connection.execute(insert(calls).values(dict(zip(names, values, strict=True))))
-    return len(found)
-
-
-def total_usage(
-    connection: Connection, run_id: str, kinds: Sequence[str] = (), *, without: str = CANCELLED
-) -> Usage:
-    """What all rows of a run have cost together, or its calls of these kinds.
-
-    What was cancelled is left out, or calls of another kind: a run that was stopped and resumed
-    ends with the totals of one that was not. The cost is None if that of any row is.
-    """
-    if kinds:
-        query = _TOTAL_OF_KINDS.bindparams(run_id=run_id, kinds=kinds)
-    else:
-        query = _TOTAL.bindparams(run_id=run_id, without=without)
-    sums = []
-    for unpriced, cost, *counts in connection.execute(query):
-        executed, made, into, out, unreported, cached = [int(n or 0) for n in counts]
-        price = None if unpriced else cost or 0.0
-        sums.append(_usage((executed, made, into, out, price, unreported, cached)))
-    return Usage.total(sums)
-
-
-_SUMS = (
-    "SELECT COUNT(*) - COUNT(cost), SUM(cost), SUM(rollouts), SUM(calls), SUM(input_tokens), "
-    "SUM(output_tokens), SUM(unreported_calls), SUM(cached_calls) FROM"
-)
-_TOTAL = text(
-    f"{_SUMS} {rollouts.name} WHERE run_id = :run_id UNION ALL "
-    f"{_SUMS} {scores.name} WHERE run_id = :run_id UNION ALL "
-    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind <> :without"
-)
-_TOTAL_OF_KINDS = text(
-    f"{_SUMS} {calls.name} WHERE run_id = :run_id AND kind IN :kinds"
-).bindparams(bindparam("kinds", expanding=True))
-
-
-def _score_row(
-    key: str,
-    fingerprint: str,
-    name: str,
-    score: float | None,
-    passed: bool | None,
-    reason: str | None,
-    label: str | None,
-    failure: dict[str, Any] | None,
-    *counts: Any,
-) -> ScoreRow:
-    return ScoreRow(
-        rollout_key=key,
-        evaluator_fingerprint=fingerprint,
-        name=name,
-        score=score,
-        passed=passed,
-        reason=reason,
-        label=label,
-        failure=failure,
-        usage=_usage(counts),
-    )
-
-
-def _counts(usage: Usage) -> tuple[Any, ...]:
-    return (
-        usage.rollouts,
-        usage.calls,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cost,
-        usage.unreported_calls,
-        usage.cached_calls,
-    )
-
-
-_FREE = _counts(NOTHING)
-_FREE_CALLS = _FREE[1:]
-
-
-def _usage(counts: Sequence[Any]) -> Usage:
-    rollout_count, call_count, into, out, cost, unreported, cached = counts
-    if not (rollout_count or call_count or cached) and cost == 0.0:
-        return NOTHING
-    return Usage(
-        rollouts=rollout_count,
-        calls=call_count,
-        input_tokens=into,
-        output_tokens=out,
-        cost=cost,
-        unreported_calls=unreported,
-        cached_calls=cached,
-    )
 
 
 class Commit:
@@ -605,7 +257,7 @@ class Ledger:
         values = rollout_values(self.run_id, row, checked=checked)
         group = self._open()
         group.rollouts.append(values)
-        self.output_bytes += len(values[_OUTPUT] or "")
+        self.output_bytes += len(values[OUTPUT] or "")
         if row.reused:
             row = replace(row, reused=False, usage=NOTHING)
         elif row.usage.rollouts != row.attempts:
@@ -662,12 +314,12 @@ class Ledger:
         group = self._open()
         position = self.rollouts[rollout_key].position
         said = (self.run_id, position, evaluator_fingerprint, name, score, passed)
-        group.scores.append((*said, None, None, None, *_FREE))
+        group.scores.append((*said, None, None, None, *FREE))
         return group
 
     def put_call(self, key: str, kind: str, response: dict[str, Any], usage: Usage) -> Commit:
         """Record the response of a judge or proposer call, as `put_rollout` does."""
-        values = (self.run_id, key, kind, encode(response), *_counts(usage))
+        values = (self.run_id, key, kind, encode(response), *counts_of(usage))
         group = self._open()
         group.calls.append(values)
         self._calls.setdefault(key, response)
@@ -783,7 +435,7 @@ class Ledger:
                     if rows:
                         insert_rows(cursor, table, rows, postgres=postgres)
                 if group is not None and group.note is not None:
-                    row = (self.run_id, IN_FLIGHT, IN_FLIGHT, encode(group.note), *_FREE)
+                    row = (self.run_id, IN_FLIGHT, IN_FLIGHT, encode(group.note), *FREE)
                     cursor.execute(note_sql(postgres=postgres), row)
                 connection.commit()
                 if group is not None:

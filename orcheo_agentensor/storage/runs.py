@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.storage import lease as leases
-from orcheo_agentensor.storage import ledger
+from orcheo_agentensor.storage import rows
 from orcheo_agentensor.storage.case_filters import CaseFilters, filtered, worst_first
 from orcheo_agentensor.storage.engine import Repository, first, listed
 from orcheo_agentensor.storage.lease import fence
@@ -392,7 +392,7 @@ class Runs(Repository):
             lease = leases.take(
                 connection, run_id, owner=leases.process_owner(), ttl=leases.DEFAULT_TTL, now=now
             )
-            found = ledger.take_back_passing(connection, run_id, mark=f"{RETRIED}-{lease.token}")
+            found = rows.take_back_passing(connection, run_id, mark=f"{RETRIED}-{lease.token}")
             if found:
                 refs = self._get(connection, run_id).refs
                 refs = {**refs, RETRIED: refs.get(RETRIED, 0) + 1}
@@ -412,7 +412,7 @@ class Runs(Repository):
         def work(connection: Connection) -> int:
             leases.fence(connection, lease)
             mark = f"{RETRIED}-{lease.token}"
-            ledger.take_back_passing(connection, lease.run_id, mark=mark)
+            rows.take_back_passing(connection, lease.run_id, mark=mark)
             left = select(func.count()).where(rollouts.c.run_id == lease.run_id)
             return connection.scalar(left) or 0
 
@@ -420,11 +420,11 @@ class Runs(Repository):
 
     async def usage(self, run_id: str) -> Usage:
         """What a run has spent so far, added up from its ledger."""
-        return await self._db.read(lambda connection: ledger.total_usage(connection, run_id))
+        return await self._db.read(lambda connection: rows.total_usage(connection, run_id))
 
     async def outputs(self, run_id: str, stored: Sequence[StoredOutput]) -> dict[StoredOutput, Any]:
         """The outputs that `stored` stand for."""
-        return await self._db.read(lambda c: ledger.outputs_of(c, run_id, stored))
+        return await self._db.read(lambda c: rows.outputs_of(c, run_id, stored))
 
     async def case_rows(
         self,
@@ -453,8 +453,8 @@ class Runs(Repository):
 
         def work(connection: Connection) -> builtins.list[CaseRow]:
             places = connection.execute(query).all()
-            found = ledger.rollouts_at(connection, run_id, [(h, p) for h, p in places])
-            by_key = ledger.scores_of(connection, found, run_id, name=filters.get("evaluator"))
+            found = rows.rollouts_at(connection, run_id, [(h, p) for h, p in places])
+            by_key = rows.scores_of(connection, found, run_id, name=filters.get("evaluator"))
             return [
                 CaseRow(run_id=run_id, rollout=row, scores=by_key.get(row.key, [])) for row in found
             ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Boolean, Connection, Table, create_engine, select
 
 from orcheo_agentensor.errors import BadInput, NotFound, StoreError
-from orcheo_agentensor.storage.ledger import insert_rows
+from orcheo_agentensor.storage.rows import insert_rows
 from orcheo_agentensor.storage.tables import calls, metadata, rollouts, runs, scores
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ async def test_what_a_server_that_stays_away_leaves_is_saved(
             monkeypatch.setattr("orcheo_agentensor.storage.engine.PATIENCE", 0.2)
             own_server.stop()
 
-    target = Counted(100, harm)
+    target = Counted(30, harm)
     url = str(own_server.get_uri())
     async with Store.from_url(url) as store:
         with pytest.raises(StoreError, match=r"db recover .*\.saved-r-1\.db"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -125,6 +126,32 @@ class LedgerConformance:
                 == await store.runs.usage("run-1")
                 == Usage(rollouts=3, calls=5, input_tokens=17, output_tokens=14, cost=0.75)
             )
+
+    async def test_rows_of_a_group_come_back_whatever_they_have_in_common(
+        self, store: Store
+    ) -> None:
+        lease = await leased_run(store)
+        alike = [rollout(n) for n in range(20)]
+        mixed = [
+            rollout(20, output={}, failure={"kind": "exception", "reason": "x"}),
+            *(rollout(n, output=n, usage=Usage(calls=1, cost=None)) for n in range(21, 40)),
+        ]
+        said: dict[str, ScoreRow] = {}
+        async with store.ledger("run-1", lease=lease) as ledger:
+            for rows, passed in ((alike, (True, True)), (mixed, (False, True))):
+                for n, row in enumerate(rows):
+                    said[row.key] = score(row.key, score=float(passed[n % 2]), passed=passed[n % 2])
+                    ledger.put_rollout(row)
+                    ledger.put_scores(row.key, "e", [said[row.key]])
+                await ledger.flush()
+        async with store.ledger("run-1", lease=lease) as ledger:
+            await ledger.load("c")
+            for row in (*alike, *mixed):
+                paid = replace(row.usage, rollouts=1)
+                assert ledger.rollouts[row.key] == replace(row, usage=paid)
+                (found,) = ledger.scores[row.key, "e"]
+                assert found == said[row.key]
+                assert (type(found.score), type(found.passed)) == (float, bool)
 
     async def test_a_known_key_stays_as_it_is_and_is_paid_once(self, store: Store) -> None:
         lease = await leased_run(store)
@@ -355,6 +382,24 @@ class SideDataConformance:
             await store.datasets.load("tickets", "v2")
         with refused(NotFound, "'nothing'", "tickets"):
             await store.datasets.load("nothing")
+
+    async def test_a_dataset_is_whole_when_its_transaction_was_made_again(
+        self, store: Store
+    ) -> None:
+        asked: list[str] = []
+
+        def to_json(case: dict[str, Any]) -> dict[str, Any]:
+            asked.append(case["id"])
+            if len(asked) == 2:
+                busy = sqlite3.OperationalError("database is locked")
+                busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise busy
+            return case
+
+        cases = [{"id": one} for one in "abc"]
+        await store.datasets.save("d", "v", metadata={}, counts={}, cases=cases, to_json=to_json)
+        assert asked == [*"ab", *"abc"]
+        assert await store.datasets.load("d") == ({}, cases)
 
     async def test_the_metadata_of_a_dataset_have_versions_of_their_own(self, store: Store) -> None:
         save = store.datasets.save
