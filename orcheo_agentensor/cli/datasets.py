@@ -138,8 +138,9 @@ def convert(
         ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option(metavar="NAME", help="The encoding of the file, such as latin-1.")
-    ] = "utf-8-sig",
+        str | None,
+        typer.Option(metavar="NAME", help="The encoding of the file, such as cp1252; else UTF-8."),
+    ] = None,
     typed: Annotated[
         bool, typer.Option("--typed", help="Read numbers, true, false and null in cells of tables.")
     ] = False,

@@ -8,14 +8,10 @@ such as `inputs.question` or `metadata.language`.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
-import os
 import re
-import stat
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -27,7 +23,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.datasets.attachments import Attachments, may_hold_media
-from orcheo_agentensor.errors import BadInput, DatasetError
+from orcheo_agentensor.datasets.files import kind_of, read_text
+from orcheo_agentensor.errors import BadInput, DatasetError, shorten
 from orcheo_agentensor.json_values import (
     MAX_DEPTH,
     all_json,
@@ -41,6 +38,7 @@ from orcheo_agentensor.json_values import (
 FIELDS = ("id", "inputs", "expected_output", "metadata", "split", "turns", "conversation")
 _KNOWN = frozenset({*FIELDS, "forms"})
 _ALL_SET = set(_KNOWN)  # one for all cases: a set takes as much memory as the rest of a small case
+UNKNOWN = "is not a field of a case"
 MAX_ID = 200
 MAX_SPLIT = 64
 FILE_FIELDS = ("id", "metadata", "cases")
@@ -378,12 +376,12 @@ def check_name(field: str, value: Any, longest: int) -> None:
 
 def _unknown(name: Any, value: Any) -> DatasetError:
     near = get_close_matches(str(name), FIELDS, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"a case has: {', '.join(FIELDS)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"a case has: {', '.join(FIELDS)}."
     return DatasetError(
-        f"{name}: is not a field of a case; {hint}",
+        f"{name}: is not a field of a case; {hint} What is neither goes into metadata",
         field=str(name),
         value=value,
-        rule="is not a field of a case",
+        rule=UNKNOWN,
     )
 
 
@@ -425,8 +423,11 @@ def read_yaml(text: str, name: str) -> tuple[Any, list[int]]:
     except yaml.YAMLError as error:
         mark: Any = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
+        at = getattr(error, "position", None)  # of a character that YAML does not take
+        if isinstance(at, int):
+            line = ":" + str(text.count("\n", 0, at) + 1)
         reason = getattr(error, "problem", None) or str(error)
-        problem, rule = f"is not YAML: {reason}", "must be YAML"
+        problem, rule = f"is not YAML: {' '.join(reason.split())}", "must be YAML"
         if "nesting depth" in reason:  # libyaml's own bound, looking ahead of what is read here
             problem = rule = "nested too deeply"
         raise DatasetError(f"{name}{line}: {problem}", rule=rule) from None
@@ -523,7 +524,9 @@ Content: TypeAlias = tuple[dict[str, Any], Iterable[tuple[int, Any]]]
 """The head of a dataset file (`id`, `metadata`), and each of its cases with its line."""
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
+def read_file(
+    path: Path, *, encoding: str | None = None
+) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
     """The head, the cases, and the place of each ("tickets.jsonl:17"); raises `DatasetError`."""
     reader = READERS.get(kind_of(path))
     if reader is None:
@@ -533,7 +536,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
             value=str(path),
             rule="must be a JSONL, JSON, YAML, CSV or TSV file",
         )
-    head, items = reader(read_text(path), path.name)
+    head, items = reader(read_text(path, encoding=encoding), path.name)
     cases: list[Case] = []
     places: list[str] = []
     for line, item in items:
@@ -542,61 +545,6 @@ def read_file(path: Path) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
     if not cases:
         raise DatasetError(f"{path.name}: holds no case", field="path", rule="holds no case")
     return head, tuple(cases), places
-
-
-def kind_of(path: Path) -> str:
-    """The suffix that says what a file holds, in lower case: that before `.gz`."""
-    whole = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return whole.suffix.lower()
-
-
-MAX_FILE_BYTES = 512 * 1024 * 1024
-"""Most bytes of a dataset file, unpacked."""
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a regular file, unpacked where it ends in `.gz`.
-
-    Raises `OSError`: a pipe would never end, and a device gives what it likes.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("is not a regular file")
-        packed = path.suffix.lower() == ".gz"
-        with gzip.GzipFile(fileobj=file) if packed else file as source:
-            data: bytes = source.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(f"is larger than {MAX_FILE_BYTES:,} bytes")
-    return data
-
-
-def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
-    """The text of a file, unpacked where it ends in `.gz`; raises `DatasetError`; blocking."""
-    try:
-        data = _content(path)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetError(
-            f"{path}: cannot be read ({reason})",
-            field="path",
-            value=str(path),
-            rule="must be a readable file",
-        ) from None
-    try:
-        return data.decode(encoding)
-    except LookupError:
-        raise DatasetError(
-            field="encoding", value=encoding, rule="must be an encoding, such as utf-8 or latin-1"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        name = "UTF-8" if encoding == "utf-8-sig" else encoding
-        raise DatasetError(
-            f"{path.name}:{line}: is not {name} (byte 0x{data[error.start]:02x}); a file in "
-            "another encoding is read by: agentensor dataset convert FILE --encoding latin-1",
-            rule=f"must be {name}",
-        ) from None
 
 
 def decode_json(text: str) -> Any:
@@ -650,7 +598,11 @@ def table_rows(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int
 def require_width(row: list[str], columns: list[str], where: str) -> None:
     """Raise `DatasetError` for a row with more cells than there are columns."""
     if len(row) > len(columns):
-        raise DatasetError(f"{where}: {len(row)} cells under {len(columns)} columns")
+        extra = shorten(row[len(columns)])
+        raise DatasetError(
+            f"{where}: {len(row)} cells under {len(columns)} columns; cell {len(columns) + 1} is "
+            f"{extra}. A text with the delimiter in it stands in quotes"
+        )
 
 
 def first_twice(names: Iterable[str]) -> str | None:
@@ -677,20 +629,24 @@ def _columns(header: list[str], name: str) -> list[str]:
     columns = [cell.strip() for cell in header]
     columns = ["inputs" if cell == "input" else cell for cell in columns]
     every, seen = set(columns), set[str]()
-    for column in columns:
+    for number, column in enumerate(columns, start=1):
         head, dot, rest = column.partition(".")
         dotted = head in ("inputs", "expected_output", "metadata") and all(rest.split("."))
         whole = column in ("id", "split", "inputs", "expected_output", "metadata")
         if not (whole or (dot and dotted)):
+            kept = f" (metadata.{column} keeps it)" if column else ""
             raise DatasetError(
-                f"{name}:1: {column!r} is not a column of a dataset; columns are id, split, "
-                "inputs, expected_output, metadata and inputs.x, expected_output.y, metadata.z",
+                f"{name}:1: column {number}, {column!r}, is not a column of a dataset{kept}; "
+                "columns are id, split, inputs, expected_output, metadata and inputs.x, "
+                "expected_output.y, metadata.z",
                 field=column,
                 rule="is not a column of a dataset",
             )
         if column in seen or (dot and head in every):
             raise DatasetError(
-                f"{name}:1: {column!r} is given twice", field=column, rule="is given twice"
+                f"{name}:1: column {number}, {column!r}, is given twice",
+                field=column,
+                rule="is given twice",
             )
         seen.add(column)
     return columns

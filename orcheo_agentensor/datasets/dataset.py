@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.datasets.attachments import Attachments, MediaAccess, Medium, read_again
 from orcheo_agentensor.datasets.cases import (
+    FIELDS,
     MAX_SPLIT,
+    UNKNOWN,
     Case,
     check_name,
     digest_of,
@@ -205,6 +209,7 @@ class Dataset:
         id: str | None = None,
         format: Format | Literal["auto"] | None = None,
         columns: Mapping[str, str] | None = None,
+        encoding: str | None = None,
         access: MediaAccess | None = None,
     ) -> Dataset:
         """Read a dataset file, and the images, sounds and files that its cases name; blocking.
@@ -218,6 +223,7 @@ class Dataset:
                 tells it by its fields. None: the form that `docs/reference/datasets.md` describes.
             columns: Where each field comes from, for files of any other form:
                 `{"inputs.question": "Question", "expected_output": "Answer"}`; others are metadata.
+            encoding: What the file is written in, such as "cp1252"; UTF-8 when left out.
             access: Which media may be read besides files beside the dataset; by default what the
                 operator's settings allow.
 
@@ -229,13 +235,13 @@ class Dataset:
         name = id or (Path(file.stem).stem if file.suffix == ".gz" else file.stem)
         access = replace(access or MediaAccess.of(), base=file.parent)
         if format is not None or columns:
-            found = read_foreign(file, form=format or "auto", columns=columns)
+            found = read_foreign(file, form=format or "auto", columns=columns, encoding=encoding)
             imported = cls.from_imported(found, id=name, access=access)
             return imported if id is None else replace(imported, id=id)
         try:
-            head, cases, places = read_file(file)
+            head, cases, places = read_file(file, encoding=encoding)
         except DatasetError as error:
-            raise _naming_its_form(error, file) from None
+            raise _naming_its_form(error, file, encoding) from None
         refuse_duplicates(cases, places.__getitem__)
         media = Attachments(access)
         return cls(
@@ -388,22 +394,37 @@ def _attached(cases: Iterable[Case], places: Sequence[str], media: Attachments) 
     )
 
 
-def _naming_its_form(error: DatasetError, path: Path) -> DatasetError:
-    """The error of a file that is not in our form; it says so where another tool wrote the file."""
+def _naming_its_form(error: DatasetError, path: Path, encoding: str | None) -> DatasetError:
+    """The error of a file that is not in our form; it says what to write where another tool wrote
+    the file, or a table has columns of its own."""
+    if error.field in ("encoding", "path"):
+        return error
     try:
-        form = read_foreign(path).form
+        found = read_foreign(path, encoding=encoding)
     except (DatasetError, KeyError, TypeError, AttributeError):
         return error
-    if form == "agentensor":
-        return error
-    written = "has columns of its own" if form == "columns" else f"was written by {form}, it seems"
+    columns, written = found.columns, f"is one of {found.form}, it seems"
+    if found.form == "agentensor":
+        if error.rule != UNKNOWN:
+            return error
+        columns = {field: field for field in found.cases[0][1] if field in FIELDS}
+    if columns:
+        written = "has columns of its own" if found.form == "columns" else "has fields of its own"
+    pairs = ", ".join(f"{field}: {_as_yaml(one)}" for field, one in columns.items())
+    rest = f"`columns: {{{pairs}}}` beside its path (what they leave out is metadata)"
+    todo = rest if columns else f"`format: {found.form}` beside its path"
     return DatasetError(
-        f"{error.message}. The file {written}: see `agentensor dataset convert {path.name}`, "
-        f"or put `format: {form}` beside its path",
+        f"{error.message}. The file {written}: write {todo}, or see `agentensor dataset convert "
+        f"{path.name}`",
         field=error.field,
         value=error.value,
         rule=error.rule,
     )
+
+
+def _as_yaml(text: str) -> str:
+    plain = re.fullmatch(r"[A-Za-z_][\w. -]*", text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def refuse_duplicates(cases: Sequence[Case], place: Callable[[int], str]) -> None:
@@ -450,6 +471,7 @@ class DatasetSpec(BaseModel):
         version: The hash of its cases; with a path or cases it pins their content.
         format: The tool that wrote the file, see `Dataset.load`; auto tells it.
         columns: Where each field comes from: {"inputs.question": "Question"}.
+        encoding: What the file is written in, such as cp1252; UTF-8 when left out.
         metadata_version: The metadata of a stored dataset; the newest when left out.
         splits: Makes splits, in these proportions.
         split: Keeps only these splits.
@@ -464,6 +486,7 @@ class DatasetSpec(BaseModel):
     version: str | None = None
     format: Format | Literal["auto"] | None = None
     columns: dict[str, str] | None = None
+    encoding: str | None = None
     metadata_version: str | None = None
     splits: SplitPlan | None = None
     split: str | list[str] | None = None
@@ -484,8 +507,9 @@ class DatasetSpec(BaseModel):
             raise DatasetError(problems, field="dataset") from None
         if spec.path is not None and spec.cases is not None:
             raise DatasetError("dataset: give either path or cases, not both", field="dataset")
-        if spec.path is None and (spec.format or spec.columns):
-            raise DatasetError("dataset: format and columns are for a path", field="dataset")
+        if spec.path is None and (spec.format or spec.columns or spec.encoding):
+            rule = "dataset: format, columns and encoding are for a path"
+            raise DatasetError(rule, field="dataset")
         if spec.metadata_version is not None and not spec.is_stored:
             raise DatasetError(
                 field="dataset.metadata_version",
@@ -514,6 +538,7 @@ class DatasetSpec(BaseModel):
                 id=self.id,
                 format=self.format,
                 columns=self.columns,
+                encoding=self.encoding,
                 access=access,
             )
         elif self.cases is not None:

@@ -28,12 +28,11 @@ from orcheo_agentensor.datasets.cases import (
     json_document,
     json_lines,
     json_or_text,
-    kind_of,
-    read_text,
     read_yaml,
     require_width,
     table_rows,
 )
+from orcheo_agentensor.datasets.files import kind_of, read_text
 from orcheo_agentensor.errors import DatasetError
 
 Format: TypeAlias = Literal[
@@ -94,12 +93,14 @@ class Imported:
         head: `id` and `metadata` of the dataset, as far as the file says.
         cases: Each case with the place where it stands ("goldens.json:3").
         notes: What was guessed or not taken over, for the user.
+        columns: Where the fields come from, in a table.
     """
 
     form: Format
     head: dict[str, Any]
     cases: list[tuple[str, Record]]
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 def read_foreign(
@@ -107,7 +108,7 @@ def read_foreign(
     *,
     form: Format | Literal["auto"] = "auto",
     columns: Columns | None = None,
-    encoding: str = "utf-8-sig",
+    encoding: str | None = None,
     typed: bool = False,
 ) -> Imported:
     """The cases of a file that another tool wrote; blocking.
@@ -153,7 +154,7 @@ def convert(
             notes.append(f"columns were guessed: {pairs}; the rest is metadata")
         _require_columns(chosen, records, name)
         cases = [(where, _by_columns(record, chosen, where)) for where, record in records]
-        return Imported(form=found, head={}, cases=cases, notes=notes)
+        return Imported(form=found, head={}, cases=cases, notes=notes, columns=chosen)
     rule = _FORMS[found]
     cases = []
     for where, record in records:
@@ -224,7 +225,7 @@ def _filled(cell: Any) -> Any:
 
 
 def _read_records(
-    path: Path, encoding: str, *, typed: bool
+    path: Path, encoding: str | None, *, typed: bool
 ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """What stands around the records of a file, and each record with its place."""
     kind = kind_of(path)
@@ -303,7 +304,7 @@ def _read_table(text: str, name: str, *, tab: bool, typed: bool) -> list[tuple[s
     return records
 
 
-def _read_folder(path: Path, encoding: str) -> list[tuple[str, Any]]:
+def _read_folder(path: Path, encoding: str | None) -> list[tuple[str, Any]]:
     """One record for each file of a folder: its name is the id, its text the inputs unless it is
     JSON or YAML."""
     records: list[tuple[str, Any]] = []
@@ -689,6 +690,11 @@ _FORMS: Mapping[Format, _Form] = {
 def _guessed_columns(record: Record, name: str) -> dict[str, str]:
     """The columns of a table with names of its own, by names that are often used for them."""
     lower = {str(key).strip().lower().replace(" ", "_"): str(key) for key in record}
+    named = {key: key for key in map(str, record) if key.partition(".")[0] in FIELDS}
+    if any(key.partition(".")[0] == "inputs" for key in named):  # the others were forgotten
+        target = next((lower[key] for key in _OUTPUT_NAMES if key in lower), None)
+        known = any(key.partition(".")[0] == "expected_output" for key in named)
+        return named if target is None or known else {**named, "expected_output": target}
     source = next((lower[key] for key in _INPUT_NAMES if key in lower), None)
     if source is None:
         there = ", ".join(map(repr, record)) or "nothing"

@@ -76,7 +76,7 @@ def test_a_file_larger_than_the_bound_is_refused_before_it_is_unpacked_whole(
     monkeypatch: pytest.MonkeyPatch,
     processor_time: ProcessorTime,
 ) -> None:
-    monkeypatch.setattr("orcheo_agentensor.datasets.cases.MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr("orcheo_agentensor.datasets.files.MAX_FILE_BYTES", 1_000_000)
     file = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
     content = b'{"inputs": "' + b"a" * 50_000_000 + b'"}'
     file.write_bytes(gzip.compress(content) if packed else content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orcheo_agentensor.datasets import Case, Dataset
+from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
 from orcheo_agentensor.errors import DatasetError
 
 CASES = [
@@ -92,7 +93,7 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
         ("t.jsonl", '{"inputs": 1, "inputs": 2}', "t.jsonl:1: is not JSON: the key 'inputs' is"),
         ("t.jsonl", "[" * 100_000, "t.jsonl:1: is not JSON: nested too deeply"),
         ("t.jsonl", "\n\n", "t.jsonl: holds no case"),
-        ("t.jsonl", b'{"inputs": 1}\n{"inputs": "\xe9"}', "t.jsonl:2: is not UTF-8 (byte 0xe9)"),
+        ("t.jsonl", b'{"inputs": 1}\n{"inputs": "\xe9"}', "t.jsonl:2: byte 13 of the line, 0xe9,"),
         (
             "t.jsonl",
             '{"id": "a", "inputs": 1}\n\n{"id": "a", "inputs": 2}',
@@ -117,8 +118,8 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
         ("t.yaml", "cases:\n- inputs: 1\n- input: 2", "t.yaml:3: input: is not a field"),
         ("t.yaml", "[" * 100_000, "t.yaml:1: nested too deeply"),
         ("t.yaml", "", "t.yaml: holds no case"),
-        ("t.csv", "id,question\n1,x", "t.csv:1: 'question' is not a column"),
-        ("t.csv", "inputs,inputs.x\n1,x", "t.csv:1: 'inputs.x' is given twice"),
+        ("t.csv", "id,question\n1,x", "t.csv:1: column 2, 'question', is not a column"),
+        ("t.csv", "inputs,inputs.x\n1,x", "t.csv:1: column 2, 'inputs.x', is given twice"),
         ("t.csv", "id,inputs\n1,x\n2,y,z", "t.csv:3: 3 cells under 2 columns"),
         ("t.csv", 'id,inputs\n1,"x\ny"\n1,z', "t.csv:4: id: '1' is already the id of t.csv:2"),
         ("t.csv", "id,inputs\n1,", "t.csv:2: inputs: is missing"),
@@ -130,6 +131,80 @@ def test_a_broken_file_is_refused_at_its_line(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     assert refusal(write(tmp_path, name, content)).startswith(message)
+
+
+TEXTS = {
+    "t.csv": ("inputs.q,expected_output\ncafé,ok\n", "t.csv:2: byte 4"),
+    "t.tsv": ("inputs.q\texpected_output\ncafé\tok\n", "t.tsv:2: byte 4"),
+    "t.jsonl": ('{"inputs": {"q": "café"}, "expected_output": "ok"}\n', "t.jsonl:1: byte 22"),
+    "t.yaml": ("- inputs: {q: café}\n  expected_output: ok\n", "t.yaml:1: byte 18"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", TEXTS)
+def test_another_encoding_is_told_by_its_place_and_what_to_write(
+    tmp_path: Path, name: str, packed: bool
+) -> None:
+    text, place = TEXTS[name]
+    name, place = (f"{name}.gz", place.replace(":", ".gz:", 1)) if packed else (name, place)
+
+    def written(content: bytes) -> Path:
+        return write(tmp_path, name, gzip.compress(content) if packed else content)
+
+    [case] = Dataset.load(written(text.encode()))
+    for encoding in ("cp1252", "utf-16"):
+        told = refusal(written(text.encode(encoding)))
+        assert f"write `encoding: {encoding}` beside its path" in told
+        spec = DatasetSpec(path=name, encoding=encoding)
+        assert [*spec.load(base_dir=tmp_path)] == [case]
+    told = refusal(written(text.encode("cp1252")))
+    assert told.startswith(f"{place} of the line, 0xe9, is not UTF-8")
+    told = refusal(written(text.encode("cp1252") + text.encode()))
+    number = place.partition(":")[2].partition(":")[0]
+    assert told.endswith(f"in another encoding, probably cp1252, on these lines: {number}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told", "columns"),
+    [
+        (
+            "t.csv",
+            "Question,Answer,Topic\nq,a,sky\n",
+            "t.csv:1: column 1, 'Question', is not a column of a dataset (metadata.Question keeps",
+            {"inputs.Question": "Question", "expected_output": "Answer"},
+        ),
+        (
+            "t.tsv",
+            "id\tinputs.q\tGold answer\na\tq\ta\n",
+            "t.tsv:1: column 3, 'Gold answer', is not a column",
+            {"id": "id", "inputs.q": "inputs.q"},
+        ),
+        (
+            "t.jsonl",
+            '{"inputs": "q"}\n{"inputs": "q", "topic": "sky"}\n',
+            "t.jsonl:2: topic: is not a field of a case",
+            {"inputs": "inputs"},
+        ),
+        (
+            "t.yaml",
+            "- inputs: q\n- {inputs: p, topic: sky}\n",
+            "t.yaml:2: topic: is not a field of a case",
+            {"inputs": "inputs"},
+        ),
+    ],
+)
+def test_an_unknown_column_is_told_with_the_columns_to_write(
+    tmp_path: Path, name: str, content: str, told: str, columns: dict[str, str]
+) -> None:
+    file = write(tmp_path, name, content)
+    said = refusal(file)
+    assert said.startswith(told)
+    written = "columns: {" + said.partition("`columns: {")[2].partition("}")[0] + "}"
+    assert yaml.safe_load(written) == {"columns": columns}
+    last = Dataset.load(file, columns=columns).cases[-1]
+    assert last.metadata["Gold answer" if "Gold" in content else
+                         "Topic" if "Topic" in content else "topic"]  # fmt: skip
 
 
 def test_a_file_that_is_not_there_is_refused_by_its_path(tmp_path: Path) -> None:

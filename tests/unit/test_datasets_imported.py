@@ -267,7 +267,8 @@ def test_without_a_format_such_a_file_is_refused_by_the_name_of_its_tool(
 ) -> None:
     with pytest.raises(DatasetError) as refused:
         Dataset.load(write(tmp_path, name, content))
-    assert f"`format: {form}`" in refused.value.message
+    told = "`columns: {inputs." if form == "columns" else f"`format: {form}`"
+    assert told in refused.value.message
     assert f"agentensor dataset convert {name}" in refused.value.message
 
 
@@ -344,7 +345,7 @@ def test_packed_files_folders_and_other_encodings_are_read(tmp_path: Path) -> No
     ]
     latin = tmp_path / "t.csv"
     latin.write_bytes("question\ncaf\xe9\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match="--encoding latin-1"):
+    with pytest.raises(DatasetError, match="--encoding cp1252"):
         Dataset.load(latin)
     assert read_foreign(latin, encoding="latin-1").cases[0][1]["inputs"] == {"question": "café"}
 

@@ -26,6 +26,7 @@ TAKEN: list[dict[str, Any]] = [
     {"dataset": "cases.jsonl"},
     {"dataset": [{"inputs": 1}, {"id": 7, "inputs": None, "split": None}, {"turns": ["Hi"]}]},
     {"dataset": {"path": "a.csv", "format": "langsmith", "columns": {"inputs": "Q"}, "id": "a"}},
+    {"dataset": {"path": "a.csv", "encoding": "cp1252"}},
     {"dataset": {"cases": [{"inputs": 1}], "splits": {"train": 1}, "split": ["train"]}},
     {"dataset": {"id": "a", "version": "0a", "metadata_version": "0b", "split": "train"}},
     {"evaluators": ["exact_match", "shop.checks:polite"]},
