@@ -155,9 +155,21 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
             found.tools[tool.removesuffix(".description")] = text
             found.add(tool.replace(".", "_"), text, bind, **frozen)
     found.arguments = arguments_of(graph)
-    schema_of = getattr(graph, "get_input_jsonschema", None)
-    if schema_of is not None:
-        found.inputs, found.chat = _stub(await asyncio.to_thread(schema_of))
+    found.inputs, found.chat = _stub(await asyncio.to_thread(_input_schema, graph))
+    return found
+
+
+def _input_schema(graph: Any) -> Mapping[str, Any]:
+    """The JSON Schema of what a graph takes; only names where Pydantic can make none.
+
+    So it is with a `TypedDict` of `typing` before Python 3.12.
+    """
+    try:
+        found: Mapping[str, Any] = graph.get_input_jsonschema()
+    except Exception:  # noqa: BLE001 - the schema is for an example to begin with
+        builder = getattr(graph, "builder", None)
+        schemas, schema = getattr(builder, "schemas", {}), getattr(builder, "input_schema", None)
+        return {"properties": {name: {} for name in schemas.get(schema, ())}}
     return found
 
 

@@ -417,15 +417,13 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
         """The graph's input schema as JSON Schema."""
-        if self.builder is None:  # a graph that no `StateGraph` was compiled to
-            return Pregel.get_input_jsonschema(self, config)
-        return super().get_input_jsonschema(config)
+        kind = Pregel if self.builder is None else CompiledStateGraph  # of another builder
+        return kind.get_input_jsonschema(self, config)
 
     def get_output_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
         """The graph's output schema as JSON Schema."""
-        if self.builder is None:
-            return Pregel.get_output_jsonschema(self, config)
-        return super().get_output_jsonschema(config)
+        kind = Pregel if self.builder is None else CompiledStateGraph
+        return kind.get_output_jsonschema(self, config)
 
     def get_context_jsonschema(self) -> dict[str, Any] | None:
         """The schema of the graph's context as JSON Schema, with the prompts and the stored version
@@ -450,7 +448,11 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     ) -> AsyncIterator[Any]:
         """As the graph's `astream`; `ainvoke`, `abatch` and `astream_events` run through here."""
         plan = await self.workflow.plan(self._called_with(config))
-        bare, values = self._bare(plan)
+        prompts = plan.config.prompts.values() if plan.config else ()
+        if any(constant_in(one.bind) for one in prompts):  # whose modules are looked for in files
+            bare, values = await asyncio.to_thread(self._bare, plan)
+        else:
+            bare, values = self._bare(plan)
         stream = partial(bare.astream, **self._arguments(plan, input, kwargs))
         context, around = kwargs.get("context"), partial(inside, values, plan.media)
         async with self._arecorded(plan, context), aclosing(stream()) as parts:
@@ -501,9 +503,7 @@ class ServedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return await gather_with_concurrency(most, *map(call, inputs, configs))
 
     def _called_with(self, config: RunnableConfig | None) -> RunnableConfig | None:
-        if self.bound_config is None:
-            return config
-        return merge_runnable_configs(self.bound_config, config)
+        return merge_runnable_configs(self.bound_config, config) if self.bound_config else config
 
     def _each(
         self, config: RunnableConfig | Sequence[RunnableConfig] | None, count: int

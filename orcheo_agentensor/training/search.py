@@ -505,9 +505,16 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
             better = await _compare(training, child, won=accepted)
     elif outcome.status == "refused" and len(candidates) == 1:
         state.refused = outcome.reason
+    components = sorted({*outcome.prompts, *outcome.refused})
+    if (
+        not components and child is not None and child in candidates
+    ):  # measured only: named by what it is, if not new
+        texts = {name: one.text for name, one in candidates[state.baseline].prompts.items()}
+        found = candidates[child].prompts.items()
+        components = sorted(name for name, one in found if one.text != texts[name])
     told = {
         "step": state.step,
-        "components": sorted({*outcome.prompts, *outcome.refused}),
+        "components": components,
         "gradients": outcome.gradients,
         "refused": {name: reason[:300] for name, (_, reason) in outcome.refused.items()},
         **scores,

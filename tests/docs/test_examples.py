@@ -8,15 +8,21 @@ import importlib
 import inspect
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
+
+from orcheo_agentensor.cli.app import app
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -74,6 +80,76 @@ def test_the_cells_of_the_notebook_run() -> None:
     assert names["report"].objective == 13 / 24
     assert "<table" in names["report"]._repr_html_()
     assert names["after"].objective == 1.0
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Goes into a copy of an example that is a project of the command line."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    known = {*sys.modules}
+
+    def go(name: str) -> Path:
+        folder = copied(name, tmp_path)
+        monkeypatch.chdir(folder)
+        return folder
+
+    yield go
+    for name in {*sys.modules} - known:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def agentensor(line: str, *, code: int = 0) -> str:
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+    assert done.exit_code == code, f"{line}\n{done.output}"
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("ticket_triage", "queue                  0.429", "42 cases fixed"),
+        ("tool_agent", "tool_call_match   0.500", "+Look something up. About: "),
+        ("multimodal", "exact_match   0.333", "report.html is written"),
+    ],
+    ids=["ticket_triage", "tool_agent", "multimodal"],
+)
+def test_the_commands_of_a_readme_measure_train_and_show_the_gain(
+    project: Callable[[str], Path], name: str, before: str, after: str
+) -> None:
+    (block,) = re.findall(
+        r"^```bash\n(.*?)^```$", (project(name) / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    printed = [agentensor(line) for line in block.splitlines()]
+    assert before in printed[0]
+    assert "decision: promoted" in printed[1]
+    assert after in printed[-1]
+
+
+def test_the_gate_lets_a_prompt_through_and_a_worse_one_not(
+    project: Callable[[str], Path],
+) -> None:
+    folder = project("ci_gate")
+    steps = yaml.safe_load((folder / "workflow.yml").read_text("utf-8"))["jobs"]["prompts"]["steps"]
+    assert any("gate.sh" in step.get("run", "") for step in steps)
+    gate = (folder / "gate.sh").read_text("utf-8").replace(" ||\n    code=$?", "")
+    first, compared, report = (
+        next(line.strip() for line in reversed(gate.splitlines()) if wanted in line)
+        for wanted in ("--cache --min-score 0.9", "--baseline", "agentensor report")
+    )
+    assert first != compared
+
+    def run(line: str, name: str, *, code: int = 0) -> str:
+        return agentensor(line.replace("$base", "main-1").replace("$run", name), code=code)
+
+    run(first, "main-1")
+    assert "0 rollouts" in run(compared, "branch-1")
+    prompt = folder / "prompts" / "router.txt"
+    prompt.write_text(prompt.read_text().replace("refund ", ""))
+    assert "6 cases broke" in run(compared, "branch-2", code=1)
+    run(report, "branch-2")
+    assert "a refund of the deposit" in (folder / "comment.md").read_text()
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
 import kept_flow
@@ -110,6 +112,25 @@ async def test_a_constant_that_nothing_reads_is_told_with_the_lines_that_help() 
     told = "\n".join(report.warnings)
     assert "nothing reads kept_prompts:UNUSED once it is imported" in told
     assert "get_prompt('unused', default=UNUSED) in the node" in told
+
+
+async def test_files_of_constants_are_looked_for_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = Path(kept_prompts.__file__)
+    monkeypatch.chdir(file.parent)
+    served = configure(
+        kept_flow.graph,
+        workflow_id="kept",
+        settings=Settings(allowed_folders=(file.parent,)),
+    )
+    looked: list[int] = []
+    monkeypatch.setattr(Path, "cwd", lambda: looked.append(threading.get_ident()) or file.parent)
+    prompts = {"planner": bound("Go by file.", f"./{file.name}:PLANNER")}
+    found = await served.ainvoke({"place": "P0"}, {"configurable": {"prompts": prompts}})
+    assert found["read"]["format"] == "Go by file."
+    assert looked
+    assert threading.get_ident() not in looked
 
 
 async def test_a_configured_graph_reads_its_own_text_while_it_streams() -> None:
