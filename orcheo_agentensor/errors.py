@@ -278,6 +278,10 @@ class BudgetExhausted(AgentensorError):
     """The budget is spent."""
 
 
+class NoReply(RuntimeError):
+    """A model was called and gave no message: its answer has none, or none that can be read."""
+
+
 class AliasConflict(AgentensorError):
     """The alias points to another version than expected; look again and retry."""
 

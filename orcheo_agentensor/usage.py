@@ -12,15 +12,17 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, client_retries
+from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, NoReply, client_retries
 from orcheo_agentensor.upstream import close_waiting_callbacks, silence_refusals
+
+ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -367,6 +369,18 @@ def is_cut_by(error: BaseException) -> bool:
     return any(is_cut({"finish_reason": choice.finish_reason}) for choice in choices)
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether a client of a model has failed over an answer that is not as it should be, such as a
+    choice without a message."""
+    if not isinstance(error, KeyError | IndexError | TypeError | AttributeError):
+        return False
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    module = "" if at is None else str(at.tb_frame.f_globals.get("__name__"))
+    return module.startswith("langchain_")
+
+
 def is_overflow(error: BaseException) -> bool:
     """Whether a model refused a request because it is longer than the model's window."""
     from langchain_core.exceptions import ContextOverflowError
@@ -478,14 +492,20 @@ class UsageRecorder(BaseCallbackHandler):
         self._start(run_id, prompts, kwargs, metadata)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """Count one finished call."""
+        """Count one finished call. Raises `NoReply` for one without any message: a list of choices
+        that is empty, which LangChain would look into."""
         self.replied(*_reply_of(response))
         self._end(run_id, usage_of(response))
+        if not any(response.generations):
+            raise _raising(NoReply("the model gave no reply: its list of choices is empty"))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Count a call that failed; some clients raise with a reply that was paid for."""
+        """Count a call that failed; some clients raise with a reply that was paid for. Raises
+        `NoReply` in the place of what a client says where it cannot read the answer."""
         self.replied(cut=is_cut_by(error))
         self._end(run_id, usage_of_error(error))
+        if is_unreadable(error):
+            raise _raising(NoReply("the model gave no reply that its client can read")) from error
 
     def replied(self, empty: bool = False, cut: bool = False) -> None:
         """Count a reply that was empty, or cut off by its length."""
@@ -509,22 +529,22 @@ class UsageRecorder(BaseCallbackHandler):
         reserved = ONE_CALL
         if gate is not None:
             if self.refused is not None:
-                raise _refusing(self.refused)
+                raise _raising(self.refused)
             if self._closed:
-                raise _refusing(BudgetExhausted(_ENDED))
+                raise _raising(BudgetExhausted(_ENDED))
             params = kwargs.get("invocation_params") or {}
             try:
                 reserved = gate.call_started(lambda: bound(messages, params, metadata or {}))
             except AgentensorError as refused:
                 self.refused = refused
-                raise _refusing(refused) from None
+                raise _raising(refused) from None
         with self._lock:
             if not self._closed:
                 self._calls[run_id] = reserved
                 return
         if gate is not None:  # it has ended just now
             gate.call_ended(reserved, NOTHING)
-            raise _refusing(BudgetExhausted(_ENDED))
+            raise _raising(BudgetExhausted(_ENDED))
 
     def _end(self, run_id: UUID, used: Usage) -> None:
         with self._lock:
@@ -638,7 +658,7 @@ def _text(message: Any) -> str:
 _ENDED = "what made this model call has ended, and was paid for"
 
 
-def _refusing(error: AgentensorError) -> AgentensorError:
+def _raising(error: ErrorT) -> ErrorT:
     """`error`, about to be raised from a callback."""
     close_waiting_callbacks()
     return error

@@ -62,6 +62,7 @@ class JobFields(StrictNumbers):
     goal: Any = _field("goal")
     objective: Any = _field("objective")
     exclude_nodes: Any = _field("exclude_nodes")
+    task: str | None = _field("task")
     cross_validation: int | None = _field("cross_validation")
     publish: Any = _field("publish")
     seed: int | None = _field("seed")

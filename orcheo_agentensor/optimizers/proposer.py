@@ -10,10 +10,15 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from orcheo_agentensor.errors import AgentensorError
+from orcheo_agentensor.errors import AgentensorError, BadInput, NoReply, describe
 from orcheo_agentensor.media import Images, sees, shown
 from orcheo_agentensor.optimizers.edits import OPS, as_proposed
-from orcheo_agentensor.optimizers.protocol import ComponentRequest, ProposalRequest, Proposer
+from orcheo_agentensor.optimizers.protocol import (
+    ComponentRequest,
+    HasWindow,
+    ProposalRequest,
+    Proposer,
+)
 from orcheo_agentensor.prompts import FeedbackRecord, without_middle
 from orcheo_agentensor.usage import is_cut, is_cut_by, is_overflow
 
@@ -28,8 +33,12 @@ MAX_CHARS = 80_000
 MIN_CHARS = 1_000
 """Least characters of records that a request is still worth making with."""
 CHARS_A_TOKEN = 2  # of a model's window: half of what its tokens hold, for all else there is to say
+MOST_CHARS_A_TOKEN = 4  # of English; no window holds much more
+MAX_TASK_CHARS = 4_000
+"""Most characters of the task, and of the dataset's metadata."""
 MAX_IMAGES = 8
 """Most images in one request, for a model that sees."""
+TOLD_SHARE = 10  # a sibling, a past edit or the task takes one in so many of their characters
 SOLVED_SHARE = 4  # one of so many records shown is a solved case, where there are any
 
 _EDITS = """\
@@ -67,17 +76,38 @@ class LLMProposer:
     The model sees each component's text, its feedback (`MAX_RECORDS` cases at most, the worst of
     every kind first, solved ones among them; `MAX_CHARS` characters over all components, fewer for
     a model with a smaller window, and half as many after a request that was too long), siblings,
-    past edits with their scores, cap and placeholders. A model that sees, by `sees` or by its
-    profile, gets up to `MAX_IMAGES` images of these cases; all other media are labels. After a
-    reply that was cut off by its length it is asked for fewer and shorter texts.
+    past edits with their scores, cap and placeholders, and what the workflow is for. A model that
+    sees, by `sees` or by its profile, gets up to `MAX_IMAGES` images of these cases; all other
+    media are labels. After a reply that was cut off by its length it is asked for fewer and shorter
+    texts.
     """
 
     def __init__(self, model: BaseChatModel, *, sees: bool | None = None) -> None:
         self._model = model
         self._sees = sees
         window = (getattr(model, "profile", None) or {}).get("max_input_tokens")
+        self._window = None if window is None else int(window)
         known = MAX_CHARS if window is None else max(MIN_CHARS, CHARS_A_TOKEN * int(window))
         self._chars = min(MAX_CHARS, known)
+
+    def require_room(self, prompts: Mapping[str, str]) -> None:
+        """Raise `BadInput` where the model's window holds less than the prompts, what it is told to
+        do with them, and one record of a case."""
+        if self._window is None:
+            return
+        texts, told = sum(map(len, prompts.values())), len(_SYSTEM) + len(_EDITS)
+        most = _most_told(self._chars // max(1, len(prompts)))
+        others = sum(min(len(text), most) for text in prompts.values())
+        siblings = (len(prompts) - 1) * others
+        needed, holds = texts + siblings + told + MIN_CHARS, MOST_CHARS_A_TOKEN * self._window
+        if needed > holds:
+            rule = (
+                f"has a window of {self._window} tokens, about {holds} characters; a request takes "
+                f"{needed}: {texts + siblings} for the prompts, {told} for what to do with them, "
+                f"and {MIN_CHARS} for a case. Take a model with a larger window, or train fewer or "
+                "shorter prompts"
+            )
+            raise BadInput(field="optimizer.model", value=_name_of(self._model), rule=rule)
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
         """Edits, or new texts, by component name; a reply with none raises `ProposalRefused`."""
@@ -99,6 +129,8 @@ class LLMProposer:
             except Exception as error:
                 if is_cut_by(error):
                     raise ReplyTruncated from error
+                if isinstance(error, NoReply):
+                    raise ProposalRefused(describe(error)) from error
                 if not is_overflow(error) or self._chars < 2 * MIN_CHARS:
                     raise
                 self._chars = (
@@ -121,12 +153,25 @@ class LLMProposer:
         return texts
 
 
+def _name_of(model: Any) -> str:
+    return str(getattr(model, "model_name", None) or getattr(model, "model", type(model).__name__))
+
+
 class ProposerPerPrompt:
     """Asks the models that some prompts have for themselves, and another proposer for the rest."""
 
     def __init__(self, own: Mapping[str, Proposer], shared: Proposer | None) -> None:
         self._own = own
         self._shared = shared
+
+    def require_room(self, prompts: Mapping[str, str]) -> None:
+        """As each of the proposers, for its own prompts."""
+        for name, proposer in self._own.items():
+            if name in prompts and isinstance(proposer, HasWindow):
+                proposer.require_room({name: prompts[name]})
+        rest = {name: text for name, text in prompts.items() if name not in self._own}
+        if rest and isinstance(self._shared, HasWindow):
+            self._shared.require_room(rest)
 
     async def propose(self, request: ProposalRequest) -> Mapping[str, Any]:
         """New texts by component name; raises `ProposalRefused` where no proposer gives any."""
@@ -220,11 +265,27 @@ def _render(
     parts = [_TASKS[request.purpose]]
     if cuts:
         parts.append("The last reply was too long and cut off. Be much shorter this time.")
+    for title, told in (
+        ("What the workflow is for", request.task),
+        ("About the dataset", _as_text(request.dataset) if request.dataset else ""),
+    ):
+        if told.strip():
+            shown = without_middle(told, limit=min(MAX_TASK_CHARS, chars // TOLD_SHARE))
+            parts.append(f"# {title}\n{as_material(shown)}")
     parts += [
         _render_component(one, cap=one.max_chars >> cuts, chars=budget, images=images)
         for one in components
     ]
     return "\n\n".join([*parts, f"(variation {request.seed % 10_000})"])
+
+
+def _most_told(chars: int) -> int:
+    """The most characters of a sibling or a past edit beside so many of records."""
+    return max(MIN_FIELD_CHARS, min(MAX_FIELD_CHARS, chars // TOLD_SHARE))
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _render_component(
@@ -240,12 +301,13 @@ def _render_component(
         lines.append(f"Labels of images and files to keep as they are, in this order: {kept}")
     if component.metadata:
         lines.append(f"Constraints: {json.dumps(dict(component.metadata), ensure_ascii=False)}")
+    most = _most_told(chars)
     for name, text in component.siblings.items():
-        shown = without_middle(text, limit=MAX_FIELD_CHARS)
+        shown = without_middle(text, limit=most)
         lines += [f"## Sibling prompt {name!r}, for reference", as_material(shown)]
     for edit in (past for past in component.history if past.text):
         verdict = f"kept ({edit.reason})" if edit.accepted else f"not kept ({edit.reason})"
-        shown = without_middle(edit.text, limit=MAX_FIELD_CHARS)
+        shown = without_middle(edit.text, limit=most)
         reason = f"Why it was made: {edit.why}\n" if edit.why else ""
         lines += [
             f"## Past edit, {verdict}: score {edit.before} -> {edit.after}",
@@ -294,7 +356,7 @@ def _render_record(record: FeedbackRecord, *, chars: int, images: Images | None 
         limit = max(MIN_FIELD_CHARS, min(MAX_FIELD_CHARS, left // (len(fields) - number)))
         found = shown(value, images)
         if not isinstance(found, str):
-            found = json.dumps(found, ensure_ascii=False, default=str)
+            found = _as_text(found)
         text = without_middle(found, limit=limit)
         lines.append(f"{name}: {text}")
         left -= len(text)

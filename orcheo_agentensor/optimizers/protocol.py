@@ -295,16 +295,30 @@ class ProposalRequest:
     `seed` is the only randomness a proposer may use; it differs from request to request.
     `purpose` is `rewrite` (improve the texts by the feedback), `refine` (the texts are a first try
     that fixed some cases and broke others: mend it), `restart` (write the prompts anew instead of
-    editing them) or `paraphrase` (other words, same meaning).
+    editing them) or `paraphrase` (other words, same meaning). `task` says in words what the
+    workflow is for, and `dataset` is the metadata of its cases; both without secrets, and empty
+    where there are none.
     """
 
     components: tuple[ComponentRequest, ...]
     seed: int
     purpose: Purpose = "rewrite"
+    task: str = ""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
-        return {**vars(self), "components": [one.to_json() for one in self.components]}
+        written = {**vars(self), "components": [one.to_json() for one in self.components]}
+        return {key: value for key, value in written.items() if value not in ("", {})}
+
+
+@runtime_checkable
+class HasWindow(Protocol):
+    """A proposer that knows how much it can be shown."""
+
+    def require_room(self, prompts: Mapping[str, str]) -> None:
+        """Raise `BadInput` where these prompts and a case cannot be shown together."""
+        ...
 
 
 @runtime_checkable

@@ -30,6 +30,8 @@ def proposal_request(
     initial: Mapping[str, TextTensor] | None = None,
     history: Callable[[str], tuple[Edit, ...]] = lambda name: (),
     caps: Mapping[str, int] | None = None,
+    task: str = "",
+    dataset: Mapping[str, Any] | None = None,
 ) -> ProposalRequest:
     """What a proposer is asked: to rewrite the tensors `names` by their gradients.
 
@@ -57,7 +59,13 @@ def proposal_request(
             labels=tuple(first.labels),
         )
 
-    return ProposalRequest(components=tuple(map(component, names)), seed=seed, purpose=purpose)
+    return ProposalRequest(
+        components=tuple(map(component, names)),
+        seed=seed,
+        purpose=purpose,
+        task=task,
+        dataset=dict(dataset or {}),
+    )
 
 
 async def astep(

@@ -318,6 +318,7 @@ async def atrain(
     goal: Goal | Mapping[str, Any] | None = None,
     objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
+    task: str | None = None,
     cross_validation: int | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -362,6 +363,8 @@ async def atrain(
         goal: The gain to aim at, and the splits on which it must be met.
         objective: The best score within limits, such as `{"cost": "<= 1.1x"}`.
         exclude_nodes: Nodes in which no prompt is to blame; one read only there is not trained.
+        task: What the workflow is for, in words; the proposer is shown it, with the dataset's
+            metadata.
         cross_validation: Where cases are few: so many trainings beside this one, each without one
             fold of the training and validation cases, tell in `decision.cross_validation` what such
             a training gains on cases that it has not seen. The budget is shared evenly.
@@ -438,6 +441,7 @@ async def atrain(
             "goal": as_data(goal),
             "objective": as_data(objective),
             "exclude_nodes": list(exclude_nodes),
+            "task": task,
             "cross_validation": cross_validation,
             "publish": publish,
             "limits": as_data(limits),
@@ -484,6 +488,7 @@ def train(
     goal: Goal | Mapping[str, Any] | None = None,
     objective: Objective | Mapping[str, Any] | None = None,
     exclude_nodes: Sequence[str] = (),
+    task: str | None = None,
     cross_validation: int | None = None,
     publish: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -538,6 +543,7 @@ def train(
             goal=goal,
             objective=objective,
             exclude_nodes=exclude_nodes,
+            task=task,
             cross_validation=cross_validation,
             publish=publish,
             config=config,

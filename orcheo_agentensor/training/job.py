@@ -12,6 +12,7 @@ from orcheo_agentensor.datasets import Case, Dataset
 from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.json_values import StrictNumbers, canonical_json, prose_only
 from orcheo_agentensor.optimizers import (
+    HasWindow,
     Optimizer,
     Proposer,
     own_models,
@@ -369,6 +370,14 @@ class TrainingJob(Job):
         description="The best score, within limits: {score: max, cost, latency, length}.",
         examples=[{"score": "max", "cost": "<= 1.1x", "length": "<= 4000"}],
     )
+    task: str | None = Field(
+        default=None,
+        max_length=20_000,
+        title="Task",
+        description="What the workflow is for, in words: shown to the proposer with the dataset's "
+        "metadata.",
+        examples=["Sort messages of a bank's customers into three queues."],
+    )
     cross_validation: int | None = Field(
         default=None,
         ge=2,
@@ -494,6 +503,8 @@ def make_plan(
         job.optimizer if job.optimizer is not None else optimizer, settings=settings
     )
     proposer = resolve_proposer(chosen, settings=settings, prompts=prompts)
+    if isinstance(proposer, HasWindow):
+        proposer.require_room({name: prompts[name].text for name in trainable})
     demonstrates = bool(getattr(chosen, "demonstrates", False))
     taking = check_slots(prompts, trainable, used=demonstrates)
     if demonstrates and not taking and not getattr(chosen, "proposes", True):
@@ -567,6 +578,8 @@ def make_plan(
     }
     if job.guardrail != Guardrail():
         described["guardrail"] = job.guardrail.model_dump()
+    if job.task:
+        described["task"] = job.task
     if job.cross_validation is not None:
         described["cross_validation"] = job.cross_validation
     if job.objective != Objective():

@@ -327,6 +327,7 @@ class TrainingState(TrainingOutput, JobState, total=False):
     goal: Annotated[Any, shown_as(TrainingJob, "goal")]
     objective: Annotated[Any, shown_as(TrainingJob, "objective")]
     exclude_nodes: Annotated[Any, shown_as(TrainingJob, "exclude_nodes")]
+    task: Annotated[str | None, shown_as(TrainingJob, "task")]
     cross_validation: Annotated[int | None, shown_as(TrainingJob, "cross_validation")]
     publish: Annotated[Any, shown_as(TrainingJob, "publish")]
     step: Annotated[int, Field(title="Step", description="Optimizer steps finished.")]

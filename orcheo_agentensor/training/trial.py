@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import BadInput, BudgetExhausted, describe, is_transient
+from orcheo_agentensor.errors import BadInput, BudgetExhausted, NoReply, describe, is_transient
 from orcheo_agentensor.evaluation.paid_calls import traced
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.json_values import content_hash
@@ -21,6 +21,7 @@ from orcheo_agentensor.optimizers.guards import texts_in, through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated
 from orcheo_agentensor.optimizers.update import proposal_request
 from orcheo_agentensor.prompts import Candidate, FeedbackRecord, without_middle
+from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.storage.tables import clean_text
 from orcheo_agentensor.tape import NodeRun
 from orcheo_agentensor.training.active import Training
@@ -160,7 +161,10 @@ def edge_critic(training: Training, candidate: Candidate) -> EdgeCritic | None:
         messages = critic_messages(run, upstream, feedback)
 
         async def ask() -> dict[str, Any]:
-            reply = await model.ainvoke(messages)
+            try:
+                reply = await model.ainvoke(messages)
+            except NoReply:  # then the feedback is handed on as it is
+                return {"text": feedback}
             return {"text": str(reply.text)}
 
         key = content_hash(["criticism", *(text for _role, text in messages)])
@@ -492,6 +496,8 @@ class _TrialRun:
             purpose=purpose,
             initial=training.run.prompts,
             history=history,
+            task=redact(training.run.job.task or ""),
+            dataset=redact(dict(training.run.dataset.metadata)),
             caps=room(training.run.job.objective, Candidate.of(training.run.prompts), self.tensors),
         )
 

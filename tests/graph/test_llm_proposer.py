@@ -13,6 +13,8 @@ from pydantic import Field
 from rule_task import NAMES, Target, dataset, done
 
 from orcheo_agentensor import (
+    BadInput,
+    Dataset,
     FeedbackRecord,
     MaxSteps,
     RandomSearch,
@@ -201,3 +203,58 @@ async def test_a_prompt_that_fits_no_window_is_refused_with_the_models_own_words
     with pytest.raises(ValueError, match="exceeds the available context size"):
         await astep(tensors, optimizer=TextGrad(model=model))
     assert 0 < len(model.refused) <= 3
+
+
+KEY = "sk-proj-" + "a1B2c3D4" * 6
+
+
+def job(model: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "prompts": dict.fromkeys(NAMES, "Go."),
+        "dataset": Dataset.from_cases(
+            [{"id": c["id"], "split": c["split"], "inputs": c["inputs"]} for c in dataset()],
+            metadata={"domain": "letters of a bank", "rubric": "x" * 9_000, "token": KEY},
+        ),
+        "evaluators": [done],
+        "optimizer": TextGrad(minibatch=4, proposer=LLMProposer(model)),
+        "stop": [MaxSteps(2)],
+        **changes,
+    }
+
+
+async def test_the_task_the_metadata_and_what_was_refused_are_shown() -> None:
+    seen: list[str] = []
+
+    def rule(messages: list[BaseMessage]) -> Any:
+        seen.append(str(messages[-1].text))
+        edit = {"op": "append", "text": "I know <think>nothing</think>"}
+        return {name: {"why": "nothing is known", "edits": [edit]} for name in NAMES}
+
+    task = f"Sort the letters of a bank. Key: {KEY} </data> {'y' * 9_000}"
+    await atrain(Target(), task=task, **job(RuleChatModel(rule=rule)))
+    first, second = seen
+    assert "# What the workflow is for\n<data>\nSort the letters of a bank." in first
+    assert '# About the dataset\n<data>\n{"domain": "letters of a bank"' in first
+    assert KEY not in first
+    assert first.count("characters left out") == 2
+    assert first.count("</data>") == first.count("<data>")
+    assert len(first) < 20_000
+    assert "Past edit" not in first
+    told = "## Past edit, not kept (holds reasoning around the text: '<think>')"
+    assert second.count(told) == 2
+    assert second.count("Why it was made: nothing is known") == 2
+
+
+async def test_a_window_that_holds_no_case_is_refused_at_load_with_numbers() -> None:
+    target = Target()
+    model = ScriptedChatModel(replies=[], profile={"max_input_tokens": 400})
+    told = (
+        r"optimizer\.model: 'simulated' has a window of 400 tokens, about 1600 characters; a "
+        r"request takes \d+: 8 for the prompts, \d+ for what to do with them, and 1000 for a case"
+    )
+    with pytest.raises(BadInput, match=told):
+        await atrain(target, **job(model, prompts={"planner": "Go.", "writer": "Write"[:1]}))
+    own = {"planner": TextTensor("Go. " * 500, model=model), "writer": "Go."}
+    with pytest.raises(BadInput, match=r"a request takes \d+: 2000 for the prompts"):
+        await atrain(target, **job(ScriptedChatModel(replies=[]), prompts=own))
+    assert target.calls == []

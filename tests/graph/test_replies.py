@@ -11,9 +11,19 @@ from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
+from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 
-from orcheo_agentensor import Limits, Store, aevaluate
+from orcheo_agentensor import (
+    Limits,
+    LLMJudge,
+    MaxSteps,
+    Store,
+    TextGrad,
+    aevaluate,
+    atrain,
+    get_prompt,
+)
 
 
 class FinishReason(Enum):
@@ -223,3 +233,53 @@ async def test_they_are_counted_by_case_told_stored_and_replayed(store: Store) -
     assert again.cases[0].tape is None
     reused = await aevaluate(graph, reuse="r", **job)
     assert reused.summary["cut_replies"] == 2
+
+
+class Silent(ChatOpenAI):
+    """Its server answers without a choice, or with one that has no message."""
+
+    answer: Any = None
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return self._create_chat_result(self.answer)
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return self._create_chat_result(self.answer)
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ([], "NoReply: the model gave no reply: its list of choices is empty"),
+        ([{}], "KeyError: 'message' (raised as NoReply: the model gave no reply that its client"),
+        ([{"message": None}], "(raised as NoReply: the model gave no reply that its client"),
+        (None, "Received response with null value for 'choices'"),
+    ],
+)
+@pytest.mark.requirement("evaluation.failures")
+async def test_an_answer_without_a_reply_is_a_failure_that_says_so(choices: Any, told: str) -> None:
+    silent = Silent(model="m", api_key="none", answer={"choices": choices, "model": "m"})  # type: ignore[arg-type]
+
+    async def target(inputs: Any) -> Any:
+        return str((await silent.ainvoke("hi")).text)
+
+    judge = LLMJudge(name="polite", rubric="It is polite.", model=silent)
+    limits, cases = Limits(retries=0), [{"inputs": 1}]
+    failed = await aevaluate(target, dataset=cases, evaluators=["json_valid"], limits=limits)
+    assert told in failed.cases[0].target_failure.reason  # type: ignore[union-attr]
+    judged = await aevaluate(lambda x: "ok", dataset=cases, evaluators=[judge], limits=limits)
+    assert told in judged.cases[0].failures[0].reason
+    events: list[Any] = []
+    result = await atrain(
+        lambda x: get_prompt("p"),
+        prompts={"p": "no"},
+        dataset=[{"inputs": "?", "expected_output": "yes"}],
+        evaluators=["exact_match"],
+        optimizer=TextGrad(model=silent),
+        stop=[MaxSteps(4)],
+        on_event=events.append,
+    )
+    refused = {event["reason"] for event in events if event["type"] == "proposal_rejected"}
+    assert len(refused) == 1
+    assert "gave no reply" in refused.pop()
+    assert any("every proposal was refused" in reason for reason in result.decision.reasons)
