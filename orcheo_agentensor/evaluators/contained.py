@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from orcheo_agentensor.errors import ExitAttempted
 
@@ -27,7 +27,7 @@ def left_behind() -> int:
     return len(_left_behind)
 
 
-class Contained(Generic[T]):
+class Contained(Coroutine[Any, Any, T]):
     """A call of users' code, to be awaited once.
 
     What would end the process (`SystemExit`, `KeyboardInterrupt`, any other `BaseException`) is
@@ -41,7 +41,29 @@ class Contained(Generic[T]):
     def __init__(self, call: Awaitable[T]) -> None:
         self.abandoned = False
         self._call = call
+        self._steps: Generator[Any, Any, T] | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, value: Any) -> Any:
+        """Go on, as the coroutine of a task."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, error: Any, value: Any = None, trace: Any = None, /) -> Any:
+        """Raise an error where the call waits. One that has not begun never does, as when its task
+        is cancelled first: it is closed, so that Python does not say that nobody awaited it."""
+        if self._steps is None:
+            self.close()
+            raise error
+        return self._steps.throw(error)
+
+    def close(self) -> None:
+        """End the call where it waits, or before it has begun."""
+        if self._steps is not None:
+            self._steps.close()
+        elif isinstance(self._call, Coroutine):
+            self._call.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
         token = _inside.set(True)
@@ -108,7 +130,7 @@ class _Factory:
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
         if _inside.get() and asyncio.iscoroutine(coro):
-            coro = _contained(coro)
+            coro = Contained(coro)
         if self.before is not None:
             return self.before(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
@@ -157,7 +179,3 @@ def _unguard(loop: asyncio.AbstractEventLoop, factory: _Factory) -> None:
     if not factory.calls and loop.get_task_factory() is factory:
         loop.set_task_factory(factory.before)
         vars(loop).pop("run_in_executor", None)
-
-
-async def _contained(call: Coroutine[Any, Any, T]) -> T:
-    return await Contained(call)

@@ -216,6 +216,18 @@ def test_exits_and_streams_that_nobody_reads_to_their_end_make_no_noise() -> Non
     assert (told, errors) == ("done\n", "")
 
 
+async def test_a_task_that_a_target_cancels_before_it_begins_is_closed() -> None:
+    async def target(inputs: Any) -> Any:
+        task = asyncio.ensure_future(asyncio.sleep(0))
+        task.cancel()
+        await asyncio.wait([task])
+        return inputs
+
+    report = await aevaluate(target, dataset=CASES, evaluators=["exact_match"])
+    assert report.objective == 1.0
+    gc.collect()  # what was never awaited is told of here, and is an error
+
+
 async def deaf(state: Any) -> Any:
     """Goes on for ever on one case, whatever it is told."""
     while state["n"] == 2:
