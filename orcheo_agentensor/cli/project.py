@@ -174,7 +174,8 @@ def _input_schema(graph: Any) -> Mapping[str, Any]:
 
 
 def _is_prompt(name: str, text: str) -> bool:
-    called = re.search("prompt|instruction|persona|system_message", name.lower())
+    called = re.search("prompt|instruction|persona|system|guideline", name.lower())
+    called = called or re.match(r"\s*(you are|act as)\b", text.lower())
     return len(text) > (15 if called else 300 if name.isupper() else 80) and _has_words(text)
 
 

@@ -103,6 +103,7 @@ KEPT = """
 _PLANNER_PROMPT = "Plan the answer in three steps."
 AGENT_PROMPT = "You are the agent of this house."
 UNUSED_PROMPT = "Nobody reads this after the import."
+THE_CLERK = "You are the clerk, who is read by nobody."
 SIGNED = UNUSED_PROMPT + " Yours."
 """
 FLOW = """
@@ -148,6 +149,7 @@ def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Projec
         json.dumps({"graphs": {"desk": "./src/desk/flow.py:graph"}})
     )
     made = project.call("init", "--yes")
+    assert "texts.py:THE_CLERK is read by nothing that runs" in made.stdout  # known by its text
     assert "./src/desk/texts.py:UNUSED_PROMPT is read by nothing that runs" in made.stdout
     assert 'get_prompt("unused_prompt", default=UNUSED_PROMPT)' in made.stdout
     path = project.folder / "agentensor.yaml"
