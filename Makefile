@@ -8,6 +8,8 @@
 #   make test-llm   the tests with that model
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
+#   make serve-cluster   WORKERS (2) on one queue, with PostgreSQL and Redis, on PORT (2024)
+#   make test-cluster   the tests of such workers: some minutes of two processors
 #   make docs    make the pages that are made, and of all pages the site in site/
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
@@ -17,12 +19,14 @@
 PYTHON ?= python3
 PYTHON312 ?= python3.12
 PORT ?= 2024
+WORKERS ?= 2
 UPGRADE ?=
 
 VENV := .venv
 BENCH := .venv-bench
 COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
+CLUSTER := .venv-cluster
 LLM := .venv-llm
 DOCS := .venv-docs
 LOCK := .venv-lock
@@ -33,7 +37,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test coverage compat test-llm test-orcheo serve bench lint docs lock check-locks clean
+.PHONY: help demo demo-llm test coverage compat test-llm test-orcheo serve serve-cluster test-cluster bench lint docs lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +50,12 @@ demo-llm: $(VENV)/.runtime $(LLM)/.llm
 
 serve: $(VENV)/.server
 	@AGENTENSOR_DEV_SERVER=true $(VENV)/bin/langgraph dev --no-browser --no-reload --n-jobs-per-worker 10 --port $(PORT)
+
+serve-cluster: $(CLUSTER)/.cluster
+	@AGENTENSOR_DEV_SERVER=true $(CLUSTER)/bin/python cluster/launch.py --workers $(WORKERS) --port $(PORT)
+
+test-cluster: $(VENV)/.dev $(CLUSTER)/.cluster
+	@$(VENV)/bin/python -m pytest -m cluster tests/cluster
 
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check
@@ -83,7 +93,7 @@ bench: $(BENCH)/.bench
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(CLUSTER) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -115,11 +125,15 @@ $(DOCS)/.docs: requirements/docs.txt $(INSTALL) | $(DOCS)/bin/python
 	@$(DOCS)/bin/python requirements/install.py --alone docs
 	@touch $@
 
+$(CLUSTER)/.cluster: requirements/cluster.txt $(INSTALL) | $(CLUSTER)/bin/python
+	@$(CLUSTER)/bin/python requirements/install.py cluster
+	@touch $@
+
 $(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
 	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
 
-$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(LLM)/bin/python $(DOCS)/bin/python $(LOCK)/bin/python:
+$(VENV)/bin/python $(BENCH)/bin/python $(COMPAT)/bin/python $(CLUSTER)/bin/python $(LLM)/bin/python $(DOCS)/bin/python $(LOCK)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
@@ -148,6 +162,8 @@ lock: $(LOCK)/bin/python
 	$(LIBRARY) -c requirements/dev.txt --extra postgres --extra server --extra openai \
 	  -o requirements/server.txt
 	$(LIBRARY) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
+	$(LIBRARY) -c requirements/build.txt --group cluster --extra postgres --extra openai --extra view \
+	  -o requirements/cluster.txt
 	$(LIBRARY) -c requirements/build.txt --group compat --extra openai -o requirements/compat.txt
 	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
 	  --group orcheo -o requirements/orcheo.txt

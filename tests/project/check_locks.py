@@ -22,7 +22,7 @@ from pathlib import Path
 from newer_releases import locked, offer_newer
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
-SETS = ["runtime", "server", "dev", "bench", "compat"]
+SETS = ["runtime", "server", "dev", "bench", "compat", "cluster"]
 SETS_312 = ["orcheo"]
 
 

@@ -33,6 +33,7 @@ def test_the_sets_are_those_that_make_installs() -> None:
     assert NAMES == [
         "bench",
         "build",
+        "cluster",
         "compat",
         "dev",
         "docs",
@@ -88,7 +89,7 @@ def test_make_installs_in_one_way_only() -> None:
         line for line in makefile.splitlines() if "install" in line and "bin/python" in line
     ]
     by_script = [line for line in installs if "requirements/install.py" in line]
-    assert len(by_script) == 6
+    assert len(by_script) == 7
     assert [line for line in installs if line not in by_script] == [
         "\t@$(LOCK)/bin/python -m pip --disable-pip-version-check install --quiet uv"
     ]

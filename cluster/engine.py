@@ -1,0 +1,144 @@
+"""One worker of a cluster: LangGraph's Agent Server over PostgreSQL and Redis, mended.
+
+`launch.py` starts it, with everything set in its environment: the server reads its settings when it
+is first imported, and never again. Each repair says what goes wrong without it; it belongs into
+langgraph-runtime-pg, and goes when that has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import sys
+from typing import Any
+
+KEPT_SECONDS = 600
+"""How long Redis keeps the events of a run that has ended, for those who come back."""
+
+_TURN = 0x6167656E74737461
+"""The advisory lock of PostgreSQL under which a worker makes the engine's tables."""
+
+
+def mend() -> None:
+    """Put the repairs in place; call it before `langgraph_api.server` is imported."""
+    import langgraph_runtime_pg.database as database
+    import langgraph_runtime_pg.lifespan as lifespan
+    import langgraph_runtime_pg.redis_stream as redis_stream
+    import langgraph_runtime_pg.retry as retry
+    import psycopg
+    import redis
+    import sqlalchemy.exc
+    from langgraph_api.middleware.ensure_store import EnsureStoreAccessible
+    from langgraph_api.serde import json_dumpb
+    from redis.asyncio.retry import Retry
+    from redis.backoff import ExponentialBackoff
+
+    away = (redis.ConnectionError, redis.TimeoutError)
+
+    # With any `http.app` the middleware asks for the store when the app starts, before the pool of
+    # connections is open: the start fails, and every request is a 500. It needs the store in
+    # requests only.
+    of_requests: Any = EnsureStoreAccessible.__call__
+
+    async def but_not_at_the_start(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        else:
+            await of_requests(self, scope, receive, send)
+
+    EnsureStoreAccessible.__call__ = but_not_at_the_start
+
+    # With a custom `auth` the user of a request is in the config of its run, which is stored as
+    # JSON: "ProxyUser is not JSON serializable", and every run request is a 500. The server's own
+    # serializer knows users.
+    def dumped(value: Any) -> str:
+        return str(json_dumpb(value), "utf-8")
+
+    database.create_async_engine = functools.partial(
+        database.create_async_engine, json_serializer=dumped
+    )
+
+    # Each worker makes the engine's tables when it starts; where two do so at once, one of them
+    # fails to start. It polls for its turn: a session that waits in the database for a lock holds
+    # up the CREATE INDEX CONCURRENTLY of the one that has it.
+    start_pool = lifespan.start_pool
+
+    async def start_in_turn() -> None:
+        url = database.to_psycopg_uri()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            while True:
+                cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_TURN,))
+                if (await cursor.fetchone() or (False,))[0]:
+                    break
+                await asyncio.sleep(0.05)
+            await start_pool()
+
+    lifespan.start_pool = start_in_turn
+
+    # A Redis that restarts fails every run that has an event to send in that second, for good. The
+    # client tries again for some ten seconds, and a run that meets a longer outage, of Redis or of
+    # PostgreSQL, goes back to the queue.
+    options = redis_stream._redis_pool_kwargs
+
+    def patient_options() -> dict[str, Any]:
+        again = Retry(ExponentialBackoff(cap=2.0, base=0.1), 9)
+        return {**options(), "retry": again, "retry_on_error": list(away)}
+
+    redis_stream._redis_pool_kwargs = patient_options
+    retry.RETRIABLE_EXCEPTIONS = (
+        *retry.RETRIABLE_EXCEPTIONS,
+        *away,
+        sqlalchemy.exc.InterfaceError,
+        sqlalchemy.exc.OperationalError,
+    )
+
+    # The events of a run are kept for an hour after it has ended. At 40 runs a second and 5 KB of
+    # events each, that is 700 MB in Redis, and four times as much with tapes.
+    clear: Any = redis_stream.StreamManager.clear_run_buffers
+
+    async def clear_sooner(self: Any, *args: Any, **options: Any) -> None:
+        await clear(self, *args, **{"stream_ttl_secs": KEPT_SECONDS, **options})
+
+    redis_stream.StreamManager.clear_run_buffers = clear_sooner
+
+
+def main(listening: int, ready: int) -> None:
+    """Serve on the socket that `launch.py` listens at; write to `ready` once that is so."""
+    try:
+        import orcheo_agentensor  # noqa: F401 - the graphs and routes of langgraph.json are of it
+    except ImportError as error:
+        raise SystemExit(
+            f"orcheo-agentensor is not installed for {sys.executable}: {error}"
+        ) from None
+    import uvicorn
+
+    mend()
+    from langgraph_api.server import app
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                os.write(ready, b"1")
+                os.close(ready)
+
+    level = os.environ["LOG_LEVEL"]
+    logging: dict[str, Any] = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"simple": {"class": "langgraph_api.logging.Formatter"}},
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "simple"}},
+        "root": {"handlers": ["console"], "level": level},
+    }
+    server = Server(
+        uvicorn.Config(app, log_config=logging, access_log=False, timeout_graceful_shutdown=5)
+    )
+    server.run(sockets=[socket.socket(fileno=listening)])
+    if not server.started:
+        raise SystemExit(3)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
