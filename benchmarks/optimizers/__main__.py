@@ -1,4 +1,4 @@
-"""Runs the measures, prints tables and writes `benchmarks/results/optimizers.json`."""
+"""Runs the measures and prints tables; `--record` writes what the documentation shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -17,12 +19,22 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.optimizers import banking, coin, latency, overshoot, resume, rules, unread
-from benchmarks.optimizers.results import FULL, QUICK, Plan, Result, as_markdown, as_table, plain
+from benchmarks.optimizers.results import (
+    FULL,
+    QUICK,
+    RECORDED,
+    TITLES,
+    Plan,
+    Result,
+    as_table,
+    plain,
+)
 
 MEASURES: dict[str, Callable[[Plan], Result]] = {
     "rules": rules.rule_task,
     "harder": rules.harder,
     "interference": rules.interference,
+    "forgetting": rules.forgetting,
     "noise": rules.noise,
     "trouble": rules.trouble,
     "coin": coin.run,
@@ -32,8 +44,8 @@ MEASURES: dict[str, Callable[[Plan], Result]] = {
     "banking": banking.run,
     "latency": latency.run,
 }
+assert [*MEASURES] == [*TITLES]
 PACKAGES = ("orcheo-agentensor", "gepa", "langgraph")
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "optimizers.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,34 +54,34 @@ def main(arguments: list[str] | None = None) -> int:
     plan = QUICK if options.quick else FULL
     if options.seeds:
         plan = replace(plan, seeds=options.seeds)
-    console = Console(stderr=options.markdown)
-    environment = describe()
-    heading = ", ".join(f"{key} {value}" for key, value in environment.items())
-    console.print(heading)
-    if options.markdown:
-        print(f"{heading}\n")
+    console = Console()
+    environment = describe(seeds=plan.seeds)
+    console.print(", ".join(f"{key} {value}" for key, value in environment.items()))
     found: dict[str, Result] = {}
     for name in options.only or MEASURES:
+        started = time.process_time() + os.times().children_user
         with console.status(f"measuring {name}"):
             found[name] = MEASURES[name](plan)
-        if options.markdown:
-            print(as_markdown(name, found[name]), flush=True)
-        else:
-            console.print(as_table(name, found[name]))
-    if plan == FULL and not options.only:
-        RESULTS.parent.mkdir(exist_ok=True)
-        measures = {name: asdict(result) for name, result in found.items()}
-        written = {"environment": environment, "measures": plain(measures)}
-        RESULTS.write_text(json.dumps(written, ensure_ascii=False, indent=1))
-        console.print(f"written to {RESULTS}")
+        console.print(as_table(name, found[name]))
+        spent = time.process_time() + os.times().children_user - started
+        console.print(f"{spent:.0f} s of processor time")
+        if options.record:
+            RECORDED.mkdir(parents=True, exist_ok=True)
+            written = {"environment": environment, "measured": plain(asdict(found[name]))}
+            text = json.dumps(written, ensure_ascii=False, indent=1)
+            (RECORDED / f"{name}.json").write_text(f"{text}\n")
     missed = [row for result in found.values() for row in result.rows if row.met is False]
     return 1 if missed else 0
 
 
-def describe() -> dict[str, Any]:
-    """Date, machine and versions."""
+def describe(*, seeds: int) -> dict[str, Any]:
+    """Date, machine, versions and the seeds of every search."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "seeds": seeds,
+        **({"commit": commit} if commit else {}),
         "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -87,7 +99,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, help=f"seeds per search ({FULL.seeds})")
     parser.add_argument(
-        "--markdown", action="store_true", help="print the tables for a page of the documentation"
+        "--record",
+        action="store_true",
+        help=f"write each measure to {RECORDED.relative_to(Path(__file__).parents[2])}; then make "
+        "docs/explanation/benchmarks.md anew: python docs/explanation/make_benchmarks.py",
     )
     return parser.parse_args(arguments)
 

@@ -92,10 +92,13 @@ class Adapter:
             self._pool.shutdown()
 
 
-def side(*, components: str = "round_robin", **options: Any) -> Side:
-    """gepa with `options`; `components` is "all" for all of them together."""
+def side(*, components: str = "round_robin", whole_train: bool = False, **options: Any) -> Side:
+    """gepa with `options`; `components` is "all" for all of them together, and with `whole_train`
+    the training split is the minibatch."""
 
     async def search(simulator: Simulator, given: Search) -> Found:
+        if whole_train:
+            options["reflection_minibatch_size"] = len(simulator.task.split("train"))
         return await asyncio.to_thread(run, simulator, given, components, **options)
 
     return search

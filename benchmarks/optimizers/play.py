@@ -25,6 +25,7 @@ PROPOSERS: Mapping[str, Callable[[int, Task], Edit]] = {
     "perfect": lambda seed, task: proposers.perfect,
     "rubbish": lambda seed, task: proposers.rubbish(seed),
     "crashing": lambda seed, task: proposers.crashing(seed, rules=task.rules),
+    "forgetting": lambda seed, task: proposers.forgetting(seed),
 }
 
 
@@ -47,9 +48,18 @@ class Contender:
 
 GEPA = Contender(name="gepa")
 GEPA_ALL = Contender(name="gepa, all together", options={"components": "all"})
+GEPA_BEST = Contender(
+    name="gepa, all together, whole train split",
+    options={"components": "all", "whole_train": True},
+)
 TEXTGRAD = Contender(name="textgrad", optimizer="textgrad")
 OURS = Contender(name="reflective", optimizer="reflective")
-PEERS = (GEPA, GEPA_ALL)
+OPENING = Contender(
+    name="reflective, opening",
+    optimizer="reflective",
+    options={"opening": True, "minibatch": "auto"},
+)
+PEERS = (GEPA, GEPA_ALL, GEPA_BEST)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ An `Edit` takes a component's text, its name and the feedback on a minibatch, an
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -49,6 +50,22 @@ def crashing(seed: int, *, rules: int, share: float = 0.5) -> Edit:
         if new != text and draw.random() < share:
             return f"{new} CRASH{draw.randrange(rules)}"
         return new
+
+    return propose
+
+
+def forgetting(seed: int, *, share: float = 0.5) -> Edit:
+    """The perfect proposer, except that each of its texts loses a share of the rules and fixes that
+    the text before held: a rewrite of the whole that keeps what it remembers."""
+    draw = random.Random(f"forgetting {seed}")
+
+    def propose(text: str, component: str, feedback: list[str]) -> str:
+        new = edit(text, component, feedback)
+        if new == text:
+            return text
+        learnt = {token for token in text.split(" ") if re.fullmatch(r"[RF]\d+", token)}
+        lost = {token for token in sorted(learnt) if draw.random() < share}
+        return " ".join(token for token in new.split(" ") if token not in lost)
 
     return propose
 

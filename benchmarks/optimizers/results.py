@@ -5,9 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "optimizers"
+"""A file of JSON for each measure that was recorded; the page of the documentation shows these."""
+TITLES = {
+    "rules": "The rule task: 2 components, 8 rules, 30 train and 20 validation cases",
+    "harder": "Harder rule tasks",
+    "interference": "A rule breaks another until its fix is there",
+    "forgetting": "A proposer that forgets",
+    "noise": "Some outcomes are flipped",
+    "trouble": "A proposer of rubbish, and one whose edits crash the target",
+    "coin": "A metric that is a coin flip",
+    "unread": "Prompts that nothing reads",
+    "resume": "Runs cut off and resumed",
+    "overshoot": "Budgets kept",
+    "banking": "Banking messages",
+    "latency": "Wall time",
+}
+"""The measures, in the order in which they are made and shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

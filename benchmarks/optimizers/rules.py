@@ -9,7 +9,10 @@ from typing import Any
 from benchmarks.optimizers.play import (
     GEPA,
     GEPA_ALL,
+    GEPA_BEST,
+    OPENING,
     OURS,
+    PEERS,
     TEXTGRAD,
     Contender,
     Job,
@@ -24,7 +27,7 @@ from benchmarks.optimizers.results import Plan, Result, Row, number
 from benchmarks.optimizers.suite import HARDER, INTERFERING, NOISY, RULES
 from benchmarks.optimizers.tasks import Task
 
-CONTENDERS = (GEPA, GEPA_ALL, TEXTGRAD, OURS)
+CONTENDERS = (GEPA, GEPA_ALL, GEPA_BEST, TEXTGRAD, OURS, OPENING)
 BUDGET = 3_000
 NOISE_BUDGET = 400
 TARGET = 95
@@ -80,6 +83,15 @@ def trouble(plan: Plan) -> Result:
     )
 
 
+def forgetting(plan: Plan) -> Result:
+    """A proposer that forgets half of what was learnt at each rewrite."""
+    (games,) = contest([RULES], plan, budget=BUDGET, proposer="forgetting")
+    return Result(
+        setup=_setup(plan, f"at most {BUDGET:,}"),
+        rows=(_against("half of the rules are forgotten at each rewrite", games),),
+    )
+
+
 def contest(
     tasks: Sequence[Task],
     plan: Plan,
@@ -119,9 +131,9 @@ def _never_later(tasks: Sequence[Task], plan: Plan) -> Result:
 
 
 def _against(name: str, games: Games) -> Row:
-    """Met when ours is no later than either setting of gepa, and solves as many seeds."""
+    """Met when ours is no later than any setting of gepa, and solves as many seeds."""
     ours = games[OURS.name]
-    peers = [games[GEPA.name], games[GEPA_ALL.name]]
+    peers = [games[peer.name] for peer in PEERS]
     met = all(
         median_solved(ours) <= median_solved(peer)
         and solved(ours) >= solved(peer)
@@ -141,14 +153,14 @@ def _to_target(name: str, games: Games, *, target: str, met: bool) -> Row:
 
 
 def _by_value(name: str, games: Games) -> Row:
-    """Met when our prompts are truly worth as much as those of either setting of gepa."""
+    """Met when our prompts are truly worth as much as those of any setting of gepa."""
 
     def cell(played: list[Played]) -> str:
         reported = _mean(one.found.reported for one in played)
         return f"{mean_value(played):.3f} ({reported:.3f})"
 
     ours = mean_value(games[OURS.name])
-    met = all(ours >= mean_value(games[peer.name]) - 1e-9 for peer in (GEPA, GEPA_ALL))
+    met = all(ours >= mean_value(games[peer.name]) - 1e-9 for peer in PEERS)
     return _row(name, games, cell, target="never worse than gepa", met=met)
 
 
