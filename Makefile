@@ -74,6 +74,7 @@ test: lint
 docs: $(VENV)/.dev $(DOCS)/.docs
 	@$(VENV)/bin/python docs/reference/make_api.py
 	@$(VENV)/bin/python docs/reference/make_requirements.py
+	@$(VENV)/bin/python docs/explanation/make_benchmarks.py
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
 	@echo "site/index.html is written"
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -76,12 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def describe(*, seeds: int) -> dict[str, Any]:
     """Date, machine, versions and the seeds of every search."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": seeds,
-        **({"commit": commit} if commit else {}),
         "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
