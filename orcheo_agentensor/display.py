@@ -36,6 +36,11 @@ def interval(value: Sequence[float] | None) -> str:
     return "-" if not value else f"[{value[0]:.3f}, {value[1]:.3f}]"
 
 
+def chance(p_value: float) -> str:
+    """A p value for people; none is 0."""
+    return "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
+
+
 def percent(value: float | None) -> str:
     """A share for people."""
     return "-" if value is None else f"{value:.1%}"

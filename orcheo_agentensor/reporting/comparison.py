@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.display import (
+    chance,
     clean,
     html_table,
     interval,
@@ -179,7 +180,7 @@ class Contrast:
                 found.append(
                     f"{name} fell from {number(one.before)} to {number(one.after)} "
                     f"({-fell:+.3f}, 95 % interval {interval(one.difference.ci95)}, "
-                    f"p {one.p_value:.4f})"
+                    f"p {chance(one.p_value)})"
                 )
         return found
 
@@ -264,14 +265,7 @@ class RunComparison:
             rows.append(_row("objective", contrast.objective))
             found.append((title, _COLUMNS, rows))
             if one := contrast.preference:
-                row = (
-                    one.judge,
-                    one.wins,
-                    one.losses,
-                    one.ties,
-                    one.failures,
-                    f"{one.p_value:.4f}",
-                )
+                row = (one.judge, one.wins, one.losses, one.ties, one.failures, chance(one.p_value))
                 found.append((f"outputs of {contrast.after} preferred", _PREFERENCE_COLUMNS, [row]))
             if contrast.strata:
                 rows = [_row(value, one) for value, one in contrast.strata.items()]
@@ -357,7 +351,7 @@ def _row(name: str, one: MetricDifference) -> Sequence[object]:
         number(one.after),
         f"{one.difference.gain:+.3f}" if one.difference.n else "-",
         interval(one.difference.ci95),
-        f"{one.p_value:.4f}",
+        chance(one.p_value),
         one.difference.n,
         one.wins,
         one.losses,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
-from orcheo_agentensor.display import clean_json, interval
+from orcheo_agentensor.display import chance, clean_json, interval
 from orcheo_agentensor.reporting.comparison import Contrast, Flip, RunComparison
 from orcheo_agentensor.reporting.report import cell_text, cut_markdown, render, shown_text, xml_text
 
@@ -26,13 +26,12 @@ def sentence(contrast: Contrast) -> str:
             f"From {contrast.before} to {contrast.after} the objective stayed the same; {flipped}"
         )
     verb = "rose" if change.gain > 0 else "fell"
-    chance = (
-        "which chance alone seldom does" if one.p_value < 0.05 else "which chance alone may well do"
-    )
+    seldom = one.p_value < 0.05
+    told = "which chance alone seldom does" if seldom else "which chance alone may well do"
     return (
         f"From {contrast.before} to {contrast.after} the objective {verb} by "
-        f"{abs(change.gain):.3f} (95 % interval {interval(change.ci95)}, p {one.p_value:.4f}), "
-        f"{chance}; {flipped}"
+        f"{abs(change.gain):.3f} (95 % interval {interval(change.ci95)}, p {chance(one.p_value)}), "
+        f"{told}; {flipped}"
     )
 
 

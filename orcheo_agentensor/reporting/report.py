@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from orcheo_agentensor.display import (
     again,
+    chance,
     clean,
     clean_json,
     interval,
@@ -315,6 +316,12 @@ def _view(line: CaseLine, case: Mapping[str, Any], row: CaseRow) -> CaseView:
     )
 
 
+def glimpse(value: Any, most: int = 90) -> str:
+    """The beginning of a value, on one line."""
+    text = " ".join(clean(shown_text(value)).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def shown_text(value: Any) -> str:
     """A value as a person reads it; the middle of a long one is left out."""
     if value is None:
@@ -483,6 +490,8 @@ def render(template: str, **values: Any) -> str:
         "spent": spent,
         "again": again,
         "shown": shown_text,
+        "glimpse": glimpse,
+        "chance": chance,
     }
     return environment.get_template(template).render(**values)
 
@@ -572,7 +581,7 @@ def to_markdown(report: RunReport) -> str:
         lines += [
             "",
             f"Against the baseline: {found.difference.gain:+.3f} {interval(found.difference.ci95)} "
-            f"(p {found.difference.p_value:.4f}), {len(contrast.broke)} cases broke, "
+            f"(p {chance(found.difference.p_value)}), {len(contrast.broke)} cases broke, "
             f"{len(contrast.fixed)} were fixed.",
         ]
     missed = [case for case in report.cases if not case.line.passed]

@@ -10,10 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from orcheo_agentensor import Store, TextGrad, aevaluate, atrain, get_prompt
+from orcheo_agentensor.display import chance
 from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.reporting.report import (
     MARKDOWN_LIMIT,
     MOST_CASES,
+    glimpse,
     load_report,
     to_html,
     to_json_text,
@@ -213,3 +215,20 @@ async def test_of_very_many_cases_junit_lists_the_worst_and_says_so(
     assert [case.get("name") for case in suite.iter("testcase")] == [
         *("c00000", "c00001", "c00003", "c00006", "c00009")
     ]
+
+
+def test_no_p_value_is_shown_as_nothing() -> None:
+    assert [chance(p) for p in (0.0, 0.00009, 0.0001, 0.03125, 1.0)] == [
+        "<0.0001",
+        "<0.0001",
+        "0.0001",
+        "0.0312",
+        "1.0000",
+    ]
+
+
+def test_the_beginning_of_a_value_is_one_line_and_cuts_no_secret_in_half() -> None:
+    text = glimpse({"q": "a\nb" + "x" * 70 + " sk-abcdefghijklmnop1234567890"})
+    assert len(text) <= 90
+    assert "\n" not in text
+    assert "sk-" not in text

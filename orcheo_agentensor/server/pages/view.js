@@ -126,7 +126,7 @@ async function showRuns(_parts, query) {
   const states = [["", "all"], ...["running", "finished", "failed", "interrupted", "paused"].map((name) => [name, name])];
   const rows = found.items.map((run) => [
     link("#" + at("runs", run.run_id), clean(run.run_id)), run.mode, clean(run.workflow_id), run.status,
-    number(((run.result || {}).summary || {}).objective), ((run.result || {}).decision || {}).status || "", when(run.started_at)]);
+    number(((run.result || {}).summary || {}).objective), ((run.result || {}).decision || {}).status || "", el("span", { class: "when" }, when(run.started_at))]);
   return {
     title: "Runs",
     body: [el("h1", {}, "Runs"),
@@ -288,8 +288,8 @@ async function showCompare(_parts, query) {
 }
 
 function flips(kind, word, count, shown) {
-  return [el("h2", {}, el("span", { class: kind }, `${count} cases ${word}`), count > shown.length ? ` (the first ${shown.length})` : ""),
-    shown.map((flip) => el("details", {}, el("summary", {}, `${clean(flip.case_id)} (${clean(flip.evaluators.join(", "))})`),
+  return [el("h2", {}, el("span", { class: count ? kind : "soft" }, `${count} cases ${word}`), count > shown.length ? ` (the first ${shown.length})` : ""),
+    shown.map((flip) => el("details", {}, el("summary", {}, `${clean(flip.case_id)} (${clean(flip.evaluators.join(", "))}) `, el("span", { class: "soft" }, text(flip.inputs, 90))),
       el("dl", {}, block("inputs", flip.inputs), block("before", flip.before), block("after", flip.after), Object.entries(flip.reasons).map(([name, reason]) => pair(clean(name), clean(reason))))))];
 }
 
