@@ -251,18 +251,19 @@ def content_hash(value: Any, *, checked: bool = False) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_ATOMS = (str, int, float, bool, type(None))
+_ATOMS = frozenset({str, int, float, bool, type(None)})
 
 
 def private_copy(value: Any) -> Any:
     """A deep copy that its receiver may change; fast for JSON values."""
-    if isinstance(value, _ATOMS):
+    kind = type(value)
+    if kind in _ATOMS:
         return value
-    if type(value) is not dict and type(value) is not list:
-        return copy.deepcopy(value)
+    if kind is not dict and kind is not list:
+        return value if isinstance(value, str | int | float) else copy.deepcopy(value)
     copied: Any = value.copy()
-    for key, item in copied.items() if type(value) is dict else enumerate(value):
-        if not isinstance(item, _ATOMS):
+    for key, item in copied.items() if kind is dict else enumerate(value):
+        if type(item) not in _ATOMS:
             copied[key] = private_copy(item)
     return copied
 

@@ -188,6 +188,13 @@ class PaidCalls:
         """Whether the call under `key` is being made."""
         return key in self._claimed
 
+    def take(self, key: str) -> bool:
+        """As `claim`, where nobody makes the call under `key`; False where somebody does."""
+        if key in self._claimed:
+            return False
+        self._claimed[key] = None
+        return True
+
     async def claim(self, key: str) -> None:
         """Wait until nobody makes the call under `key`, and keep others waiting until `release`."""
         while key in self._claimed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,8 @@ def describe(values: Sequence[float]) -> Mean:
     mean = math.fsum(values) / n
     if n < 2:
         return Mean(mean=mean, se=None, ci95=None)
-    se = statistics.stdev(values) / math.sqrt(n)
+    squares = math.fsum([(value - mean) ** 2 for value in values])
+    se = math.sqrt(squares / (n - 1) / n)
     if set(values) <= {0.0, 1.0}:
         return Mean(mean=mean, se=se, ci95=_wilson(mean, n, _NORMAL))
     # Only where it is needed: with numpy it takes a good part of a short run to import. (And

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import pytest
+
+from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.evaluation import CaseResult
-from orcheo_agentensor.evaluation.results import merged
-from orcheo_agentensor.evaluators import EvaluationResult, EvaluatorFailure, TargetFailure
+from orcheo_agentensor.evaluation.results import case_result, context_of, merged
+from orcheo_agentensor.evaluators import (
+    EvaluationResult,
+    EvaluatorContext,
+    EvaluatorFailure,
+    TargetFailure,
+)
+from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.usage import Usage
 
 
@@ -18,6 +28,29 @@ def result(**outcome: Any) -> CaseResult:
         latency_ms=10.0 * (outcome.get("score") or 0.0),
         usage=Usage(rollouts=1),
     )
+
+
+def test_results_and_contexts_of_a_run_are_whole_and_frozen() -> None:
+    case = Case(id="c", inputs=1, expected_output=2, metadata={"m": 3})
+    row = RolloutRow(
+        key="k", case_id="c", candidate_hash="h", output=4, tape={"t": 5}, latency_ms=6.0,
+        failure={"kind": "timeout", "reason": "late"}, empty_replies=7, cut_replies=8,
+    )  # fmt: skip
+    outcomes = (EvaluationResult(name="e", score=1.0),)
+    made = case_result(case, row, outcomes, Usage(calls=9), replayed=True)
+    assert made == CaseResult(
+        case_id="c", output=4, outcomes=outcomes, latency_ms=6.0, usage=Usage(calls=9),
+        target_failure=TargetFailure(kind="timeout", reason="late", attempts=1), tape={"t": 5},
+        replayed=True, case=case, empty_replies=7, cut_replies=8,
+    )  # fmt: skip
+    context = context_of(case, row)
+    assert context == EvaluatorContext(
+        case_id="c", inputs=1, output=4, expected_output=2, metadata={"m": 3}, latency_ms=6.0,
+        usage=row.usage, tape={"t": 5},
+    )  # fmt: skip
+    for one in (made, context):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            one.case_id = "d"  # type: ignore[misc]
 
 
 def test_replicates_merge_to_mean_majority_and_the_worst_reason() -> None:
