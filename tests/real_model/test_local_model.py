@@ -34,16 +34,19 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("names", None)
 
 
+@pytest.mark.parametrize("file", ["train.yaml", "demos.yaml"])
 async def test_worked_examples_teach_the_model_how_a_register_writes_names(
-    names: Any, served: Counted
+    file: str, names: Any, served: Counted
 ) -> None:
-    job = yaml.safe_load((EXAMPLE / "train.yaml").read_text("utf-8"))
+    job = yaml.safe_load((EXAMPLE / file).read_text("utf-8"))
+    if "proposer" in job["optimizer"]:
+        job["optimizer"]["proposer"] = names.WorkedExamples()
     result = await atrain(
         names.graph,
         prompts=job["prompts"],
         dataset=EXAMPLE / "names.csv",
         evaluators=job["evaluators"],
-        optimizer={"name": "reflective", "proposer": names.WorkedExamples()},
+        optimizer=job["optimizer"],
         budget=job["budget"],
         limits=Limits(concurrency=2, case_timeout=300),
         promote="auto",
