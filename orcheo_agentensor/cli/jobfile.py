@@ -52,12 +52,23 @@ def load_job(path: Path, overrides: Overrides) -> dict[str, Any]:
             value=data,
             rule="must be a mapping",
         )
-    data.pop("project", None)
-    if "dataset" in data:
-        data["dataset"] = _located(data["dataset"], path.parent)
-    if "prompts" in data:
-        data["prompts"] = with_texts(data["prompts"], path.parent)
-    return override(data, overrides)
+    return completed(data, path.parent, overrides)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a job file is one of a sweep: it has a `matrix`."""
+    document = read_document(path) if path.is_file() else None
+    return isinstance(document, Mapping) and "matrix" in document
+
+
+def completed(data: Mapping[str, Any], folder: Path, overrides: Overrides) -> dict[str, Any]:
+    """A job of a file in `folder`, with its dataset and texts found and options laid over it."""
+    job = {name: value for name, value in data.items() if name != "project"}
+    if "dataset" in job:
+        job["dataset"] = _located(job["dataset"], folder)
+    if "prompts" in job:
+        job["prompts"] = with_texts(job["prompts"], folder)
+    return override(job, overrides)
 
 
 _PROJECT = {"store": "database_url", "model": "model", "allowed_modules": "allowed_modules"}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orcheo_agentensor.cli import options
 from orcheo_agentensor.cli.compare import Against, Alpha, MaxDrop, against_baseline
-from orcheo_agentensor.cli.jobfile import PROJECT_FILE, Overrides
+from orcheo_agentensor.cli.jobfile import PROJECT_FILE, Overrides, is_sweep
 from orcheo_agentensor.errors import BadInput
 
 
@@ -96,28 +96,29 @@ def train(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Train the prompts of a workflow and store the result as a version."""
+    """Train the prompts of a workflow and store the result as a version.
+
+    A job with a `matrix` is a sweep: a run for each combination of its values.
+    """
+    overrides = Overrides(
+        run_id=run_id,
+        seed=seed,
+        concurrency=concurrency,
+        isolate=isolate,
+        checkpoint=checkpoint,
+        reuse=reuse,
+        cache=cache,
+        accept_drift=accept_drift,
+    )
+    flag = options.actor_name(None) if override_flag else None
+    shown: dict[str, Any] = {"store": store, "as_json": as_json, "quiet": quiet}
+    if is_sweep(job):
+        from orcheo_agentensor.cli.sweep import start_sweep
+
+        return start_sweep(job, overrides, overrides_flag=flag, dry_run=dry_run, **shown)
     from orcheo_agentensor.cli.execution import start_run
 
-    return start_run(
-        "train",
-        job,
-        Overrides(
-            run_id=run_id,
-            seed=seed,
-            concurrency=concurrency,
-            isolate=isolate,
-            checkpoint=checkpoint,
-            reuse=reuse,
-            cache=cache,
-            accept_drift=accept_drift,
-        ),
-        overrides_flag=options.actor_name(None) if override_flag else None,
-        dry_run=dry_run,
-        store=store,
-        as_json=as_json,
-        quiet=quiet,
-    )
+    return start_run("train", job, overrides, overrides_flag=flag, dry_run=dry_run, **shown)
 
 
 def run(

@@ -15,8 +15,10 @@ import httpx
 import pytest
 from clusters import PYTHON, Cluster, bearer, cases, environment, lay_out, running, told
 from langgraph_sdk.errors import APIStatusError
+from typer.testing import CliRunner
 
 from orcheo_agentensor import Settings, Store, aevaluate
+from orcheo_agentensor.cli.app import app
 from orcheo_agentensor.errors import NotFound
 
 pytestmark = pytest.mark.cluster
@@ -233,6 +235,27 @@ async def test_a_part_restarts_and_a_training_ends_all_the_same(
     assert found["status"] == "finished"
     rows = await store.runs.case_rows(part, limit=None)
     assert len({row.rollout.key for row in rows}) == len(rows)
+
+
+def test_a_sweep_is_spread_over_the_workers(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANA", bearer("ana")["authorization"])
+    monkeypatch.setenv("AGENTENSOR_ALLOWED_HOSTS", "127.0.0.1")
+    monkeypatch.setenv("AGENTENSOR_HOST_KEYS", "127.0.0.1=ANA")
+    sweep = {"server": cluster.url, "api_key_env": "ANA", "parallel": 4}
+    job = {
+        **training("swept", None),
+        "matrix": {"seed": [1, 2, 3, 4], "prompts.skills": ["card", "card login"]},
+        "sweep": sweep,
+    }
+    (tmp_path / "sweep.json").write_text(json.dumps(job))
+    for _ in range(2):  # the second time, everything is there
+        done = CliRunner().invoke(app, ["train", str(tmp_path / "sweep.json"), "--json"])
+        found = json.loads(done.stdout)
+        assert [one["status"] for one in found["runs"]] == ["finished"] * 8
+        assert {one["best"]["objective"] for one in found["runs"]} == {1.0}
+    assert found["usage"]["rollouts"] == sum(r["usage"]["rollouts"] for r in found["runs"])
 
 
 # -- What does not start ---------------------------------------------------------------------------
