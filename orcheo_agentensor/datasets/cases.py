@@ -556,10 +556,15 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Each value of a JSONL text with its line; raises `DatasetError`."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line and not line.isspace():
-            try:
-                yield number, decode_json(line)
-            except (ValueError, RecursionError) as error:
-                raise _not_readable(f"{name}:{number}", "JSON", error) from None
+            yield number, decode_line(line, f"{name}:{number}")
+
+
+def decode_line(text: str, where: str) -> Any:
+    """The value of a line of JSONL; raises `DatasetError`, which begins with `where`."""
+    try:
+        return decode_json(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_readable(where, "JSON", error) from None
 
 
 def json_document(text: str, name: str) -> Any:

@@ -24,13 +24,20 @@ from orcheo_agentensor.datasets.cases import (
     UNKNOWN,
     Case,
     check_name,
-    digest_of,
     parse_case,
     read_file,
     require_json,
     with_media,
 )
 from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
+from orcheo_agentensor.datasets.streamed import (
+    StreamedCases,
+    digests_of,
+    ids_of,
+    is_streamed,
+    splits_of,
+    streamed,
+)
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import StrictNumbers, canonical_json, content_hash
 from orcheo_agentensor.media import references_in, with_base64
@@ -51,12 +58,13 @@ def assign_splits(
     """
     shares = _exact_shares(proportions)
     strata: dict[str, list[int]] = defaultdict(list)
-    for n, case in enumerate(cases):
-        strata[_stratum(case, stratify)].append(n)
+    for n in range(len(cases)):
+        strata["" if stratify is None else _stratum(cases[n], stratify)].append(n)
+    ids = ids_of(cases)
     names = [""] * len(cases)
     behind = dict.fromkeys(shares, Fraction(0))
     for key in sorted(strata):
-        members = sorted(strata[key], key=lambda n: _draw(seed, cases[n].id))
+        members = sorted(strata[key], key=lambda n: _draw(seed, ids[n]))
         seats = _seats(len(members), shares, behind)
         place = 0
         for name, count in seats.items():
@@ -98,9 +106,7 @@ def _exact_shares(proportions: Mapping[str, float]) -> dict[str, Fraction]:
     return {name: share / total for name, share in exact.items()}
 
 
-def _stratum(case: Case, path: str | None) -> str:
-    if path is None:
-        return ""
+def _stratum(case: Case, path: str) -> str:
     head, _, rest = path.partition(".")
     if head not in ("inputs", "expected_output", "metadata"):
         raise DatasetError(
@@ -149,7 +155,7 @@ class Dataset:
     """
 
     id: str
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
     metadata: dict[str, Any] = field(default_factory=dict)
     media: Mapping[str, Medium | None] = field(default_factory=dict, repr=False, compare=False)
     unfetched: tuple[str, ...] = field(default=(), repr=False, compare=False)
@@ -164,7 +170,8 @@ class Dataset:
         if not isinstance(self.metadata, dict):
             raise DatasetError(field="metadata", value=self.metadata, rule="must be an object")
         require_json(metadata=self.metadata)
-        refuse_duplicates(self.cases, lambda n: f"{self.id}[{n}]")
+        if not isinstance(self.cases, StreamedCases):  # where that was done line by line
+            refuse_duplicates(self.cases, lambda n: f"{self.id}[{n}]")
 
     @classmethod
     def from_cases(
@@ -238,6 +245,14 @@ class Dataset:
             found = read_foreign(file, form=format or "auto", columns=columns, encoding=encoding)
             imported = cls.from_imported(found, id=name, access=access)
             return imported if id is None else replace(imported, id=id)
+        if is_streamed(file, encoding):
+            try:
+                large = streamed(file, access)
+            except OSError as error:
+                rule = f"cannot be read ({error.strerror})"
+                raise DatasetError(field="path", value=str(file), rule=rule) from None
+            if large is not None:
+                return cls(id=name, cases=large[0], unfetched=large[1])
         try:
             head, cases, places = read_file(file, encoding=encoding)
         except DatasetError as error:
@@ -273,14 +288,21 @@ class Dataset:
     def version(self) -> str:
         """SHA-256 over the cases' content in order, whatever file format they came from."""
         digest = hashlib.sha256()
-        for case in self.cases:
-            digest.update(digest_of(case))
+        for one in digests_of(self.cases):
+            digest.update(one)
         return digest.hexdigest()
 
     @cached_property
     def metadata_version(self) -> str:
         """SHA-256 over the metadata."""
         return content_hash(self.metadata)
+
+    @cached_property
+    def talks(self) -> bool:
+        """Whether any of its cases may be a conversation."""
+        if isinstance(self.cases, StreamedCases):
+            return self.cases.talks
+        return any(case.conversation for case in self.cases)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -290,7 +312,7 @@ class Dataset:
 
     def __getitem__(self, case_id: str) -> Case:
         try:
-            return self._by_id[case_id]
+            return self.cases[self._by_id[case_id]]
         except KeyError:
             raise DatasetError(
                 field="id", value=case_id, rule=f"is no case of dataset {self.id!r}"
@@ -298,7 +320,7 @@ class Dataset:
 
     def splits(self) -> dict[str, int]:
         """How many cases each split has; cases outside any split are not counted."""
-        return dict(Counter(case.split for case in self.cases if case.split is not None))
+        return dict(Counter(split for split in splits_of(self.cases) if split is not None))
 
     def split(self, names: str | Sequence[str] | None) -> Dataset:
         """The cases of one or several splits, in order; all of them for None."""
@@ -317,7 +339,8 @@ class Dataset:
             )
         if not wanted:
             raise DatasetError(field="split", value=names, rule="must name at least one split")
-        return replace(self, cases=tuple(case for case in self.cases if case.split in wanted))
+        splits = splits_of(self.cases)
+        return self._picked([n for n, split in enumerate(splits) if split in wanted])
 
     def with_splits(
         self, proportions: Mapping[str, float], *, seed: int = 0, stratify: str | None = None
@@ -329,6 +352,8 @@ class Dataset:
         follows from the seed and its id, so adding cases moves few others.
         """
         names = assign_splits(self.cases, proportions, seed=seed, stratify=stratify)
+        if isinstance(self.cases, StreamedCases):
+            return replace(self, cases=self.cases.with_splits(names))
         pairs = zip(self.cases, names, strict=True)
         return replace(
             self, cases=tuple(case.model_copy(update={"split": name}) for case, name in pairs)
@@ -336,9 +361,15 @@ class Dataset:
 
     def sample(self, count: int, *, seed: int = 0) -> Dataset:
         """`count` cases (all, where there are fewer) drawn by the seed and their ids, in order."""
-        drawn = sorted(self.cases, key=lambda case: _draw(seed, case.id))[:count]
-        kept = {case.id for case in drawn}
-        return replace(self, cases=tuple(case for case in self.cases if case.id in kept))
+        ids = ids_of(self.cases)
+        drawn = sorted(range(len(ids)), key=lambda n: _draw(seed, ids[n]))[:count]
+        return self._picked(sorted(drawn))
+
+    def _picked(self, places: Sequence[int]) -> Dataset:
+        """A copy with the cases at these places."""
+        if isinstance(self.cases, StreamedCases):
+            return replace(self, cases=self.cases.picked(places))
+        return replace(self, cases=tuple(self.cases[n] for n in places))
 
     def cases_to_json(self) -> Iterator[dict[str, Any]]:
         """Each case as JSON that needs no store: its media in base64, where they are at hand."""
@@ -384,8 +415,8 @@ class Dataset:
             )
 
     @cached_property
-    def _by_id(self) -> dict[str, Case]:
-        return {case.id: case for case in self.cases}
+    def _by_id(self) -> dict[str, int]:
+        return {one: n for n, one in enumerate(ids_of(self.cases))}
 
 
 def _attached(cases: Iterable[Case], places: Sequence[str], media: Attachments) -> tuple[Case, ...]:
@@ -397,7 +428,7 @@ def _attached(cases: Iterable[Case], places: Sequence[str], media: Attachments) 
 def _naming_its_form(error: DatasetError, path: Path, encoding: str | None) -> DatasetError:
     """The error of a file that is not in our form; it says what to write where another tool wrote
     the file, or a table has columns of its own."""
-    if error.field in ("encoding", "path"):
+    if error.field in ("encoding", "path") or is_streamed(path, None):  # not twice through that
         return error
     try:
         found = read_foreign(path, encoding=encoding)

@@ -70,13 +70,16 @@ def read_text(path: Path, *, encoding: str | None = None) -> str:
             field="encoding", value=encoding, rule="must be an encoding, such as utf-8 or cp1252"
         ) from None
     except UnicodeDecodeError as error:
-        raise _not_in_encoding(data, error, path.name, encoding) from None
+        raise not_in_encoding(data, error, path.name, encoding) from None
 
 
-def _not_in_encoding(
-    data: bytes, error: UnicodeDecodeError, name: str, encoding: str | None
+def not_in_encoding(
+    data: bytes, error: UnicodeDecodeError, name: str, encoding: str | None, *, above: int = 0
 ) -> DatasetError:
-    """The error of a file with bytes that its encoding does not have: where, and what to write."""
+    """The error of a file with bytes that its encoding does not have: where, and what to write.
+
+    `above` counts the lines that stand above the data.
+    """
     shown = "UTF-8" if encoding in (None, UTF8) else str(encoding)
     rule = f"must be {shown}"
     wide = next((kind for mark, kind in _MARKS.items() if data.startswith(mark)), None)
@@ -85,7 +88,7 @@ def _not_in_encoding(
     if wide is not None and shown == "UTF-8":
         told = f"{name}:1: is {wide.upper()} and not UTF-8: {_write(wide)}"
         return DatasetError(told, field="encoding", rule=rule)
-    line = data.count(b"\n", 0, error.start) + 1
+    line = data.count(b"\n", 0, error.start) + 1 + above
     begin = data.rfind(b"\n", 0, error.start) + 1
     found = data[error.start]
     where = f"{name}:{line}: byte {error.start - begin + 1} of the line, 0x{found:02x}, is not"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.callbacks import AsyncCallbackManager
 
 from orcheo_agentensor.config.model import named_callbacks
-from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.datasets import Case, StreamedCases
 from orcheo_agentensor.errors import (
     LOCKED_OUT,
     REFUSED,
@@ -877,6 +877,8 @@ class _Batch:
             if len(parts) < len(self.replicates):
                 return
             result = merged([parts[n] for n in self.replicates], self.runner.weights)
+        if isinstance(self.cases, StreamedCases):  # which take too much memory to be held
+            result = replace(result, case=self.cases.later(index))
         self._results[index] = result
         if self.on_case is not None:
             self.on_case(result)

@@ -463,7 +463,7 @@ class RunManager(Generic[JobT]):
 
         target = self._target(job)
         talks = isinstance(target, TalkingTarget)
-        if not talks and any(case.conversation for case in dataset.cases):
+        if not talks and dataset.talks:
             target = TalkingTarget.of(
                 target, ConversationSpec(), settings=self._settings, marked_only=True
             )

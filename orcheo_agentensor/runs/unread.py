@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -131,31 +132,52 @@ def unread(
         *_unread_overrides(target, configurable),
         *_unread_binds(target, prompts),
     ]
-    found += _dropped(target, dataset, evaluators)
+    taken = _taken(target)
+    seen = _Seen.of(dataset, taken=taken)
+    found += _dropped(seen.lost, taken, len(dataset), evaluators)
     if dataset.unfetched:
         found.append(
             f"media of the cases are on {', '.join(dataset.unfetched)}, from where nothing may be "
             "fetched: the target gets their URLs, and they may change; add the host to "
             "AGENTENSOR_ALLOWED_HOSTS to have them fetched once and kept"
         )
-    found += _unscored(dataset, evaluators)
-    expecting = sum(case.expected_output is not None for case in dataset.cases)
-    if expecting and not training and not any(map(_compares, evaluators)):
+    found += _unscored(seen, evaluators)
+    if seen.expecting and not training and not any(map(_compares, evaluators)):
         found.append(
-            f"no evaluator reads the expected_output of {expecting} of {len(dataset)} cases: add "
-            "one that compares with it, such as exact_match, or one that takes reference_outputs"
+            f"no evaluator reads the expected_output of {seen.expecting} of {len(dataset)} cases: "
+            "add one that compares with it, such as exact_match, or one that takes "
+            "reference_outputs"
         )
     return found
 
 
-def _unscored(dataset: Dataset, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:
+@dataclass
+class _Seen:
+    """What the cases of a dataset bring, in one look at each: there may be very many."""
+
+    expecting: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    asserted: list[Any] = field(default_factory=list)
+    left_out: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, taken: Sequence[str]) -> _Seen:
+        """`taken` are the keys of inputs that the target takes; none where it takes any."""
+        seen = cls()
+        for case in dataset.cases:
+            seen.expecting += case.expected_output is not None
+            if taken and isinstance(case.inputs, Mapping):
+                seen.lost.update(key for key in case.inputs if key not in taken)
+            for key, held in ((ASSERT, seen.asserted), (LEFT_OUT, seen.left_out)):
+                if isinstance(entries := case.metadata.get(key), list):
+                    held += entries
+        return seen
+
+
+def _unscored(seen: _Seen, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:
     """On what cases assert of their outputs that no evaluator scores."""
-    asserted, left = (
-        [one for case in dataset.cases if isinstance(held := case.metadata.get(key), list)
-         for one in held]
-        for key in (ASSERT, LEFT_OUT)
-    )  # fmt: skip
     scored = any(isinstance(one.subject, Assertions) for one in evaluators)
+    asserted, left = seen.asserted, seen.left_out
     if asserted and not scored and all(problem_of(one) is None for one in asserted):
         yield (
             f"no evaluator scores the {len(asserted)} assertions in metadata.{ASSERT} of the "
@@ -244,16 +266,19 @@ def _unread_overrides(target: Any, configurable: Mapping[str, Any]) -> Iterator[
                 )
 
 
-def _dropped(target: Any, dataset: Dataset, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:
-    """On keys of the inputs that LangGraph drops, because the graph's input schema lacks them."""
+def _taken(target: Any) -> list[str]:
+    """The keys of the inputs that a graph takes; none where it takes any."""
     inner = getattr(target, "built", None) or getattr(target, "inner", target)
     builder = getattr(getattr(inner, "runnable", None), "builder", None)
     schemas, schema = getattr(builder, "schemas", {}), getattr(builder, "input_schema", None)
     taken = [*schemas.get(schema, ())] if builder is not None else []
-    if not taken or "__root__" in taken:
-        return
-    inputs = [case.inputs for case in dataset.cases if isinstance(case.inputs, Mapping)]
-    lost = Counter(key for one in inputs for key in one if key not in taken)
+    return [] if "__root__" in taken else taken
+
+
+def _dropped(
+    lost: Counter[str], taken: Sequence[str], count: int, evaluators: Sequence[BoundEvaluator]
+) -> Iterator[str]:
+    """On keys of the inputs that LangGraph drops, because the graph's input schema lacks them."""
     code = Named(*(root for one in evaluators for root in _roots(one))) if lost else Named()
     for key, times in lost.items():
         if key not in code:
@@ -261,7 +286,7 @@ def _dropped(target: Any, dataset: Dataset, evaluators: Sequence[BoundEvaluator]
             todo = f"did you mean {near[0]!r}?" if near else f"it takes: {', '.join(taken)}"
             yield (
                 f"the target's input schema has no {key!r}, so LangGraph drops it from the inputs "
-                f"of {times} of {len(dataset)} cases: {todo}"
+                f"of {times} of {count} cases: {todo}"
             )
 
 

@@ -635,11 +635,12 @@ def split_cases(dataset: Dataset) -> tuple[Cases, Cases, Cases]:
     """
     there = sorted(dataset.splits())
     if not there:
-        return dataset.cases, dataset.cases, ()
+        cases = tuple(dataset.cases)
+        return cases, cases, ()
     if "train" not in there:
         rule = "must have a split named 'train'"
         raise ConfigError(field="job.dataset", value=there, rule=rule)
-    found = {name: dataset.split(name).cases for name in SPLITS if name in there}
+    found = {name: tuple(dataset.split(name).cases) for name in SPLITS if name in there}
     return found["train"], found.get("validation", found["train"]), found.get("holdout", ())
 
 
