@@ -28,6 +28,7 @@ from orcheo_agentensor.optimizers.protocol import (
     Trial,
     TrialOutcome,
     derive_seed,
+    in_turn,
 )
 
 FINALISTS = 2  # sets of one race that are validated, the second where the first loses
@@ -364,14 +365,8 @@ def _affordable(state: State) -> bool:
 
 
 def _mixed(state: State, cases: Sequence[str], purpose: str) -> list[str]:
-    """The cases in an order by chance in which the labels take turns."""
-    draw = random.Random(derive_seed(state["seed"], state["race"], purpose))
-    groups: dict[Any, list[str]] = {}
-    for case in draw.sample(list(cases), len(cases)):
-        groups.setdefault(state["labels"].get(case, case), []).append(case)
-    order = draw.sample(list(groups), len(groups))
-    turns = range(max(map(len, groups.values()), default=0))
-    return [groups[one][turn] for turn in turns for one in order if turn < len(groups[one])]
+    seed = derive_seed(state["seed"], state["race"], purpose)
+    return in_turn(cases, state["labels"], seed=seed)
 
 
 def _ranked(state: State) -> list[dict[str, Any]]:

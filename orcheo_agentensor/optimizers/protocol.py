@@ -137,9 +137,9 @@ class Trial:
     of another candidate, cases that it was run on), proposes, and tests on `case_ids`; `merge`
     takes the texts of the components in `donors` from other candidates instead of proposing;
     `validate` proposes nothing and measures `parent` itself. `measure` runs `parent` on all of
-    `case_ids` and compares nothing: with the worked examples `demos` in its prompts, in
-    `demo_chars` characters each at most, where there are any. Without `case_ids`, a trial that is
-    not `gated` learns from what is remembered alone, and runs nothing.
+    `case_ids`, with the worked examples `demos` in its prompts, in `demo_chars` characters each at
+    most, where there are any; and compares nothing where it is not `validated`. Without `case_ids`,
+    a trial that is not `gated` learns from what is remembered alone, and runs nothing.
 
     With `gated`, the child must first beat its parent on `case_ids`; with `refined`, one that
     fixed some of these and broke others gets one more proposal on its own new failures. With
@@ -224,6 +224,17 @@ def derive_seed(seed: int, step: int, purpose: str) -> int:
     """A seed for one purpose at one step; the same arguments always give the same number."""
     digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
+
+
+def in_turn(case_ids: Sequence[str], labels: Mapping[str, int], *, seed: int) -> list[str]:
+    """The cases in an order by chance in which their labels take turns."""
+    draw = random.Random(seed)
+    groups: dict[Any, list[str]] = {}
+    for case in draw.sample(list(case_ids), len(case_ids)):
+        groups.setdefault(labels.get(case, case), []).append(case)
+    order = draw.sample(list(groups), len(groups))
+    turns = range(max(map(len, groups.values()), default=0))
+    return [groups[one][turn] for turn in turns for one in order if turn < len(groups[one])]
 
 
 def minibatch(case_ids: Sequence[str], *, size: int, step: int, seed: int) -> tuple[str, ...]:

@@ -22,11 +22,13 @@ from pydantic import ConfigDict, Field
 
 from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.optimizers.protocol import (
+    Demo,
     SearchSpace,
     State,
     Trial,
     TrialOutcome,
     derive_seed,
+    in_turn,
 )
 
 BatchSize: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -43,6 +45,7 @@ OPENING_EDITS = 15  # of which a pass makes at most about so many
 OPENING_TRIES = 3  # proposals for the prompts whose text was refused
 OPENING_LAST = 10  # a pass needs no second round once of so many cases, its last,
 OPENING_DONE = 0.85  # so large a share was solved
+DEMO_SETS = 2  # sets of examples that are tried in each best, the second a quarter as large
 IDENTICAL = "identical to its parent"
 MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again,
 MAX_REMEMBERED = 200  # and with what came of others under another candidate,
@@ -60,7 +63,7 @@ class Entry:
     counts the minibatches in a row without a better child, of which `missed` is the last, `quiet`
     those that had nothing to teach. `judged` is set once it was validated, as far as needed,
     against the best of its time. `changed` maps each prompt that differs from the baseline to the
-    candidate that brought its text.
+    candidate that brought its text. `shows` is set where its prompts hold worked examples.
     """
 
     hash: str
@@ -78,6 +81,7 @@ class Entry:
     shots: int = 0
     missed: list[str] = field(default_factory=list)
     judged: bool = False
+    shows: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class CandidatePool:
             taught=sorted({*above.taught, *taught}),
             changed={**above.changed, **dict.fromkeys(changed, candidate)},
             depth=above.depth + 1,
+            shows=above.shows,
         )
 
     def better(self, one: str, other: str) -> bool:
@@ -275,6 +280,8 @@ class Reflective(StrictNumbers):
             that won on minibatches loses on validation, it is halved and the minibatch doubled.
         patience: How many minibatches without a better child a parent gets before another one is
             chosen.
+        demos: The most worked examples that the search puts into a prompt, on trial, for each best
+            that it finds; 0 for none. See `Demos`.
         proposer: An object with `async propose(request)`, or its "module:attribute".
         model: The chat model that proposes where there is no `proposer`.
         sees: Whether `model` takes images; left out, its profile says so.
@@ -306,9 +313,15 @@ class Reflective(StrictNumbers):
     momentum: int = Field(default=8, ge=0)
     chain: int = Field(default=4, ge=1)
     patience: int = Field(default=3, ge=1)
+    demos: int = Field(default=0, ge=0, le=200)
     proposer: Any = None
     model: Any = None
     sees: bool | None = None
+
+    @property
+    def demonstrates(self) -> bool:
+        """Whether it puts worked examples into prompts."""
+        return self.demos > 0
 
     def start(self, space: SearchSpace) -> State:
         """Begin at the baseline, with the first trials planned."""
@@ -331,6 +344,7 @@ class Reflective(StrictNumbers):
             "merged": [],
             "opening": None,
             "vain": 0,
+            **({"labels": dict(space.labels), "sets": {}} if self.demos else {}),
         }
         pool = CandidatePool([Entry(hash=space.baseline)])
         if self.opening:
@@ -439,6 +453,8 @@ class Reflective(StrictNumbers):
             if pair is not None:
                 state["merged"] = [*state["merged"], pair.key]
                 return replace(trial, purpose="merge", gated=False, rival=best, donors=pair.donors)
+            if self.demos and (demos := self._demos(state, pool)):
+                return replace(trial, purpose="measure", gated=False, rival=best, demos=demos)
         parent, purpose = current, trial.purpose
         if current.rejected >= self.patience:
             parent = pool.sample(derive_seed(state["seed"], asked, "parent"))
@@ -470,6 +486,37 @@ class Reflective(StrictNumbers):
                 state, without={*cases, *parent.scores}, most=MAX_REMEMBERED - len(recalled)
             ),
         )
+
+    def _demos(self, state: State, pool: CandidatePool) -> dict[str, list[Demo]]:
+        """Worked examples for the prompts of the best, as long as it has none: a few sets of each
+        best; of the baseline only where edits lead nowhere. None where that was tried."""
+        best = pool[state["best"]]
+        tried = state["sets"].get(best.hash, 0)
+        stuck = best.rejected >= self.patience or best.quiet > 0
+        if best.shows or tried >= DEMO_SETS or not (best.parent or stuck) or not best.scores:
+            return {}
+        state["sets"] = {best.hash: tried + 1}
+        full, seed = pool.full_marks(), derive_seed(state["seed"], state["asked"], "demos")
+        known = [
+            Demo(case_id=case, candidate=best.hash, answer="output", like=case)
+            for case, score in sorted(best.scores.items())
+            if score >= full
+        ]
+        solved, like = {demo.case_id for demo in known}, min(best.scores)
+        known += [
+            Demo(
+                case_id=case,
+                candidate=best.hash,
+                answer="expected",
+                like=case if case in best.scores else like,
+            )
+            for case in state["case_ids"]
+            if case in state["labels"] and case not in solved
+        ]
+        size = max(1, min(self.demos >> (2 * tried), len(state["case_ids"]) // 2))
+        order = in_turn([one.case_id for one in known], state["labels"], seed=seed)[:size]
+        chosen = [one for one in known if one.case_id in order]
+        return dict.fromkeys(state["components"], chosen) if chosen else {}
 
     def _start_over(self, state: State, pool: CandidatePool) -> Trial | None:
         """A pass over train from another candidate, once the search gets no further."""
@@ -566,7 +613,7 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
         )
     ):
         state["seen"] = {**state["seen"], **{case: [state["used"], candidate] for case in scores}}
-    if trial.purpose in ("validate", "merge"):
+    if trial.purpose in ("validate", "merge", "measure"):
         _judge(state, pool, trial, outcome)
         return
     if state["opening"] is not None:
@@ -644,6 +691,7 @@ def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
         pool.add(judged, parent=trial.parent, changed=outcome.prompts, taught=())
     entry = pool[judged]
     entry.judged = True
+    entry.shows = entry.shows or bool(outcome.shown)
     entry.validation.update(outcome.validation_scores)
     entry.depth = 0
     opening, state["opening"] = state["opening"], None
@@ -657,7 +705,7 @@ def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     if opening is not None:
         state["current"] = state["best"]
         return
-    if trial.purpose == "merge":
+    if trial.purpose != "validate":
         return
     # It won on minibatches and lost on validation: they were too small, and the chain too long.
     state["chain"] = max(1, state["chain"] // 2)

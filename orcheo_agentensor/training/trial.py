@@ -277,13 +277,16 @@ class _TrialRun:
         cases = [case for case in training.plan.train if case.id in wanted]
         found = await training.measure(cases, child, phase="train") if cases else []
         scores = _scores(found, training.weights)
-        return replace(
+        outcome = replace(
             outcome,
             child=child.hash,
             child_score=_mean(scores),
             case_scores=scores,
-            means={child.hash: _evaluator_means(found)},
+            means={child.hash: _evaluator_means(found)} if found else {},
         )
+        if trial.validated:
+            return await self._validate(replace(outcome, status="accepted"), child)
+        return outcome
 
     async def _test(
         self,

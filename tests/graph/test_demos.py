@@ -181,6 +181,24 @@ async def test_a_prompt_shows_what_its_own_node_took_in_and_gave_out() -> None:
         assert parts == names[name]
 
 
+async def test_reflective_tries_examples_beside_its_edits() -> None:
+    """What no instruction brings is found by examples, and edits go on from there."""
+
+    class Polite:
+        async def propose(self, request: ProposalRequest) -> dict[str, str]:
+            (prompt,) = request.components
+            return {prompt.name: f"{prompt.text} Please." if len(prompt.text) < 60 else ""}
+
+    optimizer: dict[str, Any] = {"name": "reflective", "minibatch": 4, "proposer": Polite()}
+    without = await trained(Neighbour(), optimizer=optimizer)
+    assert without.best == without.baseline
+    result = await trained(Neighbour(), optimizer={**optimizer, "demos": 8})
+    assert result.decision.status == "promoted"
+    shown = EXAMPLE.findall(result.best.prompts["triage"].text)
+    assert 2 <= len(shown) <= 8
+    assert {queue for _inputs, queue in shown} <= set(QUEUES)
+
+
 async def test_examples_go_into_the_slot_in_the_format_that_the_prompt_declares() -> None:
     text = "Name the queue of {{message}}.\n{examples}\nAnswer in a word."
     said = {"slot": "{examples}", "format": "{inputs} -> {output}", "max_chars": 150}

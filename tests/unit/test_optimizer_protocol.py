@@ -18,6 +18,7 @@ OPTIMIZERS: dict[str, Any] = {
     "reflective": Reflective(minibatch=3),
     "reflective, 4 at once": Reflective(minibatch=3, parallel=4),
     "reflective, impatient": Reflective(minibatch=1, parallel=2, chain=1, patience=1),
+    "reflective, with demos": Reflective(minibatch=3, patience=1, demos=3),
     "textgrad": TextGrad(minibatch=3),
     "random_search": RandomSearch(minibatch=3, parallel=3),
     "demos": Demos(minibatch=2, contenders=4, most=3),
@@ -51,8 +52,13 @@ def outcome(trial: Trial, draw: random.Random) -> TrialOutcome:
         ids = {name: [one.case_id for one in held] for name, held in trial.demos.items()}
         made = draw.random() < 0.9
         return TrialOutcome(
-            status="measured" if made else "refused",
+            status=draw.choice(
+                ["accepted", "worse_on_validation"] if trial.validated else ["measured"]
+            )
+            if made
+            else "refused",
             parent=trial.parent,
+            validation_scores=scores(VALIDATION) if made and trial.validated else {},
             child=(f"candidate{draw.randrange(10**6)}" if ids else trial.parent) if made else None,
             prompts=dict.fromkeys(ids, "text"),
             case_scores=before if made else {},
