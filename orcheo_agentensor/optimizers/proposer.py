@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.errors import AgentensorError, BadInput, NoReply, describe
 from orcheo_agentensor.media import Images, sees, shown
 from orcheo_agentensor.optimizers.edits import OPS, as_proposed
+from orcheo_agentensor.optimizers.grouped import FIND, LOOK, MOST_FINDINGS, Findings, findings_of
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     HasWindow,
@@ -39,6 +40,7 @@ MAX_TASK_CHARS = 4_000
 MAX_IMAGES = 8
 """Most images in one request, for a model that sees."""
 TOLD_SHARE = 10  # a sibling, a past edit or the task takes one in so many of their characters
+BESIDE = 20  # records shown beside the findings over all of them
 SOLVED_SHARE = 4  # one of so many records shown is a solved case, where there are any
 
 _EDITS = """\
@@ -79,11 +81,15 @@ class LLMProposer:
     past edits with their scores, cap and placeholders, and what the workflow is for. A model that
     sees, by `sees` or by its profile, gets up to `MAX_IMAGES` images of these cases; all other
     media are labels. After a reply that was cut off by its length it is asked for fewer and shorter
-    texts.
+    texts. With `groups`, more cases than one request holds are looked at in groups first, a call
+    for each (`grouped.py`).
     """
 
-    def __init__(self, model: BaseChatModel, *, sees: bool | None = None) -> None:
+    def __init__(
+        self, model: BaseChatModel, *, sees: bool | None = None, groups: bool = False
+    ) -> None:
         self._model = model
+        self._groups = groups
         self._sees = sees
         window = (getattr(model, "profile", None) or {}).get("max_input_tokens")
         self._window = None if window is None else int(window)
@@ -117,10 +123,13 @@ class LLMProposer:
         model = self._model.with_structured_output(schema, include_raw=True)
         sighted = sees(self._model, told=self._sees, unknown=False)
         system = _SYSTEM.format(form=_WHOLE if whole else _EDITS)
+        findings = await self._findings(asked, request)
         found: Any = None
         while found is None:
             images = Images(most=MAX_IMAGES) if sighted else None
-            text = _render(asked, request, cuts=cuts, chars=self._chars, images=images)
+            text = _render(
+                asked, request, cuts=cuts, chars=self._chars, images=images, findings=findings
+            )
             user: Any = text
             if images is not None and images.blocks:
                 user = [{"type": "text", "text": f"{text}\n{_IMAGES}"}, *images.blocks]
@@ -151,6 +160,25 @@ class LLMProposer:
             problem = found["parsing_error"] or "no new text under the name of a prompt"
             raise ProposalRefused(f"the reply does not have the form asked for: {problem}")
         return texts
+
+    async def _findings(
+        self, asked: Sequence[ComponentRequest], request: ProposalRequest
+    ) -> Findings:
+        """What groups of the cases show, where one request holds fewer than there are."""
+        if not self._groups or not any(_left_out(one, self._chars // len(asked)) for one in asked):
+            return {}
+        schema = _finding_schema([component.name for component in asked])
+        model = self._model.with_structured_output(schema, include_raw=True)
+
+        async def ask(group: Sequence[ComponentRequest]) -> Any:
+            text = _render(group, request, cuts=0, chars=self._chars, images=None, head=LOOK)
+            reply: Any = await model.ainvoke([("system", FIND), ("user", text)])
+            return reply["parsed"]
+
+        try:
+            return await findings_of(asked, ask)
+        except NoReply:
+            return {}
 
 
 def _name_of(model: Any) -> str:
@@ -214,6 +242,12 @@ def _schema(components: Iterable[ComponentRequest], *, whole: bool) -> dict[str,
     return {"title": "NewPrompts", **found}
 
 
+def _finding_schema(names: Sequence[str]) -> dict[str, Any]:
+    findings = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_FINDINGS}
+    found = _object("What was found about the prompts, by name.", dict.fromkeys(names, findings))
+    return {"title": "Findings", **found}
+
+
 def _object(description: str, properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "description": description,
@@ -260,9 +294,11 @@ def _render(
     cuts: int,
     chars: int,
     images: Images | None,
+    findings: Findings | None = None,
+    head: str | None = None,
 ) -> str:
     budget = chars // len(components)
-    parts = [_TASKS[request.purpose]]
+    parts = [head or _TASKS[request.purpose]]
     if cuts:
         parts.append("The last reply was too long and cut off. Be much shorter this time.")
     for title, told in (
@@ -273,7 +309,13 @@ def _render(
             shown = without_middle(told, limit=min(MAX_TASK_CHARS, chars // TOLD_SHARE))
             parts.append(f"# {title}\n{as_material(shown)}")
     parts += [
-        _render_component(one, cap=one.max_chars >> cuts, chars=budget, images=images)
+        _render_component(
+            one,
+            cap=one.max_chars >> cuts,
+            chars=budget,
+            images=images,
+            findings=(findings or {}).get(one.name, ()),
+        )
         for one in components
     ]
     return "\n\n".join([*parts, f"(variation {request.seed % 10_000})"])
@@ -289,7 +331,12 @@ def _as_text(value: Any) -> str:
 
 
 def _render_component(
-    component: ComponentRequest, *, cap: int, chars: int, images: Images | None
+    component: ComponentRequest,
+    *,
+    cap: int,
+    chars: int,
+    images: Images | None,
+    findings: Sequence[str],
 ) -> str:
     lines = [f"# Prompt {component.name!r}", as_material(component.text)]
     lines.append(f"Length cap: {cap} characters.")
@@ -313,13 +360,13 @@ def _render_component(
             f"## Past edit, {verdict}: score {edit.before} -> {edit.after}",
             as_material(f"{reason}{shown}"),
         ]
-    records = chosen(component.feedback, most=MAX_RECORDS)
-    each = 4 * MAX_FIELD_CHARS
-    texts = [_render_record(record, chars=each) for record in records]
-    if sum(map(len, texts)) > chars:
-        records = chosen(component.feedback, most=max(chars // (4 * MIN_FIELD_CHARS), SOLVED_SHARE))
-        each = chars // len(records)
-        texts = [_render_record(record, chars=each) for record in records]
+    if findings:
+        told = "\n".join(f"- {one}" for one in findings)
+        lines.append(f"## Findings over all {len(component.feedback)} cases, in groups")
+        lines.append(as_material(without_middle(told, limit=chars // 2)))
+    records, texts, each = _shown_records(
+        component, chars // 2 if findings else chars, most=BESIDE if findings else MAX_RECORDS
+    )
     if images is not None:
         texts = [_render_record(record, chars=each, images=images) for record in records]
     if left_out := len(component.feedback) - len(records):
@@ -328,6 +375,25 @@ def _render_component(
         when = ", with an earlier text of the prompts" if record.earlier else ""
         lines += [f"## Case, score {record.score}{when}", as_material(text)]
     return "\n".join(lines)
+
+
+def _shown_records(
+    component: ComponentRequest, chars: int, *, most: int = MAX_RECORDS
+) -> tuple[list[FeedbackRecord], list[str], int]:
+    """The records that are shown in so many characters, their texts, and the most of each."""
+    records, each = chosen(component.feedback, most=most), 4 * MAX_FIELD_CHARS
+    texts = [_render_record(record, chars=each) for record in records]
+    if sum(map(len, texts)) > chars:
+        fewer = max(chars // (4 * MIN_FIELD_CHARS), SOLVED_SHARE)
+        records = chosen(component.feedback, most=min(most, fewer))
+        each = chars // len(records)
+        texts = [_render_record(record, chars=each) for record in records]
+    return records, texts, each
+
+
+def _left_out(component: ComponentRequest, chars: int) -> bool:
+    """Whether one request does not hold all records of a component."""
+    return len(_shown_records(component, chars)[0]) < len(component.feedback)
 
 
 def chosen(records: Sequence[FeedbackRecord], *, most: int) -> list[FeedbackRecord]:

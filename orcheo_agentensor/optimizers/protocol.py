@@ -62,10 +62,11 @@ class Optimizer(Protocol):
     `momentum` (past edits of a prompt that the proposer is shown; 0), `parallel` (trials in flight
     at once; 1), `proposer` (an object with `async propose(request)`, or its "module:attribute"),
     `model` (a chat model that proposes instead), `proposes` (False where it needs neither),
-    `demonstrates` (whether it puts worked examples into prompts), `sees` (whether the model takes
-    images, which the model's profile says otherwise), `criticises` (whether that model also gives
-    feedback along every edge of a tape), and a method `finalists(state)`: the hashes of candidates
-    that are worth validating once the search is over, best first.
+    `demonstrates` (whether it puts worked examples into prompts), `groups` (whether that model
+    looks at many cases in groups), `sees` (whether it takes images, which its profile says
+    otherwise), `criticises` (whether it also gives feedback along every edge of a tape), and a
+    method `finalists(state)`: the hashes of candidates that are worth validating once the search is
+    over, best first.
 
     With `pipelined = True` it is told of one outcome at a time, oldest trial first, while its other
     trials are in flight: after each `tell`, `ask` gives the trials that are still open, in the same

@@ -282,6 +282,8 @@ class Reflective(StrictNumbers):
             chosen.
         demos: The most worked examples that the search puts into a prompt, on trial, for each best
             that it finds; 0 for none. See `Demos`.
+        groups: Whether a model that proposes looks at more cases than one request holds in groups
+            first, a call for each, and merges what it found.
         proposer: An object with `async propose(request)`, or its "module:attribute".
         model: The chat model that proposes where there is no `proposer`.
         sees: Whether `model` takes images; left out, its profile says so.
@@ -314,6 +316,7 @@ class Reflective(StrictNumbers):
     chain: int = Field(default=4, ge=1)
     patience: int = Field(default=3, ge=1)
     demos: int = Field(default=0, ge=0, le=200)
+    groups: bool = False
     proposer: Any = None
     model: Any = None
     sees: bool | None = None

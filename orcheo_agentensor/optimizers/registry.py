@@ -167,9 +167,11 @@ def resolve_proposer(
         return _shared_proposer(optimizer, settings=settings)
     rest = [name for name, t in (prompts or {}).items() if t.requires_grad and name not in own]
     sighted = getattr(optimizer, "sees", None)
+    groups = bool(getattr(optimizer, "groups", False))
     shared = _shared_proposer(optimizer, settings=settings) if rest else None
     return ProposerPerPrompt(
-        {name: LLMProposer(model, sees=sighted) for name, model in own.items()}, shared
+        {name: LLMProposer(model, sees=sighted, groups=groups) for name, model in own.items()},
+        shared,
     )
 
 
@@ -204,4 +206,6 @@ def _shared_proposer(optimizer: Optimizer, *, settings: Settings) -> Proposer:
             rule="must be given",
         )
     sighted = getattr(optimizer, "sees", None)
-    return LLMProposer(resolve_model(model, field="optimizer.model"), sees=sighted)
+    groups = bool(getattr(optimizer, "groups", False))
+    resolved = resolve_model(model, field="optimizer.model")
+    return LLMProposer(resolved, sees=sighted, groups=groups)

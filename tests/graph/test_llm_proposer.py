@@ -18,6 +18,7 @@ from orcheo_agentensor import (
     FeedbackRecord,
     MaxSteps,
     RandomSearch,
+    Reflective,
     TextGrad,
     TextTensor,
     astep,
@@ -258,3 +259,34 @@ async def test_a_window_that_holds_no_case_is_refused_at_load_with_numbers() -> 
     with pytest.raises(BadInput, match=r"a request takes \d+: 2000 for the prompts"):
         await atrain(target, **job(ScriptedChatModel(replies=[]), prompts=own))
     assert target.calls == []
+
+
+async def test_more_cases_than_a_request_holds_are_looked_at_in_groups_where_asked() -> None:
+    seen: list[str] = []
+
+    def rule(messages: list[BaseMessage]) -> Any:
+        text = str(messages[-1].text)
+        seen.append(text)
+        if not text.startswith("Say what you find"):
+            return {"p": "Answer well."}
+        if len(seen) == 3:
+            raise ValueError("a lost group")
+        return {"p": [f"FOUND {len(seen)}", "x" * 9_000, *["more"] * 9], "q": ["nothing"]}
+
+    tensors = {"p": TextTensor("Answer.")}
+    for n in range(144):
+        tensors["p"].backward(record(n, score=float(n >= 100)))
+    model = RuleChatModel(rule=rule)
+    assert await astep(tensors, optimizer=Reflective(model=model, groups=True)) == {}
+    *groups, last = seen
+    assert [text.count("## Case, score") for text in groups] == [12] * 12
+    assert {text.count("## Case, score 0.0") for text in groups} == {8, 9}
+    assert last.count("FOUND") == 11  # one group was lost
+    assert last.count("- ") == 11 * 5
+    assert "## Findings over all 144 cases, in groups" in last
+    assert last.count("## Case, score") == 20
+    assert len(last) < 30_000
+    seen.clear()
+    tensors["p"].text = "Answer."
+    assert await astep(tensors, optimizer=Reflective(model=model)) == {}
+    assert len(seen) == 1
