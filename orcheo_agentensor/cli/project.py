@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,10 +33,12 @@ from orcheo_agentensor.errors import AgentensorError, BadInput, shorten
 
 if TYPE_CHECKING:
     from orcheo_agentensor.settings import Settings
+    from orcheo_agentensor.targets.code import Unreached
 
 CASES_FILE = "agentensor_cases.jsonl"
 _STUBS = 5
 _MOST_SHOWN = 20
+_UNREACHED = "not reached"
 _KEYS = {
     "OPENAI_API_KEY": "openai:gpt-5-mini",
     "ANTHROPIC_API_KEY": "anthropic:claude-haiku-4-5",
@@ -54,6 +56,7 @@ class Found:
     arguments: dict[str, str] = field(default_factory=dict)
     """Bind -> description of each argument of a tool; they are offered, and not made prompts."""
     constants: list[str] = field(default_factory=list)
+    unreached: list[Unreached] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
     chat: bool = False
 
@@ -117,6 +120,7 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
     Raises what importing or building it raises.
     """
     from orcheo_agentensor.targets import ConnectedTarget, resolve_target
+    from orcheo_agentensor.targets.code import has_words, is_prompt, unreached_in
     from orcheo_agentensor.targets.constants import kept_texts
     from orcheo_agentensor.targets.context import bind_places, default_of, found_prompts
     from orcheo_agentensor.targets.placing import arguments_of, places_of
@@ -135,14 +139,14 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
     for place in bind_places(resolved, {}):
         where, _, name = place.partition(".")
         text = default_of(getattr(inner, "context_schema", None), name)
-        if where == "context" and isinstance(text, str) and _is_prompt(name, text):
+        if where == "context" and isinstance(text, str) and is_prompt(name, text):
             found.add(name, text, place)
     for bind, text in parts.items():
-        if not bind.startswith("tools.") and _has_words(text):
+        if not bind.startswith("tools.") and has_words(text):
             found.add(bind, text, bind)
     for file, name, text, is_read in await asyncio.to_thread(kept_texts, folder):
         bind = f"./{file.as_posix()}:{name}"
-        if not _is_prompt(name, text) or any(one["text"] == text for one in found.prompts.values()):
+        if not is_prompt(name, text) or any(one["text"] == text for one in found.prompts.values()):
             continue
         if is_read:
             found.add(name, text, bind)
@@ -155,6 +159,8 @@ async def look_at(target: str, *, settings: Settings, folder: Path) -> Found:
             found.tools[tool.removesuffix(".description")] = text
             found.add(tool.replace(".", "_"), text, bind, **frozen)
     found.arguments = arguments_of(graph)
+    reached = {str(one["text"]) for one in found.prompts.values()}
+    found.unreached = [one for one in unreached_in(graph) if one.text not in reached]
     found.inputs, found.chat = _stub(await asyncio.to_thread(_input_schema, graph))
     return found
 
@@ -171,17 +177,6 @@ def _input_schema(graph: Any) -> Mapping[str, Any]:
         schemas, schema = getattr(builder, "schemas", {}), getattr(builder, "input_schema", None)
         return {"properties": {name: {} for name in schemas.get(schema, ())}}
     return found
-
-
-def _is_prompt(name: str, text: str) -> bool:
-    called = re.search("prompt|instruction|persona|system|guideline", name.lower())
-    called = called or re.match(r"\s*(you are|act as)\b", text.lower())
-    return len(text) > (15 if called else 300 if name.isupper() else 80) and _has_words(text)
-
-
-def _has_words(text: str) -> bool:
-    """Whether a text says something itself, and is no mere "{question}"."""
-    return len(re.findall(r"\w{3,}", re.sub(r"\{[^{}]*\}", "", text))) > 1
 
 
 def _stub(schema: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -262,7 +257,9 @@ def init(
         cases = ({"id": f"case-{n}", "inputs": _numbered(inputs, n)} for n in range(1, _STUBS + 1))
         write_whole(cases_file, (json.dumps(case) + "\n" for case in cases))
     if as_json:
-        print_json({"project_file": PROJECT_FILE, "dataset": CASES_FILE, **vars(found)})
+        unreached = [asdict(one) for one in found.unreached]
+        told = {**vars(found), "unreached": unreached}
+        print_json({"project_file": PROJECT_FILE, "dataset": CASES_FILE, **told})
         return
     _tell(found, problem)
     show_next(f"edit {CASES_FILE}: your own inputs and expected outputs", "agentensor evaluate")
@@ -323,6 +320,11 @@ def _tell(found: Found, problem: str | None) -> None:
         show("To train such a text, read it in the node that uses it:")
         show("  from orcheo_agentensor import get_prompt")
         show(f'  get_prompt("{name.lower()}", default={name})')
+    for one in found.unreached[:_MOST_SHOWN]:
+        show(f"not reached {one.what} in node {one.node!r} ({one.where}): {shorten(one.text)}")
+        show("  To train it, write:")
+        for line in one.lines:
+            show(f"  {line}")
     if found.arguments:
         show("To train what models are told of a tool's arguments, add lines to prompts:")
         for bind, text in [*found.arguments.items()][:_MOST_SHOWN]:
@@ -356,10 +358,8 @@ def doctor(
         print_json({"findings": findings, "exit_code": int(code)})
         return code
     for one in findings:
-        show(
-            f"{'ok   ' if one['ok'] else 'wrong'} {one['what']}: {one['found']}",
-            style=None if one["ok"] else "red",
-        )
+        label = "note " if one["what"] == _UNREACHED else "ok   " if one["ok"] else "wrong"
+        show(f"{label} {one['what']}: {one['found']}", style=None if one["ok"] else "red")
     if not wrong:
         show_next("agentensor evaluate", "agentensor train --dry-run")
     return code
@@ -367,6 +367,7 @@ def doctor(
 
 async def _examined(path: Path, store_url: str | None) -> list[dict[str, Any]]:
     from orcheo_agentensor.cli.execution import JobRunner, Stopper, describe, for_evaluation
+    from orcheo_agentensor.targets.code import unreached_in
 
     findings: list[dict[str, Any]] = []
 
@@ -411,6 +412,11 @@ async def _examined(path: Path, store_url: str | None) -> list[dict[str, Any]]:
         note(
             "prompt", f"{name} binds nowhere, and nothing in the target names it: {todo}", ok=False
         )
+    inner = getattr(checked.target, "built", None) or getattr(
+        checked.target, "inner", checked.target
+    )
+    for one in await asyncio.to_thread(unreached_in, getattr(inner, "runnable", inner)):
+        note(_UNREACHED, str(one))
     for warning in plan.get("warnings", ()):
         note("warning", warning, ok=False)
     return findings

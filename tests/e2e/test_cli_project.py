@@ -188,6 +188,111 @@ def test_every_kind_of_prompt_is_found_with_a_binding_that_works(project: Projec
     assert "wrong prompt: free binds nowhere, and nothing in the target names it" in sick
 
 
+HIDDEN = """
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langgraph.graph import START, MessagesState, StateGraph
+
+from orcheo_agentensor import get_prompt
+from orcheo_agentensor.testing import RuleChatModel
+
+
+def search(query: str) -> str:
+    \"\"\"Search the whole house for it.\"\"\"
+    return query
+
+
+class Model(RuleChatModel):
+    def bind_tools(self, tools, **kwargs):
+        return self
+
+
+model = Model(rule=lambda messages: messages[0].text)
+
+
+def plan(state: MessagesState) -> MessagesState:
+    \"\"\"A docstring is for people: it is no prompt at all, however long it goes on and on.\"\"\"
+
+    def look(place: str) -> str:
+        \"\"\"Look into a place.\"\"\"
+        return place
+
+    user = state["messages"][-1].text
+    told = [SystemMessage("You are the planner."), HumanMessage(user)]
+    told += [("system", f"Plan for {user} in {len(user)} {{steps}}.")]
+    if not user:
+        raise ValueError("There is nothing to plan, and so this is only what an error says of it.")
+    get_prompt("known", default="This one is reached by its name, however long it goes on and on.")
+    return {"messages": [model.bind_tools([search, look]).invoke(told)]}
+
+
+def answering(prompt: str):
+    def answer(state: MessagesState) -> MessagesState:
+        return {"messages": [AIMessage(prompt)]}
+
+    return answer
+
+
+graph = (
+    StateGraph(MessagesState)
+    .add_node("plan", plan)
+    .add_node("answer", answering("Answer in the voice of the house."))
+    .add_edge(START, "plan")
+    .add_edge("plan", "answer")
+    .compile()
+)
+"""
+
+
+def test_what_no_prompt_reaches_is_told_with_the_lines_that_make_it_reachable(
+    project: Project,
+) -> None:
+    (project.folder / "hidden.py").write_text(HIDDEN)
+    (project.folder / "langgraph.json").write_text(
+        json.dumps({"graphs": {"hidden": "./hidden.py:graph"}})
+    )
+    made = project.ok("init", "--yes")
+    told = {one["text"]: (one["node"], one["what"], *one["lines"]) for one in made["unreached"]}
+    ask = "from orcheo_agentensor import get_prompt"
+    tool = "from langchain_core.tools import tool"
+    assert told == {
+        "You are the planner.": (
+            "plan",
+            "a text",
+            ask,
+            "get_prompt('plan_prompt', default='You are the planner.')",
+        ),
+        "Plan for {user} in {x1} {{steps}}.": (
+            "plan",
+            "an f-string",
+            ask,
+            "get_prompt('plan_prompt_2', default='Plan for {user} in {x1} {{steps}}.')"
+            ".format(user=user, x1=len(user))",
+        ),
+        "Search the whole house for it.": (
+            "plan",
+            "the tool search that bind_tools is given",
+            tool,
+            "@tool above def search",
+        ),
+        "look": (
+            "plan",
+            "the tool look that bind_tools is given",
+            tool,
+            "@tool above def look, at the top of the module",
+        ),
+        "Answer in the voice of the house.": (
+            "answer",
+            "the text 'prompt' that is closed over",
+            ask,
+            "get_prompt('answer_prompt', default='Answer in the voice of the house.')",
+        ),
+    }
+    assert all(one["where"].startswith("hidden.py:") for one in made["unreached"])
+    healthy = project.call("doctor")
+    assert healthy.exit_code == 0
+    assert "note  not reached: an f-string in node 'plan' (hidden.py:" in healthy.stdout
+
+
 def test_nothing_is_imported_before_the_person_agrees(project: Project) -> None:
     assert project.call("init").exit_code == 0
     assert not (project.folder / "imported").exists()
