@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 
 import pytest
@@ -95,3 +96,23 @@ def test_null_runs_are_rarely_significant() -> None:
         after = [float(coin.random() < 0.6) for _ in range(40)]
         hits += paired_difference(before, after, seed=trial).p_value < 0.05
     assert hits / 100 <= 0.09
+
+
+def test_many_pairs_are_not_resampled_and_give_what_resampling_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws = random.Random(4)
+    before = [draws.random() for _ in range(800)]
+    after = [min(1.0, one + draws.uniform(-0.3, 0.34)) for one in before]
+    drawn = paired_difference(before, after, seed=1)
+    monkeypatch.setattr("orcheo_agentensor.evaluation.statistics.MANY", 500)
+    counted = paired_difference(before, after, seed=1)
+    assert (counted.n, counted.gain) == (drawn.n, drawn.gain)
+    assert counted.p_value == pytest.approx(drawn.p_value, abs=0.01)
+    assert counted.ci95 == pytest.approx(drawn.ci95, abs=0.001)
+    monkeypatch.undo()
+    many = paired_difference(before * 250, after * 250, seed=1)  # would take 16 GB to resample
+    assert many.gain == pytest.approx(drawn.gain)
+    assert many.ci95 is not None
+    assert many.ci95[0] < many.gain < many.ci95[1]
+    assert many.p_value < 0.0001
