@@ -76,7 +76,7 @@ docs: $(VENV)/.dev $(DOCS)/.docs
 	@$(VENV)/bin/python docs/reference/make_requirements.py
 	@$(VENV)/bin/python docs/explanation/make_benchmarks.py
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
-	@echo "site/index.html is written"
+	@echo "site/index.html is written; for its search, too: python -m http.server --directory site"
 
 test-orcheo: $(ORCHEO)/.orcheo
 	@$(ORCHEO)/bin/python -m pytest tests/orcheo
