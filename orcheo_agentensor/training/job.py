@@ -366,7 +366,7 @@ class TrainingJob(Job):
     )
     objective: Objective = Field(
         default=Objective(),
-        title="Objective",
+        title="Objective and limits",
         description="The best score, within limits: {score: max, cost, latency, length}.",
         examples=[{"score": "max", "cost": "<= 1.1x", "length": "<= 4000"}],
     )

@@ -19,8 +19,8 @@ from orcheo_agentensor.display import milliseconds
 from orcheo_agentensor.errors import ConfigError
 from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.statistics import mean_interval
-from orcheo_agentensor.json_values import prose_only
 from orcheo_agentensor.prompts import Candidate, TextTensor
+from orcheo_agentensor.runs.schema import as_form
 
 _LIMIT = re.compile(r"<=\s*(\d{1,12}(?:\.\d{1,12})?|\.\d{1,12})\s*(x?)")
 
@@ -67,7 +67,7 @@ class Objective(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, title="Objective", json_schema_extra=prose_only
+        extra="forbid", frozen=True, title="Objective", json_schema_extra=as_form
     )
 
     score: Literal["max"] = Field(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
 NODES = {
     "evaluation": {"prepare", "run_cases", "summarize"},
-    "training": {"prepare", "baseline", "step", "checkpoint", "holdout", "decide"},
+    "training": {"prepare", "folds", "baseline", "step", "checkpoint", "holdout", "decide"},
     "host_workflow": {"arrive", "evaluate", "train", "report"},
     "support_triage": {"triage", "reply"},
 }
