@@ -318,7 +318,7 @@ class _TrialRun:
                 case_scores=_scores(comparison.after, training.weights),
                 means={**outcome.means, child.hash: _evaluator_means(comparison.after)},
             )
-            reasons = comparison.reasons or await self._limits_broken(cases, child)
+            reasons = comparison.reasons or await self._limits_broken(parent, comparison)
             if reasons:
                 return replace(outcome, status="worse_on_minibatch", reason="; ".join(reasons))
         return await self._validate(outcome, child) if trial.validated else outcome
@@ -333,25 +333,18 @@ class _TrialRun:
         shorter = total_chars(child.prompts) < total_chars(other.prompts)
         return self.training.run.job.objective.prefers_short and shorter
 
-    async def _limits_broken(self, cases: Sequence[Case], child: Candidate) -> list[str]:
-        """What of the job's objective a child breaks on the cases that it and the baseline were run
-        on; nothing is run for it."""
+    async def _limits_broken(self, parent: Candidate, tested: Comparison) -> list[str]:
+        """What of the job's objective a child breaks on the cases that it was compared on, where
+        its parent is the baseline; the child of another parent is looked at on validation.
+
+        What else of the baseline is recorded by now depends on how fast other trials are: a resumed
+        run would find more of it.
+        """
         training = self.training
-        if not training.run.job.objective.is_measured:
-            return []
-        baseline = training.candidates[training.state.baseline]
-        missing = training.runner.unrecorded
-        both = [
-            case
-            for case in cases
-            if not await missing([case], baseline) and not await missing([case], child)
-        ]
-        before, after = [
-            await training.measure(both, one, phase="train") if both else []
-            for one in (baseline, child)
-        ]
         job = training.run.job
-        return await limits_broken(job.objective, before, after, seed=job.seed) if both else []
+        if not job.objective.is_measured or parent.hash != training.state.baseline:
+            return []
+        return await limits_broken(job.objective, tested.before, tested.after, seed=job.seed)
 
     async def _validate(self, outcome: TrialOutcome, child: Candidate) -> TrialOutcome:
         training, trial = self.training, self.trial

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeListChatModel, FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
-from rule_task import PROMPTS, Target, Teacher, dataset, trained
+from rule_task import PROMPTS, Target, Teacher, dataset, done, trained
 
 from orcheo_agentensor import ConfigCheckpoint, Objective, TextTensor, get_prompt
 from orcheo_agentensor.errors import ConfigError
-from orcheo_agentensor.optimizers import ProposalRequest
+from orcheo_agentensor.optimizers import ProposalRequest, SearchSpace, Trial, TrialOutcome
 
 
 class Paid(Target):
@@ -80,6 +81,62 @@ async def test_what_costs_too_much_is_never_chosen_and_the_decision_says_what_wa
     assert shown in page.getvalue()
 
 
+class Scripted:
+    """Tries the baseline on a case; then its child, dearly, and the baseline at once on two."""
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.proposer = Padding()
+        self.told: list[tuple[str, str]] = []
+
+    def start(self, space: SearchSpace) -> dict[str, Any]:
+        return {**space.to_json(), "child": None}
+
+    def ask(self, state: dict[str, Any]) -> list[Trial]:
+        def trial(seed: int, parent: str, cases: list[str]) -> Trial:
+            held, names = tuple(cases), tuple(state["components"])
+            return Trial(parent=parent, case_ids=held, components=names, seed=seed, validated=False)
+
+        ids, child, baseline = state["case_ids"], state["child"], state["baseline"]
+        if child is None:
+            return [trial(0, baseline, ids[:1])]
+        return [] if self.told[1:] else [trial(1, child, ids[1:3]), trial(2, baseline, ids[1:3])]
+
+    def tell(self, state: dict[str, Any], outcomes: list[TrialOutcome]) -> dict[str, Any]:
+        self.told += [(one.status, one.reason) for one in outcomes]
+        return {**state, "child": outcomes[0].child}
+
+
+class Padding(Teacher):
+    def texts(self, request: ProposalRequest) -> dict[str, str]:
+        more = " x" * 200 if request.seed == 1 else ""
+        return {name: text + more for name, text in super().texts(request).items()}
+
+
+@pytest.mark.parametrize("baseline_first", [True, False])
+async def test_a_limit_is_checked_the_same_whichever_trial_is_faster(baseline_first: bool) -> None:
+    left = 2 if baseline_first else 4
+    enough = asyncio.Event()
+
+    class Timed(Paid):
+        async def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            nonlocal left
+            is_baseline = [get_prompt(name) for name in PROMPTS] == [*PROMPTS.values()]
+            on_both = inputs["split"] == "train" and inputs["i"] in (1, 2)
+            if on_both and is_baseline != baseline_first:
+                await enough.wait()
+            found = await super().__call__(inputs)
+            left -= on_both and is_baseline == baseline_first
+            if left == 0:
+                enough.set()
+            return found
+
+    optimizer = Scripted()
+    await trained(Timed(), optimizer=optimizer, objective={"cost": "<= 3x"})
+    assert optimizer.told == [("accepted", "")] * 3
+
+
 async def test_a_length_is_told_to_the_proposer_and_kept() -> None:
     teacher = Verbose(filler=40)
     result = await trained(proposer=teacher, objective=Objective(length="<= 40"))
@@ -109,14 +166,39 @@ async def test_a_tie_goes_to_the_shorter_prompts_where_that_is_asked_for(
     assert (chars(result.best) < chars(result.baseline)) == cut
 
 
-async def test_a_cost_that_nobody_knows_ends_the_search_before_it_is_paid_for() -> None:
-    class Unpriced(Target):
-        async def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
-            await FakeListChatModel(responses=["ok"]).ainvoke("hi")
-            return await super().__call__(inputs)
+async def unpriced(outputs: Any) -> Any:
+    await FakeListChatModel(responses=["ok"]).ainvoke("hi")
+    return done(outputs)
 
-    target = Unpriced()
-    result = await trained(target, objective={"cost": "<= 1.1x"})
+
+class Unpriced(Target):
+    """Calls a model without a price, on every case or before it fails on some."""
+
+    def __init__(self, *, failing: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.failing = failing
+
+    async def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if not self.failing or inputs["i"] in self.failing:
+            await FakeListChatModel(responses=["ok"]).ainvoke("hi")
+        if inputs["i"] in self.failing:
+            raise ValueError("broken")
+        return await super().__call__(inputs)
+
+
+async def test_a_failure_of_unknown_cost_ends_no_search() -> None:
+    result = await trained(
+        Unpriced(failing=(0, 3, 6, 9)), objective={"cost": "<= 2"}, limits={"retries": 0}
+    )
+    assert result.best.metrics["objective"] == 1.0
+    assert result.best.metrics["n_target_failed"] == 3
+
+
+@pytest.mark.parametrize(("target", "evaluator"), [(Unpriced(), done), (Target(), unpriced)])
+async def test_a_cost_that_nobody_knows_ends_the_search_before_it_is_paid_for(
+    target: Target, evaluator: Any
+) -> None:
+    result = await trained(target, objective={"cost": "<= 1.1x"}, evaluators=[evaluator])
     assert result.decision.status == "kept"
     assert result.decision.reasons[0].startswith(
         "objective.cost: <= 1.1x cannot be kept: the price"
