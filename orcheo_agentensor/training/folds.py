@@ -14,13 +14,15 @@ from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import BudgetTooSmall, ConfigError
 from orcheo_agentensor.evaluation.statistics import paired_difference
-from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.json_values import canonical_json, content_hash
 from orcheo_agentensor.optimizers import derive_seed
-from orcheo_agentensor.training.budget import Budget, check_budget
+from orcheo_agentensor.training.budget import Budget, required_rollouts
 
 Fold: TypeAlias = tuple[Case, ...]
+
+_LONGEST_ID = 120  # of the run, so that those of its folds are ids as well
 
 
 def share(budget: Budget, k: int | None) -> Budget:
@@ -67,24 +69,45 @@ def splits_of(folds: Sequence[Fold], held: int) -> dict[str, list[Case]]:
     return {"train": train, "validation": [*folds[next_one]], "holdout": [*folds[held]]}
 
 
-def dataset_of(folds: Sequence[Fold], held: int) -> dict[str, Any]:
-    """The dataset of that training, as a job has it."""
-    return {
-        "cases": [
-            {**case.to_json(), "split": name}
-            for name, cases in splits_of(folds, held).items()
-            for case in cases
-        ]
-    }
+def dataset_of(folds: Sequence[Fold], held: int, *, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset of that training, as a job has it, with the metadata of the whole one."""
+    cases = [
+        {**case.to_json(), "split": name}
+        for name, cases in splits_of(folds, held).items()
+        for case in cases
+    ]
+    return {"metadata": dict(metadata), "cases": cases}
 
 
-def check_folds(folds: Sequence[Fold], budget: Budget, *, replicates: int) -> None:
-    """Raise `BudgetTooSmall` where a share of the budget does not pay for one of the folds."""
+def run_id_of(run_id: str, held: int) -> str:
+    """The id of that training's run: `RUN-fold-1`, with a hash in the place of a long id's end."""
+    if len(run_id) > _LONGEST_ID:
+        run_id = f"{run_id[: _LONGEST_ID - 33]}-{content_hash(run_id)[:32]}"
+    return f"{run_id}-fold-{held + 1}"
+
+
+def check_folds(
+    folds: Sequence[Fold], shared: Budget, each: Budget, *, sizes: Mapping[str, int]
+) -> None:
+    """Raise `BudgetTooSmall` where `each` share of the budget does not pay for one of the folds, or
+    for the training on all cases, whose `sizes` these are."""
+    least = required_rollouts(**sizes)
     for held in range(len(folds)):
         splits = splits_of(folds, held)
         validation = splits.get("validation", splits["train"])
-        sizes = {"validation": len(validation), "holdout": len(splits["holdout"])}
-        check_budget(budget, **sizes, replicates=replicates)
+        fold = {"validation": len(validation), "holdout": len(splits["holdout"])}
+        least = max(least, required_rollouts(**{**sizes, **fold}))
+    if each.rollouts is None or each.rollouts >= least:
+        return
+    k, times = len(folds), len(folds) + 1
+    raise BudgetTooSmall(
+        f"budget.rollouts: {shared.rollouts} is too small: {times} trainings share it evenly "
+        f"(cross_validation: {k}), {each.rollouts} for each, and one takes at least {least}; it "
+        f"must be at least {times * least}",
+        field="budget.rollouts",
+        value=shared.rollouts,
+        rule=f"must be at least {times * least}",
+    )
 
 
 def over_folds(found: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any]:
@@ -106,6 +129,8 @@ def over_folds(found: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, An
 
 def sentence(found: Mapping[str, Any]) -> str:
     """What cross-validation found."""
+    if not found["n"]:
+        return f"over {found['k']} folds no case was scored under both baseline and best"
     interval = "" if found["ci95"] is None else " [{:+.4f}, {:+.4f}]".format(*found["ci95"])
     return (
         f"over {found['k']} folds such a training gains {found['gain']:+.4f}{interval} on "

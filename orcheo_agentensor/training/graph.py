@@ -35,7 +35,7 @@ from orcheo_agentensor.training import decision, search
 from orcheo_agentensor.training.active import Training
 from orcheo_agentensor.training.budget import ASKED, BudgetMeter, unknown
 from orcheo_agentensor.training.comparison import paired_objectives
-from orcheo_agentensor.training.folds import over_folds, sentence
+from orcheo_agentensor.training.folds import over_folds, run_id_of, sentence
 from orcheo_agentensor.training.job import TrainingJob, checkpoint_plan, fold_job, make_plan
 from orcheo_agentensor.training.state import (
     CandidateStore,
@@ -186,9 +186,10 @@ def create_training_graph(
         checked = await manager.recall(run_id)
         try:
             for held in range(len(checked.plan.folds)):
-                named = {"run_id": f"{run_id[:180]}-fold-{held + 1}"}
+                named = {"run_id": run_id_of(run_id, held)}
                 there = cast("TrainingState", {**state, **named})
-                job = fold_job(checked.job, checked.plan, held) | named
+                told = checked.dataset.metadata
+                job = fold_job(checked.job, checked.plan, held, metadata=told) | named
                 job["workflow_id"] = state["workflow_id"]
                 record = (await manager.record(job)).record
                 if record.status == "finished" and record.result is not None:

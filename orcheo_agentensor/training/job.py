@@ -528,8 +528,9 @@ def make_plan(
     k, folds = job.cross_validation, tuple[Fold, ...]()
     if k is not None:
         folds = cut((*train, *validation), k, seed=job.seed)
-        budget = share(budget, k) if job.budget else budget
-        check_folds(folds, budget, replicates=job.replicates)
+        each = share(budget, k) if job.budget else budget
+        check_folds(folds, budget, each, sizes=sizes)
+        budget = each
     check_budget(budget, **sizes)
     criticises = bool(getattr(chosen, "criticises", False))
     model = getattr(chosen, "model", None) if criticises else None
@@ -593,12 +594,15 @@ def make_plan(
     return plan, described
 
 
-def fold_job(job: TrainingJob, plan: TrainingPlan, held: int) -> dict[str, Any]:
-    """The job of the training that leaves a fold out: it promotes and stores nothing."""
+def fold_job(
+    job: TrainingJob, plan: TrainingPlan, held: int, *, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The job of the training that leaves a fold out: it promotes and stores nothing. `metadata` is
+    that of the dataset, which proposers are shown."""
     budget = plan.budget if plan.budget_given else None
     return job.model_dump() | {
         "cross_validation": None,
-        "dataset": dataset_of(plan.folds, held),
+        "dataset": dataset_of(plan.folds, held, metadata=metadata),
         "budget": None if budget is None else budget.model_dump(),
         "checkpoint_every": None,
         "promote": "never",

@@ -87,6 +87,16 @@ async def test_a_run_cut_off_in_a_fold_goes_on_and_repeats_nothing(tmp_path: Pat
         assert len(target.calls) == len(whole.calls) + 1  # the one that was cut
 
 
+async def test_folds_know_of_the_dataset_what_the_whole_does_and_have_ids_of_their_own() -> None:
+    teacher, long = Teacher(), "r" * 128
+    job = {**JOB, "dataset": {"metadata": {"domain": "bank"}, "cases": few()}, "run_id": long}
+    result = await trained(proposer=teacher, **job)
+    assert {str(request.dataset) for request in teacher.requests} == {"{'domain': 'bank'}"}
+    ids = {fold["run_id"] for fold in result.decision.cross_validation["folds"]}
+    assert len(ids) == 3
+    assert max(map(len, ids)) <= 128
+
+
 async def test_a_fold_that_breaks_ends_the_run_that_it_belongs_to() -> None:
     class Broken(Teacher):
         async def propose(self, request: Any) -> dict[str, str]:
@@ -106,7 +116,11 @@ async def test_a_fold_that_breaks_ends_the_run_that_it_belongs_to() -> None:
         ({"cross_validation": 1}, r"job\.cross_validation: 1"),
         ({"cross_validation": 21}, r"job\.cross_validation: 21"),
         ({"cross_validation": 13}, r"13 needs as many cases with different inputs; there are 12"),
-        ({"budget": {"rollouts": 47}}, r"budget\.rollouts: 11 is too small: .* it must be at lea"),
+        (
+            {"budget": {"rollouts": 47}},
+            r"budget\.rollouts: 47 is too small: 4 trainings share it evenly .*3\), 11 for each, "
+            r"and one takes at least 13; it must be at least 52",
+        ),
     ],
 )
 async def test_folds_that_cannot_be_made_are_refused_at_load(
