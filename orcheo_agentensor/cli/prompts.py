@@ -28,6 +28,7 @@ from orcheo_agentensor.cli.output import (
     write_whole,
 )
 from orcheo_agentensor.errors import BadInput, NotFound, RunFailed, shorten
+from orcheo_agentensor.redaction import redact, redact_url
 
 app = typer.Typer(help="Prompts in files.", no_args_is_help=True)
 
@@ -130,7 +131,7 @@ def _pulled(prompt: str) -> tuple[Any, str]:
     # Releases differ in what they ask to be confirmed; a manifest that is only read confirms it.
     asked = {"skip_cache": True, "dangerously_pull_public_prompt": True}
     known = {key: one for key, one in asked.items() if key in inspect.signature(pull).parameters}
-    source = str(client.api_url)
+    source = redact_url(str(client.api_url))
     try:
         return pull(prompt, **known), source
     except LangSmithNotFoundError:
@@ -139,14 +140,14 @@ def _pulled(prompt: str) -> tuple[Any, str]:
         ) from None
     except LangSmithAuthError as error:
         raise BadInput(
-            f"{source} refuses the key in LANGSMITH_API_KEY: {shorten(str(error))}",
+            f"{source} refuses the key in LANGSMITH_API_KEY: {shorten(redact(str(error)))}",
             field="LANGSMITH_API_KEY",
             rule="must be a key that may read the prompt",
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever the client and what is below it raise
         raise RunFailed(
             f"{prompt} could not be pulled from {source}: {type(error).__name__}: "
-            f"{shorten(str(error))}"
+            f"{shorten(redact(str(error)))}"
         ) from None
 
 

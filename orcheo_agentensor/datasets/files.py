@@ -65,12 +65,12 @@ def read_text(path: Path, *, encoding: str | None = None) -> str:
         ) from None
     try:
         return data.decode(encoding or UTF8)
-    except LookupError:
+    except UnicodeDecodeError as error:
+        raise not_in_encoding(data, error, path.name, encoding) from None
+    except (LookupError, ValueError):  # Python has some that no file is written in: undefined, idna
         raise DatasetError(
             field="encoding", value=encoding, rule="must be an encoding, such as utf-8 or cp1252"
         ) from None
-    except UnicodeDecodeError as error:
-        raise not_in_encoding(data, error, path.name, encoding) from None
 
 
 def not_in_encoding(

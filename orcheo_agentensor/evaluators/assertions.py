@@ -118,8 +118,11 @@ class Assertions(OfOutput):
 
     async def evaluate(self, ctx: EvaluatorContext) -> Outcome:
         """Decide every assertion; rubrics are asked about at once."""
-        own = ctx.metadata.get(ASSERT)
-        asserts = [*self.always, *(own if isinstance(own, list) else [])]
+        own = ctx.metadata.get(ASSERT) or []
+        if not isinstance(own, list):
+            reason = f"metadata.{ASSERT}: {shorten(own)} must be a list of assertions"
+            return EvaluatorFailure(name=self.name, kind="wrong_shape", reason=reason)
+        asserts = [*self.always, *own]
         if not asserts:
             return NotApplicable(name=self.name, reason="the case asserts nothing")
         for one in asserts:
@@ -287,20 +290,32 @@ def _schema(schema: str) -> JsonSchema:
 def _is_near(one: str, other: str, most: int) -> bool:
     """Whether so many edits of single characters make one text of the other (Levenshtein).
 
-    Only distances within the limit are followed, so that long texts take no longer than it asks.
+    For each number of edits it is followed how far they lead on each diagonal of the table of
+    distances (Ukkonen, 1985), so that the time depends on the limit and hardly on the texts.
     """
-    if abs(len(one) - len(other)) > most:
-        return False
-    beyond = most + 1
-    row = {n: n for n in range(min(len(other), most) + 1)}
-    for i, character in enumerate(one, start=1):
-        before, row = row, {}
-        for j in range(max(0, i - most), min(len(other), i + most) + 1):
-            best = before.get(j, beyond) + 1
-            if j:
-                change = character != other[j - 1]
-                best = min(best, row.get(j - 1, beyond) + 1, before.get(j - 1, beyond) + change)
-            row[j] = best
-        if min(row.values()) > most:
-            return False
-    return row.get(len(other), beyond) <= most
+    goal = len(other) - len(one)
+    reached = {0: _alike(one, other, 0, 0)}
+    for edits in range(most + 1):
+        if reached.get(goal, -1) == len(one):
+            return True
+        before, reached, left = reached, {}, most - edits - 1
+        for d in range(max(-edits - 1, goal - left), min(edits + 1, goal + left) + 1):
+            at = max(before.get(d, -2) + 1, before.get(d - 1, -1), before.get(d + 1, -2) + 1)
+            at = min(at, len(one), len(other) - d)
+            if at >= max(0, -d):
+                reached[d] = at + _alike(one, other, at, at + d)
+    return False
+
+
+def _alike(one: str, other: str, i: int, j: int) -> int:
+    """How many characters are the same from these places on: by slices, as single ones are slow."""
+    found, size, most = 0, 1, min(len(one) - i, len(other) - j)
+    grows = True
+    while size:
+        end = found + size
+        if end <= most and one[i + found : i + end] == other[j + found : j + end]:
+            found = end
+        else:
+            grows = False
+        size = 2 * size if grows else size // 2
+    return found

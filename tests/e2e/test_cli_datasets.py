@@ -49,6 +49,7 @@ def test_a_file_of_another_tool_is_converted_and_then_evaluated(project: Project
         (("--from", "ragas"), "has no 'user_input', which ragas has"),
         (("--column", "inputs"), "--column: 'inputs' must be FIELD=COLUMN"),
         (("--encoding", "klingon"), "must be an encoding"),
+        (("--encoding", "undefined"), "must be an encoding"),
         (("-o", "no/such/folder/x.jsonl"), "cannot be written"),
     ],
 )

@@ -110,6 +110,10 @@ def test_a_prompt_of_one_text_keeps_its_commit_and_where_it_is_from(
     project.write("job.yaml", job)
     assert project.ok("evaluate", "job.yaml")["summary"]["objective"] == 1.0
     assert "exists; --force" in project.refused("prompts", "pull", "acme/planner")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LANGSMITH_ENDPOINT", hub.replace("//", "//me:hunter22@"))
+        project.ok("prompts", "pull", "acme/planner", "-o", "kept.md")
+        assert "hunter22" not in (project.folder / "kept.md").read_text()
     older = project.ok("prompts", "pull", "acme/planner:4f2c", "-o", "old.md")
     assert older["prompts"] == {"old": {"file": "old.md"}}
     assert Hub.asked[-1][0] == "/commits/acme/planner/4f2c"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ async def test_weights_thresholds_and_what_is_no_score() -> None:
     code = await Assertions().evaluate(context("a", {"type": "javascript", "value": "true"}))
     assert isinstance(code, EvaluatorFailure)
     assert "javascript' is code" in code.reason
+    for text in ("contains: a", {"type": "contains", "value": "a"}):
+        wrong = await Assertions().evaluate(EvaluatorContext(
+            case_id="a", inputs={}, output="a", metadata={"assert": text}))  # fmt: skip
+        assert isinstance(wrong, EvaluatorFailure)
+        assert "metadata.assert: " in wrong.reason
+        assert "must be a list of assertions" in wrong.reason
+
+
+@pytest.mark.parametrize("most", [0, 3, 1_000])
+async def test_a_distance_is_told_by_the_limit_in_time_that_grows_with_no_text(most: int) -> None:
+    before, wanted = "ab" * 50_000, {"type": "levenshtein", "value": "ab" * 50_000}
+    for edits in {max(0, most - 1), most, most + 1}:
+        output = "x" * (edits // 2) + before[edits // 2 : -1] + "b" + "y" * (edits - edits // 2)
+        began = time.process_time()
+        found = await Assertions().evaluate(context(output, {**wanted, "threshold": most}))
+        assert time.process_time() - began < 20  # a hundred times of what it takes
+        assert found.passed == (edits <= most)
 
 
 def test_a_rubric_is_the_judges_and_a_job_may_assert_of_every_case() -> None:
