@@ -315,9 +315,10 @@ def _blocked(training: Training) -> str | None:
     tapes = [row.tape for row in rows if row.tape is not None]
     failures = [row.failure for row in rows]
     limit = run.job.objective.cost
-    scores = [row for found in run.ledger.scores.values() for row in found]
-    paid = [row for row in (*rows, *scores) if row.failure is None]  # failures are not compared
-    if limit is not None and any(row.usage.cost is None for row in paid):
+    costs = [row.usage.cost for row in rows if row.failure is None]  # failures are not compared
+    for found in run.ledger.scores.values():
+        costs += [row.usage.cost for row in found if row.failure is None]
+    if limit is not None and None in costs:
         return (
             f"objective.cost: {limit} cannot be kept: the price of a model that was called is not "
             "known, or it does not report its tokens"
