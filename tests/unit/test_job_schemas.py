@@ -73,6 +73,16 @@ def test_a_schema_refuses_names_and_options_that_there_are_not(job: dict[str, An
     assert list(validator().iter_errors(job))
 
 
+def test_every_field_is_one_plain_input_with_a_title_and_a_description() -> None:
+    schema = TrainingJob.model_json_schema()
+    for where, part in {"job": schema, **schema["$defs"]}.items():
+        for name, field in part.get("properties", {}).items():
+            assert field.get("title"), (where, name)
+            assert field.get("description"), (where, name)
+            assert {"type": "null"} not in field.get("anyOf", []), (where, name)
+            assert field.get("default", "") is not None, (where, name)
+
+
 def test_each_kind_is_told_by_one_name_and_every_option_is_described() -> None:
     schema = EvaluationJob.model_json_schema()
     definitions = schema["$defs"]
