@@ -11,7 +11,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -313,9 +313,10 @@ class TextTensor(BaseModel):
         for name in ("bind", "model", "model_kwargs"):
             if not written.get(name):
                 written.pop(name, None)
-        if self._gradients:
+        if gradients := self._gradients:
             written["gradients"] = [
-                {key: getattr(one, key) for key in SHOWN_FIELDS} for one in self._gradients
+                {"case_id": one.case_id, "score": one.score, "feedback": one.feedback}
+                for one in gradients
             ]
         return written
 
@@ -355,6 +356,13 @@ class TextTensor(BaseModel):
             model=self.model,
             model_kwargs=dict(self.model_kwargs),
         )
+
+    def taught(self, gradients: Iterable[Mapping[str, Any]]) -> Self:
+        """A copy with these gradients, for the state of a graph: it holds no live model."""
+        model = self.model if isinstance(self.model, str) else None
+        made = self.model_copy(update={"metadata": dict(self.metadata), "model": model})
+        made._gradients = [FeedbackRecord(**one) for one in gradients]
+        return made
 
     def backward(self, feedback: str | FeedbackRecord) -> None:
         """Collect one gradient; a frozen tensor collects none.

@@ -134,13 +134,19 @@ _known: ContextVar[tuple[str, ...]] = ContextVar("agentensor_secrets", default=(
 _from_environment: tuple[tuple[int, int], tuple[str, ...]] = ((-1, -1), ())
 
 
-@contextmanager
-def knowing(*values: Any) -> Iterator[None]:
-    """Inside the block, texts that stand under the names of secrets in `values` are secrets
-    wherever they turn up."""
+def telling_secrets(*values: Any) -> frozenset[str]:
+    """The texts that stand under the names of secrets in `values`, and are too telling to be shown
+    anywhere."""
     found = [text for value in values for secret in secrets_in(value) for text in _parts(secret)]
-    longest_first = sorted({*_known.get(), *filter(_is_telling, found)}, key=len, reverse=True)
-    token = _known.set(tuple(longest_first))
+    return frozenset(filter(_is_telling, found))
+
+
+@contextmanager
+def knowing(*values: Any, texts: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Inside the block, `texts` and those that stand under the names of secrets in `values` are
+    secrets wherever they turn up."""
+    found = {*_known.get(), *texts, *telling_secrets(*values)}
+    token = _known.set(tuple(sorted(found, key=len, reverse=True)))
     try:
         yield
     finally:

@@ -13,9 +13,14 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph.checkpoint.serde import _msgpack
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import aiosqlite
 
 T = TypeVar("T")
 
@@ -173,6 +178,19 @@ def allow_in_checkpoints(kind: type) -> None:
     a graph adds the types of its state to a saver's list only where that has one.
     """
     _msgpack.SAFE_MSGPACK_TYPES |= {(kind.__module__, kind.__name__)}
+
+
+async def on_connection(
+    connection: aiosqlite.Connection, call: Callable[[sqlite3.Connection], T]
+) -> T:
+    """The result of `call` with the connection that aiosqlite has, in the thread that has it.
+
+    Tried: `execute`, `commit` and closing a cursor are public, and each is a turn of that thread,
+    for which the event loop waits: seven of them for what LangGraph writes of one superstep.
+    """
+    run: Any = connection._execute
+    found: T = await run(lambda: call(connection._conn))
+    return found
 
 
 def in_langgraph_server() -> bool:

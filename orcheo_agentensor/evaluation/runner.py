@@ -201,7 +201,7 @@ class Runner:
         ):
             self._unread = set(run.prompts)
         self._looks = MOST_LOOKS
-        self._draining = run.draining
+        self.draining = run.draining
         self._nonce, self._executions = uuid.uuid4().hex[:12], itertools.count()
         self.calls_config = self._config_of_calls()
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
@@ -236,12 +236,12 @@ class Runner:
         )
         return await batch.run(self._keys(candidate))
 
-    async def unrecorded(self, cases: Sequence[Case], candidate: Candidate) -> int:
-        """How many rollouts of these cases the ledger lacks."""
+    async def unrecorded(self, cases: Sequence[Case], candidate: Candidate) -> list[str]:
+        """The keys of the rollouts of these cases that the ledger lacks."""
         await self.ledger.load(candidate.hash)
         key_of, recorded = self._keys(candidate), self.ledger.rollouts
         keys = [key_of(case, n) for case in cases for n in range(self.replicates)]
-        return sum(key not in recorded for key in keys)
+        return [key for key in keys if key not in recorded]
 
     def replayed(self, case: Case, key: str) -> CaseResult | None:
         """The result of a case of which every row is committed in this run; None for others."""
@@ -270,7 +270,7 @@ class Runner:
             if not self._slots.take(self._share):
                 await self._slots.acquire(self._share)
             try:
-                if not begun and self._draining():
+                if not begun and self.draining():
                     raise Draining
                 if batch.meter is not None:
                     await self._reserve_stored(batch.meter)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -111,6 +111,13 @@ class ActiveRun(CheckedJob[JobT]):
     events: EventSink
     draining: Callable[[], bool]
 
+    def at_next_node(self, draining: Callable[[], bool]) -> Self:
+        """The run at the next node of its invocation, which brings all that the one before did but
+        its checkpoint."""
+        refs = with_checkpoint(self.record.refs)
+        record = self.record.model_copy(update={"refs": refs})
+        return replace(self, record=record, draining=draining)
+
     async def update(self, **fields: Any) -> None:
         """Change fields of the run's record, while the lease holds; with its status the checkpoint
         that LangGraph stands at."""
@@ -141,7 +148,8 @@ def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
 class OpenRun:
     """What is open of a run: its lease is held, its ledger takes rows, its events are counted.
 
-    It is `kept` between two nodes of an invocation.
+    It is `kept` between two nodes of an invocation, with the `run` as its last node had it, and the
+    `secrets` in its job.
     """
 
     store: Store
@@ -149,6 +157,8 @@ class OpenRun:
     ledger: Ledger
     events: EventSink
     target: Target
+    run: Any = None
+    secrets: frozenset[str] = frozenset()
     kept: bool = False
 
     @classmethod

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from orcheo_agentensor.prompts import (
     prompts_to_json,
     with_prompts,
 )
-from orcheo_agentensor.redaction import REDACTED, knowing, redact, without_secrets
+from orcheo_agentensor.redaction import REDACTED, knowing, redact, telling_secrets, without_secrets
 from orcheo_agentensor.runs.access import (
     LOOK_AGAIN,
     RunEnded,
@@ -168,7 +168,7 @@ class RunManager(Generic[JobT]):
         `caller` submits it: what belongs to others is to them as if it were not there.
         Raises `BadInput` and its kinds, `NotFound`, and `Forbidden` for a name that is taken.
         """
-        with self._knowing_secrets(data):
+        with knowing(texts=self._secrets(data)):
             try:
                 checked = await self._checked(self._job_model.parse(data), caller, NOBODY)
                 await self.store.runs.require_free(checked.record)
@@ -180,12 +180,11 @@ class RunManager(Generic[JobT]):
                 raise await self._all_problems(error, data, caller) from None
         return checked
 
-    def _knowing_secrets(self, data: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """What the job, or its caller's config, says under the names of secrets is one wherever it
-        turns up inside."""
+    def _secrets(self, data: Mapping[str, Any]) -> frozenset[str]:
+        """What the job, or its caller's config, says under the names of secrets."""
         job = {k: v for k, v in data.items() if k != "dataset"}
         around = var_child_runnable_config.get() or {}
-        return knowing(job, self._given.config, around.get("configurable"))
+        return telling_secrets(job, self._given.config, around.get("configurable"))
 
     async def record(self, data: Mapping[str, Any]) -> CheckedJob[JobT]:
         """Check and resolve a job, create its run record and store its dataset.
@@ -197,7 +196,7 @@ class RunManager(Generic[JobT]):
         caller = identity_of_run()
         tree = asyncio.ensure_future(asyncio.to_thread(tree_of_process))  # git works meanwhile
         data = self.secrets.reveal(data)  # LangGraph has given it with references
-        with self._knowing_secrets(data):
+        with knowing(texts=self._secrets(data)):
             try:
                 parsed = self._job_model.parse(data)
                 checked = await self._checked(parsed, caller, caller_of_run())
@@ -304,35 +303,38 @@ class RunManager(Generic[JobT]):
 
         invocation = Invocation.here()
         found = None if invocation is None else await invocation.take(self, run_id)
+        draining = partial(getattr, get_runtime(), "drain_requested")
         try:
-            checked = await self._called(run_id, again=found is not None)
-            if found is None:
-                at_work: dict[str, Any] = {}
-                if running:
-                    refs = checked.record.refs
-                    at_work = {"status": "running", "error": None, "ended_at": None, "refs": refs}
-                found = await OpenRun.open(checked, self.store, **at_work)
+            if found is None or run_id not in self._known:
+                checked = await self._called(run_id, again=found is not None)
+                if found is None:
+                    at_work: dict[str, Any] = {"refs": checked.record.refs} if running else {}
+                    if running:
+                        at_work |= {"status": "running", "error": None, "ended_at": None}
+                    found = await OpenRun.open(checked, self.store, **at_work)
+                found.run = ActiveRun(
+                    **vars(checked),
+                    store=self.store,
+                    settings=self._settings,
+                    lease=found.lease,
+                    ledger=found.ledger,
+                    events=found.events,
+                    draining=draining,
+                )
+                found.secrets = self._secrets(vars(checked.job))
             else:
-                found.events.write_to(get_stream_writer())
+                found.run = found.run.at_next_node(draining)
+            found.events.write_to(get_stream_writer())
         except BaseException as error:
             if isinstance(error, RunEnded):
                 self.forget(run_id)
             if found is not None:
                 await found.close({})
             raise
-        run = ActiveRun(
-            **vars(checked),
-            store=self.store,
-            settings=self._settings,
-            lease=found.lease,
-            ledger=found.ledger,
-            events=found.events,
-            draining=partial(getattr, get_runtime(), "drain_requested"),
-        )
         try:
-            with self._knowing_secrets(vars(checked.job)):
-                async with found.at_work(run):
-                    yield run
+            with knowing(texts=found.secrets):
+                async with found.at_work(found.run):
+                    yield found.run
                     if invocation is not None:
                         invocation.keep(self, found)
         except BaseException as error:

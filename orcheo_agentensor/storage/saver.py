@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.sqlite import SqliteSaver as BlockingSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orcheo_agentensor.errors import StoreError
 from orcheo_agentensor.prompts import TENSORS
+from orcheo_agentensor.upstream import on_connection
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +146,44 @@ _PRUNING = [
 
 
 class SqliteSaver(DeletesLater, AsyncSqliteSaver):
-    """The checkpointer of a store in a SQLite file."""
+    """The checkpointer of a store in a SQLite file.
+
+    What each superstep writes takes one turn of the connection's thread, in place of seven.
+    """
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As LangGraph's own."""
+        given: Any = {"id": checkpoint["id"], "dumped": self.serde.dumps_typed(checkpoint)}
+        return await self._writing(lambda saver: saver.put(config, given, metadata, new_versions))
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """As LangGraph's own."""
+        given = [(channel, self.serde.dumps_typed(value)) for channel, value in writes]
+        await self._writing(lambda saver: saver.put_writes(config, given, task_id, task_path))
+
+    async def _writing(self, write: Callable[[BlockingSaver], T]) -> T:
+        """Write by LangGraph's blocking saver, which commits, on the very same connection."""
+        await self.setup()
+
+        def work(connection: sqlite3.Connection) -> T:
+            saver = BlockingSaver(connection, serde=_DUMPED)
+            saver.is_setup = True
+            return write(saver)
+
+        async with self.lock:
+            return await on_connection(self.conn, work)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs that a server rolls back or deletes."""
@@ -178,6 +226,20 @@ class SqliteSaver(DeletesLater, AsyncSqliteSaver):
             await self.conn.rollback()
             raise
         await self.conn.commit()
+
+
+class _Dumped(SerializerProtocol):
+    """Takes what is serialized already: on the loop, where no node changes it meanwhile."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        found: tuple[str, bytes] = obj if isinstance(obj, tuple) else obj["dumped"]
+        return found
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        raise NotImplementedError
+
+
+_DUMPED = _Dumped()
 
 
 def serializer() -> JsonPlusSerializer:

@@ -31,7 +31,8 @@ class Training:
     """A training run at work with its runner, plan, budget, search state and candidates.
 
     `landed` are the open trials of the search between two executions of a node, which have ended
-    and whose outcomes were not taken in yet.
+    and whose outcomes were not taken in yet. `unmeasured` are the keys of the rollouts that the
+    baseline's validation lacked at the last look; None before the first.
     """
 
     run: ActiveRun[TrainingJob]
@@ -41,6 +42,7 @@ class Training:
     state: SearchState
     candidates: CandidateStore
     landed: list[tuple[Trial, TrialOutcome | BaseException]] = field(default_factory=list)
+    unmeasured: list[str] | None = None
 
     @property
     def weights(self) -> dict[str, float]:
@@ -141,10 +143,12 @@ class Training:
         plan, limit = self.plan, self.plan.budget.rollouts
         times = self.run.job.replicates
         validation, holdout = len(plan.validation) * times, len(plan.holdout) * times
-        baseline = Candidate.of(self.run.prompts)
-        runner = self.runner
-        is_validated = self.state.baseline in self.state.validated
-        missing = 0 if is_validated else await runner.unrecorded(plan.validation, baseline)
+        if self.unmeasured is None:
+            baseline = Candidate.of(self.run.prompts)
+            self.unmeasured = await self.runner.unrecorded(plan.validation, baseline)
+        recorded = self.run.ledger.rollouts
+        self.unmeasured = [key for key in self.unmeasured if key not in recorded]
+        missing = 0 if self.state.baseline in self.state.validated else len(self.unmeasured)
         fixed = validation + 2 * holdout
         room = validation if limit is None else max(0, limit - fixed) // 2
         last = 0 if self.state.settled else min(validation, room)

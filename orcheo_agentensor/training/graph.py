@@ -23,7 +23,7 @@ from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.json_values import content_hash
-from orcheo_agentensor.prompts import Candidate, FeedbackRecord, TextTensor, as_prompts
+from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts
 from orcheo_agentensor.publishing import require_publishable
 from orcheo_agentensor.runs.access import RunEnded
 from orcheo_agentensor.runs.active import ActiveRun, CheckedJob
@@ -149,11 +149,14 @@ def create_training_graph(
         ):
             before = known.pop(run_id, None)
             if before is not None and run.lease.token - before.run.lease.token in (0, 1):
-                if run.ledger is not before.run.ledger:
+                training = replace(before, run=run)
+                training.meter.resume()
+                if run.ledger is before.run.ledger:  # it was kept open
+                    training.runner.draining = run.draining
+                else:
                     run.ledger.remember(before.run.ledger)
-                before.meter.resume()
-                runner = Runner(run, meter=before.meter, taped=True)
-                training = replace(before, run=run, runner=runner)
+                    training.runner = Runner(run, meter=training.meter, taped=True)
+                    training.unmeasured = None
             else:  # another process may have done what came last
                 training = await _read_back(run)
             await training.open_budget()
@@ -487,24 +490,25 @@ def _mirror(training: Training, state: TrainingState) -> dict[str, Any]:
     }
     there: Mapping[str, Any] = state
     found = {k: value for k, value in found.items() if k not in there or value != there[k]}
+    shown: dict[str, dict[str, TextTensor]] = {}
     for key, candidate in (("prompts", known.best), ("current", known.current)):
-        taught = known.gradients.get(candidate, {}).get("prompts", {})
-        prompts = training.candidates[candidate].prompts
-        if not _shows(there.get(key), prompts, taught):
-            found[key] = {
-                name: type(tensor)(**tensor.to_json(), gradients=taught.get(name, ()))
-                for name, tensor in prompts.items()
+        if candidate not in shown:
+            taught = known.gradients.get(candidate, {}).get("prompts", {})
+            prompts = training.candidates[candidate].prompts
+            shown[candidate] = {
+                name: one.taught(taught.get(name, ())) for name, one in prompts.items()
             }
+        if not _shows(there.get(key), shown[candidate]):
+            found[key] = dict(shown[candidate])
     return found
 
 
-def _shows(there: Any, prompts: Mapping[str, TextTensor], taught: Mapping[str, Any]) -> bool:
+def _shows(there: Any, prompts: Mapping[str, TextTensor]) -> bool:
     """Whether tensors in the state are these prompts with these gradients."""
     return bool(there) and all(
         isinstance(tensor := there.get(name), TextTensor)
         and tensor.text == prompt.text
-        and [vars(one) for one in tensor.gradients]
-        == [vars(FeedbackRecord(**one)) for one in taught.get(name, ())]
+        and tensor.gradients == prompt.gradients
         for name, prompt in prompts.items()
     )
 

@@ -9,12 +9,15 @@ import ast
 import gc
 import logging
 import re
+import sqlite3
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -335,6 +338,20 @@ def test_the_body_of_a_module_that_reads_is_told_from_a_function() -> None:
     names: dict[str, Any] = {"asked": asked}
     exec("in_body = asked()\ndef read():\n    return asked()\nin_function = read()", names)  # noqa: S102
     assert (names["in_body"], names["in_function"]) == (True, False)
+
+
+async def test_a_call_has_the_connection_of_aiosqlite_in_its_own_thread() -> None:
+    async with aiosqlite.connect(":memory:") as connection:
+
+        def made(plain: sqlite3.Connection) -> str:
+            plain.execute("CREATE TABLE tables (name)")
+            plain.execute("INSERT INTO tables VALUES (?)", (threading.current_thread().name,))
+            plain.commit()
+            return threading.current_thread().name
+
+        thread = await upstream.on_connection(connection, made)
+        assert [*await connection.execute_fetchall("SELECT name FROM tables")] == [(thread,)]
+    assert thread != threading.current_thread().name
 
 
 def test_a_source_is_asked_for_again_when_another_thread_parses_at_the_same_time() -> None:
