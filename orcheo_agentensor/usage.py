@@ -86,7 +86,7 @@ class Usage:
             cached_calls += usage.cached_calls
             if usage.cost is None:
                 known = False
-            else:
+            elif usage.cost:
                 costs.append(usage.cost)
         return cls(
             rollouts=rollouts,

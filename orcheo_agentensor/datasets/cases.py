@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from difflib import get_close_matches
@@ -241,9 +242,13 @@ def _quickly(data: Any) -> Case | None:
 def _case_of(fields: dict[str, Any]) -> Case:
     """The case with these plain fields, which are in order."""
     case = Case.__new__(Case)
-    fields |= _OTHER_DEFAULTS
-    put = object.__setattr__
-    put(case, "__dict__", fields)
+    # One after the other into the dict that it has, which shares its keys with those of others.
+    held, put = case.__dict__, object.__setattr__
+    held["id"], held["inputs"] = fields["id"], fields["inputs"]
+    held["expected_output"], held["metadata"] = fields["expected_output"], fields["metadata"]
+    held["split"] = fields["split"]
+    for name, value in _OTHER_DEFAULTS.items():
+        held[name] = value
     put(case, "__pydantic_extra__", None)
     put(case, "__pydantic_private__", None)
     put(case, "__pydantic_fields_set__", _ALL_SET)
@@ -524,9 +529,24 @@ Content: TypeAlias = tuple[dict[str, Any], Iterable[tuple[int, Any]]]
 """The head of a dataset file (`id`, `metadata`), and each of its cases with its line."""
 
 
+class Places(Sequence[str]):
+    """Where cases stand: "tickets.jsonl:17". Only the lines are kept: the texts would take as much
+    room as a tenth of the cases."""
+
+    def __init__(self, name: str) -> None:
+        self.lines = array("l")
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{self._name}:{self.lines[index]}"
+
+
 def read_file(
     path: Path, *, encoding: str | None = None
-) -> tuple[dict[str, Any], tuple[Case, ...], list[str]]:
+) -> tuple[dict[str, Any], tuple[Case, ...], Places]:
     """The head, the cases, and the place of each ("tickets.jsonl:17"); raises `DatasetError`."""
     reader = READERS.get(kind_of(path))
     if reader is None:
@@ -538,9 +558,9 @@ def read_file(
         )
     head, items = reader(read_text(path, encoding=encoding), path.name)
     cases: list[Case] = []
-    places: list[str] = []
+    places = Places(path.name)
     for line, item in items:
-        places.append(f"{path.name}:{line}")
+        places.lines.append(line)
         cases.append(parse_case(item, where=places[-1]))
     if not cases:
         raise DatasetError(f"{path.name}: holds no case", field="path", rule="holds no case")
@@ -554,7 +574,12 @@ def decode_json(text: str) -> Any:
 
 def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Each value of a JSONL text with its line; raises `DatasetError`."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    at = number = 0
+    while at <= len(text):  # and not all lines at once, which would take the room of their cases
+        number += 1
+        end = text.find("\n", at)
+        line = text[at : end if end >= 0 else len(text)]
+        at += len(line) + 1
         if line and not line.isspace():
             yield number, decode_line(line, f"{name}:{number}")
 

@@ -290,7 +290,8 @@ def summarize(
             if outcome.label is not None:
                 tally.labels[outcome.label] += 1
             if (passed := verdict(outcome.passed, outcome.score)) is not None:
-                tally.verdicts.append(passed)
+                tally.asked += 1
+                tally.passed += passed
         if result.target_failure is None:
             latencies.append(result.latency_ms)
             n_evaluator_failed += failed
@@ -338,7 +339,7 @@ def summarize(
         "objective": weighted_mean(means, weights),
         "evaluators": evaluators,
         "latency_ms": {"p50": percentile(latencies, 0.5), "p95": percentile(latencies, 0.95)},
-        "usage": Usage.total([result.usage for result in results]).to_json(),
+        "usage": Usage.total(result.usage for result in results).to_json(),
     }
     if warnings:
         summary["warnings"] = warnings
@@ -386,9 +387,8 @@ class _Tally:
     """What one evaluator said over all cases."""
 
     def __init__(self) -> None:
-        self.failures = self.not_applicable = 0
+        self.failures = self.not_applicable = self.asked = self.passed = 0
         self.scores: list[float] = []
-        self.verdicts: list[bool] = []
         self.labels: Counter[str] = Counter()
 
     def to_json(self) -> dict[str, Any]:
@@ -399,8 +399,7 @@ class _Tally:
             found = describe(self.scores)
             ci95 = list(found.ci95) if found.ci95 else None
             entry |= {"mean": found.mean, "se": found.se, "ci95": ci95}
-        passed, asked = sum(self.verdicts), len(self.verdicts)
-        entry["pass_rate"] = passed / asked if asked else None
+        entry["pass_rate"] = self.passed / self.asked if self.asked else None
         entry["failures"], entry["not_applicable"] = self.failures, self.not_applicable
         if self.labels:
             entry["labels"] = dict(sorted(self.labels.items()))
@@ -528,11 +527,12 @@ def case_result(
     return made  # type: ignore[no-any-return]
 
 
-def without_output(result: CaseResult, row: RolloutRow) -> CaseResult:
-    """`result` with its output left to the store, where `row` is committed."""
-    if row.output is None or row.position is None:
-        return result
-    return replace(result, output=StoredOutput(row.candidate_hash, row.position))
+def leave_output(result: CaseResult, row: RolloutRow) -> None:
+    """Leave the output of a result that nobody has seen yet to the store, where `row` is
+    committed."""
+    if row.output is not None and row.position is not None:
+        stored = StoredOutput(row.candidate_hash, row.position)
+        object.__setattr__(result, "output", stored)
 
 
 async def with_outputs(

@@ -58,12 +58,12 @@ from orcheo_agentensor.evaluation.results import (
     case_result,
     context_of,
     is_bare_score,
+    leave_output,
     merged,
     outcome_of,
     score_rows,
     storable,
     with_media,
-    without_output,
     without_texts,
 )
 from orcheo_agentensor.evaluators import BoundEvaluator
@@ -200,8 +200,8 @@ class Runner:
             and not getattr(run.target, "is_remote", False)
         ):
             self._unread = set(run.prompts)
-        self._looks = MOST_LOOKS
-        self.draining = run.draining
+        self._looks, self.draining = MOST_LOOKS, run.draining
+        self._alike: tuple[Outcome, ...] = ()
         self._nonce, self._executions = uuid.uuid4().hex[:12], itertools.count()
         self.calls_config = self._config_of_calls()
         self.instant = all(evaluator.adapter.inline is not None for evaluator in run.evaluators)
@@ -567,7 +567,9 @@ class Runner:
                 key, fingerprint, name=outcome.name, score=outcome.score, passed=outcome.passed
             )
             commits.append(put)
-            return (outcome,), NOTHING, True
+            if not self._alike or self._alike[0] is not outcome:
+                self._alike = (outcome,)  # one for all cases that an evaluator gives the same
+            return self._alike, NOTHING, True
         rows = score_rows(key, fingerprint, (outcome,), NOTHING)
         commits.append(self.ledger.put_scores(key, fingerprint, rows, keep=self.taped))
         return as_recorded((outcome,), rows), NOTHING, True
@@ -796,10 +798,8 @@ class _Batch:
         ledger, rows = self.runner.ledger, self.runner.ledger.rollouts
         if not self.runner.taped:  # an evaluation does not come back to a case
             if ledger.output_bytes > MOST_OUTPUTS:
-                results = [
-                    (index, replicate, key, without_output(result, rows[key]))
-                    for index, replicate, key, result in results
-                ]
+                for _, _, key, result in results:
+                    leave_output(result, rows[key])
             ledger.forget([key for _, _, key, _ in results], self.runner.fingerprints)
         for index, replicate, _, result in results:
             self._add(index, replicate, result)
@@ -840,7 +840,7 @@ class _Batch:
                 )
         elif row.reused:
             commits.append(runner.ledger.put_rollout(replace(row, phase=self.phase)))
-        outcomes: list[Outcome] = []
+        outcomes: Sequence[Outcome] = ()
         usage = row.usage
         if row.failure is None:
             context = context_of(case, row, taped=runner.taped)
@@ -863,7 +863,7 @@ class _Batch:
                         ]
                     )
             for found, cost, fresh in scored:
-                outcomes += found
+                outcomes = [*outcomes, *found] if outcomes else found
                 usage = usage if cost is NOTHING else usage + cost
                 live = live or fresh
         result = case_result(case, row, outcomes, usage, replayed=not live)

@@ -34,7 +34,7 @@ def describe(values: Sequence[float]) -> Mean:
     mean = math.fsum(values) / n
     if n < 2:
         return Mean(mean=mean, se=None, ci95=None)
-    squares = math.fsum([(value - mean) ** 2 for value in values])
+    squares = math.fsum((value - mean) ** 2 for value in values)
     se = math.sqrt(squares / (n - 1) / n)
     if set(values) <= {0.0, 1.0}:
         return Mean(mean=mean, se=se, ci95=_wilson(mean, n, _NORMAL))
