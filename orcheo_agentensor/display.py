@@ -41,6 +41,11 @@ def chance(p_value: float) -> str:
     return "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
+def p_equals(p_value: float) -> str:
+    """A p value in a sentence."""
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.4f}"
+
+
 def percent(value: float | None) -> str:
     """A share for people."""
     return "-" if value is None else f"{value:.1%}"

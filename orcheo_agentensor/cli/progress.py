@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orcheo_agentensor.cli.output import console, say, version_sentence
-from orcheo_agentensor.display import clean, number
+from orcheo_agentensor.display import clean, number, p_equals
 from orcheo_agentensor.logs import logs_json
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Told:
         if kind == "holdout_summary":
             return (
                 f"holdout: gain {event['gain']:+.3f} on {event['n']} cases, "
-                f"p = {event['p_value']:.4f}"
+                f"{p_equals(event['p_value'])}"
             )
         return None
 

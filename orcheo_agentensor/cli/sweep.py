@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shlex
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -30,7 +30,7 @@ from orcheo_agentensor.cli.output import print_json, say, show
 from orcheo_agentensor.datasets import as_dataset
 from orcheo_agentensor.display import number, spent
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, shorten
-from orcheo_agentensor.errors import describe as told
+from orcheo_agentensor.errors import describe as problem_of
 from orcheo_agentensor.json_values import StrictNumbers
 from orcheo_agentensor.runs.job import parse_model
 from orcheo_agentensor.runs.nodes import INTERRUPTED
@@ -140,7 +140,10 @@ def combinations(matrix: Any) -> list[Values]:
 
 
 def laid_over(job: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    """The job with the values of a combination in their places."""
+    """The job with the values of a combination in their places.
+
+    Raises `ConfigError` for a field of what the job has as something else than a mapping.
+    """
     found = dict(job)
     for name, value in values.items():
         path = name.split(".")
@@ -148,11 +151,24 @@ def laid_over(job: Mapping[str, Any], values: Values) -> dict[str, Any]:
             found |= {key: one for key, one in value.items() if key != "name"}
             continue
         here = found
-        for key in path[:-1]:
+        for depth, key in enumerate(path[:-1], 1):
             inner = here.get(key)
-            here[key] = here = dict(inner) if isinstance(inner, Mapping) else {}
+            if not isinstance(inner, Mapping | None):
+                place = ".".join(path[:depth])
+                rule = f"is what job.{place} is, and has no fields: write it as a mapping there"
+                raise ConfigError(field=f"job.matrix.{name}", value=inner, rule=rule)
+            here[key] = here = dict(inner or {})
         here[path[-1]] = value
     return found
+
+
+def _fields_in(values: Values) -> Iterator[str]:
+    """The fields of the job that a combination sets."""
+    for name, value in values.items():
+        if name.partition(".")[0] in TrainingJob.model_fields:
+            yield name
+        else:
+            yield from value
 
 
 @dataclass(frozen=True)
@@ -170,9 +186,12 @@ class Sweep:
         matrix = document.pop(MATRIX)
         plan = SweepPlan.parse(document.pop(SWEEP, None) or {})
         chosen = combinations(matrix)
+        told = {field for values in chosen for field in _fields_in(values)}
         for name in ("seed", "concurrency"):
             place = {"seed": "seed", "concurrency": "limits.concurrency"}[name]
-            if getattr(overrides, name) is not None and place in matrix:
+            if getattr(overrides, name) is not None and not told.isdisjoint(
+                {place, place.partition(".")[0]}
+            ):
                 raise BadInput(
                     field=f"--{name}", value=getattr(overrides, name), rule="is in the matrix"
                 )
@@ -272,7 +291,7 @@ async def carried_out(sweep: Sweep, run: Run, *, stopper: Stopper) -> list[Ended
                     raise
                 return Ended(point, INTERRUPTED)
             except Exception as error:  # noqa: BLE001 - one run of many, and told
-                ended = Ended(point, "failed", why=told(error))
+                ended = Ended(point, "failed", why=problem_of(error))
             done += 1
             why = "" if ended.why is None else f": {ended.why}"
             say(f"{done}/{len(sweep.points)} {point.run_id} ({point.label}): {ended.status}{why}")
@@ -362,7 +381,8 @@ async def _on_server(
     for point in sweep.points:
         job = dict(point.job)
         dataset = await asyncio.to_thread(as_dataset, job.get("dataset"))
-        jobs[point.run_id] = {**job, "dataset": list(dataset.cases_to_json())}
+        cases = {"cases": list(dataset.cases_to_json()), "metadata": dict(dataset.metadata)}
+        jobs[point.run_id] = {**job, "dataset": cases}
         TrainingJob.parse({key: value for key, value in job.items() if value is not None})
     if dry_run:
         _show_plan(sweep, [], as_json=as_json)
@@ -436,7 +456,8 @@ def _report(sweep: Sweep, ended: Sequence[Ended], *, again: str, as_json: bool) 
     for one in ended:
         if one.status == "failed":
             show(f"failed: {one.point.run_id}: {one.why}", style="red")
-    show(f"sweep {sweep.sweep_id}, {len(ended)} runs; spent: {spent(usage)}")
+    partly = "" if len(used) == len(ended) else f" by the {len(used)} that have a result"
+    show(f"sweep {sweep.sweep_id}, {len(ended)} runs; spent{partly}: {spent(usage)}")
     if open_:
         say(f"{len(open_)} runs are not finished. Go on with: {again}", style="yellow")
     return code

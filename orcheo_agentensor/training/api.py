@@ -17,6 +17,7 @@ from orcheo_agentensor.display import (
     html_table,
     interval,
     milliseconds,
+    p_equals,
     rich_table,
 )
 from orcheo_agentensor.evaluation import Limits, evaluation_node
@@ -293,7 +294,7 @@ def gain_sentence(holdout: Mapping[str, Any] | None) -> str:
         return "nothing was measured on held-out cases: the gain is unproved"
     return (
         f"holdout gain {holdout['gain']:+.4f} {interval(holdout['ci95'])} "
-        f"on {holdout['n']} cases, p = {holdout['p_value']:.4f}"
+        f"on {holdout['n']} cases, {p_equals(holdout['p_value'])}"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from orcheo_agentensor.display import p_equals
 from orcheo_agentensor.errors import (
     AgentensorError,
     AliasConflict,
@@ -155,7 +156,7 @@ def guardrail_breaches(
             told = f"latency: too few cases to judge ({found['n']} of {rule.min_cases})"
             undecided.append(f"{told}; {excess}" if found["p95"] > found["ceiling"] else told)
         elif found["p95"] > found["ceiling"] and found["p_value"] < guardrail.alpha:
-            breaches.append(f"latency: {excess} (p = {found['p_value']:.4f})")
+            breaches.append(f"latency: {excess} ({p_equals(found['p_value'])})")
     if guardrail.cost != "off":
         cost = (holdout.get("deltas") or {}).get("cost") or {}
         before, after = cost.get("baseline"), cost.get("best")
@@ -205,12 +206,12 @@ def eligibility(
     if holdout["p_value"] >= guardrail.alpha or holdout["gain"] <= 0:
         return "kept", [
             f"the holdout gain of {holdout['gain']:+.4f} is not significant"
-            f" (p = {holdout['p_value']:.4f}, alpha = {guardrail.alpha:g})",
+            f" ({p_equals(holdout['p_value'])}, alpha = {guardrail.alpha:g})",
             *undecided,
         ]
     return "eligible", [
         f"holdout gain {holdout['gain']:+.4f} on {holdout['n']} cases"
-        f" (p = {holdout['p_value']:.4f})",
+        f" ({p_equals(holdout['p_value'])})",
         "the guardrails are kept",
         *undecided,
     ]

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.display import p_equals
 from orcheo_agentensor.errors import BudgetTooSmall, ConfigError
 from orcheo_agentensor.evaluation.statistics import paired_difference
 from orcheo_agentensor.json_values import canonical_json, content_hash
@@ -134,6 +135,6 @@ def sentence(found: Mapping[str, Any]) -> str:
     interval = "" if found["ci95"] is None else " [{:+.4f}, {:+.4f}]".format(*found["ci95"])
     return (
         f"over {found['k']} folds such a training gains {found['gain']:+.4f}{interval} on "
-        f"{found['n']} cases that it has not seen (p = {found['p_value']:.4f}); this version was "
+        f"{found['n']} cases that it has not seen ({p_equals(found['p_value'])}); this version was "
         "trained on all of them, and is not measured by it"
     )

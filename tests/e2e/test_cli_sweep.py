@@ -104,6 +104,12 @@ def test_a_budget_of_the_sweep_is_shared_and_values_may_go_together(sweeping: Pr
         ({"matrix": {"seed": list(range(1001))}}, [], "must make at most 1,000 runs"),
         ({"sweep": {"parallel": 0}}, [], "job.sweep.parallel"),
         ({}, ["--seed", "3"], "--seed: 3 is in the matrix"),
+        ({"matrix": {"both": [{"seed": 1}]}}, ["--seed", "3"], "--seed: 3 is in the matrix"),
+        (
+            {"optimizer": "textgrad", "matrix": {"optimizer.minibatch": [2, 4]}},
+            [],
+            "job.matrix.optimizer.minibatch: 'textgrad' is what job.optimizer is, and has no",
+        ),
         ({"matrix": {"optimizer": ["nobody"]}}, [], "optimizer nobody"),
         ({"sweep": {"server": "http://127.0.0.1:1"}}, [], "AGENTENSOR_ALLOWED_HOSTS"),
     ],

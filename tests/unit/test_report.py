@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from orcheo_agentensor import Store, TextGrad, aevaluate, atrain, get_prompt
-from orcheo_agentensor.display import chance
+from orcheo_agentensor.display import chance, p_equals
 from orcheo_agentensor.errors import BadInput, NotFound
 from orcheo_agentensor.reporting.report import (
     MARKDOWN_LIMIT,
@@ -225,6 +225,7 @@ def test_no_p_value_is_shown_as_nothing() -> None:
         "0.0312",
         "1.0000",
     ]
+    assert [p_equals(p) for p in (0.0, 0.03125)] == ["p < 0.0001", "p = 0.0312"]
 
 
 def test_the_beginning_of_a_value_is_one_line_and_cuts_no_secret_in_half() -> None:
