@@ -127,9 +127,18 @@ def slot_text(metadata: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else ""
 
 
-def default_max_chars(initial: str) -> int:
-    """The length cap of a prompt whose metadata sets none."""
-    return max(4_000, 3 * len(initial))
+def max_chars_of(initial: str, metadata: Mapping[str, Any], *, field: str) -> int:
+    """The length cap of a prompt: what its metadata says, else one by its first text.
+
+    Raises `BadInput` naming `field` for anything that is no cap.
+    """
+    said = metadata.get("max_chars")
+    if said is None:
+        return max(4_000, 3 * len(initial))
+    if not isinstance(said, int) or isinstance(said, bool) or said < 1:
+        rule = "must be an integer of at least 1: the most characters of the prompt"
+        raise BadInput(field=f"{field}.max_chars", value=said, rule=rule)
+    return said
 
 
 class CaseTexts:

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.json_values import StrictNumbers
-from orcheo_agentensor.optimizers.guards import Template, default_max_chars, slot_text, template_of
+from orcheo_agentensor.optimizers.guards import Template, max_chars_of, slot_text, template_of
 from orcheo_agentensor.optimizers.protocol import DEMO_CHARS
 from orcheo_agentensor.prompts import TextTensor
 
@@ -95,6 +95,8 @@ def slot_of(metadata: Mapping[str, Any], *, field: str = "metadata") -> DemoSlot
         one = error.errors(include_url=False)[0]
         path = ".".join([f"{field}.{KEY}", *map(str, one["loc"])])
         rule = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            rule = f"is not one of: {', '.join(DemoSlot.model_fields)}"
         raise BadInput(field=path, value=one["input"], rule=rule) from None
 
 
@@ -109,12 +111,13 @@ def check_slots(
 ) -> list[str]:
     """The prompts among `names` that take worked examples.
 
-    Raises `BadInput` for a slot that does not stand exactly once in its prompt, and where examples
-    are `used`, for a prompt whose cap leaves no room for them.
+    Raises `BadInput` for a slot that does not stand exactly once in its prompt, for a length cap
+    that is none, and where examples are `used`, for one that leaves no room for them.
     """
     found = []
     for name in names:
         tensor, field = prompts[name], f"prompts.{name}.metadata"
+        cap = max_chars_of(tensor.text, tensor.metadata, field=field)
         slot = slot_of(tensor.metadata, field=field)
         if slot is None:
             continue
@@ -125,7 +128,6 @@ def check_slots(
                 f"({len(tensor.text)} characters)"
             )
             raise BadInput(field=f"{field}.{KEY}.slot", value=slot.slot, rule=rule)
-        cap = int(tensor.metadata.get("max_chars") or default_max_chars(tensor.text))
         if used and cap - len(tensor.text) < MIN_ROOM:
             rule = (
                 f"leaves {max(0, cap - len(tensor.text))} characters for examples beside a text of "

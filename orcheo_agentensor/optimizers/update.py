@@ -8,7 +8,7 @@ from typing import Any
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.optimizers.guards import (
     CaseTexts,
-    default_max_chars,
+    max_chars_of,
     placeholders,
     slot_text,
     through_guards,
@@ -42,7 +42,7 @@ def proposal_request(
     def component(name: str) -> ComponentRequest:
         first, text = (initial or tensors)[name], tensors[name].text
         template, slot = plain_template(first.text, first.metadata), slot_text(first.metadata)
-        cap = int(first.metadata.get("max_chars") or default_max_chars(first.text))
+        cap = max_chars_of(first.text, first.metadata, field=f"prompts.{name}.metadata")
         held = tuple(one for one in placeholders(first.text, template) if one != slot)
         if slot and slot in text:
             held = (*held, slot)

@@ -50,7 +50,14 @@ def _ceiling(text: str) -> str:
     return text.strip()
 
 
+def _length(text: str) -> str:
+    if text.strip() != "min" and Ceiling.parse(text) is None:
+        raise ValueError('must be "min", "<= 1.5x" (of the baseline\'s) or "<= 4000" (characters)')
+    return text.strip()
+
+
 Limit: TypeAlias = Annotated[str, AfterValidator(_ceiling)]
+Length: TypeAlias = Annotated[str, AfterValidator(_length)]
 
 
 class Objective(BaseModel):
@@ -79,7 +86,7 @@ class Objective(BaseModel):
     latency: Limit | None = Field(
         default=None, title="Latency", description="Most milliseconds of a case: <= 1.2x, <= 900."
     )
-    length: Literal["min"] | Limit | None = Field(
+    length: Length | None = Field(
         default=None,
         title="Length",
         description="Most characters of the trainable prompts: <= 1.5x, <= 4000; or min: the "

@@ -287,6 +287,8 @@ async def test_no_example_quotes_a_held_case_or_breaks_a_template() -> None:
         ("Go.", {"demos": {"format": "{inputs}"}}, r"demos\.format.*must hold \{inputs\} and"),
         ("Go.", {"demos": {"places": 3}}, r"metadata\.demos\.places"),
         ("Go.", {"demos": 3}, r"metadata\.demos: 3 must be false, or have some of: slot"),
+        ("A", {"max_chars": "40"}, r"metadata\.max_chars: '40' must be an integer of at least 1"),
+        ("A", {"demos": {"slots": "x"}}, r"demos\.slots: 'x' is not one of: slot, format"),
         ("A" * 30, {"max_chars": 40}, r"max_chars: 40 leaves 10 characters for examples beside"),
         ("Go.", {"no_quotes": True}, r"must let a prompt take examples: 'demos' changes nothing"),
         ("Go.", {"demos": False}, r"must let a prompt take examples: 'demos' changes nothing"),
