@@ -25,6 +25,7 @@ def mend() -> None:
     """Put the repairs in place; call it before `langgraph_api.server` is imported."""
     import langgraph_runtime_pg.database as database
     import langgraph_runtime_pg.lifespan as lifespan
+    import langgraph_runtime_pg.queue as queue
     import langgraph_runtime_pg.redis_stream as redis_stream
     import langgraph_runtime_pg.retry as retry
     import psycopg
@@ -93,6 +94,10 @@ def mend() -> None:
         sqlalchemy.exc.InterfaceError,
         sqlalchemy.exc.OperationalError,
     )
+
+    # The heartbeat of a dead worker ends on time, but the others look for it only every two
+    # heartbeats: look every two seconds.
+    queue.bg_job_heartbeat_secs = lambda: 1.0
 
     # The events of a run are kept for an hour after it has ended. At 40 runs a second and 5 KB of
     # events each, that is 700 MB in Redis, and four times as much with tapes.

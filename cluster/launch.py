@@ -38,9 +38,9 @@ MENDED = {"langgraph-runtime-pg": "0.11.1.post1", "langgraph-api": "0.11.1"}
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
-HEARTBEAT = "4"
-"""Seconds. By the engine's default of 120, the run of a worker that was killed stands still for
-minutes before another worker takes it."""
+HEARTBEAT = "3"
+"""Seconds; after twice as many a worker that was silent is dead. By the engine's default of 120 the
+run of a worker that was killed stands still for minutes before another worker takes it."""
 
 CODE = "agentensor:cluster:"
 CODE_SECONDS = 15

@@ -1,0 +1,1 @@
+"""What a case costs on several workers: measured (`measure`), and planned with (`simulate`)."""
