@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ class MLflow:
 
 async def _experiment(server: Requests, run: FinishedRun) -> str:
     """The id of the experiment, which is named after the workflow where nothing names another."""
-    name = secret(_EXPERIMENT) or run.record.workflow_id
+    name = os.environ.get(_EXPERIMENT, "").strip() or run.record.workflow_id
     path = f"{_API}/experiments/get-by-name"
     found = await server.call("GET", path, params={"experiment_name": name}, missing=[404])
     if found is not None:

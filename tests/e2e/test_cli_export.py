@@ -233,6 +233,10 @@ def test_a_run_is_exported_to_mlflow_and_once(project: Project, service: Service
 
     project.ok("export", "e1", "--to", "mlflow")  # again: the same run
     assert len(service.runs) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "Prüfung")
+        project.ok("export", "e1", "--to", "mlflow")
+    assert [*service.experiments] == ["shop", "Prüfung"]
 
     project.write("train.yaml", training_job(dataset=cases(12)))
     assert project.call("train", "train.yaml", "-q", "--run-id", "t1").exit_code == 0
