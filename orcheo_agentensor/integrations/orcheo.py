@@ -41,7 +41,7 @@ from orcheo_agentensor.integrations.orcheo_forms import (
 )
 from orcheo_agentensor.nodes.agentensor import JobFields
 from orcheo_agentensor.nodes.templates import interpolate
-from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts, is_content
+from orcheo_agentensor.prompts import MODEL_KWARGS, TextTensor, as_prompts, as_tensor, is_content
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.tape import is_taping, prompts_in, watched
@@ -51,6 +51,7 @@ from orcheo_agentensor.targets.output import pick, to_json_output
 from orcheo_agentensor.upstream import allow_in_checkpoints
 
 _PROMPT = re.compile(r"\{\{\s*config\.prompts\.([^\s.{}]+)")
+_TEXT_KEYS = ("text", "requires_grad", "metadata")
 _SHARED = ("messages", "structured_response", "assistant_message")
 """What nodes write beside `node_results`, and a workflow may answer with."""
 
@@ -414,6 +415,8 @@ def _as_graph(given: Any) -> Any:
 
 def _stored(prompt: Any) -> dict[str, Any]:
     """A prompt as Orcheo stores it, with its `model_kwargs` as they were given."""
+    if is_content(prompt):  # Orcheo keeps texts
+        prompt = {key: as_tensor(prompt, field="prompt").to_json()[key] for key in _TEXT_KEYS}
     if isinstance(prompt, BaseModel):
         prompt = prompt.model_dump(mode="json")
     given = prompt if isinstance(prompt, Mapping) else {"text": str(prompt), "requires_grad": True}

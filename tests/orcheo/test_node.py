@@ -16,7 +16,7 @@ from orcheo.graph.state import State
 from orcheo.nodes import AgentNode, SetVariableNode
 from simulated_clerk import SimulatedClerk
 
-from orcheo_agentensor import Store, TextGrad, TextTensor
+from orcheo_agentensor import ContentTensor, Store, TextGrad, TextTensor, get_prompt
 from orcheo_agentensor.errors import BadInput, ConfigError, PromptNotFound, TemplateError
 from orcheo_agentensor.integrations.orcheo import AgentensorNode, OrcheoPrompt
 from orcheo_agentensor.optimizers import ProposalRequest
@@ -310,3 +310,32 @@ def test_a_prompt_without_a_word_on_it_is_frozen_as_in_orcheo() -> None:
         assert found["trained"].requires_grad
         assert found["trained"].model_kwargs == {"temperature": 0.2}
         assert found["trained"].metadata["model_kwargs"] == {"base_url": "http://there"}
+
+
+async def test_a_prompt_with_an_image_is_refused_by_name_where_orcheos_nodes_read_it() -> None:
+    logo = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    look = ContentTensor(blocks=[{"type": "text", "text": "card "}, logo])
+    node = AgentensorNode(
+        name="evaluate",
+        mode="evaluate",
+        target=clerk(),
+        dataset=CASES[:1],
+        evaluators=[knows],
+        prompts={"skills": look},
+    )
+    with pytest.raises(ConfigError, match=r"prompts.skills: 'card .* has images or files"):
+        await node(State(messages=[], inputs={}), {})
+    elsewhere = node.model_copy(update={"target": read, "evaluators": [saw]})
+    found = await elsewhere(State(messages=[], inputs={}), {})
+    assert found["node_results"]["evaluate"]["summary"]["objective"] == 1.0
+
+
+def read(inputs: Any) -> Any:
+    """A target of no node."""
+    _text, *others = get_prompt("skills").content
+    return {"others": [block["type"] for block in others if isinstance(block, dict)]}
+
+
+def saw(outputs: Any) -> bool:
+    """Whether it read the image."""
+    return bool(outputs["others"] == ["image"])
