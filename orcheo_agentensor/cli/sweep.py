@@ -50,7 +50,7 @@ _COLUMNS = (
     "run",
     ">baseline",
     ">best",
-    ">holdout gain",
+    ">gain",
     "decision",
     ">rollouts",
     ">calls",
@@ -238,7 +238,7 @@ class Ended:
         decision = (found.get("decision") or {}).get("status") or self.status
         cost = usage.get("cost")
         return (
-            f"{self.point.run_id}: {self.point.label}",
+            self.point.run_id,
             number(baseline.get("objective")),
             number(best.get("objective")),
             "-" if gain is None else f"{gain:+.3f}",
@@ -452,6 +452,8 @@ def _report(sweep: Sweep, ended: Sequence[Ended], *, again: str, as_json: bool) 
         }
         print_json({**document, **({"resume": again} if open_ else {}), "exit_code": int(code)})
         return code
+    for one in ended:
+        show(f"{one.point.run_id}: {one.point.label}")
     output.show_table(_COLUMNS, [one.row() for one in ended])
     for one in ended:
         if one.status == "failed":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from types import CoroutineType
+from typing import Any, Generic, TypeVar
 
 from orcheo_agentensor.errors import ExitAttempted
 
@@ -27,7 +29,7 @@ def left_behind() -> int:
     return len(_left_behind)
 
 
-class Contained(Coroutine[Any, Any, T]):
+class Contained(Generic[T]):
     """A call of users' code, to be awaited once.
 
     What would end the process (`SystemExit`, `KeyboardInterrupt`, any other `BaseException`) is
@@ -41,29 +43,7 @@ class Contained(Coroutine[Any, Any, T]):
     def __init__(self, call: Awaitable[T]) -> None:
         self.abandoned = False
         self._call = call
-        self._steps: Generator[Any, Any, T] | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    def send(self, value: Any) -> Any:
-        """Go on, as the coroutine of a task."""
-        if self._steps is None:
-            self._steps = self.__await__()
-        return self._steps.send(value)
-
-    def throw(self, error: Any, value: Any = None, trace: Any = None, /) -> Any:
-        """Raise an error where the call waits. One that has not begun never does, as when its task
-        is cancelled first: it is closed, so that Python does not say that nobody awaited it."""
-        if self._steps is None:
-            self.close()
-            raise error
-        return self._steps.throw(error)
-
-    def close(self) -> None:
-        """End the call where it waits, or before it has begun."""
-        if self._steps is not None:
-            self._steps.close()
-        elif isinstance(self._call, Coroutine):
-            self._call.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
         token = _inside.set(True)
@@ -129,11 +109,13 @@ class _Factory:
         self._run_in_executor = loop.run_in_executor
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if _inside.get() and asyncio.iscoroutine(coro):
-            coro = Contained(coro)
-        if self.before is not None:
-            return self.before(loop, coro, **options)
-        return asyncio.Task(coro, loop=loop, **options)
+        make = self.before or (lambda loop, *args, **named: asyncio.Task(*args, loop=loop, **named))
+        if not (_inside.get() and asyncio.iscoroutine(coro)):
+            return make(loop, coro, **options)
+        task = make(loop, _contained(coro), **options)  # anyio asks tasks for a real coroutine
+        if isinstance(coro, CoroutineType):
+            task.add_done_callback(lambda _: _close_unbegun(coro))
+        return task
 
     def run_in_executor(
         self, executor: Any, function: Callable[..., Any], *args: Any
@@ -142,6 +124,16 @@ class _Factory:
         if _inside.get():
             return self._run_in_executor(executor, _returned, function, *args)
         return self._run_in_executor(executor, function, *args)
+
+
+async def _contained(call: Coroutine[Any, Any, T]) -> T:
+    return await Contained(call)
+
+
+def _close_unbegun(call: CoroutineType[Any, Any, Any]) -> None:
+    """Close a call whose task was cancelled before it began: nobody will await it any more."""
+    if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+        call.close()
 
 
 def _returned(function: Callable[..., T], *args: Any) -> T:

@@ -50,7 +50,7 @@ def test_a_sweep_runs_each_combination_and_repeats_nothing(sweeping: Project) ->
     assert found["usage"]["rollouts"] == count == sum(r["usage"]["rollouts"] for r in found["runs"])
     assert steady(sweeping.ok("train", "sweep.yaml", "--run-id", "s")) == steady(found)
     table = sweeping.call("train", "sweep.yaml", "--run-id", "s")
-    assert "s-4: prompts.words w0 w1, seed 2" in " ".join(table.stdout.split())
+    assert "s-4: prompts.words w0 w1, seed 2\n" in table.stdout
     assert f"sweep s, 4 runs; spent: {count} rollouts" in table.stdout
     assert len(sweeping.executions()) == count
     assert sweeping.ok("runs", "show", "s-2")["status"] == "finished"
