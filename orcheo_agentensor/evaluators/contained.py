@@ -112,7 +112,8 @@ class _Factory:
         make = self.before or (lambda loop, *args, **named: asyncio.Task(*args, loop=loop, **named))
         if not (_inside.get() and asyncio.iscoroutine(coro)):
             return make(loop, coro, **options)
-        task = make(loop, _contained(coro), **options)  # anyio asks tasks for a real coroutine
+        # Of a native coroutine: calls of a server within itself wait for ever on tasks of others.
+        task = make(loop, _contained(coro), **options)
         if isinstance(coro, CoroutineType):
             task.add_done_callback(lambda _: _close_unbegun(coro))
         return task

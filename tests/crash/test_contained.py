@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-import anyio
-import anyio.lowlevel
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
@@ -228,18 +226,6 @@ async def test_a_task_that_a_target_cancels_before_it_begins_is_closed() -> None
     report = await aevaluate(target, dataset=CASES, evaluators=["exact_match"])
     assert report.objective == 1.0
     gc.collect()  # what was never awaited is told of here, and is an error
-
-
-async def test_a_task_group_in_a_target_may_be_cancelled() -> None:
-    async def target(inputs: Any) -> Any:
-        async with anyio.create_task_group() as group:
-            group.start_soon(anyio.sleep_forever)
-            await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-        return inputs
-
-    report = await aevaluate(target, dataset=CASES, evaluators=["exact_match"])
-    assert report.objective == 1.0
 
 
 async def deaf(state: Any) -> Any:
