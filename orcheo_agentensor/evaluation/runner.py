@@ -745,6 +745,7 @@ class _Batch:
         while self.pending and not self._stopped and (places.free or not self._waiting):
             if not places.take():
                 self._waiting = True
+                runner.ledger.urge()
                 await places.acquire()
                 self._waiting = False
                 if not self.pending:
@@ -787,13 +788,16 @@ class _Batch:
                 self._committing[commit] = []
                 group.create_task(self._settle(commit))
             self._committing[commit].append((index, replicate, key, result))
-            if places.free == runner.concurrency:
-                await asyncio.sleep(0)  # half are taken: let the ledger begin to write
+            if places.free == runner.concurrency:  # half are taken
+                runner.ledger.urge()
+                await asyncio.sleep(0)  # let the ledger begin to write
         self._workers -= 1
+        if not self._workers:
+            runner.ledger.urge()
 
     async def _settle(self, commit: Commit) -> None:
         """Take in the results of cases whose rows are in `commit`, once it is done."""
-        await commit
+        await commit.in_passing()
         results = self._let_go(commit)
         ledger, rows = self.runner.ledger, self.runner.ledger.rollouts
         if not self.runner.taped:  # an evaluation does not come back to a case

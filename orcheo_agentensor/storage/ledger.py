@@ -40,16 +40,22 @@ if TYPE_CHECKING:
     from orcheo_agentensor.storage.engine import Database
 
 
+LINGER = 0.02
+"""Seconds that rows wait for others at most, while nobody waits for them."""
+
+
 class Commit:
     """Rows that are committed in one transaction; awaiting it waits until they are.
 
     It may be awaited many times, and a waiter that is cancelled takes no other along. Raises why
-    the rows could not be written.
+    the rows could not be written. The rows are written at once when somebody awaits them, and
+    `urgent` says so.
     """
 
-    __slots__ = ("_done", "_loop", "calls", "note", "rollouts", "scores")
+    __slots__ = ("_done", "_loop", "calls", "note", "rollouts", "scores", "urgent")
 
     def __init__(self) -> None:
+        self.urgent = asyncio.Event()
         self.note: dict[str, Any] | None = None
         self.rollouts: list[tuple[Any, ...]] = []
         self.scores: list[tuple[Any, ...]] = []
@@ -62,7 +68,12 @@ class Commit:
         return [(rollouts, self.rollouts), (scores, self.scores), (calls, self.calls)]
 
     def __await__(self) -> Generator[Any, None, None]:
+        self.urgent.set()
         return asyncio.shield(self._done).__await__()
+
+    async def in_passing(self) -> None:
+        """Wait without urging: a few more rows may join these."""
+        await asyncio.shield(self._done)
 
     def done(self) -> bool:
         """Whether the rows are committed, or will never be."""
@@ -86,9 +97,9 @@ class Commit:
 class Ledger:
     """What a run has paid for. Looks up from memory, writes in groups.
 
-    One writer task: while it commits one group of rows, the next one gathers, so a lone row is
-    written at once and many rows share a transaction. The same transaction checks the lease, renews
-    it, and notes the number of the last event.
+    One writer task: while it commits one group of rows, the next one gathers, so a row that
+    somebody awaits is written at once and many rows share a transaction. The same transaction
+    checks the lease, renews it, and notes the number of the last event.
 
     Start it before use (`async with` does) and stop it at the end. After a lost lease or a
     database error everything that waits, and every further put, gets that error.
@@ -186,6 +197,7 @@ class Ledger:
         writer, self._writer = self._writer, None
         self._stopping = True
         self._wake.set()
+        self.urge()
         try:
             await asyncio.wait([writer])  # an error is with those who waited
             if isinstance(self._error, StoreError) and not writer.cancelled():
@@ -337,6 +349,10 @@ class Ledger:
         """Renew the lease and commit the event number, with whatever waits."""
         await self._open()
 
+    def urge(self) -> None:
+        """Have what waits committed now."""
+        self._group.urgent.set()
+
     async def usage(self, *kinds: str, without: str = CANCELLED) -> Usage:
         """What the run has spent, from the committed rows of every process that worked on it.
 
@@ -362,6 +378,10 @@ class Ledger:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            if not (urgent := self._group.urgent).is_set():
+                timer = asyncio.get_running_loop().call_later(LINGER, urgent.set)
+                await urgent.wait()
+                timer.cancel()
             self._due = False
             self._writing, self._group = self._group, Commit()
             if self.note is not None and (note := self.note()) != self.noted:

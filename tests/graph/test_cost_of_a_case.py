@@ -54,7 +54,7 @@ async def calls_of(count: int, path: Path) -> int:
 async def test_a_further_case_takes_few_calls_however_many_there_are(tmp_path: Path) -> None:
     await calls_of(1, tmp_path / "warm.db")
     few, more, many = [await calls_of(n, tmp_path / f"{n}.db") for n in (10, 110, 410)]
-    assert (more - few) / 100 <= 80
+    assert (more - few) / 100 <= 82
     assert (many - more) / 300 <= 1.1 * (more - few) / 100
 
 

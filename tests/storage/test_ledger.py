@@ -54,6 +54,22 @@ async def test_a_lone_row_is_committed_without_waiting_for_others(
     assert sizes == [1, 1, 1]
 
 
+async def test_rows_that_nobody_awaits_gather_until_somebody_urges(
+    store: Store, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orcheo_agentensor.storage.ledger.LINGER", 60.0)
+    async with store.ledger("run-1", lease=lease) as ledger:
+        sizes = count_commits(ledger)
+        for number in range(3):
+            waiting = asyncio.ensure_future(ledger.put_rollout(rollout(number)).in_passing())
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert sizes == []
+        ledger.urge()
+        await waiting
+    assert sizes == [3]
+
+
 async def test_a_row_can_be_looked_up_as_soon_as_it_is_put(store: Store, lease: Lease) -> None:
     async with store.ledger("run-1", lease=lease) as ledger:
         waiting = ledger.put_rollout(rollout())
