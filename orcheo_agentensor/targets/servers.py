@@ -50,6 +50,7 @@ _OURS = ("thread_id", "run_id", "agentensor")
 _OURS_BEGIN = ("__", "checkpoint_", "langgraph_")
 _AT_ONCE = 50
 _GATHERING_SECONDS = 0.2
+_MORE_TRIES = 4
 
 
 class AssistantAddress(BaseModel):
@@ -540,6 +541,7 @@ class _Removals:
     async def _work(self) -> None:
         import httpx
 
+        failures = 0
         while self._waiting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GATHERING_SECONDS):
@@ -547,7 +549,13 @@ class _Removals:
             gone, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
             try:
                 await self._delete(gone)
+                failures = 0
             except httpx.HTTPError as error:
+                failures += 1
+                if failures <= _MORE_TRIES and not isinstance(error, httpx.ConnectError):
+                    self._waiting = [*gone, *self._waiting]
+                    await asyncio.sleep(_GATHERING_SECONDS * 2**failures)
+                    continue
                 log.warning("%d threads stay on their server: %s", len(gone), redact(repr(error)))
 
     async def _delete(self, gone: list[str]) -> None:

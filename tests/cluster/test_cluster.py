@@ -278,7 +278,6 @@ def test_other_code_on_the_same_queue_is_refused(
     [
         ({"REDIS_URI": "redis://127.0.0.1:1/0"}, [], "REDIS_URI: Redis does not answer"),
         ({"DATABASE_URI": "postgresql://127.0.0.1:1/x"}, [], "DATABASE_URI: PostgreSQL does not"),
-        ({"PATH": "/nowhere", "PYTHONPATH": "/nowhere"}, [], "orcheo-agentensor is not installed"),
         ({}, ["--config", "nothing.json"], "--config: nothing.json cannot be read"),
     ],
 )
