@@ -76,9 +76,12 @@ def test_an_evaluation_holds_few_cases_of_a_streamed_file(
 
     def cases_in_memory() -> int:
         gc.collect()
-        return sum(type(one) is Case for one in gc.get_objects())
+        return sum(type(one) is Case and is_of_file(one) for one in gc.get_objects())
 
-    before = cases_in_memory()  # of other tests
+    def is_of_file(case: Case) -> bool:
+        return isinstance(case.inputs, dict) and "café" in str(case.inputs.get("q"))
+
+    before = cases_in_memory()
 
     def answer(inputs: dict[str, Any]) -> Any:
         nonlocal most
