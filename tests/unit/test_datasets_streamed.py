@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orcheo_agentensor import evaluate
+from orcheo_agentensor import Limits, evaluate
 from orcheo_agentensor.datasets import Case, Dataset, StreamedCases
 from orcheo_agentensor.errors import DatasetError
 
@@ -90,7 +90,13 @@ def test_an_evaluation_holds_few_cases_of_a_streamed_file(
         return inputs["q"]
 
     store = f"sqlite:///{tmp_path / 'a.db'}"
-    report = evaluate(answer, dataset=str(file), evaluators=["exact_match"], store=store)
+    report = evaluate(
+        answer,
+        dataset=str(file),
+        evaluators=["exact_match"],
+        store=store,
+        limits=Limits(concurrency=1),  # more would read on while others count
+    )
     assert report.objective == 1.0
     assert len(report.cases) == 600
     assert report.cases[599].inputs == {"q": "café 599", "n": 599 / 3}
