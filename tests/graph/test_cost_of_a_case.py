@@ -53,7 +53,10 @@ async def calls_of(count: int, path: Path) -> int:
 
 async def test_a_further_case_takes_few_calls_however_many_there_are(tmp_path: Path) -> None:
     await calls_of(1, tmp_path / "warm.db")
-    few, more, many = [await calls_of(n, tmp_path / f"{n}.db") for n in (10, 110, 410)]
+    few, more, many = [  # the least of three: a busy machine makes more commits of fewer cases
+        min([await calls_of(n, tmp_path / f"{n}-{times}.db") for times in range(3)])
+        for n in (10, 110, 410)
+    ]
     assert (more - few) / 100 <= 82
     assert (many - more) / 300 <= 1.1 * (more - few) / 100
 
