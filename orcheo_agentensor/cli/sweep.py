@@ -187,8 +187,7 @@ class Sweep:
         plan = SweepPlan.parse(document.pop(SWEEP, None) or {})
         chosen = combinations(matrix)
         told = {field for values in chosen for field in _fields_in(values)}
-        for name in ("seed", "concurrency"):
-            place = {"seed": "seed", "concurrency": "limits.concurrency"}[name]
+        for name, place in (("seed", "seed"), ("concurrency", "limits.concurrency")):
             if getattr(overrides, name) is not None and not told.isdisjoint(
                 {place, place.partition(".")[0]}
             ):

@@ -62,7 +62,7 @@ class HoldsMedia(Exception):
         self.where = where
 
 
-class _Lines:
+class _LineIndex:
     """The lines of a file that hold cases. Raises `DatasetError` and `HoldsMedia`."""
 
     def __init__(self, path: Path, media: Attachments) -> None:
@@ -159,7 +159,7 @@ class StreamedCases(Sequence[Case]):
 
     def __init__(
         self,
-        lines: _Lines,
+        lines: _LineIndex,
         places: Sequence[int] | None = None,
         splits: Sequence[str | None] | None = None,
     ) -> None:
@@ -268,7 +268,7 @@ def streamed(path: Path, access: MediaAccess) -> tuple[StreamedCases, tuple[str,
     """
     media = Attachments(access)
     try:
-        return StreamedCases(_Lines(path, media)), tuple(sorted(media.unfetched))
+        return StreamedCases(_LineIndex(path, media)), tuple(sorted(media.unfetched))
     except HoldsMedia as held:
         most = files.MAX_FILE_BYTES
         if path.stat().st_size <= most:

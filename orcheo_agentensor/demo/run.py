@@ -105,7 +105,7 @@ async def run_demo(
     shared = await asyncio.to_thread(set_up, settings)
     _introduce(console, shared)
     async with Store.from_url(store_url) as store:
-        demo = _Demo(shared=shared, store=store, settings=settings, seed=seed, console=console)
+        demo = _DemoRun(shared=shared, store=store, settings=settings, seed=seed, console=console)
         if memorise:
             trained = await demo.train(DEFAULT, "MemorisingProposer", "memorised")
             arms = await demo.measure_result(trained, "memorised")
@@ -138,7 +138,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Demo:
+class _DemoRun:
     """The searches and measurements of one demo, on one store."""
 
     shared: Setup

@@ -105,15 +105,15 @@ class _Factory:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.before: Any = loop.get_task_factory()
+        self._make = self.before or _task
         self.calls = 0
         self._run_in_executor = loop.run_in_executor
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        make = self.before or (lambda loop, *args, **named: asyncio.Task(*args, loop=loop, **named))
         if not (_inside.get() and asyncio.iscoroutine(coro)):
-            return make(loop, coro, **options)
+            return self._make(loop, coro, **options)
         # Of a native coroutine: calls of a server within itself wait for ever on tasks of others.
-        task = make(loop, _contained(coro), **options)
+        task = self._make(loop, _contained(coro), **options)
         if isinstance(coro, CoroutineType):
             task.add_done_callback(lambda _: _close_unbegun(coro))
         return task
@@ -125,6 +125,10 @@ class _Factory:
         if _inside.get():
             return self._run_in_executor(executor, _returned, function, *args)
         return self._run_in_executor(executor, function, *args)
+
+
+def _task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, **options)
 
 
 async def _contained(call: Coroutine[Any, Any, T]) -> T:

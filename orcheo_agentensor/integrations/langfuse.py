@@ -61,7 +61,7 @@ class Langfuse:
             settings=self._settings,
             auth=self._keys,
         ) as server:
-            batch = _Batch(server)
+            batch = _Ingestion(server)
             async for page in run.cases():
                 exported.cases += len(page)
                 for row, case in page:
@@ -71,7 +71,7 @@ class Langfuse:
         return exported
 
 
-class _Batch:
+class _Ingestion:
     """Events on their way: sent when there are as many as one request takes."""
 
     def __init__(self, server: Requests) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 from orcheo_agentensor.json_values import prose_only
+from orcheo_agentensor.prompts import TENSORS
 
 Schema: TypeAlias = dict[str, Any]
 Definitions: TypeAlias = dict[str, Schema]
@@ -225,7 +226,7 @@ def _prompts(definitions: Definitions) -> Schema:
         "required": ["file"],
         "additionalProperties": False,
     }
-    kinds = ("TextTensor", "ContentTensor", "PromptFile")
+    kinds = (*TENSORS, "PromptFile")
     forms = [_TEXT, *({"$ref": f"#/$defs/{kind}"} for kind in kinds)]
     return {"type": "object", "additionalProperties": {"anyOf": forms}}
 
@@ -252,7 +253,7 @@ def _add_config(definitions: Definitions) -> None:
             if field.get("default", ...) is None:
                 del field["default"]
     gradients = {"type": "array", "title": "Gradients", "description": "What was fed back on it."}
-    for kind in ("TextTensor", "ContentTensor"):
+    for kind in TENSORS:
         inner[kind]["properties"]["gradients"] = gradients
     definitions |= {**inner, "RunConfig": schema}
 

@@ -148,7 +148,8 @@ _PRUNING = [
 class SqliteSaver(DeletesLater, AsyncSqliteSaver):
     """The checkpointer of a store in a SQLite file.
 
-    What each superstep writes takes one turn of the connection's thread, in place of seven.
+    Each write of a superstep, the checkpoint and what its tasks gave, takes one turn of the
+    connection's thread.
     """
 
     async def aput(

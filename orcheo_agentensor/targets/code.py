@@ -44,14 +44,21 @@ class Call:
         return self.node.args[number] if number < len(self.node.args) else named
 
 
+def parts_by_node(graph: Any) -> dict[str, list[Any]]:
+    """Node of a graph -> what it is made of, and what that holds."""
+    return {
+        name: [*parts_of([node.bound, *(node.subgraphs or ())])]
+        for name, node in getattr(graph, "nodes", {}).items()
+        if not name.startswith(_HIDDEN)
+    }
+
+
 def functions_by_node(graph: Any) -> dict[str, list[FunctionType]]:
     """Node of a graph -> the functions that it is made of: its own, and those that these name."""
-    found: dict[str, list[FunctionType]] = {}
-    for name, node in getattr(graph, "nodes", {}).items():
-        if not name.startswith(_HIDDEN):
-            parts = parts_of([node.bound, *(node.subgraphs or ())])
-            found[name] = [one for one in parts if isinstance(one, FunctionType)]
-    return found
+    return {
+        name: [one for one in parts if isinstance(one, FunctionType)]
+        for name, parts in parts_by_node(graph).items()
+    }
 
 
 def calls_of(function: FunctionType, called: str, trees: _Trees) -> Iterator[Call]:

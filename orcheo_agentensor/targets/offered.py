@@ -31,9 +31,9 @@ from orcheo_agentensor.prompts import (
     path_in,
 )
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.targets.code import functions_by_node, prompts_asked_for
+from orcheo_agentensor.targets.code import parts_by_node, prompts_asked_for
 from orcheo_agentensor.targets.context import field_names, found_prompts
-from orcheo_agentensor.targets.isolation import names_in, parts_of
+from orcheo_agentensor.targets.isolation import names_in
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import WorkflowRecord
@@ -285,12 +285,7 @@ class _Readers:
     """The nodes of a graph that read a prompt, as far as their code says so."""
 
     def __init__(self, graph: Any) -> None:
-        nodes = getattr(graph, "nodes", {})
-        self._functions = functions_by_node(graph)
-        self._parts = {
-            name: [*parts_of([nodes[name].bound, *(nodes[name].subgraphs or ())])]
-            for name in self._functions
-        }
+        self._parts = parts_by_node(graph)
 
     def of(self, name: str, tensor: TextTensor) -> list[str]:
         """The names of the nodes."""
@@ -305,7 +300,7 @@ class _Readers:
             return [root] if root in self._parts else []
         path = path_in(bind, CONTEXT) or path_in(bind, CONFIGURABLE)
         word = bind.rpartition(":")[2] if constant_in(bind) else path[-1] if path else name
-        return [node for node, code in self._functions.items() if _names(code, word)]
+        return [node for node, parts in self._parts.items() if _names(parts, word)]
 
 
 def _holds(parts: list[Any], name: str) -> bool:
@@ -323,9 +318,7 @@ def _has_tool(parts: list[Any], name: str) -> bool:
     return any(isinstance(part, BaseTool) and part.name == name for part in parts)
 
 
-def _names(functions: list[FunctionType], word: str) -> bool:
-    """Whether code names a word, as a name, an attribute or a text."""
-    return any(
-        word in names_in(function.__code__) or word in function.__code__.co_consts
-        for function in functions
-    )
+def _names(parts: list[Any], word: str) -> bool:
+    """Whether the code of a part names a word, as a name, an attribute or a text."""
+    codes = (part.__code__ for part in parts if isinstance(part, FunctionType))
+    return any(word in names_in(code) or word in code.co_consts for code in codes)

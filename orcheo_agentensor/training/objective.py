@@ -210,7 +210,8 @@ def sentence(name: str, found: Mapping[str, Any]) -> str:
     if found["kept"] is None:
         return f"objective: {name} is not known, so {found['limit']} cannot be kept"
     shown = {"cost": "${:.3g}".format, "latency": milliseconds, "length": "{} characters".format}
-    text, told = shown[name], f"objective: {name} {shown[name](found['best'])}"
+    text = shown[name]
+    told = f"objective: {name} {text(found['best'])}"
     told += f", the baseline's {text(found['baseline'])}"
     if found["allowed"] is None:
         return f"{told} ({found['limit']})"

@@ -41,7 +41,6 @@ from orcheo_agentensor.training.trial import MOST_CUTS, run_trial
 KINDS = get_args(TrialKind)
 WITHOUT_CASES = ("merge", "validate")
 IDLE_STEPS = 10
-_STATUS = {"measured": "measured"}
 
 
 def ask(training: Training) -> list[Trial]:
@@ -499,7 +498,13 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
                 training.run,
                 candidates.child(candidates[outcome.parent], outcome.prompts),
                 parent=outcome.parent,
-                status="accepted" if accepted else _STATUS.get(outcome.status, "rejected"),
+                status=(
+                    "accepted"
+                    if accepted
+                    else "measured"
+                    if outcome.status == "measured"
+                    else "rejected"
+                ),
                 step=state.step,
                 info={**scores, "reason": outcome.reason},
             )

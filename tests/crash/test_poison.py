@@ -69,12 +69,14 @@ def paid(log: Path) -> Counter[str]:
     return Counter(log.read_text().split())
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault"])
+@pytest.mark.parametrize(
+    ("how", "store_url"),
+    [("exit", "sqlite"), ("segfault", "sqlite"), ("exit", "postgresql")],
+    indirect=["store_url"],
+)
 def test_a_case_that_takes_the_process_down_is_set_aside_at_the_third_start(
     how: str, store_url: str, tmp_path: Path
 ) -> None:
-    if how != "exit" and "postgresql" in store_url:
-        pytest.skip("as on SQLite")
     log = tmp_path / "paid"
     for attempt in (1, 2, 3):
         process = start(EVALUATION, store_url, PAID=str(log), HOW=how)
