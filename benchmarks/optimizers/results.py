@@ -25,8 +25,13 @@ TITLES = {
     "overshoot": "Budgets kept",
     "banking": "Banking messages",
     "latency": "Wall time",
+    "real_model": "A real language model on this machine",
 }
 """The measures, in the order in which they are made and shown."""
+
+
+class NotHere(Exception):
+    """A measure needs what is not installed here; the message says what, and what installs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
