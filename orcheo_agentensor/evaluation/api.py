@@ -25,7 +25,7 @@ from orcheo_agentensor.display import (
     rich_table,
     spent,
 )
-from orcheo_agentensor.errors import MissingExtra
+from orcheo_agentensor.errors import BadInput, MissingExtra
 from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.results import (
     CaseResult,
@@ -40,7 +40,13 @@ from orcheo_agentensor.evaluators.dialects import LangSmithSummary
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
 from orcheo_agentensor.prompts import PromptsLike, as_prompts, prompts_to_json
-from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target, check_arguments
+from orcheo_agentensor.runs.arguments import (
+    DatasetLike,
+    EvaluatorLike,
+    Target,
+    check_arguments,
+    name_call,
+)
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import as_data, drive, require_result, split_live
@@ -414,6 +420,9 @@ async def aevaluate(
             manifest=await stored_manifest(opened, run_id),
             taped=tape,
         )
+    except BadInput as error:
+        name_call("aevaluate", error)
+        raise
     finally:
         # A store in memory goes with the report that reads from it.
         if opened is not store and not (opened.target.in_memory and isinstance(cases, StoredCases)):
@@ -458,32 +467,36 @@ def evaluate(
         1.0
     """
     check_arguments("evaluate", locals())
-    return run_sync(
-        aevaluate(
-            target,
-            dataset=dataset,
-            evaluators=evaluators,
-            summary_evaluators=summary_evaluators,
-            prompts=prompts,
-            config=config,
-            context=context,
-            limits=limits,
-            min_coverage=min_coverage,
-            replicates=replicates,
-            seed=seed,
-            store=store,
-            run_id=run_id,
-            workflow_id=workflow_id,
-            reuse=reuse,
-            cache=cache,
-            memory_store=memory_store,
-            accept_drift=accept_drift,
-            retry_failed=retry_failed,
-            tape=tape,
-            settings=settings,
-            on_event=on_event,
+    try:
+        return run_sync(
+            aevaluate(
+                target,
+                dataset=dataset,
+                evaluators=evaluators,
+                summary_evaluators=summary_evaluators,
+                prompts=prompts,
+                config=config,
+                context=context,
+                limits=limits,
+                min_coverage=min_coverage,
+                replicates=replicates,
+                seed=seed,
+                store=store,
+                run_id=run_id,
+                workflow_id=workflow_id,
+                reuse=reuse,
+                cache=cache,
+                memory_store=memory_store,
+                accept_drift=accept_drift,
+                retry_failed=retry_failed,
+                tape=tape,
+                settings=settings,
+                on_event=on_event,
+            )
         )
-    )
+    except BadInput as error:
+        name_call("evaluate", error)
+        raise
 
 
 PAGE = 500

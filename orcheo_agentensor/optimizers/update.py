@@ -18,6 +18,7 @@ from orcheo_agentensor.optimizers.protocol import ComponentRequest, Edit, Propos
 from orcheo_agentensor.optimizers.registry import resolve_optimizer, resolve_proposer
 from orcheo_agentensor.optimizers.slots import plain_template
 from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.runs.arguments import check_arguments
 from orcheo_agentensor.settings import Settings
 
 
@@ -106,6 +107,7 @@ async def astep(
         >>> prompt.text
         'Answer. Be brief.'
     """
+    check_arguments("astep", locals())
     settings = settings or Settings()
     chosen = resolve_optimizer(optimizer, settings=settings)
     proposer = resolve_proposer(chosen, settings=settings, prompts=tensors)
@@ -144,4 +146,5 @@ def step(
         >>> tone.text, policy.text
         ('Answer. Be kind.', 'No refunds.')
     """
+    check_arguments("step", locals())
     return run_sync(astep(tensors, optimizer=optimizer, seed=seed, settings=settings))

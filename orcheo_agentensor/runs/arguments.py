@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +16,8 @@ from langchain_core.runnables import Runnable
 from langgraph.graph import StateGraph
 
 from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
-from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError, shorten
+from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
@@ -208,6 +210,14 @@ FORMS: Mapping[str, tuple[_Check, str]] = {
         "Objective(…), or a mapping of its fields",
     ),
     "publish": (_is(Mapping), "a mapping that names the assistant to publish to"),
+    "report": (lambda value: hasattr(value, "taped"), "the report of evaluate(…, tape=True)"),
+    "tensors": (
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(isinstance(one, TextTensor) for one in value.values())
+        ),
+        "a mapping of names to TextTensors, which are changed in place",
+    ),
 }
 """Argument -> whether a value has a form that it takes, and that form in words."""
 
@@ -225,3 +235,29 @@ def check_arguments(function: str, given: Mapping[str, Any]) -> None:
                 value=value,
                 rule=f"must be {form}",
             )
+
+
+def name_call(function: str, error: BadInput) -> None:
+    """Have `error` name the function that was called, and its arguments as the caller wrote them.
+
+    Arguments are checked as the job that is made of them: "job.limits.concurrency: 0 must be …"
+    becomes "evaluate(): limits.concurrency: 0 must be …". Where a sync function calls its async
+    twin, the name of the sync one replaces the other.
+    """
+    told = error.message.removeprefix(f"a{function}(): ")
+    if not told.startswith(f"{function}(): "):
+        told = _OF_JOB.sub(r"\1", told)
+        if isinstance(error, DatasetError) and not told.startswith("dataset"):
+            inline = told.startswith(("inline[", "inline:"))
+            told = f"dataset{told.removeprefix('inline')}" if inline else f"dataset: {told}"
+        told = f"{function}(): {told}"
+    error.args = (told,)
+    vars(error).pop("__notes__", None)  # LangGraph's, of nodes that the caller knows nothing of
+    if error.field is not None:
+        error.field = error.field.removeprefix("job.")
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            problem["field"] = problem["field"] and problem["field"].removeprefix("job.")
+
+
+_OF_JOB = re.compile(r"(^|[\s(])job\.(?=[a-z_]+\b)")

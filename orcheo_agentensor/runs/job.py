@@ -329,6 +329,10 @@ def problem_of(entry: Mapping[str, Any], model: type[BaseModel], *, where: str) 
     """One of pydantic's errors on `model` as the field, the value and the rule it breaks."""
     rule = entry["msg"].removeprefix("Value error, ")
     rule = rule[0].lower() + rule[1:]
+    if rule.startswith("input should be "):
+        rule = f"must be {rule.removeprefix('input should be ')}"
+    if entry["type"] in ("model_type", "model_attributes_type"):
+        rule = "must be an object"
     if entry["type"] == "string_pattern_mismatch":
         rule = IDENTIFIER_RULE
     if entry["type"] == "extra_forbidden":

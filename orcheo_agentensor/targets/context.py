@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
-from orcheo_agentensor.errors import ConfigError
+from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
     CONTEXT,
@@ -32,6 +32,21 @@ def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     from langgraph.graph import StateGraph
 
     return graph.compile() if isinstance(graph, StateGraph) else graph
+
+
+def check_graph(graph: Any, function: str) -> None:
+    """Refuse what is neither a graph nor another Runnable, with what to make of a function."""
+    from langchain_core.runnables import Runnable
+    from langgraph.graph import StateGraph
+
+    if isinstance(graph, StateGraph | Runnable):
+        return
+    rule = "must be a LangGraph graph or another Runnable"
+    hint = f"; of a function make one: RunnableLambda({getattr(graph, '__name__', 'function')})"
+    rule += hint if callable(graph) else ""
+    raise ConfigError(
+        f"{function}(): graph={shorten(graph)} {rule}", field="graph", value=graph, rule=rule
+    )
 
 
 def context_binds(prompts: Mapping[str, Any]) -> list[tuple[str, Path, str]]:

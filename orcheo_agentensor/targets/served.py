@@ -48,14 +48,11 @@ from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.seeds import RUN_ID
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import bound_tree, is_taping, watched
-from orcheo_agentensor.targets.constants import (
-    Values,
-    load_constants,
-    values_of,
-)
+from orcheo_agentensor.targets.constants import Values, load_constants, values_of
 from orcheo_agentensor.targets.context import (
     bound_context,
     check_context_binds,
+    check_graph,
     compiled,
     context_binds,
     field_names,
@@ -147,6 +144,7 @@ def configure(
     """
     from orcheo_agentensor.storage import Store
 
+    check_graph(graph, "configure")
     settings = settings or Settings()
     media: Mapping[str, str] = {}
     if isinstance(defaults, Mapping):
@@ -208,6 +206,7 @@ def serve(
     """
     from orcheo_agentensor.storage import Store
 
+    check_graph(graph, "serve")
     settings = settings or Settings()
     opened = store if isinstance(store, Store) else Store.from_url(store or settings.database_url)
     workflow = Workflow(workflow_id=workflow_id, store=opened, settings=settings, by_flag=True)

@@ -20,6 +20,7 @@ from orcheo_agentensor.display import (
     p_equals,
     rich_table,
 )
+from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.evaluation.api import listed, measures
 from orcheo_agentensor.evaluators.threads import run_sync
@@ -37,6 +38,7 @@ from orcheo_agentensor.runs.arguments import (
     OptimizerLike,
     Target,
     check_arguments,
+    name_call,
 )
 from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import (
@@ -463,6 +465,9 @@ async def atrain(
         )
         require_result(found, run_id)
         return await read_result(opened, run_id, found)
+    except BadInput as error:
+        name_call("atrain", error)
+        raise
     finally:
         if opened is not store:
             await opened.close()
@@ -528,44 +533,48 @@ def train(
         ('yes', 'kept')
     """
     check_arguments("train", locals())
-    return run_sync(
-        atrain(
-            target,
-            prompts=prompts,
-            dataset=dataset,
-            evaluators=evaluators,
-            optimizer=optimizer,
-            budget=budget,
-            stop=stop,
-            checkpoint_every=checkpoint_every,
-            steps_per_node=steps_per_node,
-            promote=promote,
-            guardrail=guardrail,
-            goal=goal,
-            objective=objective,
-            exclude_nodes=exclude_nodes,
-            task=task,
-            cross_validation=cross_validation,
-            publish=publish,
-            config=config,
-            context=context,
-            limits=limits,
-            min_coverage=min_coverage,
-            replicates=replicates,
-            seed=seed,
-            workflow_id=workflow_id,
-            run_id=run_id,
-            reuse=reuse,
-            cache=cache,
-            memory_store=memory_store,
-            accept_drift=accept_drift,
-            retry_failed=retry_failed,
-            store=store,
-            settings=settings,
-            on_event=on_event,
-            answer=answer,
+    try:
+        return run_sync(
+            atrain(
+                target,
+                prompts=prompts,
+                dataset=dataset,
+                evaluators=evaluators,
+                optimizer=optimizer,
+                budget=budget,
+                stop=stop,
+                checkpoint_every=checkpoint_every,
+                steps_per_node=steps_per_node,
+                promote=promote,
+                guardrail=guardrail,
+                goal=goal,
+                objective=objective,
+                exclude_nodes=exclude_nodes,
+                task=task,
+                cross_validation=cross_validation,
+                publish=publish,
+                config=config,
+                context=context,
+                limits=limits,
+                min_coverage=min_coverage,
+                replicates=replicates,
+                seed=seed,
+                workflow_id=workflow_id,
+                run_id=run_id,
+                reuse=reuse,
+                cache=cache,
+                memory_store=memory_store,
+                accept_drift=accept_drift,
+                retry_failed=retry_failed,
+                store=store,
+                settings=settings,
+                on_event=on_event,
+                answer=answer,
+            )
         )
-    )
+    except BadInput as error:
+        name_call("train", error)
+        raise
 
 
 async def read_result(store: Store, run_id: str, found: Mapping[str, Any]) -> TrainingResult:

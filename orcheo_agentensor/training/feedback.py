@@ -25,6 +25,7 @@ from orcheo_agentensor.media import label_media
 from orcheo_agentensor.optimizers.proposer import as_material
 from orcheo_agentensor.prompts import MAX_GRADIENTS, FeedbackRecord, TextTensor, without_middle
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.runs.arguments import check_arguments
 from orcheo_agentensor.seeds import CASE_ID
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage.tables import clean_text
@@ -259,6 +260,7 @@ async def abackward(
         >>> asyncio.run(main()).score
         0.0
     """
+    check_arguments("abackward", locals())
     if not report.taped:
         raise BadInput(field="report", value=report.run_id, rule="has no tape: evaluate(tape=True)")
     from orcheo_agentensor.optimizers import TextGrad, own_models, resolve_model, resolve_optimizer
@@ -307,6 +309,7 @@ def backward(
         >>> len(tone.gradients)
         1
     """
+    check_arguments("backward", locals())
     run_sync(abackward(report, tensors, model=model, settings=settings))
 
 

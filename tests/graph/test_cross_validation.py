@@ -113,8 +113,8 @@ async def test_a_fold_that_breaks_ends_the_run_that_it_belongs_to() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"cross_validation": 1}, r"job\.cross_validation: 1"),
-        ({"cross_validation": 21}, r"job\.cross_validation: 21"),
+        ({"cross_validation": 1}, r"^atrain\(\): cross_validation: 1"),
+        ({"cross_validation": 21}, r"^atrain\(\): cross_validation: 21"),
         ({"cross_validation": 13}, r"13 needs as many cases with different inputs; there are 12"),
         (
             {"budget": {"rollouts": 47}},

@@ -192,7 +192,7 @@ async def test_baseline_and_best_are_measured_in_one_pass() -> None:
     "wrong", [{"alpha": 0}, {"latency": {"p95": 2}}, {"latency": "on"}, {"min_ratio": 2}, {"x": 1}]
 )
 async def test_a_guardrail_of_a_wrong_form_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"job\.guardrail"):
+    with pytest.raises(ConfigError, match=r"^atrain\(\): guardrail"):
         await trained(guardrail=wrong)
 
 

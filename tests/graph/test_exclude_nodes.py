@@ -87,7 +87,7 @@ async def test_a_training_of_excluded_nodes_alone_ends_and_says_so() -> None:
 
 @pytest.mark.requirement("config.excluded")
 async def test_an_unknown_node_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"job\.exclude_nodes.*triage, desk, desk\|reply"):
+    with pytest.raises(ConfigError, match=r"atrain\(\): exclude_nodes.*triage, desk, desk\|reply"):
         await trained(exclude_nodes=["reply"])
 
 

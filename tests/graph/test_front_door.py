@@ -16,13 +16,18 @@ from orcheo_agentensor import (
     ExactMatch,
     Reflective,
     TargetFailure,
+    TextTensor,
     aevaluate,
     atrain,
+    backward,
+    configure,
     evaluate,
     get_prompt,
+    serve,
+    step,
     train,
 )
-from orcheo_agentensor.errors import ConfigError, MissingExtra
+from orcheo_agentensor.errors import BadInput, ConfigError, MissingExtra
 
 CASES = [
     {"id": name, "inputs": {"text": name}, "expected_output": "A", "metadata": {"n": n}}
@@ -114,6 +119,58 @@ async def test_the_function_that_was_called_is_the_one_that_is_named() -> None:
     call: Any = evaluate
     with pytest.raises(TypeError, match=r"^evaluate\(\) got an unexpected keyword .*'datset'"):
         call(shout, datset=CASES, evaluators=["exact_match"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            {"limits": {"concurrency": 0}},
+            "limits.concurrency: 0 must be greater than or equal to 1",
+        ),
+        ({"limits": {"many": 1}}, "limits.many: 1 is not a known field; known: case_sla_ms, "),
+        ({"config": {"recursion": 3}}, "config.recursion: 'recursion' is not a key of a config "),
+        ({"dataset": ["exact_match"]}, "dataset[0]: case: 'exact_match' must be an object with "),
+        ({"dataset": "none.jsonl"}, "dataset: none.jsonl: cannot be read "),
+        ({"evaluators": CASES}, "evaluators: {"),
+        ({"evaluators": ["exactmatch"]}, "evaluators: 'exactmatch' is not a built-in evaluator; "),
+        ({"prompts": {"a": 5}}, "prompts.a: 5 must be a text or "),
+        ({"target": lambda: 1}, "target: '<lambda>' must take (inputs) or (inputs, config)"),
+    ],
+)
+def test_what_is_refused_later_names_the_function_and_its_argument_too(
+    wrong: dict[str, Any], told: str
+) -> None:
+    arguments = {"target": shout, "dataset": CASES, "evaluators": ["exact_match"], **wrong}
+    with pytest.raises(BadInput) as refused:
+        evaluate(**arguments)
+    assert refused.value.message.startswith(f"evaluate(): {told}")
+    assert not (refused.value.field or "").startswith("job.")
+    arguments["prompts"] = {"task": "speak", **wrong.get("prompts", {})}
+    with pytest.raises(BadInput) as refused:
+        train(**arguments, optimizer=Reflective(proposer=Teacher()))
+    assert refused.value.message.startswith(f"train(): {told}")
+
+
+def test_a_stop_condition_of_a_wrong_form_is_refused_by_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^train\(\): stop\.0: 5 must be an object$"):
+        trained(stop=[5])
+
+
+def test_the_loop_by_hand_and_configure_name_their_arguments_too() -> None:
+    report = evaluate(shout, dataset=CASES, evaluators=["exact_match"], tape=True)
+    wrong: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
+        (backward, (3, {"task": TextTensor("a")}), {}, "backward(): report=3 must be the report "),
+        (backward, (report, {"task": "a"}), {}, "backward(): tensors={'task': 'a'} must be a "),
+        (step, ({"task": "a"},), {}, "step(): tensors={'task': 'a'} must be a mapping of names "),
+        (configure, (3,), {"workflow_id": "w"}, "configure(): graph=3 must be a LangGraph graph "),
+        (serve, (shout,), {"workflow_id": "w"}, "serve(): graph=<function shout at "),
+    ]
+    for function, arguments, options, told in wrong:
+        with pytest.raises(ConfigError) as refused:
+            function(*arguments, **options)
+        assert refused.value.message.startswith(told)
+    assert "RunnableLambda(shout)" in refused.value.message
 
 
 @pytest.mark.requirement("door.python")

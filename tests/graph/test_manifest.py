@@ -228,8 +228,8 @@ async def test_three_optimizers_leave_three_manifests() -> None:
             {"dataset": Dataset.from_cases(CASES, id="numbers", metadata={"rubric": "v2"})},
             "dataset.metadata_version",
         ),
-        ({"replicates": 2}, "job.replicates (2, was 1)"),
-        ({"guardrail": {"alpha": 0.01}}, "job.guardrail.alpha (0.01, was 0.05)"),
+        ({"replicates": 2}, "replicates (2, was 1)"),
+        ({"guardrail": {"alpha": 0.01}}, "guardrail.alpha (0.01, was 0.05)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -209,16 +209,19 @@ async def test_a_cost_that_nobody_knows_ends_the_search_before_it_is_paid_for(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"objective": {"score": "min"}}, r"job\.objective\.score: 'min'"),
-        ({"objective": {"cost": "1.1x"}}, r'job\.objective\.cost: .*must be "<= 1\.1x"'),
-        ({"objective": {"latency": "<= 0x"}}, r"job\.objective\.latency"),
-        ({"objective": {"length": "max"}}, r'^job\.objective\.length: \'max\' must be "min", "<='),
-        ({"objective": {"tone": "max"}}, r"job\.objective\.tone"),
+        ({"objective": {"score": "min"}}, r"^atrain\(\): objective\.score: 'min'"),
+        ({"objective": {"cost": "1.1x"}}, r'^atrain\(\): objective\.cost: .*must be "<= 1\.1x"'),
+        ({"objective": {"latency": "<= 0x"}}, r"^atrain\(\): objective\.latency"),
+        (
+            {"objective": {"length": "max"}},
+            r'^atrain\(\): objective\.length: \'max\' must be "min", "<=',
+        ),
+        ({"objective": {"tone": "max"}}, r"^atrain\(\): objective\.tone"),
         ({"objective": {"length": "<= 0.01x"}}, r"leaves .* no character; together they have 11"),
         (
             {"objective": {"cost": "<= 2x"}, "guardrail": {"cost": {"ratio": 1.5}}},
-            r"job\.objective\.cost: '<= 2x' lets a candidate cost 2 times the baseline, and job\."
-            r"guardrail\.cost rejects it from 1\.5 times on",
+            r"^atrain\(\): objective\.cost: '<= 2x' lets a candidate cost 2 times the baseline, "
+            r"and guardrail\.cost rejects it from 1\.5 times on",
         ),
     ],
 )

@@ -242,5 +242,5 @@ def test_true_and_false_are_no_numbers_in_any_field_of_a_job() -> None:
         "ConversationSpec.max_turns",
     } <= found
     job = {"limits": {"case_sla_ms": True, "isolate": True}, "budget": {"calls": False}}
-    with pytest.raises(ConfigError, match=r"case_sla_ms: True input .* job.budget.calls: False"):
+    with pytest.raises(ConfigError, match=r"case_sla_ms: True must .* job.budget.calls: False"):
         TrainingJob.parse(job)
