@@ -103,7 +103,7 @@ class Baseline:
 
     async def find(self, workflow_id: str, store: Store) -> str:
         """Its full name; raises as `acompare` does where it has no measured cases."""
-        from orcheo_agentensor.reporting.comparison import require_measured
+        from orcheo_agentensor.reporting.cases import require_measured
 
         full = self.side
         if "@" not in full:

@@ -1,19 +1,27 @@
-"""The cases of a run as they are looked at: with inputs, outputs, scores, reasons and the path."""
+"""The cases of a run: to look at, with the path of each, and to compare with those of another."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
-from orcheo_agentensor.errors import NotFound
+from orcheo_agentensor.datasets import Case
+from orcheo_agentensor.errors import BadInput, ConfigError, NotFound
+from orcheo_agentensor.evaluation.api import EvaluationReport
+from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
 from orcheo_agentensor.evaluators.context import verdict
 from orcheo_agentensor.evaluators.tool_calls import tool_calls
-from orcheo_agentensor.reporting.comparison import manifest_of
 from orcheo_agentensor.storage import CaseRow, RunRecord, Store
 from orcheo_agentensor.storage.case_filters import CaseFilters
+from orcheo_agentensor.usage import Usage
+
+PHASES = ("holdout", "evaluation", "validation", "train")
+"""Where a version's cases are looked for, in this order: unseen cases first."""
 
 
 class CaseScore(BaseModel):
@@ -199,3 +207,109 @@ def _called(output: Any) -> Iterator[tuple[str, Any]]:
         output = {"messages": [one for one in output if isinstance(one, Mapping) and "role" in one]}
     if isinstance(output, Mapping) and ("messages" in output or "tool_calls" in output):
         yield from tool_calls(output)
+
+
+@dataclass(kw_only=True)
+class MeasuredCases:
+    """The cases of one side, each with its replicates."""
+
+    name: str
+    runs: dict[str, list[CaseResult]]
+    fingerprints: dict[str, str] | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def merged(self, case_id: str) -> CaseResult:
+        return merged(self.runs[case_id], self.weights)
+
+
+async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases:
+    """The measured cases of a run, a version or a report; raises as `acompare` does."""
+    if isinstance(side, EvaluationReport):
+        counted = {name: float(found.in_objective) for name, found in side.scores.items()}
+        reported = {case.case_id: [case] for case in side.cases}
+        return MeasuredCases(name=side.run_id, runs=reported, weights=counted)
+    if not isinstance(side, str):
+        raise ConfigError(
+            field="compare",
+            value=side,
+            rule="must be a report, a run's id, or WORKFLOW@VERSION",
+        )
+    run, candidate = await _located(side, store)
+    rows = await _rows(side, run, candidate, store)
+    _, stored = await store.datasets.load(str(run.dataset_id), run.dataset_version)
+    cases = {case["id"]: Case.model_validate(case) for case in stored}
+    runs: dict[str, list[CaseResult]] = defaultdict(list)
+    for row in rows:
+        spent = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
+        outcomes = [outcome_of(score) for score in row.scores]
+        case = cases[row.rollout.case_id]
+        runs[case.id].append(case_result(case, row.rollout, outcomes, spent, replayed=True))
+    evaluators = (await manifest_of(store, run.run_id)).get("evaluators") or []
+    return MeasuredCases(
+        name=side,
+        runs=dict(runs),
+        fingerprints={one["name"]: one["fingerprint"] for one in evaluators},
+        weights={one["name"]: one["weight"] for one in evaluators},
+    )
+
+
+async def require_measured(side: str, store: Store) -> None:
+    """Raise as `acompare` does for a run or a version without measured cases; loads none."""
+    await _rows(side, *await _located(side, store), store, limit=1)
+
+
+async def _located(side: str, store: Store) -> tuple[RunRecord, str | None]:
+    """The run that measured a side, and the candidate in it; None where there is only one."""
+    workflow_id, at, version = side.rpartition("@")
+    candidate: str | None = None
+    if at:
+        found = await store.checkpoints.get(workflow_id, version)
+        candidate = found.metadata.get("candidate")
+        if found.run_id is None or candidate is None:
+            raise BadInput(
+                f"{side}: no run has measured this version; evaluate it with --checkpoint "
+                f"{version} and compare that run",
+                field="compare",
+                value=side,
+            )
+        run = await store.runs.get(found.run_id)
+    else:
+        run = await store.runs.get(side)
+        if run.status == "running":
+            raise BadInput(
+                f"{side}: the run is still at work; compare it when it has ended",
+                field="compare",
+                value=side,
+            )
+        if run.mode == "run" or run.dataset_id is None:
+            raise BadInput(field="compare", value=side, rule="must be an evaluation or a training")
+        if run.mode == "train":
+            number = ((run.result or {}).get("best") or {}).get("config_version")
+            if number is None:
+                raise BadInput(
+                    f"{side}: the training has no best version", field="compare", value=side
+                )
+            best = await store.checkpoints.get(run.workflow_id, str(number))
+            candidate = best.metadata.get("candidate")
+    return run, candidate
+
+
+async def _rows(
+    side: str, run: RunRecord, candidate: str | None, store: Store, *, limit: int | None = None
+) -> list[CaseRow]:
+    """The rollouts of a side: all of an evaluation, of a candidate those of the first phase."""
+    for phase in (None,) if candidate is None else PHASES:
+        rows = await store.runs.case_rows(
+            run.run_id, candidate_hash=candidate, phase=phase, limit=limit
+        )
+        if rows:
+            return rows
+    raise BadInput(f"{side}: has no measured case", field="compare", value=side)
+
+
+async def manifest_of(store: Store, run_id: str) -> dict[str, Any]:
+    """The manifest of a run; empty for one that an earlier release recorded without."""
+    try:
+        return await store.runs.manifest(run_id)
+    except NotFound:
+        return {}

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
-from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.display import (
     chance,
     clean,
@@ -21,9 +20,9 @@ from orcheo_agentensor.display import (
     percent,
     rich_table,
 )
-from orcheo_agentensor.errors import BadInput, ConfigError, NotFound
+from orcheo_agentensor.errors import BadInput, ConfigError
 from orcheo_agentensor.evaluation.api import EvaluationReport
-from orcheo_agentensor.evaluation.results import CaseResult, case_result, merged, outcome_of
+from orcheo_agentensor.evaluation.results import CaseResult
 from orcheo_agentensor.evaluation.statistics import (
     PairedDifference,
     describe,
@@ -32,6 +31,7 @@ from orcheo_agentensor.evaluation.statistics import (
 )
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.json_values import canonical_json
+from orcheo_agentensor.reporting.cases import MeasuredCases, load_side
 from orcheo_agentensor.reporting.preference import (
     Preference,
     prefer,
@@ -40,11 +40,8 @@ from orcheo_agentensor.reporting.preference import (
 )
 from orcheo_agentensor.runs.arguments import EvaluatorLike
 from orcheo_agentensor.settings import Settings
-from orcheo_agentensor.storage import CaseRow, RunRecord, Store
+from orcheo_agentensor.storage import Store
 from orcheo_agentensor.usage import Usage
-
-PHASES = ("holdout", "evaluation", "validation", "train")
-"""Where a version's cases are looked for, in this order: unseen cases first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,22 +366,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-# -- Measuring ------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class MeasuredCases:
-    """The cases of one side, each with its replicates."""
-
-    name: str
-    runs: dict[str, list[CaseResult]]
-    fingerprints: dict[str, str] | None = None
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def merged(self, case_id: str) -> CaseResult:
-        return merged(self.runs[case_id], self.weights)
-
-
 async def acompare(
     first: EvaluationReport | str,
     *others: EvaluationReport | str,
@@ -496,99 +477,6 @@ def compare(
     return run_sync(
         acompare(first, *others, store=store, by=by, judge=judge, seed=seed, settings=settings)
     )
-
-
-async def load_side(side: EvaluationReport | str, store: Store) -> MeasuredCases:
-    """The measured cases of a run, a version or a report; raises as `acompare` does."""
-    if isinstance(side, EvaluationReport):
-        counted = {name: float(found.in_objective) for name, found in side.scores.items()}
-        reported = {case.case_id: [case] for case in side.cases}
-        return MeasuredCases(name=side.run_id, runs=reported, weights=counted)
-    if not isinstance(side, str):
-        raise ConfigError(
-            field="compare",
-            value=side,
-            rule="must be a report, a run's id, or WORKFLOW@VERSION",
-        )
-    run, candidate = await _located(side, store)
-    rows = await _rows(side, run, candidate, store)
-    _, stored = await store.datasets.load(str(run.dataset_id), run.dataset_version)
-    cases = {case["id"]: Case.model_validate(case) for case in stored}
-    runs: dict[str, list[CaseResult]] = defaultdict(list)
-    for row in rows:
-        spent = Usage.total([row.rollout.usage, *(score.usage for score in row.scores)])
-        outcomes = [outcome_of(score) for score in row.scores]
-        case = cases[row.rollout.case_id]
-        runs[case.id].append(case_result(case, row.rollout, outcomes, spent, replayed=True))
-    evaluators = (await manifest_of(store, run.run_id)).get("evaluators") or []
-    return MeasuredCases(
-        name=side,
-        runs=dict(runs),
-        fingerprints={one["name"]: one["fingerprint"] for one in evaluators},
-        weights={one["name"]: one["weight"] for one in evaluators},
-    )
-
-
-async def require_measured(side: str, store: Store) -> None:
-    """Raise as `acompare` does for a run or a version without measured cases; loads none."""
-    await _rows(side, *await _located(side, store), store, limit=1)
-
-
-async def _located(side: str, store: Store) -> tuple[RunRecord, str | None]:
-    """The run that measured a side, and the candidate in it; None where there is only one."""
-    workflow_id, at, version = side.rpartition("@")
-    candidate: str | None = None
-    if at:
-        found = await store.checkpoints.get(workflow_id, version)
-        candidate = found.metadata.get("candidate")
-        if found.run_id is None or candidate is None:
-            raise BadInput(
-                f"{side}: no run has measured this version; evaluate it with --checkpoint "
-                f"{version} and compare that run",
-                field="compare",
-                value=side,
-            )
-        run = await store.runs.get(found.run_id)
-    else:
-        run = await store.runs.get(side)
-        if run.status == "running":
-            raise BadInput(
-                f"{side}: the run is still at work; compare it when it has ended",
-                field="compare",
-                value=side,
-            )
-        if run.mode == "run" or run.dataset_id is None:
-            raise BadInput(field="compare", value=side, rule="must be an evaluation or a training")
-        if run.mode == "train":
-            number = ((run.result or {}).get("best") or {}).get("config_version")
-            if number is None:
-                raise BadInput(
-                    f"{side}: the training has no best version", field="compare", value=side
-                )
-            best = await store.checkpoints.get(run.workflow_id, str(number))
-            candidate = best.metadata.get("candidate")
-    return run, candidate
-
-
-async def _rows(
-    side: str, run: RunRecord, candidate: str | None, store: Store, *, limit: int | None = None
-) -> list[CaseRow]:
-    """The rollouts of a side: all of an evaluation, of a candidate those of the first phase."""
-    for phase in (None,) if candidate is None else PHASES:
-        rows = await store.runs.case_rows(
-            run.run_id, candidate_hash=candidate, phase=phase, limit=limit
-        )
-        if rows:
-            return rows
-    raise BadInput(f"{side}: has no measured case", field="compare", value=side)
-
-
-async def manifest_of(store: Store, run_id: str) -> dict[str, Any]:
-    """The manifest of a run; empty for one that an earlier release recorded without."""
-    try:
-        return await store.runs.manifest(run_id)
-    except NotFound:
-        return {}
 
 
 def _compare(measured: Sequence[MeasuredCases], by: str | None, seed: int) -> RunComparison:

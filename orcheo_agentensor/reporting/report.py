@@ -30,7 +30,8 @@ from orcheo_agentensor.evaluation.results import weighted_mean
 from orcheo_agentensor.evaluation.statistics import percentile
 from orcheo_agentensor.evaluators.context import verdict
 from orcheo_agentensor.media import SEEN, label_media, references_in
-from orcheo_agentensor.reporting.comparison import PHASES, RunComparison, acompare, manifest_of
+from orcheo_agentensor.reporting.cases import PHASES, manifest_of
+from orcheo_agentensor.reporting.comparison import RunComparison, acompare
 from orcheo_agentensor.storage import CandidateRecord, CaseRow, ConfigCheckpoint, RunRecord, Store
 from orcheo_agentensor.storage.records import Mark
 from orcheo_agentensor.storage.tables import clean_text
