@@ -8,7 +8,7 @@ from orcheo_agentensor.lazy import lazily
 
 if TYPE_CHECKING:
     from orcheo_agentensor.cli.errors import ExitCode
-    from orcheo_agentensor.cli.execution import RunJob
+    from orcheo_agentensor.cli.run_once import RunJob
 
 __all__ = [
     "ExitCode",
@@ -19,6 +19,6 @@ __getattr__ = lazily(
     __name__,
     {
         "errors": ("ExitCode",),
-        "execution": ("RunJob",),
+        "run_once": ("RunJob",),
     },
 )

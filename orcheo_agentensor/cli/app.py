@@ -44,7 +44,7 @@ def job(
     ] = "evaluation",
 ) -> None:
     """The schema of a job file."""
-    from orcheo_agentensor.cli.execution import RunJob
+    from orcheo_agentensor.cli.run_once import RunJob
     from orcheo_agentensor.evaluation import EvaluationJob
     from orcheo_agentensor.runs.schema import with_forms
     from orcheo_agentensor.training import TrainingJob

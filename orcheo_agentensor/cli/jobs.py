@@ -133,7 +133,7 @@ def run(
 
     With --json the output comes with the id of the run.
     """
-    from orcheo_agentensor.cli.execution import run_once
+    from orcheo_agentensor.cli.run_once import run_once
 
     overrides = Overrides(run_id=run_id, checkpoint=checkpoint)
     run_once(job, overrides, dry_run=dry_run, store=store, as_json=as_json)
