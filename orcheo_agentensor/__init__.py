@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         aevaluate,
         create_evaluation_graph,
         evaluate,
-        evaluation_node,
     )
     from orcheo_agentensor.evaluators import (
         Assertions,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from orcheo_agentensor.reporting import RunComparison, acompare, compare
     from orcheo_agentensor.runs.arguments import DatasetLike, EvaluatorLike, Target
     from orcheo_agentensor.runs.manifest import Manifest
+    from orcheo_agentensor.runs.nodes import evaluation_node
     from orcheo_agentensor.seeds import get_seed
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.storage import ConfigCheckpoint, Store
@@ -192,7 +192,6 @@ __getattr__ = lazily(
             "aevaluate",
             "create_evaluation_graph",
             "evaluate",
-            "evaluation_node",
         ),
         "evaluators": (
             "Assertions",
@@ -233,6 +232,7 @@ __getattr__ = lazily(
         "reporting": ("RunComparison", "acompare", "compare"),
         "runs.arguments": ("DatasetLike", "EvaluatorLike", "Target"),
         "runs.manifest": ("Manifest",),
+        "runs.nodes": ("evaluation_node",),
         "training": (
             "Budget",
             "Deadline",

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.runnables.config import var_child_runnable_config
-
 from orcheo_agentensor.errors import Forbidden
 from orcheo_agentensor.settings import SCOPES
+from orcheo_agentensor.upstream import var_child_runnable_config
 
 
 @dataclass(frozen=True, kw_only=True)

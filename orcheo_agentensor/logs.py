@@ -75,11 +75,10 @@ def _message(record: logging.LogRecord) -> str:
 
 def _ids_around() -> dict[str, Any]:
     """The ids of the run and the case that we are in, by the metadata around."""
-    if "langchain_core.runnables.config" not in sys.modules:  # then nothing runs yet
+    if "orcheo_agentensor.runs.active" not in sys.modules:  # then nothing runs yet
         return {}
-    from langchain_core.runnables.config import var_child_runnable_config
-
     from orcheo_agentensor.seeds import CASE_ID, RUN_ID
+    from orcheo_agentensor.upstream import var_child_runnable_config
 
     around = var_child_runnable_config.get() or {}
     labels = around.get("metadata") or {}

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.runnables.config import var_child_runnable_config
+from orcheo_agentensor.upstream import var_child_runnable_config
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -19,18 +19,13 @@ from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property, lru_cache
 from string import Formatter
 from threading import Lock
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.load import dumpd
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
-from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
 from orcheo_agentensor.errors import PromptNotFound
+from orcheo_agentensor.kinds import is_message
 from orcheo_agentensor.media import label_media
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
@@ -43,6 +38,12 @@ from orcheo_agentensor.prompts import (
     prompt_text,
 )
 from orcheo_agentensor.redaction import redact
+from orcheo_agentensor.upstream import register_handler, var_child_runnable_config
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+    from langchain_core.runnables import RunnableConfig
 
 MIN_LITERAL = 8
 """Fewest characters of the longest literal piece of a prompt that is searched for inside text."""
@@ -395,7 +396,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseMessage):
+    if is_message(value):
         calls = getattr(value, "tool_calls", None)
         more = (
             {"tool_calls": [{"name": c["name"], "args": c["args"]} for c in calls]} if calls else {}
@@ -459,6 +460,8 @@ class TapeRecorder(BaseCallbackHandler):
     ) -> None:
         """A chat model is called."""
         if self.tape.steps is not None:
+            from langchain_core.load import dumpd
+
             dumped = {"messages": [[dumpd(message) for message in call] for call in messages]}
             self._begin("llm", serialized, dumped, kwargs)
         told = tool_texts((kwargs.get("invocation_params") or {}).get("tools"))
@@ -528,11 +531,13 @@ class TapeRecorder(BaseCallbackHandler):
 
 def _generations(response: LLMResult) -> dict[str, Any]:
     """A reply as LangSmith shows it."""
+    from langchain_core.load import dumpd
+
     shown: dict[str, Any] = response.model_dump(mode="json", exclude={"generations", "run"})
     shown["generations"] = [
         [
             {"text": one.text, "message": dumpd(one.message)}
-            if isinstance(one, ChatGeneration)
+            if hasattr(one, "message")
             else {"text": one.text}
             for one in several
         ]
@@ -590,7 +595,7 @@ def not_taping() -> Iterator[None]:
 
 
 _handler: ContextVar[TapeRecorder | None] = ContextVar("agentensor_tape_handler", default=None)
-register_configure_hook(_handler, inheritable=True)
+register_handler(_handler)
 
 
 @contextmanager

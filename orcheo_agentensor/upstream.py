@@ -7,22 +7,94 @@ tests every entry and fails, naming it, where an upgrade breaks it.
 from __future__ import annotations
 
 import copy
+import importlib
+import importlib.util
 import inspect
 import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from langgraph.checkpoint.serde import _msgpack
 
 if TYPE_CHECKING:
     import sqlite3
 
     import aiosqlite
+    from langchain_core.runnables import RunnableConfig
 
 T = TypeVar("T")
+
+
+class _WhenImported:
+    """A finder of modules that finds none itself: it calls `act` with one, once that is there."""
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
+        self._name, self._act = name, act
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As of any finder; asked first, and once for the module that is waited for."""
+        if name != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            loader: Any = spec.loader  # made for this module alone
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._act(module)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
+    """Call `act` with a module: now where it has been imported, else before anybody else sees it.
+
+    Tried: importing the module is the public way. Those that we wait for bring all of LangChain,
+    which takes longer than an evaluation of a function that needs none of it.
+    """
+    if name in sys.modules:
+        act(importlib.import_module(name))  # waits where another thread imports it
+    else:
+        sys.meta_path.insert(0, _WhenImported(name, act))
+
+
+var_child_runnable_config: ContextVar[RunnableConfig | None]
+if (_with_config := "langchain_core.runnables.config") in sys.modules:
+    var_child_runnable_config = importlib.import_module(_with_config).var_child_runnable_config
+else:
+    var_child_runnable_config = ContextVar("child_runnable_config", default=None)
+    _ours = {"var_child_runnable_config": var_child_runnable_config}
+    when_imported(_with_config, lambda module: vars(module).update(_ours))
+"""The config of the run around us, in LangChain's own variable.
+
+Where LangChain is imported after us it takes ours as its own: a target that imports LangChain
+when it is called has the config of its rollout from its first call on.
+
+Tried: a parameter `config` is the public way, and reaches nothing that a function calls without
+handing it on. `langchain_core.runnables.config` has the variable, and takes LangChain with it.
+"""
+
+
+def register_handler(handler: ContextVar[Any]) -> None:
+    """Have LangChain call the callback handler in this variable, in all that it runs.
+
+    Tried: `register_configure_hook` is the public way, and its module imports LangSmith. Nothing of
+    LangChain looks for hooks before that module is there.
+    """
+    when_imported(
+        "langchain_core.tracers.context",
+        lambda module: module.register_configure_hook(handler, inheritable=True),
+    )
+
 
 STREAM_KEY = "__pregel_stream"
 """The key of `configurable` under which LangGraph hands the host's stream to a subgraph that is
@@ -177,6 +249,8 @@ def allow_in_checkpoints(kind: type) -> None:
     A saver that others have made, as every host's and server's, warns of the type, or refuses it:
     a graph adds the types of its state to a saver's list only where that has one.
     """
+    from langgraph.checkpoint.serde import _msgpack
+
     _msgpack.SAFE_MSGPACK_TYPES |= {(kind.__module__, kind.__name__)}
 
 

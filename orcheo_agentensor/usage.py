@@ -12,15 +12,20 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.outputs import ChatGeneration, LLMResult
-from langchain_core.tracers.context import register_configure_hook
 
 from orcheo_agentensor.errors import AgentensorError, BudgetExhausted, NoReply, client_retries
-from orcheo_agentensor.upstream import close_waiting_callbacks, silence_refusals
+from orcheo_agentensor.upstream import (
+    close_waiting_callbacks,
+    register_handler,
+    silence_refusals,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import LLMResult
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -265,7 +270,7 @@ def token_counts(response: LLMResult) -> TokenCounts | None:
     tokens beside a reply with text is none.
     """
     first = response.generations[0][0] if response.generations and response.generations[0] else None
-    message = first.message if isinstance(first, ChatGeneration) else None
+    message = getattr(first, "message", None)
     reported: Mapping[str, Any] = getattr(message, "usage_metadata", None) or {}
     found = reported_counts(reported) if reported else None
     told = (
@@ -562,7 +567,7 @@ class UsageRecorder(BaseCallbackHandler):
 def usage_of(response: LLMResult) -> Usage:
     """What one answered call took; a hit of LangChain's cache is no call."""
     first = response.generations[0][0] if response.generations and response.generations[0] else None
-    message = first.message if isinstance(first, ChatGeneration) else None
+    message = getattr(first, "message", None)
     if (getattr(message, "usage_metadata", None) or {}).get("total_cost") == 0:
         return Usage(cached_calls=1)
     own = getattr(message, "response_metadata", None) or {}
@@ -574,7 +579,7 @@ def _reply_of(response: LLMResult) -> tuple[bool, bool]:
     empty = cut = False
     for generation in (one for several in response.generations for one in several):
         info = getattr(generation, "generation_info", None) or {}
-        message = generation.message if isinstance(generation, ChatGeneration) else None
+        message = getattr(generation, "message", None)
         if message is None:
             empty |= is_empty(generation.text)
         else:
@@ -666,7 +671,7 @@ def _raising(error: ErrorT) -> ErrorT:
 
 silence_refusals(UsageRecorder)
 _recorder: ContextVar[UsageRecorder | None] = ContextVar("agentensor_usage", default=None)
-register_configure_hook(_recorder, inheritable=True)
+register_handler(_recorder)
 
 
 @contextmanager

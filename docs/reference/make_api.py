@@ -83,6 +83,11 @@ class Definition:
     def source(self) -> str:
         """An alias as it is defined, a form per line where it is wide."""
         value = getattr(self.node, "value", None)
+        if isinstance(value, ast.Subscript) and ast.unparse(value.value) == "Union":
+            # Written so where a name in quotes is among the forms, which no `|` takes.
+            parts = value.slice.elts if isinstance(value.slice, ast.Tuple) else [value.slice]
+            told = [str(p.value) if isinstance(p, ast.Constant) else ast.unparse(p) for p in parts]
+            value = ast.parse(" | ".join(told), mode="eval").body
         line = f"{self.name} = {ast.unparse(value)}" if value else ast.unparse(self.node)
         if len(line) <= 88 or not isinstance(value, ast.BinOp):
             return line

@@ -46,9 +46,10 @@ from orcheo_agentensor.evaluators.contained import left_behind
 from orcheo_agentensor.prompts import prompts_to_json
 from orcheo_agentensor.reporting import acompare
 from orcheo_agentensor.runs.active import CheckedJob
+from orcheo_agentensor.runs.front import INTERRUPTED
 from orcheo_agentensor.runs.manager import Given, RunManager
 from orcheo_agentensor.runs.manifest import Described, Manifest, compare
-from orcheo_agentensor.runs.nodes import INTERRUPTED, JobGraph, drive
+from orcheo_agentensor.runs.nodes import JobGraph, drive
 from orcheo_agentensor.runs.unread import unnamed_prompts
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import RunRecord, Store

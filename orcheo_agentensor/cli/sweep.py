@@ -32,8 +32,8 @@ from orcheo_agentensor.display import number, spent
 from orcheo_agentensor.errors import AgentensorError, BadInput, ConfigError, shorten
 from orcheo_agentensor.errors import describe as problem_of
 from orcheo_agentensor.json_values import StrictNumbers
+from orcheo_agentensor.runs.front import INTERRUPTED
 from orcheo_agentensor.runs.job import parse_model
-from orcheo_agentensor.runs.nodes import INTERRUPTED
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets.servers import AssistantAddress
 from orcheo_agentensor.training import TrainingJob

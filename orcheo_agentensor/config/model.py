@@ -11,11 +11,10 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
-from typing import Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, NodeOverride, override_problems
@@ -42,6 +41,9 @@ from orcheo_agentensor.prompts import (
 )
 from orcheo_agentensor.redaction import REDACTED, holds_secret, is_secret_name, redact
 from orcheo_agentensor.settings import Settings
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
 MAX_BYTES = 1024 * 1024
 """Most bytes of a config as compact JSON."""
@@ -630,3 +632,23 @@ def as_json(value: Any, depth: int = 0) -> Any:
     if isinstance(value, tuple | list):
         return [as_json(item, depth + 1) for item in value]
     return value
+
+
+def inherited_from(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
+    """What a call inherits from the config around it, and what of that cannot be recorded."""
+    inherited = {
+        key: value
+        for key, value in around.items()
+        if key in RunConfig.model_fields and key not in ("callbacks", "run_id", "run_name")
+    }
+    unrecorded: dict[str, Any] = {}
+    for key in ("metadata", "configurable"):
+        held = cast("Mapping[str, Any]", inherited.get(key) or {})
+        live = {
+            name: value
+            for name, value in held.items()
+            if is_runtime_key(name) or any(json_problems(as_json(value), field=name))
+        }
+        inherited[key] = {name: held[name] for name in held if name not in live}
+        unrecorded[key] = live
+    return RunConfig.trusted(inherited)[0], unrecorded["configurable"]

@@ -12,17 +12,17 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.entrypoints import chat_model
 from orcheo_agentensor.errors import BadInput, RunFailed, shorten
 from orcheo_agentensor.json_values import StrictNumbers
+from orcheo_agentensor.upstream import var_child_runnable_config
 from orcheo_agentensor.usage import is_counting
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableConfig
 
 
 NODE_OVERRIDES = "node_overrides"

@@ -26,7 +26,6 @@ from orcheo_agentensor.display import (
     spent,
 )
 from orcheo_agentensor.errors import BadInput, MissingExtra
-from orcheo_agentensor.evaluation.graph import create_evaluation_graph
 from orcheo_agentensor.evaluation.results import (
     CaseResult,
     case_result,
@@ -35,6 +34,7 @@ from orcheo_agentensor.evaluation.results import (
     settled,
     with_outputs,
 )
+from orcheo_agentensor.evaluation.work import EvaluationWork
 from orcheo_agentensor.evaluators import BoundEvaluator, bind_evaluator
 from orcheo_agentensor.evaluators.dialects import LangSmithSummary
 from orcheo_agentensor.evaluators.threads import run_sync
@@ -47,9 +47,10 @@ from orcheo_agentensor.runs.arguments import (
     check_arguments,
     name_call,
 )
+from orcheo_agentensor.runs.caller import is_alone
+from orcheo_agentensor.runs.front import as_data, require_result, split_live, walk
 from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manifest import stored_manifest
-from orcheo_agentensor.runs.nodes import as_data, drive, require_result, split_live
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage.records import StoredOutput
 from orcheo_agentensor.usage import Usage
@@ -394,7 +395,7 @@ async def aevaluate(
             "retry_failed": retry_failed,
         }
         measured: dict[str, list[CaseResult]] = {}
-        graph = create_evaluation_graph(
+        work = EvaluationWork(
             **live,
             prompts=named or None,  # for what the operator does not have to allow to who is here
             context=context,
@@ -404,7 +405,14 @@ async def aevaluate(
             taped=tape,
         )
         run_id = run_id or uuid.uuid4().hex
-        found = await drive(graph, job, store=opened, run_id=run_id, on_event=on_event)
+        where: Any = {"store": opened, "run_id": run_id, "on_event": on_event}
+        if is_alone():
+            found = await walk(work.nodes, job, **where)
+        else:
+            from orcheo_agentensor.evaluation.graph import graph_of
+            from orcheo_agentensor.runs.nodes import drive
+
+            found = await drive(graph_of(work), job, **where)
         require_result(found, run_id)
         results = measured.get(run_id) or await stored_cases(opened, run_id)
         if StoredOutput in {type(one.output) for one in results}:

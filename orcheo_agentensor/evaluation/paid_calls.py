@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
-
 from orcheo_agentensor.errors import (
     AgentensorError,
     BudgetExhausted,
@@ -42,9 +40,12 @@ from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED
 from orcheo_agentensor.storage.records import CANCELLED
 from orcheo_agentensor.targets import ConnectedTarget
+from orcheo_agentensor.upstream import var_child_runnable_config
 from orcheo_agentensor.usage import NOTHING, CallGate, Usage, UsageRecorder
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from orcheo_agentensor.storage import Ledger
 
 

@@ -17,8 +17,6 @@ from collections.abc import (
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManager
-
 from orcheo_agentensor.config.model import named_callbacks
 from orcheo_agentensor.datasets import Case, StreamedCases
 from orcheo_agentensor.errors import (
@@ -77,7 +75,7 @@ from orcheo_agentensor.media import with_references
 from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.active import ActiveRun, Draining
-from orcheo_agentensor.runs.caller import OF_JOBS, handlers
+from orcheo_agentensor.runs.caller import OF_JOBS, handlers, is_heard
 from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import PASSING, trace_id_of
@@ -610,8 +608,7 @@ class Runner:
             theirs = configurable.get("prompts") or {}
             configurable = {**placed, "prompts": {**theirs, **placed["prompts"]}}
         config["configurable"] = configurable
-        listening = AsyncCallbackManager.configure(list(self._handlers)).handlers
-        if listening:  # those given, LangSmith's, or those of whoever instruments LangChain
+        if is_heard(self._handlers):
             config["callbacks"] = list(self._handlers)
         return labelled(config, self.labels(candidate, phase))
 

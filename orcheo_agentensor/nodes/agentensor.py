@@ -92,7 +92,8 @@ class JobFields(StrictNumbers):
     async def run_job(self) -> dict[str, Any]:
         """Run the subgraph on the job that the fields make; returns its output."""
         from orcheo_agentensor.evaluation import create_evaluation_graph
-        from orcheo_agentensor.runs.nodes import run_inside, split_live
+        from orcheo_agentensor.runs.front import split_live
+        from orcheo_agentensor.runs.nodes import run_inside
         from orcheo_agentensor.training import create_training_graph
 
         create: Any = create_training_graph if self.mode == "train" else create_evaluation_graph

@@ -15,7 +15,8 @@ from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.datasets.attachments import Medium
 from orcheo_agentensor.errors import AgentensorError, LeaseLost, RunPaused, StoreError
 from orcheo_agentensor.evaluators import BoundEvaluator
-from orcheo_agentensor.events import EventSink
+from orcheo_agentensor.events import EventSink, EventWriter, discard
+from orcheo_agentensor.kinds import is_pause
 from orcheo_agentensor.media import media_at_hand
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.redaction import redact, without_secrets
@@ -26,7 +27,7 @@ from orcheo_agentensor.runs.job import Job
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.targets import ConnectedTarget, Target
 from orcheo_agentensor.targets.isolation import Provenance
-from orcheo_agentensor.upstream import checkpoint_of
+from orcheo_agentensor.upstream import checkpoint_of, var_child_runnable_config
 
 if TYPE_CHECKING:
     from typing import Self
@@ -42,13 +43,6 @@ CACHED_FROM = "cached_from"
 
 class Draining(Exception):
     """A graceful stop was asked for; no further case is begun."""
-
-
-def is_pause(error: BaseException) -> bool:
-    """Whether it is LangGraph's own signal for `interrupt()`."""
-    from langgraph.errors import GraphBubbleUp
-
-    return isinstance(error, GraphBubbleUp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +122,25 @@ class ActiveRun(CheckedJob[JobT]):
 
 def current_checkpoint() -> dict[str, Any] | None:
     """Thread, namespace and id of the checkpoint that the graph around a node stands at, if any."""
-    from langgraph.config import get_config
+    return checkpoint_of((var_child_runnable_config.get() or {}).get("configurable") or {})
 
-    return checkpoint_of(get_config().get("configurable") or {})
+
+def writer_around() -> EventWriter:
+    """What the node that we are in writes events by; nobody reads them where no graph is around."""
+    if var_child_runnable_config.get() is None:
+        return discard
+    from langgraph.config import get_stream_writer
+
+    return get_stream_writer()
+
+
+def draining_around() -> Callable[[], bool]:
+    """What tells whether the graph run that we are in is asked to stop; nobody asks none."""
+    if var_child_runnable_config.get() is None:
+        return bool
+    from langgraph.runtime import get_runtime
+
+    return partial(getattr, get_runtime(), "drain_requested")
 
 
 def with_checkpoint(refs: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,11 +175,9 @@ class OpenRun:
     async def open(cls, checked: CheckedJob[Any], store: Store, **fields: Any) -> Self:
         """Take the lease of a run, and change `fields` of its record with that; its ledger is not
         started yet. Raises as `take_lease` does."""
-        from langgraph.config import get_stream_writer
-
         run_id = checked.record.run_id
         lease = await take_lease(store, run_id, **fields)
-        events = EventSink(run_id, get_stream_writer(), start=lease.event_seq)
+        events = EventSink(run_id, writer_around(), start=lease.event_seq)
         ledger: Ledger = store.ledger(
             run_id,
             lease=lease,

@@ -10,10 +10,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
-
-from langchain_core.runnables import Runnable
-from langgraph.graph import StateGraph
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 from orcheo_agentensor.datasets import Case, Dataset, DatasetSpec
 from orcheo_agentensor.errors import BadInput, ConfigError, DatasetError, shorten
@@ -22,6 +19,10 @@ from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.targets import Conversation
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+    from langgraph.graph import StateGraph
 
 
 class HasEvaluate(Protocol):
@@ -68,14 +69,14 @@ class HasCases(Protocol):
     def cases(self) -> Sequence[Any]: ...
 
 
-Target: TypeAlias = (
-    StateGraph[Any, Any, Any, Any]
-    | Runnable[Any, Any]
-    | Conversation
-    | Callable[..., Any]
-    | str
-    | Mapping[str, Any]
-)
+Target: TypeAlias = Union[
+    "StateGraph[Any, Any, Any, Any]",
+    "Runnable[Any, Any]",
+    Conversation,
+    Callable[..., Any],
+    str,
+    Mapping[str, Any],
+]
 """A workflow: a graph (compiled or not), a Runnable, a function `(inputs, config) -> output`, a
 `Conversation` with one of them, a "module:attribute" string, or the job form of a target."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
 
-from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, is_runtime_key
+from orcheo_agentensor.config.model import LiveCallbacks, RunConfig, inherited_from, is_runtime_key
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES
 from orcheo_agentensor.config.resolve import merge_configs
 from orcheo_agentensor.errors import BadInput, ConfigError, RunMismatch
@@ -18,8 +18,10 @@ from orcheo_agentensor.identity import inside_a_host
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import with_prompts
 from orcheo_agentensor.redaction import REDACTED, redact
-from orcheo_agentensor.targets.served import inherited_from
-from orcheo_agentensor.upstream import streams_for_host
+from orcheo_agentensor.upstream import streams_for_host, var_child_runnable_config
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
 OF_JOBS = ("agentensor", NODE_OVERRIDES)
 """Keys of `configurable` that say how a workflow is run: those of the target are in its job."""
@@ -146,6 +148,31 @@ def caller_of_run() -> Caller:
         live={k: v for k, v in live.items() if k not in _OF_RUNS and not is_runtime_key(k)},
         callbacks=handlers(around.get("callbacks") or ()),
     )
+
+
+_LISTENERS = ("langchain_core.callbacks.manager", "langsmith.run_helpers")
+"""The modules without which nobody has asked to hear of LangChain's runs, other than by a variable
+of the environment."""
+
+_TRACING = ("TRACING", "TRACING_V2", "HANDLER")
+
+
+def is_heard(given: Sequence[Any] = ()) -> bool:
+    """Whether LangChain would tell anybody of a run: the handlers given, LangSmith, or whoever
+    instruments LangChain."""
+    names = (f"{owner}_{name}" for owner in ("LANGSMITH", "LANGCHAIN") for name in _TRACING)
+    asked = any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in names)
+    if not (given or asked or any(name in sys.modules for name in _LISTENERS)):
+        return False
+    from langchain_core.callbacks import AsyncCallbackManager
+
+    return bool(AsyncCallbackManager.configure([*given]).handlers)
+
+
+def is_alone() -> bool:
+    """Whether nothing is around us that a graph run of ours would be a part of: no run of a host,
+    and nobody who hears of LangChain's runs."""
+    return var_child_runnable_config.get() is None and not is_heard()
 
 
 def handlers(*given: LiveCallbacks | Iterable[BaseCallbackHandler]) -> tuple[Any, ...]:

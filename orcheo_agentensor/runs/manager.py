@@ -13,11 +13,8 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
-
-from langchain_core.runnables.config import var_child_runnable_config
 
 from orcheo_agentensor.config.model import LiveCallbacks, RunConfig
 from orcheo_agentensor.config.resolve import ResolvedConfig, merge_configs, resolve
@@ -40,6 +37,7 @@ from orcheo_agentensor.identity import (
     inside_a_host,
 )
 from orcheo_agentensor.json_values import content_hash
+from orcheo_agentensor.kinds import is_pause
 from orcheo_agentensor.prompts import (
     TextTensor,
     as_prompts,
@@ -65,8 +63,9 @@ from orcheo_agentensor.runs.active import (
     Invocation,
     JobT,
     OpenRun,
-    is_pause,
+    draining_around,
     with_checkpoint,
+    writer_around,
 )
 from orcheo_agentensor.runs.caller import NOBODY, Caller, caller_of_run
 from orcheo_agentensor.runs.job import Job, JobSecrets
@@ -102,6 +101,7 @@ from orcheo_agentensor.targets.described import (
 )
 from orcheo_agentensor.targets.isolation import Provenance, provenance_of
 from orcheo_agentensor.targets.overriding import require_nodes
+from orcheo_agentensor.upstream import var_child_runnable_config
 
 if TYPE_CHECKING:
     from orcheo_agentensor.storage import RunRecord, Store
@@ -298,12 +298,9 @@ class RunManager(Generic[JobT]):
         works on it, `RunEnded` where it has ended, `NotFound` where it does not belong to the
         identity that the graph runs for.
         """
-        from langgraph.config import get_stream_writer
-        from langgraph.runtime import get_runtime
-
         invocation = Invocation.here()
         found = None if invocation is None else await invocation.take(self, run_id)
-        draining = partial(getattr, get_runtime(), "drain_requested")
+        draining = draining_around()
         try:
             if found is None or run_id not in self._known:
                 checked = await self._called(run_id, again=found is not None)
@@ -324,7 +321,7 @@ class RunManager(Generic[JobT]):
                 found.secrets = self._secrets(vars(checked.job))
             else:
                 found.run = found.run.at_next_node(draining)
-            found.events.write_to(get_stream_writer())
+            found.events.write_to(writer_around())
         except BaseException as error:
             if isinstance(error, RunEnded):
                 self.forget(run_id)

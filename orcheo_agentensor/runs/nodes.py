@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import inspect
 import json
 import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -19,14 +17,18 @@ from langgraph.errors import GraphDrained
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
-from pydantic import BaseModel
 
-from orcheo_agentensor.errors import BadInput, ConfigError, NotFound, RunFailed, shorten
+from orcheo_agentensor.errors import ConfigError, shorten
 from orcheo_agentensor.evaluators.threads import run_sync
-from orcheo_agentensor.events import Event, EventWriter, discard, listening
-from orcheo_agentensor.redaction import redact
-from orcheo_agentensor.runs.access import RunEnded
+from orcheo_agentensor.events import EventWriter, discard, listening
 from orcheo_agentensor.runs.active import Draining, Invocation
+from orcheo_agentensor.runs.front import (
+    INTERRUPTED,
+    done_once,
+    heard_by,
+    note_interrupted,
+    stored_job,
+)
 from orcheo_agentensor.runs.job import JobSecrets, without_references
 from orcheo_agentensor.targets.context import compiled
 from orcheo_agentensor.upstream import is_streamed_by_host
@@ -44,7 +46,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = "interrupted"
 AWAITING_APPROVAL = "awaiting_approval"
 
 
@@ -66,7 +67,6 @@ async def drive(
     has the status `awaiting_approval` and its `request`; one stopped through `control` has the
     status `interrupted`.
     """
-    heard = None if on_event is discard else _shielded(on_event)
     async with store.checkpointer() if graph.pauses else contextlib.nullcontext() as saver:
         compiled = graph.compile(checkpointer=saver)
         config: Any = {**WITH_STEPS, "configurable": {"thread_id": run_id}}
@@ -78,12 +78,10 @@ async def drive(
         elif saver is None or not (await compiled.aget_state(config)).next:
             given = await stored_job(store, run_id)
         try:
-            with listening(heard) if heard is not None else contextlib.nullcontext():
+            with heard_by(on_event):
                 found: dict[str, Any] = await compiled.ainvoke(given, config, control=control)
         except (Draining, GraphDrained, asyncio.CancelledError) as stopped:
-            with contextlib.suppress(NotFound):  # stopped before it had a record
-                if (await store.runs.get(run_id)).status == "running":  # between two nodes
-                    await store.runs.update(run_id, status=INTERRUPTED)
+            await note_interrupted(store, run_id)
             if isinstance(stopped, asyncio.CancelledError):
                 raise
             return {"run_id": run_id, "status": INTERRUPTED}
@@ -94,75 +92,6 @@ async def drive(
         if snapshot.interrupts:
             found |= {"status": AWAITING_APPROVAL, "request": snapshot.interrupts[0].value}
         return found
-
-
-def _shielded(on_event: EventWriter) -> EventWriter:
-    """`on_event`, whose errors are logged and cannot end the run. Raises `BadInput` for a coroutine
-    function, which nobody would await."""
-    if inspect.iscoroutinefunction(on_event):
-        raise BadInput(
-            field="on_event", value=on_event, rule="must be a plain function, not an async one"
-        )
-
-    def heard(event: Event) -> None:
-        try:
-            on_event(event)
-        except Exception as error:  # noqa: BLE001 - told, and the run goes on
-            told = redact("".join(traceback.format_exception(error)))
-            about, said = {"run_id": event["run_id"]}, "on_event raised on %s %s\n%s"
-            log.error(said, event["type"], event["seq"], told, extra=about)
-
-    return heard
-
-
-async def stored_job(store: Store, run_id: str) -> dict[str, Any]:
-    """A run's job as its record holds it, to be submitted again. Raises `NotFound`."""
-    record = await store.runs.get(run_id)
-    return {
-        **record.job["job"],
-        "run_id": run_id,
-        "dataset": record.dataset,
-    }
-
-
-def as_data(value: Any) -> Any:
-    """A model such as `Limits` or `Budget` as plain data; anything else as it is."""
-    return value.model_dump() if isinstance(value, BaseModel) else value
-
-
-def split_live(**parts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Job fields that are plain data, and those that only this process has.
-
-    Plain ones go into the job, so that the run can be resumed from its record alone. Cases do
-    not: they are kept in the side store, and would only make the graph's checkpoints large.
-    """
-    plain: dict[str, Any] = {}
-    live: dict[str, Any] = {}
-    for name, value in parts.items():
-        if value is None:
-            continue
-        travels = isinstance(value, str) if name == "dataset" else _is_plain(value)
-        (plain if travels else live)[name] = value
-    return plain, live
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    if value is None or isinstance(value, str | int | float | bool) or depth > _DEEPEST:
-        return True
-    if isinstance(value, dict):
-        entries: Any = value.items()
-        return all(isinstance(key, str) and _is_plain(one, depth + 1) for key, one in entries)
-    return isinstance(value, list) and all(_is_plain(entry, depth + 1) for entry in value)
-
-
-_DEEPEST = 100
-"""What is nested deeper, or in itself, is refused with the job, whatever is at its end."""
-
-
-def require_result(found: Mapping[str, Any], run_id: str) -> None:
-    """Raise `RunFailed` for a run that was stopped before it had a result."""
-    if found.get("status") == INTERRUPTED:
-        raise RunFailed(f"run {run_id!r} was interrupted; run it again with run_id={run_id!r}")
 
 
 StateT = TypeVar("StateT", bound=Any)
@@ -247,10 +176,8 @@ class _CompiledJobGraph(CompiledStateGraph[Any, None, Any, Any]):
 class JobNode(Runnable[Any, Any]):
     """A node made of an async function of the state.
 
-    It works in `invoke` and `stream` as well, on an event loop of its own. It gives the stored
-    result where the run has ended already: another execution of the same job ended it, in this
-    process, after a kill, or earlier on a thread that is replayed. (LangChain reads the source of a
-    function to find out which graphs it calls; these call none.)
+    It works in `invoke` and `stream` as well, on an event loop of its own. (LangChain reads the
+    source of a function to find out which graphs it calls; these call none.)
     """
 
     def __init__(self, action: Callable[[Any], Awaitable[Any]], *, name: str) -> None:
@@ -259,20 +186,11 @@ class JobNode(Runnable[Any, Any]):
 
     async def ainvoke(self, input: Any, config: Any = None, **_: Any) -> Any:
         """Run once; returns the update of the state."""
-        try:
-            return await self._action(input)
-        except RunEnded as ended:
-            return ended.result
+        return await done_once(self._action, input)
 
     def invoke(self, input: Any, config: Any = None, **_: Any) -> Any:
         """As `ainvoke`, for sync callers."""
         return run_sync(self.ainvoke(input))
-
-
-def emptied(state: Mapping[str, Any], job: type[BaseModel], output: type[Any]) -> dict[str, Any]:
-    """The update that takes a job, which is stored by now, and an earlier job's output away."""
-    left = [key for key in output.__annotations__ if state.get(key) is not None]
-    return dict.fromkeys([*job.model_fields, *left])
 
 
 def run_id_inside(thread_id: Any, namespace: str, job: Mapping[str, Any]) -> str:

@@ -19,8 +19,6 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from langchain_core.runnables import Runnable
-
 from orcheo_agentensor.config.overrides import MODEL_FIELDS, NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.datasets.assertions import ASSERT, LEFT_OUT, notes_on, problem_of
@@ -28,6 +26,7 @@ from orcheo_agentensor.evaluators import Assertions, BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
+from orcheo_agentensor.kinds import is_runnable
 from orcheo_agentensor.prompts import CONFIGURABLE, CONTEXT, TextTensor, constant_in, path_in
 from orcheo_agentensor.tape import get_prompt
 from orcheo_agentensor.targets.constants import has_readers
@@ -73,7 +72,7 @@ class Named:
         elif isinstance(part, type):
             self.words |= {*vars(part), *vars(part).get("__annotations__", {})}
             self._see(part.__module__)
-        elif isinstance(part, Runnable):
+        elif is_runnable(part):
             self.words |= {spec.id for spec in part.config_specs}
             self._see(type(part).__module__)
 

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, TypeAlias
-
-from langchain_core.tools import BaseTool
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orcheo_agentensor.errors import shorten
+from orcheo_agentensor.kinds import is_tool
 from orcheo_agentensor.prompts import TextTensor
 from orcheo_agentensor.tape import TARGET_NODE, get_prompt
 from orcheo_agentensor.targets.isolation import is_own, names_in, parts_of
 from orcheo_agentensor.upstream import parsed
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
 
 _HIDDEN = "__"
 _NOT_KNOWN = object()
@@ -349,7 +351,7 @@ def _template_of(node: ast.JoinedStr) -> tuple[str, dict[str, str]]:
 
 
 def _tools_of(graph: Any) -> Iterator[BaseTool]:
-    return (part for part in parts_of(graph) if isinstance(part, BaseTool))
+    return (part for part in parts_of(graph) if is_tool(part))
 
 
 def _codes_of_tool(tool: BaseTool) -> Iterator[Any]:
@@ -369,7 +371,7 @@ def _tools_in(body: ast.AST, function: FunctionType, made: Container[int]) -> It
             tool = value_of(entry, function)
             several = tool if isinstance(tool, list | tuple) else [tool]
             for one in several:
-                if isinstance(one, BaseTool) or id(one) in made:
+                if is_tool(one) or id(one) in made:
                     continue
                 name = getattr(one, "__name__", None) or (ast.unparse(entry) if entry else "?")
                 lines = ("from langchain_core.tools import tool", f"@tool above def {name}")

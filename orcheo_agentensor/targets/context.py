@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 from orcheo_agentensor.errors import ConfigError, shorten
+from orcheo_agentensor.kinds import is_runnable, is_state_graph
 from orcheo_agentensor.prompts import (
     CONFIGURABLE,
     CONTEXT,
@@ -29,17 +30,12 @@ if TYPE_CHECKING:
 
 def compiled(graph: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
     """A `StateGraph` compiled, a compiled one as it is."""
-    from langgraph.graph import StateGraph
-
-    return graph.compile() if isinstance(graph, StateGraph) else graph
+    return graph.compile() if is_state_graph(graph) else graph
 
 
 def check_graph(graph: Any, function: str) -> None:
     """Refuse what is neither a graph nor another Runnable, with what to make of a function."""
-    from langchain_core.runnables import Runnable
-    from langgraph.graph import StateGraph
-
-    if isinstance(graph, StateGraph | Runnable):
+    if is_state_graph(graph) or is_runnable(graph):
         return
     rule = "must be a LangGraph graph or another Runnable"
     hint = f"; of a function make one: RunnableLambda({getattr(graph, '__name__', 'function')})"

@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import BaseMessage, convert_to_messages
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import ConfigDict, Field, ValidationError
 
 from orcheo_agentensor.entrypoints import chat_model, load_entrypoint
 from orcheo_agentensor.errors import BadInput, DatasetError, RunFailed, shorten
 from orcheo_agentensor.evaluators.threads import run_in_thread
 from orcheo_agentensor.json_values import StrictNumbers, content_hash
+from orcheo_agentensor.kinds import is_message
 from orcheo_agentensor.seeds import seeded
 from orcheo_agentensor.tape import in_turn, not_taping
 from orcheo_agentensor.targets.isolation import one_rollout
 from orcheo_agentensor.targets.output import pick, to_json_output
-from orcheo_agentensor.upstream import CHECKPOINTER_KEY
+from orcheo_agentensor.upstream import CHECKPOINTER_KEY, var_child_runnable_config
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from orcheo_agentensor.datasets import Case
     from orcheo_agentensor.settings import Settings
     from orcheo_agentensor.targets.local import ConnectedTarget, Target
@@ -429,7 +429,9 @@ def _message(said: Any, *, role: str) -> dict[str, Any]:
     """A text or a message in role and content form."""
     if isinstance(said, str):
         return {"role": role, "content": said}
-    if not isinstance(said, BaseMessage):
+    if not is_message(said):
+        from langchain_core.messages import convert_to_messages
+
         (said,) = convert_to_messages([dict(said)])
     found: dict[str, Any] = to_json_output(said)
     if "content_blocks" in found:

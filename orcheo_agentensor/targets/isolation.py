@@ -20,11 +20,10 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from langchain_core.runnables import Runnable
-
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.evaluators.binding import source_hash
 from orcheo_agentensor.json_values import canonical_json, content_hash
+from orcheo_agentensor.kinds import is_pregel, is_runnable
 from orcheo_agentensor.upstream import CACHE_KEY, RUNTIME_KEY, copy_of_store, node_function
 
 if TYPE_CHECKING:
@@ -152,9 +151,7 @@ def isolation_of(
     Raises `BadInput` where `mode` asks for a store that the target cannot have, and for a
     `context` that no graph takes.
     """
-    from langgraph.pregel import Pregel
-
-    graphs = [part for part in parts_of(target) if isinstance(part, Pregel)]
+    graphs = [part for part in parts_of(target) if is_pregel(part)]
     if context is not None and not any(graph.context_schema for graph in graphs):
         raise BadInput(
             field="context",
@@ -184,8 +181,6 @@ def parts_of(target: Any) -> Iterator[Any]:
 
 
 def _inside(part: Any) -> Iterable[Any]:
-    from langgraph.pregel import Pregel
-
     if isinstance(part, Mapping | list | tuple | set | frozenset):
         entries = part.values() if isinstance(part, Mapping) else part
         return [*entries] if len(part) <= _MOST_ENTRIES else ()
@@ -197,7 +192,7 @@ def _inside(part: Any) -> Iterable[Any]:
         return [part.__func__]
     if isinstance(part, FunctionType):
         return [*_cells(part), *_named(part), vars(part).get("__wrapped__")]
-    if isinstance(part, Pregel):
+    if is_pregel(part):
         return [inner for node in part.nodes.values() for inner in (node.bound, node.subgraphs)]
     if isinstance(part, ModuleType):
         return ()
@@ -205,7 +200,7 @@ def _inside(part: Any) -> Iterable[Any]:
         return [*vars(part).values()] if is_own(_module_of(part)) else ()
     held = getattr(part, "__dict__", {})
     ours = type(part).__module__.startswith(f"{__package__}.")  # a target of this package
-    if ours or isinstance(part, Runnable) or is_own(_module_of(type(part))):
+    if ours or is_runnable(part) or is_own(_module_of(type(part))):
         return [type(part), *held.values()]
     return [held.get("__wrapped__")]
 
@@ -288,8 +283,6 @@ class Provenance:
 
 def provenance_of(target: Any) -> Provenance:
     """What a target comes from; reads files."""
-    from langgraph.pregel import Pregel
-
     own: list[ModuleType] = []
     code: list[Any] = []
     graphs: list[Any] = []
@@ -302,7 +295,7 @@ def provenance_of(target: Any) -> Provenance:
             own.append(module)
         elif module is not None and (name := package_of(module.__name__)) is not None:
             packages.add(name)
-        if isinstance(part, Pregel):
+        if is_pregel(part):
             graphs.append(
                 {
                     name: [getattr(node_function(node.bound), "__qualname__", ""), *node.triggers]

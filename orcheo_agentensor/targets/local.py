@@ -5,7 +5,6 @@ These are functions, graphs and other runnables; assistants on servers are in `r
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import (
@@ -14,7 +13,6 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Mapping,
 )
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,22 +20,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import (
-    get_async_callback_manager_for_config,
-    var_child_runnable_config,
-)
-
 from orcheo_agentensor.config.model import RunConfig, config_error
 from orcheo_agentensor.config.overrides import NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.entrypoints import lasting_module, load_entrypoint
 from orcheo_agentensor.errors import AgentensorError, BadInput, RunFailed
 from orcheo_agentensor.evaluators.threads import run_in_thread
+from orcheo_agentensor.kinds import is_pregel, is_runnable
 from orcheo_agentensor.media import with_media_at_hand
 from orcheo_agentensor.prompts import CONTEXT, part_in, put
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.tape import (
-    Tree,
     bind_of,
     bound_tree,
     is_taping,
@@ -70,10 +62,12 @@ from orcheo_agentensor.targets.output import is_large, pick, to_json_output
 from orcheo_agentensor.targets.overriding import (
     require_followed,
     require_nodes,
-    with_node_overrides,
 )
+from orcheo_agentensor.upstream import var_child_runnable_config
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable, RunnableConfig
+
     from orcheo_agentensor.targets.served import Workflow
 
 
@@ -255,6 +249,8 @@ async def as_root_run(
     of each call."""
     if "callbacks" not in config:
         return await call(inputs, config)
+    from langchain_core.runnables.config import get_async_callback_manager_for_config
+
     own: Any = {key: value for key, value in config.items() if key != "run_id"}
     manager = get_async_callback_manager_for_config(own)
     run = await manager.on_chain_start({}, inputs, name=name, run_id=config.get("run_id"))
@@ -322,11 +318,9 @@ class RunnableTarget:
         context: Any = None,
     ) -> RunnableTarget:
         """Wrap `runnable`, reading the graph's edges and context schema where it is a graph."""
-        from langgraph.pregel import Pregel
-
         shown = name or runnable.get_name()
         isolation = isolation_of(runnable, name=shown, mode=memory_store, context=context)
-        if not isinstance(runnable, Pregel):
+        if not is_pregel(runnable):
             # By name, because its module takes long to import.
             remote = any(base.__name__ == "RemoteGraph" for base in type(runnable).__mro__)
             return cls(
@@ -411,6 +405,8 @@ class RunnableTarget:
         if prompts and is_taping():
             runnable = self._watching(runnable, prompts, kwargs, context_too=not by_itself)
         if configurable.get(NODE_OVERRIDES) and self.edges and not by_itself:
+            from orcheo_agentensor.targets.wrapped import with_node_overrides
+
             runnable = with_node_overrides(runnable)
         record_root()
         token = var_child_runnable_config.set(None)
@@ -456,6 +452,8 @@ class RunnableTarget:
         context_too: bool,
     ) -> Runnable[Any, Any]:
         """The graph to run for a tape, which sees reads of bound prompts; the context too."""
+        from orcheo_agentensor.targets.wrapped import watched_graph  # imports LangGraph
+
         if "context" in kwargs and context_too:
             kwargs["context"] = watched(kwargs["context"], bound_tree(prompts, CONTEXT))
         tree = prompt_tree(prompts)
@@ -482,55 +480,6 @@ def _edges(graph: Any) -> tuple[tuple[str, str], ...]:
         return tuple((edge.source, edge.target) for edge in graph.get_graph().edges)
     except Exception:  # noqa: BLE001 - whatever a user's function raises
         return tuple(getattr(getattr(graph, "builder", None), "edges", ()))
-
-
-def watched_graph(runnable: Runnable[Any, Any], tree: Tree) -> Runnable[Any, Any]:
-    """A copy of a graph whose nodes, nested ones too, get a watched `configurable`.
-
-    The graph itself stays as it is, and so do graphs that a node calls: the tape sees what they
-    read in their model calls.
-    """
-    from langgraph.pregel import Pregel
-
-    if not isinstance(runnable, Pregel):
-        return runnable
-    clone = copy.copy(runnable)
-    clone.nodes = {name: _watched_node(node, tree) for name, node in runnable.nodes.items()}
-    return clone
-
-
-def _watched_node(node: Any, tree: Tree) -> Any:
-    nested = watched_graph(node.bound, tree)
-    if nested is node.bound:
-        return node.copy({"bound": _WatchedNode(node.bound, tree)})
-    return node.copy({"bound": nested, "subgraphs": [nested] if node.subgraphs else []})
-
-
-class _WatchedNode(Runnable[Any, Any]):
-    """A node's runnable, run with a watched config."""
-
-    def __init__(self, bound: Runnable[Any, Any], tree: Tree) -> None:
-        self.bound = bound
-        self._tree = tree
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        with _watched(config, self._tree) as seen:
-            return self.bound.invoke(input, seen, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        with _watched(config, self._tree) as seen:
-            return await self.bound.ainvoke(input, seen, **kwargs)
-
-
-@contextmanager
-def _watched(config: RunnableConfig | None, tree: Tree) -> Iterator[RunnableConfig | None]:
-    """Watch the config that a node is given, and the one that it may ask the context for."""
-    around = var_child_runnable_config.get()
-    token = var_child_runnable_config.set(around and watched_config(around, tree))
-    try:
-        yield config and watched_config(config, tree)
-    finally:
-        var_child_runnable_config.reset(token)
 
 
 def check_target(
@@ -755,7 +704,7 @@ def _not_built(name: str, error: BaseException) -> BadInput:
 def _from_object(value: Any, name: str | None, memory_store: MemoryStore, context: Any) -> Target:
     value = compiled(value)
     found: RunnableTarget | CallableTarget
-    if isinstance(value, Runnable):
+    if is_runnable(value):
         found = RunnableTarget.of(value, name=name, memory_store=memory_store, context=context)
     elif isinstance(value, Target):
         return value

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from pydantic_core import to_jsonable_python
 
 from orcheo_agentensor.errors import BadInput
@@ -22,6 +21,7 @@ from orcheo_agentensor.json_values import (
     check_json,
     json_size,
 )
+from orcheo_agentensor.kinds import is_message
 from orcheo_agentensor.media import text_of_blocks
 from orcheo_agentensor.usage import is_empty
 
@@ -77,7 +77,7 @@ def _convert(value: Any) -> Any:
         return str.__str__(value)  # whatever its class makes of it
     if isinstance(value, int | float):
         return value
-    if isinstance(value, BaseMessage):
+    if is_message(value):
         others = {key: getattr(value, key, None) for key in _OTHERS}
         return _message(value.type, value.content, **others)
     if isinstance(value, Mapping):
@@ -178,7 +178,7 @@ def _parts(value: Any) -> Any:
     """What a value holds, as far as its JSON is made of it: something with a length."""
     if isinstance(value, dict | list | tuple | set | frozenset | Mapping):
         return value
-    if isinstance(value, BaseMessage):
+    if is_message(value):
         return [value.content, getattr(value, "tool_calls", None)]
     fields: Any = getattr(type(value), "__dataclass_fields__", None)
     if fields is None:

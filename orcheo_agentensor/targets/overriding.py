@@ -1,49 +1,24 @@
-"""Per-node overrides for graphs whose nodes know nothing of them."""
+"""Per-node overrides for graphs whose nodes know nothing of them: which a graph can follow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
 from orcheo_agentensor.config.model import Problem, RunConfig, config_error
 from orcheo_agentensor.config.overrides import (
     MODEL_FIELDS,
     NODE_OVERRIDES,
-    NodeOverride,
-    override_for,
     overrides_in,
 )
-from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.upstream import node_function, takes_config
 
-_HIDDEN = "__"
+HIDDEN = "__"
 CHAT_MODEL = "chat_model"
 """The key of a node's metadata, and the attribute of a task node's class, that makes `model` the
 name of a chat model."""
-
-
-def with_node_overrides(graph: Any) -> Any:
-    """A copy of a compiled graph whose nodes follow `configurable.node_overrides`.
-
-    So do those of graphs that are its nodes; graphs that a node calls by itself are out of reach.
-    Tags, metadata and timeout work for every node; `model` and `temperature` are put into the
-    `configurable` that the node sees.
-    """
-    nodes = {
-        name: node if name.startswith(_HIDDEN) else node.copy({"bound": _overridden(name, node)})
-        for name, node in graph.nodes.items()
-    }
-    return graph.copy(update={"nodes": nodes})
-
-
-def _overridden(name: str, node: Any) -> _OverriddenNode:
-    from langgraph.pregel import Pregel
-
-    inner = isinstance(node.bound, Pregel)
-    return _OverriddenNode(name, with_node_overrides(node.bound) if inner else node.bound)
 
 
 def unfollowed_overrides(
@@ -91,42 +66,11 @@ def require_followed(graph: Any, config: RunConfig, *, field: str = "config") ->
         raise config_error(problems, field)
 
 
-class _OverriddenNode(Runnable[Any, Any]):
-    """A node's runnable that follows the override of the run for it, if there is one."""
-
-    def __init__(self, name: str, bound: Runnable[Any, Any]) -> None:
-        self.name = name
-        self.bound = bound
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As the node; a timeout needs the async way, because a thread cannot be stopped."""
-        override = self._override(config)
-        if override is None or config is None:
-            return self.bound.invoke(input, config, **kwargs)
-        if override.timeout is not None:
-            return run_sync(self.ainvoke(input, config, **kwargs))
-        with override.patched(config) as patched:
-            return self.bound.invoke(input, patched, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As the node."""
-        override = self._override(config)
-        if override is None or config is None:
-            return await self.bound.ainvoke(input, config, **kwargs)
-        with override.patched(config) as patched:
-            work = self.bound.ainvoke(input, patched, **kwargs)
-            return await override.in_time(str(self.name), work)
-
-    def _override(self, config: RunnableConfig | None) -> NodeOverride | None:
-        """The override of this run for the node; a task node follows it itself."""
-        return None if _task_node(self.bound) is not None else override_for(config)
-
-
 def nodes_of(graph: Any, prefix: str, *, reachable: bool) -> Iterator[tuple[str, Any, bool]]:
     """Every node with its path, those of subgraphs after their node; and whether
     `with_node_overrides` reaches it."""
     for name, node in graph.nodes.items():
-        if name.startswith(_HIDDEN):
+        if name.startswith(HIDDEN):
             continue
         yield prefix + name, node, reachable
         for inner in node.subgraphs or ():
@@ -143,7 +87,7 @@ def node_names(target: Any) -> list[str]:
     if hasattr(graph, "nodes"):
         return [name for name, _node, _own in nodes_of(graph, "", reachable=True)]
     ends = [name for edge in inner.edges for name in edge]
-    return [name for name in dict.fromkeys(ends) if not name.startswith(_HIDDEN)]
+    return [name for name in dict.fromkeys(ends) if not name.startswith(HIDDEN)]
 
 
 def require_nodes(target: Any, names: Iterable[str], *, field: str) -> None:

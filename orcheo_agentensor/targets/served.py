@@ -25,8 +25,7 @@ from langgraph.types import StateSnapshot
 
 from orcheo_agentensor.config.model import (
     RunConfig,
-    as_json,
-    is_runtime_key,
+    inherited_from,
     join_callbacks,
     runtime_configurable,
 )
@@ -42,7 +41,7 @@ from orcheo_agentensor.config.resolve import (
 )
 from orcheo_agentensor.errors import AgentensorError, ConfigError, NotFound
 from orcheo_agentensor.evaluators.threads import run_sync
-from orcheo_agentensor.json_values import content_hash, json_problems
+from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import CONTEXT, TextTensor, constant_in, is_content, part_in
 from orcheo_agentensor.redaction import knowing, redact
 from orcheo_agentensor.seeds import RUN_ID
@@ -74,7 +73,8 @@ from orcheo_agentensor.targets.media import (
     read_media,
 )
 from orcheo_agentensor.targets.offered import Forms, Offer
-from orcheo_agentensor.targets.overriding import require_followed, with_node_overrides
+from orcheo_agentensor.targets.overriding import require_followed
+from orcheo_agentensor.targets.wrapped import with_node_overrides
 from orcheo_agentensor.upstream import in_langgraph_server, private_attributes
 
 if TYPE_CHECKING:
@@ -753,26 +753,6 @@ def _as_named_here(request: RunConfig, prefix: str) -> RunConfig:
     named = {name.removeprefix(prefix): override for name, override in ours.items()}
     configurable = {**request.configurable, NODE_OVERRIDES: named}
     return request.model_copy(update={"configurable": configurable})
-
-
-def inherited_from(around: RunnableConfig) -> tuple[RunConfig, dict[str, Any]]:
-    """What a call inherits from the config around it, and what of that cannot be recorded."""
-    inherited = {
-        key: value
-        for key, value in around.items()
-        if key in RunConfig.model_fields and key not in ("callbacks", "run_id", "run_name")
-    }
-    unrecorded: dict[str, Any] = {}
-    for key in ("metadata", "configurable"):
-        held = cast("Mapping[str, Any]", inherited.get(key) or {})
-        live = {
-            name: value
-            for name, value in held.items()
-            if is_runtime_key(name) or any(json_problems(as_json(value), field=name))
-        }
-        inherited[key] = {name: held[name] for name in held if name not in live}
-        unrecorded[key] = live
-    return RunConfig.trusted(inherited)[0], unrecorded["configurable"]
 
 
 def _run_at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -21,7 +21,6 @@ from orcheo_agentensor.display import (
     rich_table,
 )
 from orcheo_agentensor.errors import BadInput
-from orcheo_agentensor.evaluation import Limits, evaluation_node
 from orcheo_agentensor.evaluation.api import listed, measures
 from orcheo_agentensor.evaluators.threads import run_sync
 from orcheo_agentensor.events import EventWriter, discard
@@ -40,15 +39,15 @@ from orcheo_agentensor.runs.arguments import (
     check_arguments,
     name_call,
 )
+from orcheo_agentensor.runs.front import as_data, require_result, split_live
+from orcheo_agentensor.runs.job import Limits
 from orcheo_agentensor.runs.manifest import stored_manifest
 from orcheo_agentensor.runs.nodes import (
     HostNode,
     MapInput,
     MapOutput,
-    as_data,
     drive,
-    require_result,
-    split_live,
+    evaluation_node,
 )
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.training.budget import Budget

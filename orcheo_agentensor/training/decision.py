@@ -17,7 +17,6 @@ from orcheo_agentensor.errors import (
     LeaseLost,
     NotFound,
 )
-from orcheo_agentensor.evaluation.graph import summary_of
 from orcheo_agentensor.evaluation.results import CaseResult, beyond_sla
 from orcheo_agentensor.evaluation.statistics import (
     mean_interval,
@@ -25,6 +24,7 @@ from orcheo_agentensor.evaluation.statistics import (
     paired_difference,
     percentile,
 )
+from orcheo_agentensor.evaluation.work import summary_of
 from orcheo_agentensor.prompts import Candidate
 from orcheo_agentensor.publishing import publish_to
 from orcheo_agentensor.settings import Settings

@@ -18,8 +18,8 @@ from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
 from orcheo_agentensor.errors import ConfigError, RunFailed, shorten
-from orcheo_agentensor.evaluation.graph import missed_by
 from orcheo_agentensor.evaluation.runner import Runner
+from orcheo_agentensor.evaluation.work import missed_by
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.json_values import content_hash
@@ -27,8 +27,9 @@ from orcheo_agentensor.prompts import Candidate, TextTensor, as_prompts
 from orcheo_agentensor.publishing import require_publishable
 from orcheo_agentensor.runs.access import RunEnded
 from orcheo_agentensor.runs.active import ActiveRun, CheckedJob
+from orcheo_agentensor.runs.front import emptied, stored_job
 from orcheo_agentensor.runs.manager import Given, RunManager
-from orcheo_agentensor.runs.nodes import JobGraph, emptied, stored_job
+from orcheo_agentensor.runs.nodes import JobGraph
 from orcheo_agentensor.settings import Settings, read_settings
 from orcheo_agentensor.storage.records import CANCELLED, RETRIED
 from orcheo_agentensor.training import decision, search

@@ -12,8 +12,8 @@ from typing import Any, Self, get_args
 from orcheo_agentensor.config.model import RunConfig
 from orcheo_agentensor.datasets import Case
 from orcheo_agentensor.errors import BudgetExhausted, RunFailed, RunPaused, shorten
-from orcheo_agentensor.evaluation.graph import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.evaluation.results import numeric_of, settled
+from orcheo_agentensor.evaluation.work import nothing_scored, summary_of, unread_warnings
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.optimizers import Edit, SearchSpace, Trial, TrialOutcome
 from orcheo_agentensor.optimizers.proposer import ReplyTruncated

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from orcheo_agentensor.evaluation.graph import JobOutput, JobState
+from orcheo_agentensor.evaluation.graph import JobState
+from orcheo_agentensor.evaluation.work import JobOutput
 from orcheo_agentensor.optimizers import Edit
 from orcheo_agentensor.prompts import Candidate, TextTensor
 from orcheo_agentensor.runs.active import ActiveRun

@@ -381,6 +381,84 @@ def test_a_metric_of_ragas_knows_the_function_it_was_made_of() -> None:
     assert upstream.ragas_function(object()) is None
 
 
+def in_fresh_process(code: str) -> str:
+    """What code prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.strip()
+
+
+LATER = """
+import sys, threading
+from orcheo_agentensor import upstream
+assert not any(name.startswith("langchain_core.runnables") for name in sys.modules)
+upstream.var_child_runnable_config.set({"tags": ["mine"]})
+import langgraph.graph, langgraph.config
+from langchain_core.runnables.config import ensure_config
+held = {
+    name: module.var_child_runnable_config is upstream.var_child_runnable_config
+    for name, module in [*sys.modules.items()]
+    if hasattr(module, "var_child_runnable_config")
+}
+print(all(held.values()), len(held) > 3, ensure_config()["tags"])
+"""
+
+EARLIER = """
+from langchain_core.runnables import config
+from orcheo_agentensor import upstream
+print(config.var_child_runnable_config is upstream.var_child_runnable_config)
+"""
+
+
+def test_langchain_has_our_variable_for_the_config_around_whichever_is_imported_first() -> None:
+    assert in_fresh_process(LATER) == "True True ['mine']"
+    assert in_fresh_process(EARLIER) == "True"
+
+
+HANDLER = """
+import sys
+from contextvars import ContextVar
+from orcheo_agentensor import upstream
+if {first}:
+    import langchain_core.tracers.context
+handler = ContextVar("handler", default=None)
+upstream.register_handler(handler)
+assert {first} or "langsmith" not in sys.modules
+from langchain_core.callbacks import BaseCallbackHandler
+class Heard(BaseCallbackHandler):
+    def on_chain_start(self, *args, **kwargs):
+        print("heard")
+handler.set(Heard())
+from langchain_core.runnables import RunnableLambda
+RunnableLambda(lambda value: value).invoke(1)
+"""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before us", "after us"])
+def test_a_handler_is_heard_of_whenever_langchain_is_imported(first: bool) -> None:
+    assert in_fresh_process(HANDLER.format(first=first)) == "heard"
+
+
+def test_a_module_is_acted_on_as_soon_as_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_late.py").write_text("word = 'theirs'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    finders = [*sys.meta_path]
+
+    def change(module: Any) -> None:
+        module.word = "ours"
+
+    upstream.when_imported("imported_late", change)
+    from imported_late import word  # type: ignore[import-not-found]
+
+    assert word == "ours"
+    assert sys.meta_path == finders
+    upstream.when_imported("imported_late", lambda module: setattr(module, "word", "again"))
+    assert sys.modules.pop("imported_late").word == "again"
+
+
 def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     tree = ast.parse(Path(upstream.__file__).read_text(encoding="utf-8"))
