@@ -32,10 +32,10 @@ from orcheo_agentensor.targets.servers import (
     Assistant,
     AssistantAddress,
     Server,
-    deletes_many,
     find_assistant,
     queued_events,
     refusals,
+    takes_many,
 )
 from orcheo_agentensor.upstream import own_runs_are_in_memory
 from orcheo_agentensor.usage import add_usage
@@ -202,6 +202,7 @@ class RemoteTarget:
             patience=self.settings.http_patience,
             resumable=server.url is not None or not own_runs_are_in_memory(),
             shows=_fields_of(server.assistant.schemas.get("output_schema") or {}),
+            thread=server.thread,
         )
         try:
             await run.follow(
@@ -247,7 +248,7 @@ class RemoteTarget:
             try:
                 with refusals(url, self.address.assistant):
                     found = await find_assistant(client, self.address.assistant, own=url is None)
-                    return Server(url, found, prunes=await deletes_many(client))
+                    return Server(url, found, prunes=await takes_many(client))
             except httpx.HTTPError as error:
                 return error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from json import JSONDecodeError
@@ -52,7 +52,8 @@ class RemoteRun:
     `clients` reach the server that is asked for it, and then others that may share its queue.
     `shows` are the fields that the output of the graph has, where its schema tells; `resumable`
     says that the server keeps the events for those who come back. All servers may be away for
-    `patience` seconds while the run is looked for.
+    `patience` seconds while the run is looked for. `thread` finds its thread together with those of
+    other runs, where the server that was asked for it does that.
     """
 
     clients: Sequence[LangGraphClient]
@@ -60,13 +61,14 @@ class RemoteRun:
     patience: float
     resumable: bool = True
     shows: frozenset[str] = frozenset()
+    thread: Callable[..., Awaitable[Mapping[str, Any] | None]] | None = None
     thread_id: str = field(default_factory=lambda: str(uuid4()))
     _run_id: str | None = None
     _answered: bool = False
 
     def __post_init__(self) -> None:
         self.client = self.clients[0]
-        self.answered_at = asyncio.get_running_loop().time()
+        self.begun_at = self.answered_at = asyncio.get_running_loop().time()
 
     async def follow(
         self,
@@ -119,9 +121,13 @@ class RemoteRun:
         loop = asyncio.get_running_loop()
         pause, misses, replayed = _FIRST_PAUSE, 0, False
         self.answered_at = loop.time()
+        thread = None
+        if trouble is None and self.thread is not None:
+            thread = await self.thread(self.thread_id, after=loop.time() - self.begun_at)
         while True:
             try:
-                state = await self._ended()
+                state = await self._ended(thread)
+                thread = None
                 enough = replayed or not self.resumable
                 if state is not None and (enough or self._agrees(state)):
                     break
@@ -149,9 +155,13 @@ class RemoteRun:
             return
         self.events.output, self.events.unknown = state, True
 
-    async def _ended(self) -> Any:
-        """The output of the run, or None while it is under way; raises how else it ended."""
-        thread = await self._thread()
+    async def _ended(self, thread: Mapping[str, Any] | None) -> Any:
+        """The output of the run, or None while it is under way; raises how else it ended.
+
+        `thread` is what is known of it already.
+        """
+        if thread is None:
+            thread = await self._thread()
         status, values = thread.get("status"), thread.get("values")
         if status == "error" and thread.get("error"):
             raise RunFailed(error_text(thread["error"]))

@@ -50,6 +50,8 @@ _OURS = ("thread_id", "run_id", "agentensor")
 _OURS_BEGIN = ("__", "checkpoint_", "langgraph_")
 _AT_ONCE = 50
 _GATHERING_SECONDS = 0.2
+_LOOK_SECONDS = 0.1
+_LOOK_PART = 0.1
 _MORE_TRIES = 4
 
 
@@ -359,8 +361,8 @@ async def find_assistant(client: LangGraphClient, name: str, *, own: bool) -> As
     return found
 
 
-async def deletes_many(client: LangGraphClient) -> bool:
-    """Whether the server is LangGraph's own, which deletes the threads that a request lists.
+async def takes_many(client: LangGraphClient) -> bool:
+    """Whether the server is LangGraph's own, which finds and deletes the threads of a list.
 
     Others have something else at that address.
     """
@@ -467,7 +469,7 @@ class Server:
 
     `in_flight` and `started` count our runs there, `running` those that its job slots have begun;
     `last_ended` is when the last of these ended, `away_since` when it has stopped to answer, in the
-    loop's time. `prunes` says that it deletes many threads in one request.
+    loop's time. `prunes` says that it takes requests about many threads at once.
     """
 
     url: str | None
@@ -481,6 +483,7 @@ class Server:
     prunes: bool = False
     _clients: dict[asyncio.AbstractEventLoop, LangGraphClient] = field(default_factory=dict)
     _removals: dict[asyncio.AbstractEventLoop, _Removals] = field(default_factory=dict)
+    _looks: dict[asyncio.AbstractEventLoop, _Looks] = field(default_factory=dict)
 
     def client(self, address: AssistantAddress, settings: Settings) -> LangGraphClient:
         """The client of the running loop."""
@@ -499,6 +502,23 @@ class Server:
         finally:
             self.in_flight -= 1
 
+    async def thread(self, thread_id: str, *, after: float) -> Mapping[str, Any] | None:
+        """What the server says of the thread of a run that took `after` seconds, or None.
+
+        It is asked for several threads in one request, which none of our runs waits for longer than
+        a tenth of its own time. None says nothing but that the thread has to be asked for alone.
+        """
+        if not self.prunes:
+            return None
+        loop = asyncio.get_running_loop()
+        if loop not in self._looks:
+            self._looks[loop] = _Looks(self._clients[loop])
+        if self._looks[loop].is_refused:
+            return None
+        return await self._looks[loop].at(
+            thread_id, others=self.in_flight - 1, patience=min(_LOOK_SECONDS, _LOOK_PART * after)
+        )
+
     def remove(self, thread_id: str) -> None:
         """Delete the thread of a run that has ended, soon and together with others."""
         loop = asyncio.get_running_loop()
@@ -509,12 +529,64 @@ class Server:
     async def disconnect(self) -> None:
         """Close the running loop's client, once the threads of its runs are deleted."""
         loop = asyncio.get_running_loop()
+        self._looks.pop(loop, None)
         removals = self._removals.pop(loop, None)
         if removals is not None:
             await removals.done()
         client = self._clients.pop(loop, None)
         if client is not None:
             await client.aclose()
+
+
+@dataclass
+class _Looks:
+    """Asks for threads in groups: a request for each would cost a server a tenth of the run."""
+
+    client: LangGraphClient
+    is_refused: bool = False
+    _waiting: dict[str, asyncio.Future[Mapping[str, Any] | None]] = field(default_factory=dict)
+    _full: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    async def at(self, thread_id: str, *, others: int, patience: float) -> Mapping[str, Any] | None:
+        """The thread; `others` are the runs that may ask within `patience`, too."""
+        found: asyncio.Future[Mapping[str, Any] | None]
+        found = self._waiting[thread_id] = asyncio.get_running_loop().create_future()
+        if len(self._waiting) > min(others, _AT_ONCE - 1):
+            self._full.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work(patience))
+        return await found
+
+    async def _work(self, patience: float) -> None:
+        while self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._full.wait()
+            self._full.clear()
+            asked, self._waiting = self._waiting, {}
+            known: dict[str, Mapping[str, Any]] = {}
+            try:
+                known = await self._search(list(asked))
+            finally:
+                for thread_id, found in asked.items():
+                    if not found.done():
+                        found.set_result(known.get(thread_id))
+
+    async def _search(self, thread_ids: list[str]) -> dict[str, Mapping[str, Any]]:
+        """What is found of them: nothing where the server does not answer, or not this."""
+        import httpx
+
+        try:
+            found = await self.client.http.post(
+                "/threads/search", json={"ids": thread_ids, "limit": len(thread_ids)}
+            )
+        except (httpx.HTTPError, JSONDecodeError, TargetRefused) as error:
+            self.is_refused = isinstance(error, httpx.HTTPStatusError | TargetRefused)
+            return {}
+        known = {str(one.get("thread_id")): one for one in found}
+        self.is_refused = not known.keys() <= set(thread_ids)  # it does not look at the list
+        return known
 
 
 @dataclass

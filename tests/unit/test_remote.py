@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -15,7 +16,13 @@ from orcheo_agentensor.errors import BadInput, ConfigError, TargetRefused, Targe
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.settings import is_allowed
 from orcheo_agentensor.targets import resolve_target
-from orcheo_agentensor.targets.servers import Assistant, Placement, Server, queued_events
+from orcheo_agentensor.targets.servers import (
+    Assistant,
+    AssistantAddress,
+    Placement,
+    Server,
+    queued_events,
+)
 
 URL = "http://agents.example"
 SETTINGS = Settings(
@@ -341,6 +348,55 @@ async def test_a_wait_for_job_slots_that_the_job_itself_holds_has_an_end() -> No
         async with asyncio.timeout(0.1):
             [event async for event in queued_events(queued(), server, patience=0.01)]
     assert server.running == 1
+
+
+def asked_for(request: httpx.Request) -> list[str]:
+    ids: list[str] = json.loads(request.content)["ids"]
+    return ids
+
+
+@respx.mock(base_url=URL)
+async def test_threads_of_runs_that_end_together_are_asked_for_in_one_request(
+    respx_mock: respx.MockRouter,
+) -> None:
+    server = Server(URL, Assistant(**ASSISTED), prunes=True)
+    server.client(AssistantAddress(assistant="clerk", url=URL), SETTINGS)
+    search = respx_mock.post("/threads/search").mock(
+        side_effect=lambda request: httpx.Response(
+            200, json=[{"thread_id": one, "status": "idle"} for one in asked_for(request)[1:]]
+        )
+    )
+    names = [str(number) for number in range(8)]
+    server.in_flight = len(names)
+    found = await asyncio.gather(*(server.thread(name, after=3600) for name in names))
+    assert asked_for(search.calls[0].request) == names
+    # The first is not there, which the server says nothing of: it is asked for alone.
+    assert found == [None, *({"thread_id": name, "status": "idle"} for name in names[1:])]
+    server.in_flight = 1  # nobody to wait for
+    assert await server.thread("9", after=3600) is None
+    assert search.call_count == 2
+    await server.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        (httpx.Response(403, json={"detail": "no"}), 1),
+        (httpx.Response(200, json=[{"thread_id": "another", "status": "idle"}]), 1),
+        (httpx.ReadError("reset"), 3),
+    ],
+)
+@respx.mock(base_url=URL)
+async def test_a_server_that_finds_no_threads_of_a_list_is_not_asked_for_one_again(
+    answer: httpx.Response | Exception, asked: int, respx_mock: respx.MockRouter
+) -> None:
+    server = Server(URL, Assistant(**ASSISTED), in_flight=1, prunes=True)
+    server.client(AssistantAddress(assistant="clerk", url=URL), SETTINGS)
+    search = respx_mock.post("/threads/search").mock(side_effect=[answer] * 3)
+    for name in ("1", "2", "3"):
+        assert await server.thread(name, after=1) is None
+    assert search.call_count == asked
+    await server.disconnect()
 
 
 # -- Prompts in requests ---------------------------------------------------------------------------
