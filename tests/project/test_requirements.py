@@ -37,6 +37,7 @@ def test_the_sets_are_those_that_make_installs() -> None:
         "compat",
         "dev",
         "docs",
+        "embedding",
         "llm",
         "orcheo",
         "runtime",
@@ -59,7 +60,7 @@ def test_every_package_has_a_version_and_hashes_and_nobody_names_an_index(path: 
     [
         ("runtime", "server"),
         ("server", "dev"),
-        *(("build", name) for name in NAMES if name not in ("docs", "llm")),
+        *(("build", name) for name in NAMES if name not in ("docs", "embedding", "llm")),
     ],
 )
 def test_a_larger_set_goes_on_top_of_a_smaller_one(smaller: str, larger: str) -> None:
@@ -89,7 +90,7 @@ def test_make_installs_in_one_way_only() -> None:
         line for line in makefile.splitlines() if "install" in line and "bin/python" in line
     ]
     by_script = [line for line in installs if "requirements/install.py" in line]
-    assert len(by_script) == 7
+    assert len(by_script) == 9
     assert [line for line in installs if line not in by_script] == [
         "\t@$(LOCK)/bin/python -m pip --disable-pip-version-check install --quiet uv"
     ]
