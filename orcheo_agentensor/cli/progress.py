@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _QUARTERS = 4
 _SILENCE = 5.0
 """Seconds after which a log gets a line with counts and the time left."""
+_STILL = 30.0
+"""Seconds after which a log is told that nothing has finished."""
 
 
 @contextmanager
@@ -30,7 +33,20 @@ def progress(*, silent: bool) -> Iterator[EventWriter]:
         with _bar() as bar:
             yield Live(bar)
     else:
-        yield Lines()
+        lines = Lines()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_SILENCE):
+                lines.still()
+
+        watching = threading.Thread(target=watch, name="agentensor-progress", daemon=True)
+        watching.start()
+        try:
+            yield lines
+        finally:
+            ended.set()
+            watching.join()
 
 
 def _bar() -> Progress:
@@ -96,6 +112,12 @@ class Lines:
                 self._say(self._counts())
         elif text := self._told.news(event):
             self._say(text)
+
+    def still(self) -> None:
+        """Say so where no line came for a while, as with a model that is slow; from any thread."""
+        silent = self._clock() - self._last
+        if silent >= _STILL:
+            self._say(f"nothing has finished for {silent:.0f} s; {self._counts()}")
 
     def _say(self, text: str) -> None:
         self._last = self._clock()

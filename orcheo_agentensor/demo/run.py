@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orcheo_agentensor.cli.errors import ExitCode
+from orcheo_agentensor.cli.execution import Ending, JobRunner, Mode, Stopper
 from orcheo_agentensor.cli.options import store_option
 from orcheo_agentensor.cli.output import show_diff, show_next, show_table
-from orcheo_agentensor.cli.progress import progress
 from orcheo_agentensor.datasets import Dataset
+from orcheo_agentensor.demo.pace import Pace, measure_pace
 from orcheo_agentensor.demo.proposer import one_shot_fill
-from orcheo_agentensor.demo.workflow import POLICY, seed_prompts
+from orcheo_agentensor.demo.workflow import create_support_triage, seed_prompts
 from orcheo_agentensor.display import interval, number
-from orcheo_agentensor.evaluation import Limits, aevaluate
+from orcheo_agentensor.evaluation import Limits
+from orcheo_agentensor.evaluation.api import stored_cases
 from orcheo_agentensor.evaluation.results import summarize
 from orcheo_agentensor.optimizers.registry import DEFAULT
-from orcheo_agentensor.prompts import TextTensor
+from orcheo_agentensor.prompts import TextTensor, prompts_to_json
 from orcheo_agentensor.redaction import redact_url
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.storage import Store
-from orcheo_agentensor.training import MaxSteps, TrainingResult, atrain
+from orcheo_agentensor.training import TrainingResult
+from orcheo_agentensor.training.api import read_result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,58 +38,75 @@ WORKFLOW = "support_triage"
 SPLITS = ("train", "validation", "holdout")
 
 _HERE = "orcheo_agentensor.demo"
-_QUEUE = f"{_HERE}.evaluators:queue_accuracy"
-_EVERY_WITH_A_MODEL = 6
-"""A paid model sees every sixth case, so that a look at the demo costs cents."""
+_EVALUATORS = (f"{_HERE}.evaluators:queue_accuracy", f"{_HERE}.evaluators:reply_policy")
+_EVERY_WITH_A_MODEL = (6, 9, 14, 20)
+"""A configured model sees every sixth case, so that a look at the demo costs cents; a slow one
+fewer, so that it takes no more than about"""
+_PATIENCE = 900.0
+"""seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every search and measurement of the demo shares: cases, evaluators, limits, budget."""
+    """What every search and measurement of the demo shares: cases, limits, budget."""
 
     dataset: Dataset
-    evaluators: list[Any]
     limits: Limits
     minibatch: int
     budget: dict[str, int]
     steps: int
     model: str | None
+    evaluators: tuple[str, ...] = _EVALUATORS
 
     def optimizer(self, name: str, proposer: str) -> dict[str, Any]:
         """The job form of an optimizer; a configured model replaces the offline proposer."""
         by = {"model": self.model} if self.model else {"proposer": f"{_HERE}.proposer:{proposer}"}
         return {"name": name, "minibatch": self.minibatch, **by}
 
+    @property
+    def most_rollouts(self) -> int:
+        """Of two searches, of the arm that needs none, and of what the searches have not measured
+        of their ends: the training cases."""
+        sizes = self.dataset.splits()
+        return 2 * self.budget["rollouts"] + len(self.dataset) + 3 * sizes["train"]
 
-def set_up(settings: Settings) -> Setup:
-    """All cases for the simulated model, every sixth for a configured one; blocks to read them."""
+
+def set_up(settings: Settings, pace: Pace | None = None) -> Setup:
+    """All cases for the simulated model, a part for a configured one, the smaller the slower it is;
+    blocks to read them."""
     dataset = Dataset.load(DATA)
     if settings.model is None:
         return Setup(
             dataset=dataset,
-            evaluators=[_QUEUE, f"{_HERE}.evaluators:reply_policy"],
             limits=Limits(concurrency=2),  # the simulated model computes: more would only wait
             minibatch=150,
             budget={"rollouts": 3_600},
             steps=12,
             model=None,
         )
-    judge = {
-        "type": "llm_judge",
-        "name": "reply_policy",
-        "model": settings.model,
-        "rubric": f"The share of these rules that the reply keeps.\n{POLICY}",
-    }
-    part = Dataset(id=dataset.id, cases=dataset.cases[::_EVERY_WITH_A_MODEL])
+    parts = (_part(settings.model, dataset, pace, every=every) for every in _EVERY_WITH_A_MODEL)
+    for part in parts:
+        if pace is None or part.most_rollouts * pace.a_rollout <= _PATIENCE:
+            break
+    return part
+
+
+def _part(model: str, dataset: Dataset, pace: Pace | None, *, every: int) -> Setup:
+    part = Dataset(id=dataset.id, cases=dataset.cases[::every])
     sizes = part.splits()
+    minibatch = min(10, sizes["train"])
+    limits: dict[str, Any] = (
+        {}
+        if pace is None
+        else {"concurrency": pace.at_once, "case_timeout": min(86_400.0, pace.case_timeout)}
+    )
     return Setup(
         dataset=part,
-        evaluators=[_QUEUE, judge],
-        limits=Limits(concurrency=8),
-        minibatch=10,
-        budget={"rollouts": 2 * sizes["holdout"] + 5 * (sizes["validation"] + 20)},
+        limits=Limits(**limits),
+        minibatch=minibatch,
+        budget={"rollouts": 2 * sizes["holdout"] + 5 * (sizes["validation"] + 2 * minibatch)},
         steps=4,
-        model=settings.model,
+        model=model,
     )
 
 
@@ -102,25 +123,45 @@ async def run_demo(
     With `memorise`, train it with a proposer that learns tickets by heart: the guardrail refuses
     the result.
     """
-    shared = await asyncio.to_thread(set_up, settings)
-    _introduce(console, shared)
+    pace = await _pace(console, settings)
+    shared = await asyncio.to_thread(set_up, settings, pace)
+    _introduce(console, shared, pace)
+    stopper = Stopper()
     async with Store.from_url(store_url) as store:
-        demo = _DemoRun(shared=shared, store=store, settings=settings, seed=seed, console=console)
-        if memorise:
-            trained = await demo.train(DEFAULT, "MemorisingProposer", "memorised")
-            arms = await demo.measure_result(trained, "memorised")
-        else:
-            searched = await demo.train("random_search", "ParaphraseProposer", "random")
-            trained = await demo.train(DEFAULT, "LexicalProposer", "trained")
-            baseline, best = await demo.measure_result(trained, "trained")
-            _same, guessed = await demo.measure_result(searched, "random search")
-            arms = [baseline, await demo.measure("one-shot fill", demo.one_shot()), guessed, best]
+        demo = _DemoRun(
+            shared=shared,
+            store=store,
+            store_url=store_url if store_url != settings.database_url else None,
+            settings=settings,
+            stopper=stopper,
+            seed=seed,
+            console=console,
+        )
+        try:
+            with stopper.listening():
+                trained, arms = await demo.every_arm(memorise=memorise)
+        except _Interrupted:
+            return ExitCode.INTERRUPTED
     _show_arms(console, arms)
     _show_decision(console, trained)
     show_diff(trained.diff)
     at = "" if store_url == settings.database_url else store_option(store_url)
     _show_where(console, trained, store_url, at=at)
     return 0
+
+
+class _Interrupted(Exception):
+    """A signal has stopped a run of the demo."""
+
+
+async def _pace(console: Console, settings: Settings) -> Pace | None:
+    if settings.model is None:
+        return None
+    console.print(f"Model: {settings.model}. Its first cases are timed.")
+    cases = (await asyncio.to_thread(Dataset.load, DATA)).cases
+    texts = {name: one.text for name, one in seed_prompts().items() if one.requires_grad}
+    graph = await asyncio.to_thread(lambda: create_support_triage().compile())
+    return await measure_pace(settings.model, graph, cases, texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,38 +184,85 @@ class _DemoRun:
 
     shared: Setup
     store: Store
+    store_url: str | None
     settings: Settings
+    stopper: Stopper
     seed: int
     console: Console
 
+    async def every_arm(self, *, memorise: bool) -> tuple[TrainingResult, list[Arm]]:
+        """The training that the demo is about, and the arms of its table.
+
+        Raises `_Interrupted` after a signal.
+        """
+        if memorise:
+            trained = await self.train(DEFAULT, "MemorisingProposer", "memorised")
+            return trained, [
+                await self.measure_baseline(trained),
+                await self.measure_best(trained, "memorised"),
+            ]
+        searched = await self.train("random_search", "ParaphraseProposer", "random search")
+        trained = await self.train(DEFAULT, "LexicalProposer", "trained")
+        return trained, [
+            await self.measure_baseline(trained),
+            await self.measure("one-shot fill", self.one_shot()),
+            await self.measure_best(searched, "random search"),
+            await self.measure_best(trained, "trained"),
+        ]
+
     async def train(self, optimizer: str, proposer: str, name: str) -> TrainingResult:
         """One search under the shared budget; only the trained arm may be promoted."""
-        self.console.print(f"\nSearching: {name}", style="bold")
-        with progress(silent=False) as hear:
-            return await atrain(
-                TARGET,
-                prompts=seed_prompts(),
-                dataset=self.shared.dataset,
-                evaluators=self.shared.evaluators,
-                optimizer=self.shared.optimizer(optimizer, proposer),
-                budget=self.shared.budget,
-                stop=[MaxSteps(self.shared.steps)] if optimizer == DEFAULT else [],
-                promote="never" if optimizer == "random_search" else "auto",
-                limits=self.shared.limits,
-                seed=self.seed,
-                workflow_id=WORKFLOW if name == "trained" else f"{WORKFLOW}-{name}",
-                store=self.store,
-                settings=self.settings,
-                on_event=hear,
-            )
+        self.console.print(f"\nSearching: {name} ({_ARMS[name]})", style="bold")
+        found = await self._run(
+            "train",
+            {
+                "prompts": prompts_to_json(seed_prompts()),
+                "optimizer": self.shared.optimizer(optimizer, proposer),
+                "budget": self.shared.budget,
+                "stop": [{"type": "max_steps", "steps": self.shared.steps}]
+                if optimizer == DEFAULT
+                else [],
+                "promote": "never" if optimizer == "random_search" else "auto",
+                "seed": self.seed,
+                "workflow_id": WORKFLOW
+                if name == "trained"
+                else f"{WORKFLOW}-{name.replace(' ', '-')}",
+            },
+        )
+        return await read_result(self.store, found["run_id"], found)
 
-    async def measure_result(self, result: TrainingResult, name: str) -> list[Arm]:
-        """The baseline and the best of a search, on every split."""
-        reuse, used = result.run_id, result.usage.rollouts
-        return [
-            await self.measure("baseline", result.baseline.prompts, reuse=reuse),
-            await self.measure(name, result.best.prompts, reuse=reuse, rollouts=used),
-        ]
+    async def _run(self, mode: Mode, job: Mapping[str, Any]) -> dict[str, Any]:
+        """A job as the command line runs it; a signal stops it and names its `resume`."""
+        runner = JobRunner(
+            mode=mode,
+            store=self.store,
+            settings=self.settings,
+            stopper=self.stopper,
+            silent=False,
+        )
+        whole = {
+            "target": TARGET,
+            "dataset": self.shared.dataset,
+            "evaluators": [*self.shared.evaluators],
+            "limits": self.shared.limits.model_dump(),
+            **job,
+        }
+        checked = await runner.manager(self.store).check(whole)
+        found = await runner.start(checked, whole, folder=str(Path.cwd()))
+        if found["status"] == "interrupted":
+            record = await self.store.runs.get(found["run_id"])
+            Ending(mode=mode, as_json=False, store_url=self.store_url).report(found, record)
+            raise _Interrupted
+        return found
+
+    async def measure_baseline(self, result: TrainingResult) -> Arm:
+        """The prompts as they were written, on every split."""
+        return await self.measure("baseline", result.baseline.prompts, reuse=result.run_id)
+
+    async def measure_best(self, result: TrainingResult, name: str) -> Arm:
+        """The best prompts of a search, on every split."""
+        best, used = result.best.prompts, result.usage.rollouts
+        return await self.measure(name, best, reuse=result.run_id, rollouts=used)
 
     def one_shot(self) -> dict[str, TextTensor]:
         """The seed prompts, every line filled once from all training tickets, under the cap."""
@@ -195,58 +283,65 @@ class _DemoRun:
         rollouts: int | None = None,
     ) -> Arm:
         """Score a prompt set on all splits; what the run `reuse` has recorded is not run again."""
-        with progress(silent=False) as hear:
-            report = await aevaluate(
-                TARGET,
-                dataset=self.shared.dataset,
-                evaluators=self.shared.evaluators,
-                prompts=prompts,
-                limits=self.shared.limits,
-                min_coverage=0.0,
-                workflow_id=WORKFLOW,
-                store=self.store,
-                settings=self.settings,
-                reuse=reuse,
-                on_event=hear,
-            )
+        self.console.print(f"\nMeasuring: {name} ({_ARMS[name]})", style="bold")
+        found = await self._run(
+            "evaluate",
+            {
+                "prompts": prompts_to_json(prompts),
+                "min_coverage": 0.0,
+                "workflow_id": WORKFLOW,
+                "reuse": reuse,
+            },
+        )
+        cases = await stored_cases(self.store, found["run_id"])
         split_of = {case.id: case.split for case in self.shared.dataset}
         splits = {
-            split: summarize([r for r in report.cases if split_of[r.case_id] == split], weights={})
+            split: summarize([r for r in cases if split_of[r.case_id] == split], weights={})
             for split in SPLITS
         }
         return Arm(name=name, splits=splits, rollouts=rollouts)
 
 
-def _introduce(console: Console, shared: Setup) -> None:
+def _introduce(console: Console, shared: Setup, pace: Pace | None) -> None:
     sizes = shared.dataset.splits()
     console.print(
         "Support triage: two agents route a bank customer's message to one of ten queues and write"
         "\nthe first reply. Two prompts are trained, the policy is frozen. Messages: BANKING77 "
-        "(CC BY 4.0),\n"
-        + ", ".join(f"{count} {name}" for name, count in sorted(sizes.items(), reverse=True))
-        + "."
+        f"(CC BY 4.0):\n{sizes['train']} to learn from (train), {sizes['validation']} to choose "
+        f"the best prompts by (validation), and {sizes['holdout']} that no\nsearch sees, to prove "
+        "the gain on (holdout)."
     )
+    if shared.model is None:
+        console.print(
+            "Model: a simulated one that matches words, so all of this is offline and free; "
+            "AGENTENSOR_MODEL\nnames a real one. The proposer is offline as well."
+        )
+    if pace is not None:
+        minutes = max(1, round(shared.most_rollouts * pace.a_rollout / 60))
+        console.print(
+            f"{pace.sentence()}\nAt that pace the demo takes at most about {minutes} "
+            f"minute{'' if minutes == 1 else 's'}, for {shared.most_rollouts:,} rollouts, "
+            f"{shared.limits.concurrency} at once; what the model\nneeds to write new prompts "
+            "comes on top. Ctrl-C stops it, and names the command that goes on.",
+            soft_wrap=True,
+        )
     console.print(
-        f"Model: {shared.model}"
-        if shared.model
-        else "Model: a simulated one that matches words, so all of this is offline and free; "
-        "AGENTENSOR_MODEL\nnames a real one. The proposer is offline as well."
+        "A search counts the mean of two scores: whether the queue is right, and the share of the "
+        "policy's\nrules that the reply keeps. The table at the end has both."
     )
 
 
 _ARMS = {
     "baseline": "the prompts as they were written",
-    "one-shot fill": "every queue's line filled once with the words of all its training tickets",
+    "one-shot fill": "every queue's line filled once with the words of all its training messages",
     "random search": "the best of independent paraphrases, with the same budget",
     "trained": f"the default optimizer, {DEFAULT}: it edits what failed and keeps what holds",
-    "memorised": f"{DEFAULT} with a proposer that learns tickets by heart",
+    "memorised": f"{DEFAULT} with a proposer that learns messages by heart",
 }
 
 
 def _show_arms(console: Console, arms: Sequence[Arm]) -> None:
     console.print()
-    for arm in arms:
-        console.print(f"{arm.name}: {_ARMS[arm.name]}")
     rows = []
     for arm in arms:
         held = arm.splits["holdout"]
@@ -258,12 +353,32 @@ def _show_arms(console: Console, arms: Sequence[Arm]) -> None:
                 number(arm.mean("holdout")),
                 interval(held["evaluators"]["queue_accuracy"]["ci95"]),
                 number(arm.mean("holdout", "reply_policy")),
-                f"{held['latency_ms']['p50']:.1f} ms",
                 arm.rollouts,
             )
         )
-    columns = ("train", "validation", "holdout", "95 % interval", "reply policy", "p50", "rollouts")
-    show_table(("queue accuracy", *(f">{column}" for column in columns)), rows)
+    columns = ("train", "validation", "holdout", "95 % interval", "policy, holdout", "rollouts")
+    show_table(("right queue", *(f">{column}" for column in columns)), rows)
+    for sentence in _worth(arms):
+        console.print(sentence, soft_wrap=True)
+
+
+def _worth(arms: Sequence[Arm]) -> Iterator[str]:
+    """What the last arm is worth beside each of the others, on holdout."""
+    *others, last = arms
+    best = last.mean("holdout")
+    gains = [
+        (arm, best - held)
+        for arm in others
+        if best is not None and (held := arm.mean("holdout")) is not None
+    ]
+    if gains:
+        told = ", ".join(f"{gain:+.3f} over {arm.name}" for arm, gain in gains)
+        yield f"Worth of {last.name} in right queues on holdout: {told}."
+    if last.rollouts is not None:
+        of = [f"{a.name} took {a.rollouts:,}" for a in others if a.rollouts is not None]
+        took = [f"{last.name} took {last.rollouts:,}", *of]
+        yield f"Rollouts of the search, its proof on holdout included: {', '.join(took)}."
+    yield ""
 
 
 def _show_decision(console: Console, result: TrainingResult) -> None:
@@ -278,6 +393,9 @@ def _show_where(
     console: Console, result: TrainingResult, store_url: str | None, *, at: str
 ) -> None:
     version, workflow = result.best.config_version, result.best.workflow_id
+    if Store.from_url(store_url).target.in_memory:
+        console.print("\nNothing is stored: the store was in memory.")
+        return
     console.print(
         f"\nStored: workflow {workflow!r}, version {version}, run {result.run_id}, "
         f"in {redact_url(store_url or 'memory')}\n",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -99,7 +102,26 @@ def demo_model(settings: Settings | None = None) -> BaseChatModel:
 
 @lru_cache(maxsize=8)
 def _real_model(name: str) -> BaseChatModel:
-    return chat_model(name)  # type: ignore[no-any-return]
+    capped = {"max_tokens": REPLY_TOKENS} if own_server(name) else {}
+    return chat_model(name, **capped)  # type: ignore[no-any-return]
+
+
+ADDRESSES = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
+REPLY_TOKENS = 512
+"""Most tokens of a reply from a server of one's own: a small model may not find an end."""
+
+
+def own_server(model: str) -> str | None:
+    """The address of the server on this machine or network that answers for `model`, if it does."""
+    address = next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), "")
+    host = urlsplit(address).hostname or ""
+    if not model.startswith("openai:") or not host:
+        return None
+    try:
+        near = ip_address(host).is_private
+    except ValueError:  # a name
+        near = "." not in host or host.endswith((".local", ".localhost", ".internal"))
+    return address.rstrip("/") if near else None
 
 
 def create_support_triage() -> StateGraph[TriageState, None, Ticket, Triage]:

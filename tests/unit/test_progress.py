@@ -70,6 +70,20 @@ def test_a_silent_run_gets_a_line_with_counts_and_the_time_left(
     ]
 
 
+def test_a_run_in_which_nothing_finishes_says_so_now_and_then(
+    lines: Lines, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(lines)
+    capsys.readouterr()
+    for second in range(0, 70, 5):
+        clock[0] = float(second)
+        lines.still()
+    assert capsys.readouterr().err.splitlines() == [
+        "nothing has finished for 30 s; 0/100 rollouts, 0 failed",
+        "nothing has finished for 30 s; 0/100 rollouts, 0 failed",
+    ]
+
+
 def test_words_tell_a_baseline_a_new_best_and_what_is_only_kept_apart(
     lines: Lines, capsys: pytest.CaptureFixture[str]
 ) -> None:
