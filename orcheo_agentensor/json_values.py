@@ -17,7 +17,7 @@ from math import isfinite
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from orcheo_agentensor.errors import ConfigError
 
@@ -56,7 +56,13 @@ def prose_only(schema: dict[str, Any]) -> None:
 
 
 class StrictNumbers(BaseModel):
-    """A model whose numbers are numbers: true is not 1, and false not 0."""
+    """A model whose numbers are numbers: true is not 1, and false not 0.
+
+    Models of this kind are many, and a process that evaluates needs few: pydantic builds each when
+    it is first used.
+    """
+
+    model_config = ConfigDict(defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

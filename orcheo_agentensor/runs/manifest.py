@@ -31,7 +31,9 @@ _MOST_LOOKED_AT = 50
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=prose_only)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra=prose_only, defer_build=True
+    )
 
 
 class Described(_Part):
