@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import floor, isclose
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,7 +29,7 @@ from orcheo_agentensor.datasets.cases import (
     require_json,
     with_media,
 )
-from orcheo_agentensor.datasets.formats import Format, Imported, live_cases, read_foreign
+from orcheo_agentensor.datasets.files import Format
 from orcheo_agentensor.datasets.streamed import (
     StreamedCases,
     digests_of,
@@ -41,6 +41,9 @@ from orcheo_agentensor.datasets.streamed import (
 from orcheo_agentensor.errors import DatasetError, shorten
 from orcheo_agentensor.json_values import StrictNumbers, canonical_json, content_hash
 from orcheo_agentensor.media import references_in, with_base64
+
+if TYPE_CHECKING:
+    from orcheo_agentensor.datasets.formats import Imported
 
 
 def assign_splits(
@@ -242,6 +245,8 @@ class Dataset:
         name = id or (Path(file.stem).stem if file.suffix == ".gz" else file.stem)
         access = replace(access or MediaAccess.of(), base=file.parent)
         if format is not None or columns:
+            from orcheo_agentensor.datasets.formats import read_foreign
+
             found = read_foreign(file, form=format or "auto", columns=columns, encoding=encoding)
             imported = cls.from_imported(found, id=name, access=access)
             return imported if id is None else replace(imported, id=id)
@@ -430,6 +435,8 @@ def _naming_its_form(error: DatasetError, path: Path, encoding: str | None) -> D
     the file, or a table has columns of its own."""
     if error.field in ("encoding", "path") or is_streamed(path, None):  # not twice through that
         return error
+    from orcheo_agentensor.datasets.formats import read_foreign
+
     try:
         found = read_foreign(path, encoding=encoding)
     except (DatasetError, KeyError, TypeError, AttributeError):
@@ -612,6 +619,10 @@ def as_dataset(
         return value.load(base_dir=base_dir, access=access)
     if isinstance(value, Mapping):
         return DatasetSpec.parse(value).load(base_dir=base_dir, access=access)
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # none of other packages
+        return Dataset.from_cases(value, access=access)
+    from orcheo_agentensor.datasets.formats import live_cases
+
     if (found := live_cases(value)) is not None:
         return Dataset.from_imported(found, id="inline", access=access)
     if isinstance(value, list | tuple):

@@ -8,8 +8,28 @@ import os
 import stat
 import zlib
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from orcheo_agentensor.errors import DatasetError
+
+Format: TypeAlias = Literal[
+    "agentensor",
+    "braintrust",
+    "deepeval",
+    "dspy",
+    "inspect",
+    "langfuse",
+    "langsmith",
+    "mlflow",
+    "openai-evals",
+    "phoenix",
+    "promptfoo",
+    "pydantic-evals",
+    "ragas",
+    "squad",
+    "columns",
+]
+"""The forms of files of other tools; "columns" are tables with names of their own."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Most bytes of a dataset file, unpacked."""

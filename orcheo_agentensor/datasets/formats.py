@@ -32,27 +32,8 @@ from orcheo_agentensor.datasets.cases import (
     require_width,
     table_rows,
 )
-from orcheo_agentensor.datasets.files import kind_of, read_text
+from orcheo_agentensor.datasets.files import Format, kind_of, read_text
 from orcheo_agentensor.errors import DatasetError
-
-Format: TypeAlias = Literal[
-    "agentensor",
-    "braintrust",
-    "deepeval",
-    "dspy",
-    "inspect",
-    "langfuse",
-    "langsmith",
-    "mlflow",
-    "openai-evals",
-    "phoenix",
-    "promptfoo",
-    "pydantic-evals",
-    "ragas",
-    "squad",
-    "columns",
-]
-"""The forms that `read_foreign` takes beside "auto"; "columns" are tables with their own names."""
 
 Columns: TypeAlias = Mapping[str, str]
 """Where a field of a case comes from: `{"inputs.question": "Question"}`; the rest is metadata."""

@@ -9,9 +9,10 @@ import hashlib
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from importlib import import_module
 from math import isfinite
 from tokenize import TokenError
 from types import CodeType
@@ -32,164 +33,57 @@ from orcheo_agentensor.errors import (
     shorten,
     status_of,
 )
-from orcheo_agentensor.evaluators.assertions import Assertions
 from orcheo_agentensor.evaluators.builtin import (
     Builtin,
-    Contains,
-    ExactMatch,
-    HTTPEvaluator,
-    Latency,
-    Length,
-    NumericTolerance,
-    Regex,
-    StringSimilarity,
 )
 from orcheo_agentensor.evaluators.contained import Contained
 from orcheo_agentensor.evaluators.context import EvaluationResult, EvaluatorContext, Outcome
 from orcheo_agentensor.evaluators.dialects import (
     Adapter,
-    ContextFunction,
-    Dialect,
-    FunctionDialect,
-    LangSmith,
-    LangSmithRunEvaluator,
-    LangSmithSummary,
-    ObjectDialect,
-    OpenEvals,
-    PydanticEvals,
-    PydanticReport,
     Subject,
-    made_by,
-)
-from orcheo_agentensor.evaluators.json_checks import JsonFieldMatch, JsonSchema, JsonValid
-from orcheo_agentensor.evaluators.judge import LLMJudge
-from orcheo_agentensor.evaluators.packages import (
-    Autoevals,
-    Braintrust,
-    DeepEval,
-    Dspy,
-    Mlflow,
-    Opik,
-    Phoenix,
-    Promptfoo,
-    Ragas,
-    TruLens,
 )
 from orcheo_agentensor.evaluators.returns import Reader, failure, read_result
 from orcheo_agentensor.evaluators.threads import run_in_thread
-from orcheo_agentensor.evaluators.tool_calls import ToolCallMatch, TrajectoryMatch
-from orcheo_agentensor.evaluators.turns import EachTurn
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.settings import Settings
 from orcheo_agentensor.upstream import parsed, source_of
 from orcheo_agentensor.usage import Usage, UsageRecorder
 
-OBJECTS: tuple[ObjectDialect, ...] = (
-    TruLens(),
-    Phoenix(),
-    PydanticReport(),
-    PydanticEvals(),
-    LangSmithRunEvaluator(),
-    DeepEval(),
-    Opik(),
-    Ragas(),
-    Autoevals(),
-)
-"""In the order tried."""
 
-FUNCTIONS: tuple[FunctionDialect, ...] = (
-    ContextFunction(),
-    Mlflow(),  # before LangSmith: decorated scorers take `expectations` optionally
-    OpenEvals(),
-    LangSmithSummary(),
-    LangSmith(),
-    Promptfoo(),
-    Braintrust(),
-    Dspy(),
-)
-"""In the order tried, after the objects."""
+class _Builtins(Mapping[str, type[Builtin]]):
+    """The classes of built-in evaluators by name, each imported when it is asked for."""
 
-DIALECTS: dict[str, Dialect] = {dialect.kind: dialect for dialect in (*OBJECTS, *FUNCTIONS)}
+    def __getitem__(self, name: str) -> type[Builtin]:
+        module, _, kind = _BUILT_IN[name].partition(".")
+        found: type[Builtin] = getattr(import_module(f"{__package__}.{module}"), kind)
+        return found
 
-_KINDS = ", ".join(DIALECTS)
-_FORMS = [dialect.form for dialect in DIALECTS.values()]
-_TRUTH = ("true", "ref", "exp", "gold", "target", "label", "actual")
+    def __iter__(self) -> Iterator[str]:
+        return iter(_BUILT_IN)
+
+    def __len__(self) -> int:
+        return len(_BUILT_IN)
 
 
-def detect(subject: Subject, kind: str | None = None) -> Adapter:
-    """The adapter of an evaluator; `kind` overrides the detection.
-
-    Raises `EvaluatorRefused` for anything that fits no form, or where its parameters do not tell
-    what each would be given.
-    """
-    if inspect.isclass(subject.obj) and subject.obj.__module__.startswith("autoevals."):
-        subject = Subject.of(subject.obj())  # Braintrust takes its scorers as classes
-    if inspect.isclass(subject.obj):
-        name = subject.obj.__name__
-        raise _refused(subject, f"{name} is a class; pass an instance, such as {name}()")
-    if kind is not None:
-        return _as_kind(subject, kind)
-    if subject.method("compare_runs") or made_by(subject.obj, "deepeval", "BaseArenaMetric"):
-        raise _refused(
-            subject,
-            "it compares the outputs of several targets for one case, and here each case has one; "
-            "to compare it with the expected output, use LLMJudge(pairwise=True)",
-        )
-    for of_objects in OBJECTS:
-        if of_objects.matches(subject):
-            return of_objects.bind(subject)
-    if subject.parameters is None:
-        raise _refused(subject, "it cannot be called, or does not tell its parameters")
-    for of_functions in FUNCTIONS:
-        if of_functions.matches(subject):
-            return of_functions.bind(subject)
-    shown = f"{subject.name}({', '.join(map(str, subject.parameters.values()))})"
-    reason = f"nothing tells what {shown} would be given"
-    if len(subject.required) == 2:  # such as (y_true, y_pred)
-        given = ["outputs['output']", "reference_outputs['output']"]
-        if any(word in subject.required[0].lower() for word in _TRUTH):
-            given.reverse()
-        call = f"{subject.name}({', '.join(given)})"
-        reason += (
-            f"; write `lambda outputs, reference_outputs: {call}`, with the keys of your output "
-            "and expected output, or annotate its parameters with langsmith's Run and Example"
-        )
-    raise _refused(subject, reason)
-
-
-def _as_kind(subject: Subject, kind: str) -> Adapter:
-    dialect = DIALECTS.get(kind)
-    if dialect is None:
-        raise EvaluatorRefused(
-            f"kind: {kind!r} is not known; kinds are {_KINDS}",
-            field="kind",
-            value=kind,
-            rule=f"must be one of {_KINDS}",
-        )
-    if isinstance(dialect, ObjectDialect) and not dialect.matches(subject):
-        raise _refused(subject, f"kind {kind!r} needs {' or '.join(dialect.methods)}")
-    if isinstance(dialect, FunctionDialect) and subject.parameters is None:
-        raise _refused(subject, f"kind {kind!r} needs a function")
-    return dialect.bind(subject)
-
-
-def _refused(subject: Subject, reason: str) -> EvaluatorRefused:
-    forms = "\n".join(f"  - {form}" for form in _FORMS)
-    return EvaluatorRefused(
-        f"evaluator {subject.name}: {reason}. An evaluator is one of:\n{forms}\n"
-        f"or say which with kind= ({_KINDS})",
-        field="evaluators",
-        value=subject.name,
-        rule=reason,
-    )
-
-
-_BUILT_IN: tuple[type[Builtin], ...] = (
-    *(ExactMatch, Contains, Regex, NumericTolerance, StringSimilarity),
-    *(JsonValid, JsonSchema, JsonFieldMatch, ToolCallMatch, TrajectoryMatch),
-    *(Latency, Length, HTTPEvaluator, LLMJudge, EachTurn, Assertions),
-)
-BUILTINS: dict[str, type[Builtin]] = {kind.type_name: kind for kind in _BUILT_IN}
+_BUILT_IN = {
+    "exact_match": "builtin.ExactMatch",
+    "contains": "builtin.Contains",
+    "regex": "builtin.Regex",
+    "numeric_tolerance": "builtin.NumericTolerance",
+    "string_similarity": "builtin.StringSimilarity",
+    "json_valid": "json_checks.JsonValid",
+    "json_schema": "json_checks.JsonSchema",
+    "json_field_match": "json_checks.JsonFieldMatch",
+    "tool_call_match": "tool_calls.ToolCallMatch",
+    "trajectory_match": "tool_calls.TrajectoryMatch",
+    "latency": "builtin.Latency",
+    "length": "builtin.Length",
+    "http": "builtin.HTTPEvaluator",
+    "llm_judge": "judge.LLMJudge",
+    "each_turn": "turns.EachTurn",
+    "assertions": "assertions.Assertions",
+}
+BUILTINS: Mapping[str, type[Builtin]] = _Builtins()
 """The names of built-in evaluators in jobs, and their classes."""
 
 _DEEPEST = 5
@@ -362,6 +256,8 @@ def bind_evaluator(
         evaluator = evaluator.with_settings(settings or Settings())
         adapter = _builtin_adapter(evaluator)
     else:
+        from orcheo_agentensor.evaluators.detection import detect
+
         subject = Subject.of(evaluator)
         adapter, named = detect(subject, kind), name is not None
         name = _checked_name(name if named else _returned_key_of(subject) or subject.name)
@@ -449,12 +345,8 @@ def _builtin_adapter(evaluator: Builtin) -> Adapter:
 def require_judge(evaluator: BoundEvaluator, cases: Iterable[Case]) -> None:
     """Raise `EvaluatorRefused` for a judge of these cases whose model cannot be made. Blocks."""
     owner = getattr(evaluator.adapter.call, "__self__", None)
-    if isinstance(owner, EachTurn):
-        require_judge(owner.evaluator, cases)
-    if isinstance(owner, Assertions):
+    if isinstance(owner, Builtin):
         owner.require_model(case.metadata for case in cases)
-    if isinstance(owner, LLMJudge):
-        owner.require_model()
 
 
 def _checked_weight(weight: Any) -> float:

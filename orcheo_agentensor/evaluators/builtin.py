@@ -8,7 +8,7 @@ import math
 import re
 import ssl
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cache, cached_property
 from typing import Any, ClassVar, Final, Literal, Self
@@ -105,6 +105,10 @@ class Builtin(StrictNumbers):
     def for_job(self) -> Self:
         """This evaluator as a job may use it. Raises `ValueError` where it may not."""
         return self
+
+    def require_model(self, metadata: Iterable[Mapping[str, Any]]) -> None:
+        """Raise `EvaluatorRefused` where cases with this metadata need a chat model of it that
+        cannot be made. Blocks."""
 
     @property
     def is_quick(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -364,7 +364,7 @@ class LLMJudge(Builtin):
     def _sets_temperature(self) -> bool:
         return isinstance(self.model, str) and self.temperature is not None
 
-    def require_model(self) -> None:
+    def require_model(self, metadata: Iterable[Mapping[str, Any]] = ()) -> None:
         """Raise `EvaluatorRefused` where the model that it names cannot be made: an unknown
         provider, a package or a key that is missing. Blocks."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import fsum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,6 +50,11 @@ class EachTurn(Builtin):
 
         (bound,) = bind_evaluators([self.evaluator], settings=settings)
         return self.changed(evaluator=bound)
+
+    def require_model(self, metadata: Iterable[Mapping[str, Any]]) -> None:
+        """As the evaluator of single turns."""
+        if isinstance(self.evaluator.subject, Builtin):
+            self.evaluator.subject.require_model(metadata)
 
     @property
     def is_quick(self) -> bool:

@@ -269,7 +269,8 @@ def _publish(definitions: Definitions) -> Schema:
 
 
 def _evaluators(definitions: Definitions) -> Schema:
-    from orcheo_agentensor.evaluators.binding import BUILTINS, DIALECTS
+    from orcheo_agentensor.evaluators.binding import BUILTINS
+    from orcheo_agentensor.evaluators.detection import DIALECTS
 
     name = {"type": "string", "title": "Name", "description": "What its results go by."}
     weight = {

@@ -22,7 +22,7 @@ from typing import Any
 from orcheo_agentensor.config.overrides import MODEL_FIELDS, NODE_OVERRIDES, overrides_in
 from orcheo_agentensor.datasets import Dataset
 from orcheo_agentensor.datasets.assertions import ASSERT, LEFT_OUT, notes_on, problem_of
-from orcheo_agentensor.evaluators import Assertions, BoundEvaluator
+from orcheo_agentensor.evaluators import BoundEvaluator
 from orcheo_agentensor.evaluators.builtin import Builtin
 from orcheo_agentensor.evaluators.context import private_context
 from orcheo_agentensor.evaluators.dialects import Subject
@@ -175,7 +175,7 @@ class _Seen:
 
 def _unscored(seen: _Seen, evaluators: Sequence[BoundEvaluator]) -> Iterator[str]:
     """On what cases assert of their outputs that no evaluator scores."""
-    scored = any(isinstance(one.subject, Assertions) for one in evaluators)
+    scored = any(getattr(one.subject, "type_name", None) == "assertions" for one in evaluators)
     asserted, left = seen.asserted, seen.left_out
     if asserted and not scored and all(problem_of(one) is None for one in asserted):
         yield (

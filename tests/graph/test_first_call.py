@@ -54,14 +54,15 @@ def test_the_first_evaluation_of_a_function_imports_neither_langgraph_nor_langsm
         *("alembic", "aiosqlite", "psycopg", "scipy", "numpy", "tenacity", "yaml", "jinja2"),
         *("rich", "typer", "genai_prices"),
     }
-    of_langchain = {name for name in modules if name.startswith("langchain_core.")}
-    allowed = ("_api", "_import_utils", "callbacks", "callbacks.base", "version")
-    assert not {
-        name
-        for name in of_langchain
-        if not name.startswith(tuple(f"langchain_core.{one}" for one in allowed))
+    of_langchain = {name.partition("langchain_core.")[2] for name in modules} - {""}
+    public = {name for name in of_langchain if not name.startswith("_")}
+    assert public == {"callbacks", "callbacks.base", "version"}
+    ours = {name.removeprefix("orcheo_agentensor.") for name in modules}
+    assert not ours & {
+        *("evaluation.graph", "runs.nodes", "targets.served", "targets.wrapped", "targets.remote"),
+        *("evaluators.judge", "evaluators.packages", "evaluators.detection", "datasets.formats"),
+        *("evaluators.json_checks", "evaluators.assertions", "evaluators.turns"),
     }
-    assert "langchain_core.callbacks.manager" not in modules
 
 
 LATE = """

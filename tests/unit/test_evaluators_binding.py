@@ -14,6 +14,7 @@ import pytest
 
 from orcheo_agentensor.errors import EntrypointNotAllowed, EvaluatorRefused
 from orcheo_agentensor.evaluators import (
+    BUILTINS,
     BoundEvaluator,
     EvaluationResult,
     EvaluatorContext,
@@ -399,3 +400,18 @@ def test_a_private_context_is_equal_in_every_field() -> None:
     assert copied == full
     assert copied.inputs is not full.inputs
     assert copied.tape is not full.tape
+
+
+def test_every_built_in_evaluator_is_known_by_its_name() -> None:
+    assert len(BUILTINS) == 16
+    assert {name: kind.type_name for name, kind in BUILTINS.items()} == {n: n for n in BUILTINS}
+    found: set[str] = set()
+    waiting: list[Any] = [
+        kind for kind in BUILTINS["latency"].__mro__ if kind.__name__ == "Builtin"
+    ]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.__module__.startswith("orcheo_agentensor.") and getattr(kind, "type_name", ""):
+            found.add(kind.type_name)
+    assert found == {*BUILTINS}
