@@ -9,7 +9,7 @@
 #   make test-orcheo   the tests inside real Orcheo: about 1.1 GB, Python 3.12 or newer
 #   make serve   the LangGraph dev server on PORT (2024)
 #   make serve-cluster   WORKERS (2) on one queue, with PostgreSQL and Redis, on PORT (2024)
-#   make test-cluster   the tests of such workers: some minutes of two processors
+#   make test-cluster   the tests of such workers, and of aegra (Python 3.12): some minutes of two processors
 #   make docs    make the pages that are made, and of all pages the site in site/
 #   make bench   side by side with other libraries for evaluation and optimization
 #   make bench-routing   the same on real queries with real embeddings: about 180 MB more
@@ -29,6 +29,7 @@ EMBEDDING := .venv-embedding
 COMPAT := .venv-compat
 ORCHEO := .venv-orcheo
 CLUSTER := .venv-cluster
+AEGRA := .venv-aegra
 LLM := .venv-llm
 DOCS := .venv-docs
 LOCK := .venv-lock
@@ -56,7 +57,7 @@ serve: $(VENV)/.server
 serve-cluster: $(CLUSTER)/.cluster
 	@AGENTENSOR_DEV_SERVER=true $(CLUSTER)/bin/python cluster/launch.py --workers $(WORKERS) --port $(PORT)
 
-test-cluster: $(VENV)/.dev $(CLUSTER)/.cluster
+test-cluster: $(VENV)/.dev $(CLUSTER)/.cluster $(AEGRA)/.aegra
 	@$(VENV)/bin/python -m pytest -m cluster tests/cluster
 
 lint: $(VENV)/.dev
@@ -99,7 +100,7 @@ bench-routing: $(EMBEDDING)/.embedding
 	@$(EMBEDDING)/bin/python -m benchmarks.optimizers --only routing
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(EMBEDDING) $(COMPAT) $(ORCHEO) $(CLUSTER) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(EMBEDDING) $(COMPAT) $(ORCHEO) $(CLUSTER) $(AEGRA) $(LLM) $(DOCS) $(LOCK) site .langgraph_api .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist build
 
 # One environment: its requirements are subsets of requirements/dev.txt, so that a larger set goes
@@ -143,6 +144,16 @@ $(CLUSTER)/.cluster: requirements/cluster.txt $(INSTALL) | $(CLUSTER)/bin/python
 	@$(CLUSTER)/bin/python requirements/install.py cluster
 	@touch $@
 
+# Where there is no Python 3.12, its tests are skipped, with a word.
+$(AEGRA)/.aegra: requirements/aegra.txt $(INSTALL)
+	@for python in $(PYTHON312) $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null || continue; \
+	  test -x $(AEGRA)/bin/python || $$python -m venv $(AEGRA) || exit 1; \
+	  $(AEGRA)/bin/python requirements/install.py aegra && touch $@; \
+	  exit; \
+	done; \
+	echo "The tests of aegra are left out: neither '$(PYTHON312)' nor '$(PYTHON)' is Python 3.12 or newer."
+
 $(ORCHEO)/.orcheo: requirements/orcheo.txt $(INSTALL) | $(ORCHEO)/bin/python
 	@$(ORCHEO)/bin/python requirements/install.py orcheo
 	@touch $@
@@ -178,6 +189,8 @@ lock: $(LOCK)/bin/python
 	$(LIBRARY) -c requirements/dev.txt --group bench --extra postgres -o requirements/bench.txt
 	$(LIBRARY) -c requirements/build.txt --group cluster --extra postgres --extra openai --extra view \
 	  -o requirements/cluster.txt
+	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --group aegra \
+	  -o requirements/aegra.txt
 	$(LIBRARY) -c requirements/build.txt --group compat --extra openai -o requirements/compat.txt
 	$(COMPILE) pyproject.toml --python-version 3.12 -c requirements/build.txt --extra orcheo \
 	  --group orcheo -o requirements/orcheo.txt

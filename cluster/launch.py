@@ -465,8 +465,10 @@ def main() -> None:
         found["AGENTENSOR_DATABASE_URL"] = our_url
 
         def told(pids: list[int]) -> None:
-            with open(state, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            new = state.with_suffix(".new")  # who reads it finds the whole of it
+            with open(new, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 json.dump({**found, "workers": pids}, file)
+            new.replace(state)
 
         environment = {
             "LOG_LEVEL": "WARNING",

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orcheo_agentensor.config.model import RunConfig
-from orcheo_agentensor.errors import AliasConflict, BadInput, LeaseLost, RunFailed
+from orcheo_agentensor.errors import (
+    AliasConflict,
+    BadInput,
+    LeaseLost,
+    RunFailed,
+    TargetRefused,
+)
 from orcheo_agentensor.json_values import content_hash
 from orcheo_agentensor.prompts import TextTensor, prompts_to_json
 from orcheo_agentensor.settings import Settings
@@ -113,10 +119,7 @@ class AssistantPublisher:
         wanted = wanted or self._wanted(model, checkpoint, fresh=assistant is None)
         changed, marks = True, {**metadata, _AS_SET: content_hash(_parts(wanted))}
         if assistant is None:
-            called: Any = {"assistant_id": name} if is_id(name) else {"name": name}
-            written: Any = await self._client.assistants.create(
-                model.graph_id, metadata=marks, **called, **wanted
-            )
+            written: Any = await self._create(model.graph_id, name, metadata=marks, **wanted)
         elif force or not _serves(assistant, wanted, metadata):
             written = await self._client.assistants.update(
                 assistant.id, graph_id=assistant.graph_id, metadata=marks, **wanted
@@ -132,6 +135,23 @@ class AssistantPublisher:
             changed=changed,
             **metadata,
         )
+
+    async def _create(self, graph: str, name: str, **settings: Any) -> Any:
+        """A new assistant; raises `TargetRefused` where the server has one that is in its way."""
+        from langgraph_sdk.errors import ConflictError
+
+        called: Any = {"assistant_id": name} if is_id(name) else {"name": name}
+        try:
+            return await self._client.assistants.create(graph, **called, **settings)
+        except ConflictError as error:
+            raise TargetRefused(
+                f"assistant: {name!r} cannot be made: the server takes no second assistant of "
+                f"graph {graph!r} that is set the same, or of this id ({error}); publish to the "
+                "one that it has",
+                field="assistant",
+                value=name,
+                rule="must not be in the way of one that the server has",
+            ) from None
 
     async def withdraw(self, workflow_id: str, version: int) -> Publication:
         """Set the assistant as it was before versions of the workflow were published to it."""

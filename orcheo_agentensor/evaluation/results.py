@@ -319,10 +319,7 @@ def summarize(
         warnings.append(f"{cut} of {len(results)} cases had a reply that was cut off: {_CUT_TODO}")
     retries = sum(max(result.usage.rollouts - replicates, 0) for result in results)
     if retries > MANY_RETRIES * len(results) * replicates:
-        warnings.append(
-            f"{retries} executions of the target were made again, for {len(results)} cases: "
-            "see why (a busy server, a lost connection) before you pay for more"
-        )
+        warnings.append(many_retries(retries, f"{len(results)} cases"))
     applicable = len(results) - not_applicable
     n_ok = applicable - n_target_failed - n_evaluator_failed
     summary: dict[str, Any] = {
@@ -371,6 +368,14 @@ def beyond_sla(summary: Mapping[str, Any], least: float) -> str | None:
         return None
     share = 0.0 if sla["share"] is None else sla["share"]
     return f"SLA: {share:.1%} of the cases within {sla['limit_ms']:g} ms is below {least:.1%}"
+
+
+def many_retries(retries: int, of: str) -> str:
+    """The warning where more executions were made again than `MANY_RETRIES` lets pass."""
+    return (
+        f"{retries} executions of the target were made again, for {of}: "
+        "see why (a busy server, a lost connection) before you pay for more"
+    )
 
 
 MANY_RETRIES = 0.03

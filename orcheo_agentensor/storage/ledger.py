@@ -25,6 +25,7 @@ from orcheo_agentensor.storage.rows import (
     counts_of,
     fence_sql,
     insert_rows,
+    made_again,
     note_sql,
     rollout_values,
     rollouts_of,
@@ -360,6 +361,10 @@ class Ledger:
         these kinds have cost.
         """
         return await self._db.read(lambda c: total_usage(c, self.run_id, kinds, without=without))
+
+    async def made_again(self) -> int:
+        """How many executions of the target were made in addition to one for each rollout."""
+        return await self._db.read(lambda connection: made_again(connection, self.run_id))
 
     def _open(self) -> Commit:
         """The group at hand, which will be written."""

@@ -355,6 +355,14 @@ def total_usage(
     return Usage.total(sums)
 
 
+def made_again(connection: Connection, run_id: str) -> int:
+    """How many executions a run has made in addition to one for each of its rollouts."""
+    return int(connection.execute(_MADE_AGAIN.bindparams(run_id=run_id)).scalar_one() or 0)
+
+
+_MADE_AGAIN = text(
+    f"SELECT SUM(rollouts - 1) FROM {rollouts.name} WHERE run_id = :run_id AND rollouts > 1"
+)
 _SUMS = (
     "SELECT COUNT(*) - COUNT(cost), SUM(cost), SUM(rollouts), SUM(calls), SUM(input_tokens), "
     "SUM(output_tokens), SUM(unreported_calls), SUM(cached_calls) FROM"

@@ -110,6 +110,7 @@ class RunEvents:
     thread_id: str | None = None
     ended: bool = False
     unknown: bool = False
+    _attempts: int = 1
     _calls: dict[tuple[str, str], _NodesCalls] = field(default_factory=dict)
     _open: set[str] = field(default_factory=set)
     _steps: dict[tuple[str, ...], tuple[int, bool]] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class RunEvents:
             return
         if kind == "metadata" and isinstance(data, Mapping) and data.get("attempt", 1) > 1:
             self._restart()
+            self._attempts = int(data["attempt"])
         if kind == "values" and not path and isinstance(data, Mapping):
             if data.get("__interrupt__"):
                 raise RunFailed(PAUSED)
@@ -144,9 +146,15 @@ class RunEvents:
 
     @property
     def usage(self) -> Usage:
-        """What the model calls reported so far used."""
-        lost = [Usage(unreported_calls=1, cost=None)] if self.unknown else []
-        return Usage.total([*lost, *(call.usage() for call in self._model_calls())])
+        """What the model calls reported so far used.
+
+        A server makes a run again whose worker has died: these executions are counted here, in
+        addition to the one that was asked for.
+        """
+        more = [Usage(rollouts=self._attempts - 1)]
+        if self.unknown:
+            more.append(Usage(unreported_calls=1, cost=None))
+        return Usage.total([*more, *(call.usage() for call in self._model_calls())])
 
     @property
     def cut_replies(self) -> int:
@@ -161,6 +169,7 @@ class RunEvents:
     def begin_again(self) -> None:
         """Forget what was read: the events come again from the first one."""
         self._restart()
+        self._attempts = 1
         self._calls.clear()
 
     def _restart(self) -> None:

@@ -264,7 +264,8 @@ class BudgetMeter:
             if refused and usage.rollouts:
                 self._refused += usage.rollouts
                 self._refused_took.add(usage)
-            self._rollouts = max(0, self._rollouts - usage.rollouts)
+            # One was reserved; the server of a target may have made more of it by itself.
+            self._rollouts = max(0, self._rollouts - min(usage.rollouts, 1))
             self._open.take(usage)
             self._done.add(usage)
             self.usage = self.usage + usage

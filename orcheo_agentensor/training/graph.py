@@ -18,6 +18,7 @@ from langgraph.graph import END, START
 from langgraph.types import Command, interrupt
 
 from orcheo_agentensor.errors import ConfigError, RunFailed, shorten
+from orcheo_agentensor.evaluation.results import MANY_RETRIES, many_retries
 from orcheo_agentensor.evaluation.runner import Runner
 from orcheo_agentensor.evaluation.work import missed_by
 from orcheo_agentensor.events import EventSink
@@ -589,6 +590,11 @@ async def _finish(
     known = training.state
     summary = await search.validate(training, training.candidates[known.best])
     usage = (await run.ledger.usage()).to_json()
+    # Those of all rollouts, and not of the validation of the best candidate alone.
+    again = summary["retries"] = await run.ledger.made_again()
+    if again > MANY_RETRIES * (usage["rollouts"] - again):
+        told = many_retries(again, f"{usage['rollouts'] - again} rollouts")
+        summary["warnings"] = [*summary.get("warnings", ()), told]
     summary |= missed_by(run, summary, *missed)
     result: dict[str, Any] = {
         "status": "missed_threshold" if "missed" in summary else "finished",

@@ -198,6 +198,21 @@ async def test_each_attempt_is_a_rollout_of_the_budget() -> None:
     assert len(made) == result.usage.rollouts <= 20
 
 
+async def test_what_was_made_again_is_summed_over_the_whole_training(store: Store) -> None:
+    made: list[int] = []
+
+    async def target(inputs: dict[str, int]) -> dict[str, str]:
+        made.append(1)
+        if len(made) % 4 == 0:
+            raise ConnectionError("lost")
+        return {"said": get_prompt("p")}
+
+    result = await trained(target, Counting(), limits=Limits(retries=2), store=store, run_id="r")
+    rollouts = len(await store.runs.case_rows("r", limit=None))
+    assert result.summary["retries"] == len(made) - rollouts > 0
+    assert any(f"made again, for {rollouts} rollouts" in one for one in result.summary["warnings"])
+
+
 async def test_a_call_cut_off_by_a_timeout_counts() -> None:
     model = Counting(latency=60.0)
 
