@@ -44,8 +44,8 @@ def run(plan: Plan) -> Result:
         setup=(
             f"{count:,} cases, a target that returns at once, one exact-match evaluator. Ours: "
             f"concurrency {CONCURRENCY}, a listener for events, every case durable in a new SQLite "
-            "file; the time includes creating both databases, compiling the graph, checking and "
-            "storing the dataset, the summary, and reading the report back. pydantic-evals: "
+            "file; the time includes creating the database, checking and storing the dataset, the "
+            "summary, and reading the report back. pydantic-evals: "
             "progress bar off, all cases at once (its default) and as many at once as ours; the "
             "time includes making the Dataset; it stores nothing."
         ),
