@@ -308,7 +308,7 @@ class Runner:
     async def _reserve_stored(self, meter: Meter) -> None:
         """Wait until it is stored that one more rollout may have begun: see `_note`."""
         while meter.begun >= self.ledger.noted.get("rollouts", 0):
-            await self.ledger.flush()
+            await self.ledger.note_down()
 
     def _note(self) -> dict[str, Any]:
         """What the next process of this run has to know if this one dies.

@@ -53,7 +53,7 @@ class Commit:
     `urgent` says so.
     """
 
-    __slots__ = ("_done", "_loop", "calls", "note", "rollouts", "scores", "urgent")
+    __slots__ = ("_done", "calls", "loop", "note", "rollouts", "scores", "urgent")
 
     def __init__(self) -> None:
         self.urgent = asyncio.Event()
@@ -61,8 +61,8 @@ class Commit:
         self.rollouts: list[tuple[Any, ...]] = []
         self.scores: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self.loop.create_future()
 
     def tables(self) -> list[tuple[Table, list[tuple[Any, ...]]]]:
         """The rows by the table that they go to."""
@@ -81,18 +81,15 @@ class Commit:
         return self._done.done()
 
     def settle(self) -> None:
-        """Tell the waiters that the rows are committed; called in the writer's thread."""
-        self._loop.call_soon_threadsafe(self._settle)
+        """Tell the waiters that the rows are committed."""
+        if not self._done.done():
+            self._done.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         """Tell the waiters why the rows were not written."""
         if not self._done.done():
             self._done.set_exception(error)
             self._done.exception()  # where nobody waits, nobody need be told
-
-    def _settle(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
 
 
 class Ledger:
@@ -350,6 +347,13 @@ class Ledger:
         """Renew the lease and commit the event number, with whatever waits."""
         await self._open()
 
+    async def note_down(self) -> None:
+        """Wait until a newer note is stored: the one that is being written, or one of now."""
+        if self._writing.note is None or self._writing.done():
+            await self.flush()
+        else:
+            await self._writing.in_passing()
+
     def urge(self) -> None:
         """Have what waits committed now."""
         self._group.urgent.set()
@@ -392,8 +396,12 @@ class Ledger:
             if self.note is not None and (note := self.note()) != self.noted:
                 self._writing.note = note
             await self._db.call(self._commit, self._writing)
-            if self._writing.note is not None:
-                self.noted = self._writing.note
+
+    def _committed(self, group: Commit) -> None:
+        """Note what is stored now, before those who wait for it look there."""
+        if group.note is not None:
+            self.noted = group.note
+        group.settle()
 
     def _ended(self, writer: asyncio.Task[None]) -> None:
         """Tell the waiters why the writer ended, if not by `stop`."""
@@ -466,7 +474,7 @@ class Ledger:
                 if group is not None:
                     # From here, because those who wait hold up others: by way of the writer they
                     # would hear of it one turn of a busy loop later.
-                    group.settle()
+                    group.loop.call_soon_threadsafe(self._committed, group)
             except BaseException:
                 with contextlib.suppress(Exception):  # of a connection that is lost
                     connection.rollback()
