@@ -71,30 +71,42 @@ class OptimizerStates(Repository):
         lease: Lease | None = None,
     ) -> CandidateRecord:
         """Store a candidate, or the new status and info of a stored one."""
-        table = candidates.c
-        same = (table.run_id == run_id) & (table.candidate_hash == candidate_hash)
 
         def work(connection: Connection) -> CandidateRecord:
             fence(connection, lease)
-            if there := first(connection, CandidateRecord, select(candidates).where(same)):
-                changes = {"status": status, "info": there.info if info is None else info}
-                connection.execute(update(candidates).where(same).values(**changes))
-                return there.model_copy(update=changes)
-            last = connection.scalar(select(func.max(table.position)).where(table.run_id == run_id))
-            record = CandidateRecord(
-                run_id=run_id,
-                candidate_hash=candidate_hash,
-                position=0 if last is None else last + 1,
-                prompts=prompts,
-                parents=parents,
-                status=status,
-                info=info or {},
-                created_at=self._clock(),
-            )
-            connection.execute(insert(candidates).values(**dict(record)))
-            return record
+            return self._put(connection, run_id, candidate_hash, prompts, parents, status, info)
 
         return await self._db.write(work, lock=f"run:{run_id}")
+
+    def _put(
+        self,
+        connection: Connection,
+        run_id: str,
+        candidate_hash: str,
+        prompts: dict[str, Any],
+        parents: list[str],
+        status: str,
+        info: dict[str, Any] | None,
+    ) -> CandidateRecord:
+        table = candidates.c
+        same = (table.run_id == run_id) & (table.candidate_hash == candidate_hash)
+        if there := first(connection, CandidateRecord, select(candidates).where(same)):
+            changes = {"status": status, "info": there.info if info is None else info}
+            connection.execute(update(candidates).where(same).values(**changes))
+            return there.model_copy(update=changes)
+        last = connection.scalar(select(func.max(table.position)).where(table.run_id == run_id))
+        record = CandidateRecord(
+            run_id=run_id,
+            candidate_hash=candidate_hash,
+            position=0 if last is None else last + 1,
+            prompts=prompts,
+            parents=parents,
+            status=status,
+            info=info or {},
+            created_at=self._clock(),
+        )
+        connection.execute(insert(candidates).values(**dict(record)))
+        return record
 
     async def candidates(self, run_id: str, *, status: str | None = None) -> list[CandidateRecord]:
         """The candidates of a run in the order they were first saved."""
@@ -106,13 +118,24 @@ class OptimizerStates(Repository):
         return await self._all(CandidateRecord, query)
 
     async def save_change(
-        self, run_id: str, step: int, change: dict[str, Any], *, lease: Lease | None = None
+        self,
+        run_id: str,
+        step: int,
+        change: dict[str, Any],
+        *,
+        made: Sequence[Mapping[str, Any]] = (),
+        lease: Lease | None = None,
     ) -> None:
-        """Store what `step` has changed in the optimizer's state; replaces its earlier change."""
+        """Store what `step` has changed in the optimizer's state; replaces its earlier change.
+
+        With it the candidates that were `made`, each as `save_candidate` takes it.
+        """
         table = optimizer_state.c
 
         def work(connection: Connection) -> None:
             fence(connection, lease)
+            for one in made:
+                self._put(connection, run_id, **one)
             connection.execute(
                 delete(optimizer_state).where(table.run_id == run_id, table.step == step)
             )

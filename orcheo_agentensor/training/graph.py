@@ -525,7 +525,7 @@ async def _fold(training: Training, *, of: str, held: int) -> dict[str, Any]:
     while not training.state.settled:
         await search.take_steps(training)
         training.state.due = []  # a fold makes no versions
-        await training.state.save(run)
+        await training.state.save(run, training.candidates)
     known, holdout = training.state, await decision.measure_holdout(training)
     both = [training.candidates[known.baseline], training.candidates[known.best]]
     scores: Sequence[Sequence[float]] = [(), ()]

@@ -230,8 +230,8 @@ async def begin(training: Training) -> SearchState:
     with _calling(plan, "start"):
         state.optimizer = _as_stored(plan, "start", plan.optimizer.start(space))
     state.stopped = _stop(training)
-    await training.candidates.save(run, candidate, parent=None, status="accepted", step=0, info={})
-    await state.save(run)
+    training.candidates.add(candidate, parent=None, status="accepted", step=0, info={})
+    await state.save(run, training.candidates)
     return state
 
 
@@ -279,7 +279,7 @@ async def follow_retry(training: Training) -> None:
             )
             state.make_due(candidate_hash, "new best")
     state.retried = retried
-    await state.save(run)
+    await state.save(run, training.candidates)
 
 
 async def begin_again(training: Training, *, seed: bool) -> None:
@@ -290,7 +290,7 @@ async def begin_again(training: Training, *, seed: bool) -> None:
     if seed and "seed" in state.optimizer:
         state.optimizer["seed"] = training.run.job.seed
     state.make_due(state.best, "baseline" if state.best == state.baseline else "new best")
-    await state.save(training.run)
+    await state.save(training.run, training.candidates)
 
 
 async def validate(training: Training, candidate: Candidate) -> dict[str, Any]:
@@ -384,7 +384,7 @@ async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -
     trials = ask(training)
     if not trials:
         state.stopped = f"{plan.optimizer.name} has nothing more to try"
-        await state.save(run)
+        await state.save(run, training.candidates)
         return
     events.emit("step_started", step=state.step, epoch=state.epoch, trials=len(trials))
     queue.launch(trials, none=not launching)
@@ -392,7 +392,7 @@ async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -
         outcomes = await queue.land()
     except BudgetExhausted as spent:
         state.stopped = spent.message
-        await state.save(run)
+        await state.save(run, training.candidates)
         return
     blocked = _blocked(training) if state.step == 0 else None
     tested = all(trial.gated or trial.validated for trial in trials)
@@ -422,7 +422,7 @@ async def _one_step(training: Training, queue: TrialQueue, *, launching: bool) -
         state.blocked = blocked
         events.emit("warning", message=blocked)
     state.stopped = state.blocked or state.stopped or _stop(training)
-    await state.save(run)
+    await state.save(run, training.candidates)
     events.emit(
         "training_progress",
         step=state.step,
@@ -494,8 +494,7 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
     better = False
     if child is not None:
         if child != outcome.parent:
-            await candidates.save(
-                training.run,
+            candidates.add(
                 candidates.child(candidates[outcome.parent], outcome.prompts),
                 parent=outcome.parent,
                 status=(
@@ -607,7 +606,7 @@ async def _settle(training: Training) -> None:
             state.told += 1
     state.make_due(state.baseline, "baseline")
     state.settled = True
-    await state.save(run)
+    await state.save(run, training.candidates)
 
 
 def _stop(training: Training) -> str | None:
@@ -684,7 +683,7 @@ async def store_versions(training: Training) -> None:
             content_hash=version.content_hash,
         )
     state.due = []
-    await state.save(run)
+    await state.save(run, training.candidates)
 
 
 def version_config(job_config: RunConfig, candidate: Candidate) -> dict[str, Any]:

@@ -176,18 +176,23 @@ class SearchState:
             state._stored, state._before, state._after = max(rows), before, after
         return state
 
-    async def save(self, run: ActiveRun[Any]) -> None:
-        """Store what this step has changed, in place of what was stored for it before."""
+    async def save(self, run: ActiveRun[Any], candidates: "CandidateStore") -> None:
+        """Store what this step has changed, in place of what was stored for it before, and with it
+        the candidates that are not stored yet."""
         if self.step != self._stored:
             self._stored, self._before = self.step, self._after
         state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         self._after = decode(encode(state))
         change = changes(self._before, self._after)
-        await run.store.training.save_change(run.record.run_id, self.step, change, lease=run.lease)
+        await run.store.training.save_change(
+            run.record.run_id, self.step, change, made=candidates.unsaved, lease=run.lease
+        )
+        candidates.unsaved = []
 
 
 class CandidateStore:
-    """The candidates of one run by hash, as stored."""
+    """The candidates of one run by hash, as stored, or to be stored with the step that made them:
+    those are `unsaved`."""
 
     def __init__(self, prompts: Mapping[str, TextTensor]) -> None:
         self._prompts = dict(prompts)
@@ -195,6 +200,7 @@ class CandidateStore:
         self._made: dict[str, Candidate] = {}
         self._parents: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}
+        self.unsaved: list[dict[str, Any]] = []
 
     async def load(self, run: ActiveRun[Any]) -> "CandidateStore":
         """Read the candidates that an earlier process has saved."""
@@ -260,9 +266,8 @@ class CandidateStore:
         parents = self._parents.get(candidate_hash)
         return parents[0] if parents else None
 
-    async def save(
+    def add(
         self,
-        run: ActiveRun[Any],
         candidate: Candidate,
         *,
         parent: str | None,
@@ -270,7 +275,8 @@ class CandidateStore:
         step: int,
         info: dict[str, Any],
     ) -> None:
-        """Store a candidate with its status; one that an earlier step has stored stays as it is."""
+        """Take in a candidate with its status; one that an earlier step has stored stays as it
+        is."""
         if not self.is_new(candidate.hash, step=step):
             return
         texts = {name: tensor.text for name, tensor in candidate.prompts.items()}
@@ -278,14 +284,14 @@ class CandidateStore:
         self._texts[candidate.hash] = texts
         self._parents.setdefault(candidate.hash, parents)
         self._steps[candidate.hash] = step
-        await run.store.training.save_candidate(
-            run.record.run_id,
-            candidate.hash,
-            prompts=texts,
-            parents=parents,
-            status=status,
-            info={**info, "step": step},
-            lease=run.lease,
+        self.unsaved.append(
+            {
+                "candidate_hash": candidate.hash,
+                "prompts": texts,
+                "parents": parents,
+                "status": status,
+                "info": {**info, "step": step},
+            }
         )
 
 
