@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import time
 from collections import deque
+from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -79,7 +80,7 @@ class TimeLimits:
         ends = time.monotonic() + self.seconds
         self._running[task] = ends, task.cancelling()
         if self._timer is None:
-            self._timer = task.get_loop().call_later(self.seconds, self._expire)
+            self._start_timer(task, self.seconds)
 
     def end(self, task: asyncio.Task[Any], error: BaseException | None = None) -> None:
         """Stop counting; raises `OutOfTime` where the `error` that it ended with comes of that."""
@@ -97,10 +98,15 @@ class TimeLimits:
             if task in self._expired:
                 continue
             if (left := ends - time.monotonic()) > 0:
-                self._timer = task.get_loop().call_later(left, self._expire)
+                self._start_timer(task, left)
                 return
             self._expired.add(task)
             task.cancel()
+
+    def _start_timer(self, task: asyncio.Task[Any], seconds: float) -> None:
+        # In an empty context: the timer outlives the run, and would keep all that ours leads to.
+        loop = task.get_loop()
+        self._timer = loop.call_later(seconds, self._expire, context=Context())
 
 
 class Slots:

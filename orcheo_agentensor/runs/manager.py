@@ -214,11 +214,11 @@ class RunManager(Generic[JobT]):
             if checked.job.retry_failed:
                 with contextlib.suppress(NotFound):  # a new run
                     await self.store.runs.retry_failed(run_id)
+            await self.save_dataset(checked.dataset)  # first: a run goes on with it after a kill
+            await keep_media(self.store, checked.media)
             manifest = await asyncio.to_thread(
                 with_environment, checked.manifest, source=checked.source, here=await tree
             )
-            await self.save_dataset(checked.dataset)  # first: a run goes on with it after a kill
-            await keep_media(self.store, checked.media)
             record = await self.store.runs.create(checked.record, manifest=manifest)
         except BaseException:
             if self._known.get(run_id) is checked:
@@ -727,7 +727,8 @@ class RunManager(Generic[JobT]):
         if isinstance(spec, Mapping):
             parsed = DatasetSpec.parse(spec)
             if parsed.is_stored:
-                return parsed.apply(await self._stored_dataset(parsed, caller))
+                stored = await self._stored_dataset(parsed, caller)
+                return await asyncio.to_thread(lambda: _hashed(parsed.apply(stored)))
         files = may_read_files(self._settings, caller)
         return await asyncio.to_thread(self._load, spec, files)
 
@@ -737,14 +738,14 @@ class RunManager(Generic[JobT]):
         access = media_access(self._settings, files=files)
         path = spec.get("path") if isinstance(spec, Mapping) else spec
         if folder is None or not isinstance(path, str | Path):
-            return as_dataset(spec, access=access)
+            return _hashed(as_dataset(spec, access=access))
         if not (folder / path).resolve().is_relative_to(folder.resolve()):
             raise DatasetError(
                 field="job.dataset",
                 value=str(path),
                 rule="is outside the folder that datasets are read from (AGENTENSOR_DATASET_DIR)",
             )
-        return as_dataset(spec, base_dir=folder, access=access)
+        return _hashed(as_dataset(spec, base_dir=folder, access=access))
 
     async def _stored_dataset(self, spec: DatasetSpec, caller: Identity) -> Dataset:
         """A dataset version from the side store; raises `NotFound` for one that no run of `caller`
@@ -755,7 +756,9 @@ class RunManager(Generic[JobT]):
             spec.metadata_version,
             seen_by=None if inside_a_host() else caller.name,
         )
-        return await asyncio.to_thread(Dataset.stored, cases, id=str(spec.id), metadata=metadata)
+        return await asyncio.to_thread(
+            lambda: _hashed(Dataset.stored(cases, id=str(spec.id), metadata=metadata))
+        )
 
     def _live_parts(self, job: Job) -> list[str]:
         """The job's parts that only this process has."""
@@ -785,6 +788,13 @@ class RunManager(Generic[JobT]):
                 value=record.run_id,
                 rule="must be resumable from its record",
             )
+
+
+def _hashed(dataset: Dataset) -> Dataset:
+    """A dataset that knows its version: what takes a look at every case is done here, off the
+    loop."""
+    dataset.version  # noqa: B018 - it is kept
+    return dataset
 
 
 def slug(name: str) -> str:

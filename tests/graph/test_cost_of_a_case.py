@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import os
 import re
 import sys
@@ -29,8 +30,8 @@ async def double(inputs: dict[str, int]) -> dict[str, int]:
     return {"n": 2 * inputs["n"]}
 
 
-async def calls_of(count: int, path: Path) -> int:
-    """How many functions of the package an evaluation calls on the thread of its loop."""
+async def calls_of(dataset: list[dict[str, Any]], path: Path) -> collections.Counter[str]:
+    """How often an evaluation calls the functions of the package on the thread of its loop."""
     calls: collections.Counter[str] = collections.Counter()
 
     def profile(frame: Any, event: str, _: Any) -> None:
@@ -41,24 +42,48 @@ async def calls_of(count: int, path: Path) -> int:
     try:
         await aevaluate(
             double,
-            dataset=cases(count),
+            dataset=dataset,
             evaluators=["exact_match"],
             limits=Limits(concurrency=1),
             store=f"sqlite:///{path}",
         )
     finally:
         sys.setprofile(None)
-    return calls.total()
+    return calls
 
 
 async def test_a_further_case_takes_few_calls_however_many_there_are(tmp_path: Path) -> None:
-    await calls_of(1, tmp_path / "warm.db")
+    await calls_of(cases(1), tmp_path / "warm.db")
     few, more, many = [  # the least of three: a busy machine makes more commits of fewer cases
-        min([await calls_of(n, tmp_path / f"{n}-{times}.db") for times in range(3)])
+        min([(await calls_of(cases(n), tmp_path / f"{n}-{i}.db")).total() for i in range(3)])
         for n in (10, 110, 410)
     ]
     assert (more - few) / 100 <= 84
     assert (many - more) / 300 <= 1.1 * (more - few) / 100
+
+
+async def test_cases_that_take_a_longer_look_are_hashed_off_the_loop(tmp_path: Path) -> None:
+    few, more = [
+        await calls_of(
+            [{**case, "inputs": {"n": n, "with": (n, 2)}} for n, case in enumerate(cases(count))],
+            tmp_path / f"{count}.db",
+        )
+        for count in (1, 41)
+    ]
+    assert few["content_hash"] == more["content_hash"] > 0
+    assert more["digest_of"] - few["digest_of"] == 40  # for the keys of rollouts, at hand by then
+
+
+async def test_a_report_that_nobody_holds_is_forgotten_while_the_loop_goes_on() -> None:
+    def held() -> int:
+        gc.collect()
+        return sum(type(one).__name__ == "CaseResult" for one in gc.get_objects())
+
+    before = held()
+    report = await aevaluate(double, dataset=cases(20), evaluators=["exact_match"])
+    assert held() == before + 20
+    del report
+    assert held() == before
 
 
 @pytest.mark.parametrize("place", ["memory", "file"])
