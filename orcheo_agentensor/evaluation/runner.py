@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orcheo_agentensor.config.model import named_callbacks
@@ -152,7 +153,7 @@ class Runner:
         self.breaker = Breaker(self.concurrency)
         self.batches: set[_Batch] = set()
         self.flying: dict[str, tuple[_Batch, int]] = {}
-        self.suspects = run.ledger.suspects
+        self.suspects, self.spans = run.ledger.suspects, run.ledger.spans
         self.killers = run.ledger.killers
         self.sole: str | None = None
         self.alone = asyncio.Lock()
@@ -226,7 +227,6 @@ class Runner:
             runner=self,
             cases=cases,
             candidate=candidate,
-            config=self._runnable_config(candidate, phase),
             phase=phase,
             meter=meter or self.meter,
             on_case=on_case,
@@ -313,16 +313,28 @@ class Runner:
     def _note(self) -> dict[str, Any]:
         """What the next process of this run has to know if this one dies.
 
-        `keys` are the cases that are in flight or may begin before the next commit: no more begin
-        than may be in flight. `alone` are those that had nothing beside them. `rollouts` may have
-        begun in all: what is spent by then, and a block of as many as run at once.
+        The cases that are in flight or may begin before the next commit (no more begin than may be
+        in flight) are noted as `spans` of the batch of an evaluation, which is the same one when it
+        is resumed, and else by `keys`; so are those that an earlier process has left. `alone` are
+        those that had nothing beside them. `rollouts` may have begun in all: what is spent by then,
+        and a block of as many as run at once.
         """
-        keys = {*self.suspects}
+        keys, spans = {*self.suspects}, {**self.spans}
         for batch in self.batches:
-            flying = [number for of, number in self.flying.values() if of is batch]
-            soon = itertools.islice(batch.pending, 2 * self.concurrency)
-            keys.update(batch.labels([*flying, *soon]))
+            numbers = [number for of, number in self.flying.values() if of is batch]
+            if self.meter is not None:
+                soon = itertools.islice(batch.pending, 2 * self.concurrency)
+                keys.update(batch.labels([*numbers, *soon]))
+                continue
+            if batch.pending:
+                last = min(2 * self.concurrency, len(batch.pending)) - 1
+                numbers += [batch.pending[0], batch.pending[last]]
+            if numbers:
+                low, high = spans.get(batch.label, (min(numbers), 0))
+                spans[batch.label] = [min(low, *numbers), max(high, *numbers)]
         note: dict[str, Any] = {"keys": sorted(keys)} if keys else {}
+        if spans:
+            note["spans"] = spans
         if alone := {*self.killers, *([] if self.sole is None else [self.sole])}:
             note["alone"] = sorted(alone)
         if self.meter is not None and self.batches:
@@ -599,7 +611,7 @@ class Runner:
 
         return key_of
 
-    def _runnable_config(self, candidate: Candidate, phase: str) -> dict[str, Any]:
+    def config_of(self, candidate: Candidate, phase: str) -> dict[str, Any]:
         config: dict[str, Any] = dict(self._around.completed(self._config.to_runnable()))
         config.pop("run_id", None)  # one id cannot name many rollouts
         configurable = config.get("configurable") or {}
@@ -629,7 +641,6 @@ class _Batch:
     runner: Runner
     cases: Sequence[Case]
     candidate: Candidate
-    config: dict[str, Any]
     phase: str
     meter: Meter | None
     on_case: CaseListener | None
@@ -643,6 +654,11 @@ class _Batch:
         self._results: list[CaseResult | None] = [None] * len(self.cases)
         self._parts: dict[int, dict[int, CaseResult]] = {}
         self._stopped: list[Exception] = []
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the rollouts of all cases run with; of a batch that is replayed nobody asks."""
+        return self.runner.config_of(self.candidate, self.phase)
 
     async def run(self, key_of: Callable[[Case, int], str]) -> list[CaseResult]:
         """Replay what is recorded, and run the rest."""
@@ -688,12 +704,14 @@ class _Batch:
         The one that takes the process down again is then known, and does no more harm.
         """
         runner = self.runner
-        pending = [*self.pending] if runner.suspects else []
+        low, high = runner.spans.pop(self.label, (0, -1)) if runner.spans else (0, -1)
+        pending = [*self.pending] if runner.suspects or high >= low else []
         suspected = [
             (number, label)
             for number, label in zip(pending, self.labels(pending), strict=True)
-            if label in runner.suspects
+            if low <= number <= high or label in runner.suspects
         ]
+        runner.suspects.update(label for _, label in suspected)
         for number, label in suspected:
             index, replicate, key = self._numbered(number)
             async with runner.alone:
@@ -720,8 +738,13 @@ class _Batch:
                 known.discard(label)
             self._add(index, replicate, result)
 
+    @cached_property
+    def label(self) -> str:
+        """What the batch of an evaluation is noted by."""
+        return f"{self.candidate.hash[:12]}/{self.phase}/{len(self.cases)}"
+
     def labels(self, numbers: Iterable[int]) -> list[str]:
-        """What cases are noted by while they are in flight; costs less than their keys."""
+        """What cases are noted by, one by one; costs less than their keys."""
         cases, replicates, known = self.cases, self.replicates, self.candidate.hash[:12]
         times = len(replicates)
         return [

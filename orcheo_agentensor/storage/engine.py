@@ -247,7 +247,7 @@ class Database:
                         make = self._postgres_engine if self.postgres else self._sqlite_engine
                         engine = self._handles.engine = make()
                     if check_schema:
-                        _ensure_schema(engine)
+                        _ensure_schema(engine, self.target.path)
                         self._ready = True
                 except DATABASE_ERRORS as error:
                     self._refuse("open", error)
@@ -451,8 +451,15 @@ def _mode(path: Path, writable: bool) -> str:
     if writable:
         return "rw"
     # Its log cannot be shared by who may not write; without one nobody is writing.
-    log = path.with_name(f"{path.name}-wal")
-    return "ro" if log.exists() and log.stat().st_size else "ro&immutable=1"
+    return "ro" if _log_size(path) else "ro&immutable=1"
+
+
+def _log_size(path: Path) -> int:
+    """Bytes in the log of a SQLite file."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -475,13 +482,30 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _ensure_schema(engine: Engine) -> None:
-    """Create the tables in a fresh database; refuse one of another revision."""
+def _ensure_schema(engine: Engine, path: Path | None) -> None:
+    """Create the tables in a fresh database, in the SQLite file at `path` if it is one; refuse one
+    of another revision."""
     found = _current_revision(engine)
     if found is None:
-        _in_transaction(engine, _create_tables, write=True, lock=_SCHEMA_LOCK)
+        _set_sync(engine, "OFF", when=path is not None and not _log_size(path))
+        try:
+            _in_transaction(engine, _create_tables, write=True, lock=_SCHEMA_LOCK)
+        finally:
+            _set_sync(engine, "NORMAL", when=path is not None)
     else:
         _check_revision(found)
+
+
+def _set_sync(engine: Engine, how: str, *, when: bool) -> None:
+    """Wait for the disk, or do not, in what an engine of SQLite does with its one connection.
+
+    The head of a log is synced because an older log may stand behind it. Behind the first one there
+    is none, and what it holds is synced before it is moved to the file.
+    """
+    if when:
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous={how}")
 
 
 def _current_revision(engine: Engine) -> str | None:

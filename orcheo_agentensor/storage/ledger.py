@@ -33,7 +33,7 @@ from orcheo_agentensor.storage.rows import (
     total_usage,
 )
 from orcheo_agentensor.storage.tables import calls, clean_text, encode, rollouts, scores
-from orcheo_agentensor.usage import NOTHING, Usage
+from orcheo_agentensor.usage import NOTHING, ONE_ROLLOUT, Usage
 
 if TYPE_CHECKING:
     from typing import Self
@@ -107,7 +107,8 @@ class Ledger:
 
     What `note` gives, on the loop, is stored with each group and replaces what was there; `noted`
     is what is stored. It tells the next process what was in flight when this one died: `suspects`
-    are what an earlier process had in flight, `killers` those of them that were alone.
+    are what an earlier process had in flight, by name or as `spans` of a batch, `killers` those of
+    them that were alone.
     """
 
     def __init__(
@@ -135,6 +136,8 @@ class Ledger:
         self._clock = clock
         self._event_seq = event_seq
         self._empty = empty and reuse is None
+        # Executions that nothing else was paid for; None where only the database knows.
+        self._executions: int | None = 0 if self._empty else None
         self._position = lease.token << 32  # beyond those of every earlier holder of the lease
         self._fence = fence_sql(postgres=db.postgres)
         self._connection: Any = None
@@ -149,6 +152,7 @@ class Ledger:
         self.note: Callable[[], dict[str, Any]] | None = None
         self.noted: dict[str, Any] = {}
         self.suspects: set[str] = set()
+        self.spans: dict[str, list[int]] = {}
         self.killers: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -165,7 +169,7 @@ class Ledger:
         """
         self.rollouts, self.scores = earlier.rollouts, earlier.scores
         self._calls, self._loaded, self._empty = earlier._calls, earlier._loaded, earlier._empty
-        self._kinds = earlier._kinds
+        self._kinds, self._executions = earlier._kinds, earlier._executions
 
     async def start(self) -> None:
         """Start the writer and the heartbeat that keeps the lease, and read what was noted."""
@@ -212,6 +216,7 @@ class Ledger:
             found = await self._db.read(lambda c: call_of(c, self.run_id, IN_FLIGHT))
             self.noted = {} if found is None else found[1]
             self.suspects = set(self.noted.get("keys", ()))
+            self.spans = dict(self.noted.get("spans", {}))
             self.killers = set(self.noted.get("alone", ()))
 
     async def load(self, candidate_hash: str) -> None:
@@ -267,6 +272,8 @@ class Ledger:
         values = rollout_values(self.run_id, row, checked=checked)
         group = self._open()
         group.rollouts.append(values)
+        if self._executions is not None:
+            self._executions = self._executions + 1 if row.usage is ONE_ROLLOUT else None
         self.output_bytes += len(values[OUTPUT] or "")
         if row.reused:
             row = replace(row, reused=False, usage=NOTHING)
@@ -304,6 +311,8 @@ class Ledger:
             values.append(score_values(self.run_id, position, evaluator_fingerprint, row))
         group = self._open()
         group.scores += values
+        if any(row.usage is not NOTHING for row in rows):
+            self._executions = None
         if keep:
             if rows[0].reused:
                 rows = [replace(row, reused=False, usage=NOTHING) for row in rows]
@@ -332,6 +341,8 @@ class Ledger:
         values = (self.run_id, key, kind, encode(response), *counts_of(usage))
         group = self._open()
         group.calls.append(values)
+        if usage is not NOTHING:
+            self._executions = None
         self._calls.setdefault(key, response)
         self._kinds[kind].append(response)
         return group
@@ -364,6 +375,10 @@ class Ledger:
         What was cancelled is left out, or calls of another kind. With `kinds`, what the calls of
         these kinds have cost.
         """
+        if self._executions is not None and not kinds:  # all rows are this process's own
+            if self._due or not self._writing.done():
+                await self.flush()
+            return Usage(rollouts=self._executions)
         return await self._db.read(lambda c: total_usage(c, self.run_id, kinds, without=without))
 
     async def made_again(self) -> int:
