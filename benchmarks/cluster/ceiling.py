@@ -16,19 +16,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 
-from benchmarks.cluster.measure import Measured, cluster, folder, remote, url_of
+from benchmarks.cluster.measure import ROOT, Measured, cluster, folder, remote, url_of
 
 COUNT = 160
-ANSWER = {"answer": "yes"}
 
 
 def _payload(number: int, **more: Any) -> dict[str, Any]:
@@ -103,6 +106,40 @@ RAW: dict[str, Callable[[httpx.AsyncClient, int, int], Awaitable[int]]] = {
 }
 
 
+@asynccontextmanager
+async def dev_server(place: Path) -> AsyncIterator[Path]:
+    """LangGraph's development server with ten job slots, told of as a cluster is."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    options = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "10", "--port", port]
+    quiet = {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true"}
+    with (place / "dev.log").open("wb") as log:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "langgraph_cli", "dev", *options),
+            cwd=place,
+            env={**os.environ, **quiet, "LANGSMITH_TRACING": "false", "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+        )
+    state = place / "dev"
+    state.mkdir()
+    found = {"url": f"http://127.0.0.1:{port}", "workers": [server.pid], "REDIS_URI": "redis://-:1"}
+    (state / "cluster.json").write_text(json.dumps(found))
+    try:
+        async with httpx.AsyncClient() as http:
+            while server.returncode is None:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await http.get(f"{found['url']}/ok")).is_success:
+                        break
+                await asyncio.sleep(0.1)
+        yield state
+    finally:
+        server.terminate()
+        await server.wait()
+
+
 async def measured(state: Path, mode: str, *, count: int, concurrency: int) -> dict[str, Any]:
     """What `count` runs took by one way of asking."""
     if mode == "ours":
@@ -119,7 +156,7 @@ async def measured(state: Path, mode: str, *, count: int, concurrency: int) -> d
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--workers", default="1,2,4", help="0 is the development server")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--concurrency", type=int, default=20)
@@ -128,7 +165,8 @@ async def main() -> None:
     points: list[dict[str, Any]] = []
     for workers in map(int, asked.workers.split(",")):
         with folder() as place:
-            async with cluster(place, workers) as state:
+            server = cluster(place, workers) if workers else dev_server(place)
+            async with server as state:
                 await remote(state, 4, 20)  # the first ones wait for imports and caches
                 for number in range(asked.rounds):
                     for mode in asked.modes.split(","):

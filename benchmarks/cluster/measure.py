@@ -155,19 +155,21 @@ async def cluster(place: Path, workers: int) -> AsyncIterator[Path]:
         "AGENTENSOR_DEV_SERVER": "true",
         "AGENTENSOR_ALLOWED_MODULES": "answering",
     }
-    launcher = await asyncio.create_subprocess_exec(
-        str(PYTHON),
-        str(ROOT / "cluster" / "launch.py"),
-        *options,
-        cwd=place,
-        env=environment,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert launcher.stderr is not None
+    said = place / "cluster.log"  # a pipe that nobody reads would hold the workers up
+    with said.open("wb") as log:
+        launcher = await asyncio.create_subprocess_exec(
+            str(PYTHON),
+            str(ROOT / "cluster" / "launch.py"),
+            *options,
+            cwd=place,
+            env=environment,
+            stderr=log,
+        )
     try:
-        while b"workers answer at" not in (line := await launcher.stderr.readline()):
-            if not line:
-                raise SystemExit("the cluster did not start")
+        while "workers answer at" not in said.read_text():
+            if launcher.returncode is not None:
+                raise SystemExit(f"the cluster did not start:\n{said.read_text()}")
+            await asyncio.sleep(0.1)
         yield place / "state"
     finally:
         launcher.terminate()

@@ -167,6 +167,12 @@ def running(
         cluster.stop()
 
 
+def left_of(folder: Path) -> list[str]:
+    """The commands of processes that work in the folder."""
+    commands = [one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline") if one.exists()]
+    return [one.decode() for one in commands if str(folder).encode() in one]
+
+
 def options(folder: Path) -> list[str]:
     return ["--port", "0", "--folder", str(folder / "state"), "--config", "langgraph.json"]
 

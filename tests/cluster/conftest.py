@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import PYTHON, Cluster, bearer, lay_out, running
+from clusters import PYTHON, Cluster, bearer, lay_out, left_of, running
 from langgraph_sdk import get_client
 
 from orcheo_agentensor import Store
@@ -33,6 +33,7 @@ def folder(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(folder: Path) -> Iterator[Cluster]:
     with running(folder) as started:
         yield started
+    assert left_of(folder) == []  # a PostgreSQL that a test has restarted is stopped as well
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from clusters import PYTHON, Cluster, bearer, cases, environment, lay_out, running, told
+from clusters import PYTHON, Cluster, bearer, cases, environment, lay_out, left_of, running, told
 from langgraph_sdk.errors import APIStatusError
 from typer.testing import CliRunner
 
@@ -277,7 +277,13 @@ def test_other_code_on_the_same_queue_is_refused(
     ("env", "args", "expected"),
     [
         ({"REDIS_URI": "redis://127.0.0.1:1/0"}, [], "REDIS_URI: Redis does not answer"),
+        ({"REDIS_URI": "127.0.0.1:6379"}, [], "REDIS_URI: Redis URL must specify"),
         ({"DATABASE_URI": "postgresql://127.0.0.1:1/x"}, [], "DATABASE_URI: PostgreSQL does not"),
+        (
+            {"AGENTENSOR_DATABASE_URL": "postgresql://127.0.0.1:1/x"},
+            [],
+            "AGENTENSOR_DATABASE_URL: PostgreSQL does not",
+        ),
         ({}, ["--config", "nothing.json"], "--config: nothing.json cannot be read"),
     ],
 )
@@ -288,8 +294,34 @@ def test_what_lacks_is_said_in_a_sentence_and_nothing_stays(
     said = told(tmp_path, *args, **env)
     assert said.startswith(expected)
     assert len(said.strip().splitlines()) == 1
-    running = [one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline") if one.exists()]
-    assert not [one for one in running if str(tmp_path).encode() in one]
+    assert left_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "expected"),
+    [
+        ("another engine", "langgraph-runtime-pg: 9.9 for "),
+        ("no package", "orcheo-agentensor is not installed for "),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused_in_a_sentence(
+    installed: None, tmp_path: Path, planted: str, expected: str
+) -> None:
+    (tmp_path / "langgraph.json").write_text('{"graphs": {"a": "./a.py:a"}}')
+    if planted == "another engine":
+        found = tmp_path / "langgraph_runtime_pg-9.9.dist-info"
+        found.mkdir()
+        (found / "METADATA").write_text("Name: langgraph-runtime-pg\nVersion: 9.9\n")
+    else:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import importlib.util as util\n"
+            "found = util.find_spec\n"
+            "util.find_spec = lambda name, *a: None if 'orcheo_' in name else found(name, *a)\n"
+        )
+    said = told(tmp_path, PYTHONPATH=str(tmp_path))
+    assert said.startswith(expected)
+    assert len(said.strip().splitlines()) == 1
+    assert left_of(tmp_path) == []
 
 
 def test_another_engine_is_refused(tmp_path: Path) -> None:

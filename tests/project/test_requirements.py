@@ -31,6 +31,7 @@ def versions(name: str) -> dict[str, set[str]]:
 
 def test_the_sets_are_those_that_make_installs() -> None:
     assert NAMES == [
+        "aegra",
         "bench",
         "build",
         "cluster",
@@ -90,7 +91,7 @@ def test_make_installs_in_one_way_only() -> None:
         line for line in makefile.splitlines() if "install" in line and "bin/python" in line
     ]
     by_script = [line for line in installs if "requirements/install.py" in line]
-    assert len(by_script) == 9
+    assert len(by_script) == 10
     assert [line for line in installs if line not in by_script] == [
         "\t@$(LOCK)/bin/python -m pip --disable-pip-version-check install --quiet uv"
     ]
