@@ -74,14 +74,13 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _ids_around() -> dict[str, Any]:
-    """The ids of the run and the case that we are in, by the metadata around."""
+    """The ids of the run and the case that we are in, by the config around."""
     if "orcheo_agentensor.runs.active" not in sys.modules:  # then nothing runs yet
         return {}
-    from orcheo_agentensor.seeds import CASE_ID, RUN_ID
+    from orcheo_agentensor.seeds import CASE_ID, RUN_ID, labels_of
     from orcheo_agentensor.upstream import var_child_runnable_config
 
-    around = var_child_runnable_config.get() or {}
-    labels = around.get("metadata") or {}
+    labels = labels_of(var_child_runnable_config.get() or {})
     return {"run_id": labels.get(RUN_ID), "case_id": labels.get(CASE_ID)}
 
 

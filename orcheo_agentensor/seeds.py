@@ -20,6 +20,10 @@ REPLICATE = "agentensor_replicate"
 """The keys of metadata from which a rollout's seed follows, on a server as well: the seed of the
 job, and what it is a rollout of."""
 
+UNHEARD = "__agentensor_labels"
+"""The key of `configurable` that holds these in the place of metadata, in a graph of which nobody
+hears: LangGraph merges metadata key by key for each node, and hands `configurable` on as it is."""
+
 MOST = 2**31
 """Seeds are below this: every random generator and every provider takes such a number."""
 
@@ -27,6 +31,14 @@ _FIELDS = ("seed", "random_seed")
 
 DefaultT = TypeVar("DefaultT")
 ModelT = TypeVar("ModelT", bound="BaseChatModel")
+
+
+def labels_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config says of the rollout that it belongs to; without a case where it is of none."""
+    told: Mapping[str, Any] = config.get("metadata") or {}
+    if CASE_ID in told:
+        return told
+    return (config.get("configurable") or {}).get(UNHEARD) or told
 
 
 def get_seed(
@@ -56,7 +68,7 @@ def get_seed(
         (True, 'no rollout')
     """
     around = config if config is not None else var_child_runnable_config.get() or {}
-    told = around.get("metadata") or {}
+    told = labels_of(around)
     if SEED not in told or CASE_ID not in told:
         return default
     return _derived(told[SEED], told[CASE_ID], told.get(REPLICATE, 0))

@@ -77,7 +77,7 @@ from orcheo_agentensor.prompts import Candidate, with_prompts
 from orcheo_agentensor.redaction import redact
 from orcheo_agentensor.runs.active import ActiveRun, Draining
 from orcheo_agentensor.runs.caller import OF_JOBS, handlers, is_heard
-from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED
+from orcheo_agentensor.seeds import CASE_ID, REPLICATE, RUN_ID, SEED, UNHEARD
 from orcheo_agentensor.storage import RolloutRow
 from orcheo_agentensor.storage.records import PASSING, trace_id_of
 from orcheo_agentensor.storage.tables import clean_text
@@ -389,13 +389,16 @@ class Runner:
         thread_id = f"{key}-{self._nonce}-{next(self._executions)}"
         held = case.__dict__  # a field by its name takes three times as long
         case_id, inputs = held["id"], held["inputs"]
-        own = (f"{CASE_ID}:{case_id}", f"{REPLICATE}:{replicate}")
-        config = {
-            **shared,
-            "configurable": {**shared["configurable"], "thread_id": thread_id},
-            "metadata": {**shared["metadata"], CASE_ID: case_id, REPLICATE: replicate},
-            "tags": [*shared["tags"], *own],
-        }
+        own: dict[str, Any] = {CASE_ID: case_id, REPLICATE: replicate}
+        configurable = {**shared["configurable"], "thread_id": thread_id}
+        config = {**shared, "configurable": configurable}
+        if (labels := configurable.get(UNHEARD)) is not None:
+            configurable[UNHEARD] = {**labels, **own}
+            # LangGraph puts it there in any case, and takes longer where there is no metadata.
+            config["metadata"] = {**shared.get("metadata", {}), "thread_id": thread_id}
+        else:
+            config["metadata"] = {**shared["metadata"], **own}
+            config["tags"] = [*shared["tags"], f"{CASE_ID}:{case_id}", f"{REPLICATE}:{replicate}"]
         if self.has_media:
             inputs = await self.media.restored(inputs)
         if held["forms"] and self._takes_objects:
@@ -620,9 +623,13 @@ class Runner:
             theirs = configurable.get("prompts") or {}
             configurable = {**placed, "prompts": {**theirs, **placed["prompts"]}}
         config["configurable"] = configurable
+        labels = self.labels(candidate, phase)
         if is_heard(self._handlers):
             config["callbacks"] = list(self._handlers)
-        return labelled(config, self.labels(candidate, phase))
+        elif not getattr(self.target, "needs_labels", True):
+            config["configurable"] = {**configurable, UNHEARD: labels}
+            return config
+        return labelled(config, labels)
 
     def _config_of_calls(self) -> dict[str, Any]:
         """What judges, the proposer and the critic run with: the target's config, as far as it does

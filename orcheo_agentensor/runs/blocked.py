@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orcheo_agentensor.errors import AgentensorError
 from orcheo_agentensor.events import EventSink
-from orcheo_agentensor.seeds import CASE_ID
+from orcheo_agentensor.seeds import CASE_ID, labels_of
 from orcheo_agentensor.usage import NOTHING
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _case_of(frames: list[FrameType]) -> str | None:
         known = frame.f_locals
         config = known.get("config")
         if isinstance(config, Mapping) and isinstance(config.get("metadata"), Mapping):
-            found = config["metadata"].get(CASE_ID)
+            found = labels_of(config).get(CASE_ID)
             if found is not None:
                 return str(found)
         for name in ("context", "ctx"):

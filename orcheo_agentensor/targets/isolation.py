@@ -58,7 +58,12 @@ class Isolation:
     """
 
     def __init__(
-        self, graphs: Iterable[Pregel[Any, Any, Any, Any]], mode: MemoryStore, context: Any
+        self,
+        graphs: Iterable[Pregel[Any, Any, Any, Any]],
+        mode: MemoryStore,
+        context: Any,
+        *,
+        needs_labels: bool,
     ) -> None:
         from langgraph.cache.memory import InMemoryCache
         from langgraph.runtime import Runtime
@@ -75,6 +80,7 @@ class Isolation:
             )
             if nodes
         ]
+        self.needs_labels = needs_labels
         self.has_saver = any(graph.checkpointer for graph in graphs)
         self.keeps = mode != "shared" and any(graph.store or graph.cache for graph in graphs)
         self._cache = next((graph.cache for graph in graphs if graph.cache), None)
@@ -151,7 +157,8 @@ def isolation_of(
     Raises `BadInput` where `mode` asks for a store that the target cannot have, and for a
     `context` that no graph takes.
     """
-    graphs = [part for part in parts_of(target) if is_pregel(part)]
+    parts = [*parts_of(target)]
+    graphs = [part for part in parts if is_pregel(part)]
     if context is not None and not any(graph.context_schema for graph in graphs):
         raise BadInput(
             field="context",
@@ -164,7 +171,39 @@ def isolation_of(
             value=mode,
             rule=f"is for targets that run a LangGraph graph here, and {name!r} does not",
         )
-    return Isolation(graphs, mode, context) if graphs else None
+    if not graphs:
+        return None
+    return Isolation(graphs, mode, context, needs_labels=any(map(_may_read_labels, parts)))
+
+
+def _may_read_labels(part: Any) -> bool:
+    """Whether a part of a graph may look at the metadata of calls, or hand it on: a handler or a
+    remote graph, code that names metadata or the labels in it, and code that is not looked into."""
+    if not isinstance(part, FunctionType):
+        return not _HEARS.isdisjoint(base.__name__ for base in type(part).__mro__)
+    module = _module_of(part)
+    if is_own(module):
+        return any(map(_is_of_labels, _words_in(part.__code__)))
+    package = "" if module is None else package_of(module.__name__) or module.__name__
+    return not package.startswith(_KNOWN)
+
+
+_HEARS = frozenset({"BaseCallbackHandler", "BaseCallbackManager", "RemoteGraph"})
+_KNOWN = ("langchain", "langgraph", "langsmith", "pydantic", __package__.partition(".")[0])
+
+
+def _words_in(code: CodeType) -> Iterator[str]:
+    """The names that code uses, and its texts."""
+    yield from names_in(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _words_in(constant)
+        elif isinstance(constant, str):
+            yield constant
+
+
+def _is_of_labels(word: str) -> bool:
+    return word == "metadata" or word.startswith("agentensor_")
 
 
 def parts_of(target: Any) -> Iterator[Any]:

@@ -340,6 +340,13 @@ class RunnableTarget:
             workflow=getattr(runnable, "workflow", None),
         )
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels have to be in the metadata of its config, also where nobody listens."""
+        if self.isolation is None or self.workflow is not None or not is_pregel(self.runnable):
+            return True
+        return self.isolation.needs_labels
+
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
         """Raise `ConfigError` where a run could not have its context, or its node overrides."""
         who = repr(self.name)
@@ -504,6 +511,11 @@ class PickedTarget:
     name: str
     fingerprint: str
     edges: tuple[tuple[str, str], ...]
+
+    @property
+    def needs_labels(self) -> bool:
+        """As that of `inner`."""
+        return bool(getattr(self.inner, "needs_labels", True))
 
     def check(self, configurable: Mapping[str, Any], prompts: Mapping[str, Any]) -> None:
         check_target(self.inner, configurable, prompts)
