@@ -152,6 +152,7 @@ class Runner:
         self.calls = PaidCalls(run.ledger, run.job.limits)
         self.breaker = Breaker(self.concurrency)
         self.batches: set[_Batch] = set()
+        self._replayed: dict[str, CaseResult] = {}
         self.flying: dict[str, tuple[_Batch, int]] = {}
         self.suspects, self.spans = run.ledger.suspects, run.ledger.spans
         self.killers = run.ledger.killers
@@ -243,6 +244,9 @@ class Runner:
 
     def replayed(self, case: Case, key: str) -> CaseResult | None:
         """The result of a case of which every row is committed in this run; None for others."""
+        known = self._replayed.get(key)
+        if known is not None and known.case is case:
+            return known
         row = self.ledger.rollouts.get(key)
         if row is None or row.reused or self.calls.is_claimed(key):
             return None
@@ -257,7 +261,10 @@ class Runner:
                 if self._numeric is not None:
                     self._numeric.update(row.name for row in rows if row.score is not None)
                 usage = usage + Usage.total(score.usage for score in rows)
-        return case_result(case, row, outcomes, usage, replayed=True)
+        found = case_result(case, row, outcomes, usage, replayed=True)
+        if self.taped and self._numeric is None:  # a training, which comes back to it
+            self._replayed[key] = found
+        return found
 
     async def rollout(self, key: str, case: Case, replicate: int, batch: _Batch) -> RolloutRow:
         """Run the target on a case, as often as it takes. Raises `BudgetExhausted`, `Draining`."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from orcheo_agentensor.errors import LeaseLost, NotFound, RunAlreadyActive, StoreError
 from orcheo_agentensor.storage.records import Lease
@@ -186,20 +186,22 @@ def give_back(connection: Connection, lease: Lease, *, event_seq: int, now: date
     )
 
 
+_STILL_HELD = (
+    select(runs.c.run_id)
+    .where(
+        runs.c.run_id == bindparam("run"),
+        runs.c.lease_token == bindparam("token"),
+        runs.c.lease_owner.is_not(None),
+    )
+    .with_for_update()
+)
+
+
 def fence(connection: Connection, lease: Lease | None) -> None:
     """Raise `LeaseLost` unless `lease` still holds; locks the run's row for this transaction."""
     if lease is None:
         return
-    held = connection.scalar(
-        select(runs.c.run_id)
-        .where(
-            runs.c.run_id == lease.run_id,
-            runs.c.lease_token == lease.token,
-            runs.c.lease_owner.is_not(None),
-        )
-        .with_for_update()
-    )
-    if held is None:
+    if connection.scalar(_STILL_HELD, {"run": lease.run_id, "token": lease.token}) is None:
         raise lost(lease)
 
 

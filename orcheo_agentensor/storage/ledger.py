@@ -376,7 +376,7 @@ class Ledger:
         these kinds have cost.
         """
         if self._executions is not None and not kinds:  # all rows are this process's own
-            if self._due or not self._writing.done():
+            if self._due or not (self._writing is self._group or self._writing.done()):
                 await self.flush()
             return Usage(rollouts=self._executions)
         return await self._db.read(lambda c: total_usage(c, self.run_id, kinds, without=without))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     case,
     delete,
     exists,
@@ -54,6 +55,11 @@ from orcheo_agentensor.storage.tables import (
     workflows,
 )
 from orcheo_agentensor.usage import Usage
+
+_CHANGE = insert(optimizer_state)
+_EARLIER_CHANGE = delete(optimizer_state).where(
+    optimizer_state.c.run_id == bindparam("run"), optimizer_state.c.step == bindparam("at")
+)
 
 
 class OptimizerStates(Repository):
@@ -130,20 +136,15 @@ class OptimizerStates(Repository):
 
         With it the candidates that were `made`, each as `save_candidate` takes it.
         """
-        table = optimizer_state.c
+        at = {"run": run_id, "at": step}
+        row = {"run_id": run_id, "step": step, "state": change, "created_at": self._clock()}
 
         def work(connection: Connection) -> None:
             fence(connection, lease)
             for one in made:
                 self._put(connection, run_id, **one)
-            connection.execute(
-                delete(optimizer_state).where(table.run_id == run_id, table.step == step)
-            )
-            connection.execute(
-                insert(optimizer_state).values(
-                    run_id=run_id, step=step, state=change, created_at=self._clock()
-                )
-            )
+            connection.execute(_EARLIER_CHANGE, at)
+            connection.execute(_CHANGE, row)
 
         await self._db.write(work, lock=f"run:{run_id}")
 
