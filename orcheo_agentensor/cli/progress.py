@@ -103,7 +103,7 @@ class Lines:
                 self._say(self._counts())
         elif kind == "training_progress":
             self._done, self._mean = event["usage"]["rollouts"], f", best {number(event['best'])}"
-            outcomes = ", ".join(name.replace("_", " ") for name in event["outcomes"])
+            outcomes = ", ".join(map(_outcome, event["outcomes"]))
             self._say(f"step {event['step']}: {outcomes}; {self._counts()}")
         elif kind == "case_finished":
             self._failed += not event["ok"]
@@ -209,6 +209,11 @@ def _bindings(event: Event) -> str:
     return "".join(f"\n  {name}: {how}" for name, how in event.get("bindings", {}).items())
 
 
+def _outcome(status: str) -> str:
+    """What became of a step, in words: a rewrite has to be better, not only no worse."""
+    return status.replace("worse_on", "no_better_on").replace("_", " ")
+
+
 class Told:
     """The lines that events in the middle of a run get; it remembers the best score told."""
 
@@ -224,7 +229,7 @@ class Told:
             return self._accepted(event)
         if kind == "proposal_rejected":
             names = ", ".join(event["components"]) or "prompts"
-            return f"{names} not changed ({event['status'].replace('_', ' ')}): {event['reason']}"
+            return f"{names} not changed ({_outcome(event['status'])}): {event['reason']}"
         if kind == "checkpoint_saved":
             objective = number(event["objective"])
             return f"version {event['version']} stored ({event['reason']}), validation {objective}"

@@ -141,6 +141,26 @@ def max_chars_of(initial: str, metadata: Mapping[str, Any], *, field: str) -> in
     return said
 
 
+def require_satisfiable(
+    text: str, metadata: Mapping[str, Any], *, template: str, field: str
+) -> None:
+    """Raise `BadInput`, naming `field`, where no text at all could pass what a prompt's metadata
+    asks for: a text that must stay holds one that must not appear, or the cap is too small for what
+    must stay."""
+    kept = _listed(metadata.get("must_keep"))
+    for banned in _listed(metadata.get("never")):
+        for one in kept:
+            if banned.casefold() in one.casefold():
+                rule = f"is part of {one!r}, which must_keep asks for: no text can be both"
+                raise BadInput(field=f"{field}.never", value=banned, rule=rule)
+    cap = max_chars_of(text, metadata, field=field)
+    held = sum(map(len, placeholders(text, template)))
+    least = max([held, *map(len, kept)])
+    if least > cap:
+        rule = f"is too small: what must stay of the prompt takes {least} characters"
+        raise BadInput(field=f"{field}.max_chars", value=cap, rule=rule)
+
+
 class CaseTexts:
     """The texts of cases, to search a proposal for copies.
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from orcheo_agentensor.errors import AgentensorError, BadInput, NoReply, describe
 from orcheo_agentensor.media import Images, sees, shown
 from orcheo_agentensor.optimizers.edits import OPS, as_proposed
-from orcheo_agentensor.optimizers.grouped import FIND, LOOK, MOST_FINDINGS, Findings, findings_of
+from orcheo_agentensor.optimizers.grouped import (
+    FIND,
+    LOOK,
+    MAX_FINDING_CHARS,
+    MOST_FINDINGS,
+    Findings,
+    findings_of,
+)
 from orcheo_agentensor.optimizers.protocol import (
     ComponentRequest,
     HasWindow,
@@ -40,6 +47,10 @@ MAX_TASK_CHARS = 4_000
 MAX_IMAGES = 8
 """Most images in one request, for a model that sees."""
 TOLD_SHARE = 10  # a sibling, a past edit or the task takes one in so many of their characters
+MOST_IN_FORM = 2_000
+"""Most characters that the form of a reply bounds a text by: llama.cpp takes no larger bound."""
+WHY_CHARS = 500
+MOST_EDITS = 16
 BESIDE = 20  # records shown beside the findings over all of them
 SOLVED_SHARE = 4  # one of so many records shown is a solved case, where there are any
 
@@ -119,7 +130,7 @@ class LLMProposer:
         """Edits, or new texts, by component name; a reply with none raises `ProposalRefused`."""
         asked, cuts = _less(request)
         whole = request.purpose in WHOLE_TEXTS
-        schema = _schema(asked, whole=whole)
+        schema = _schema(asked, whole=whole, cuts=cuts)
         model = self._model.with_structured_output(schema, include_raw=True)
         sighted = sees(self._model, told=self._sees, unknown=False)
         system = _SYSTEM.format(form=_WHOLE if whole else _EDITS)
@@ -223,27 +234,41 @@ class ProposerPerPrompt:
         return {name: text for one in given for name, text in one.items()}
 
 
-def _schema(components: Iterable[ComponentRequest], *, whole: bool) -> dict[str, Any]:
-    names = [component.name for component in components]
-    why = {"type": "string", "description": "What is wrong, and why, in a sentence or two."}
-    told = "The change of this prompt: why first, then"
-    if whole:
-        text = {"type": "string", "description": "The complete new text of this prompt."}
-        change = _object(f"{told} its text.", {"why": why, "text": text})
-    else:
-        edit = {
-            "op": {"type": "string", "enum": list(OPS)},
-            "line": {"type": "string", "description": "The line to replace or delete, as it is."},
-            "text": {"type": "string", "description": "The new line, or lines."},
-        }
-        listed = {"type": "array", "items": _object("One change of a line.", edit)}
-        change = _object(f"{told} its edits.", {"why": why, "edits": listed})
-    found = _object("The changes of the prompts, by their names.", dict.fromkeys(names, change))
+def _schema(components: Iterable[ComponentRequest], *, whole: bool, cuts: int) -> dict[str, Any]:
+    """The form of a reply, with bounds by which a small model comes to an end."""
+    changes = {one.name: _change(one, whole=whole, cuts=cuts) for one in components}
+    found = _object("The changes of the prompts, by their names.", changes)
     return {"title": "NewPrompts", **found}
 
 
+def _change(component: ComponentRequest, *, whole: bool, cuts: int) -> dict[str, Any]:
+    why = _text("What is wrong, and why, in a sentence or two.", most=WHY_CHARS >> cuts)
+    told, cap = "The change of this prompt: why first, then", component.max_chars >> cuts
+    if whole:
+        text = _text("The complete new text of this prompt.", most=cap)
+        return _object(f"{told} its text.", {"why": why, "text": text})
+    longest = max(map(len, component.text.split("\n")))
+    edit = {
+        "op": {"type": "string", "enum": list(OPS)},
+        "line": _text("The line to replace or delete, as it is.", most=longest),
+        "text": _text("The new line, or lines.", most=min(cap, MOST_IN_FORM >> cuts)),
+    }
+    listed = {
+        "type": "array",
+        "items": _object("One change of a line.", edit),
+        "maxItems": max(1, MOST_EDITS >> cuts),
+    }
+    return _object(f"{told} its edits.", {"why": why, "edits": listed})
+
+
+def _text(description: str, *, most: int) -> dict[str, Any]:
+    bound = {"maxLength": most} if 0 < most <= MOST_IN_FORM else {}
+    return {"type": "string", "description": description, **bound}
+
+
 def _finding_schema(names: Sequence[str]) -> dict[str, Any]:
-    findings = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_FINDINGS}
+    finding = {"type": "string", "maxLength": MAX_FINDING_CHARS}
+    findings = {"type": "array", "items": finding, "maxItems": MOST_FINDINGS}
     found = _object("What was found about the prompts, by name.", dict.fromkeys(names, findings))
     return {"title": "Findings", **found}
 

@@ -18,7 +18,13 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from orcheo_agentensor.errors import BadInput
 from orcheo_agentensor.json_values import StrictNumbers
-from orcheo_agentensor.optimizers.guards import Template, max_chars_of, slot_text, template_of
+from orcheo_agentensor.optimizers.guards import (
+    Template,
+    max_chars_of,
+    require_satisfiable,
+    slot_text,
+    template_of,
+)
 from orcheo_agentensor.optimizers.protocol import DEMO_CHARS
 from orcheo_agentensor.prompts import TextTensor
 
@@ -112,12 +118,15 @@ def check_slots(
     """The prompts among `names` that take worked examples.
 
     Raises `BadInput` for a slot that does not stand exactly once in its prompt, for a length cap
-    that is none, and where examples are `used`, for one that leaves no room for them.
+    that is none, for metadata that no text could follow, and where examples are `used`, for a cap
+    that leaves no room for them.
     """
     found = []
     for name in names:
         tensor, field = prompts[name], f"prompts.{name}.metadata"
         cap = max_chars_of(tensor.text, tensor.metadata, field=field)
+        template = plain_template(tensor.text, tensor.metadata)
+        require_satisfiable(tensor.text, tensor.metadata, template=template, field=field)
         slot = slot_of(tensor.metadata, field=field)
         if slot is None:
             continue

@@ -75,8 +75,9 @@ def reasons_against(
         return reasons
     enough = after > before + EPSILON if strictly else after >= before - EPSILON
     if not enough and not (strictly and failed_after < failed_before and after >= before - EPSILON):
+        same = "no more: " if abs(after - before) <= EPSILON else ""
         reasons.append(
-            f"scores {after / pairs:.4f} where its parent scores {before / pairs:.4f}"
+            f"scores {same}{after / pairs:.4f} where its parent scores {before / pairs:.4f}"
             f" on {pairs} cases"
         )
     return reasons

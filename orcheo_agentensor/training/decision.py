@@ -49,6 +49,7 @@ DEFAULT = Guardrail()
 PRODUCTION = "production"
 FRONT = 24
 """Most validated candidates that are shown beside the chosen one."""
+MANY_REFUSALS = 3  # proposals refused in a row, of which a decision tells
 
 
 def deltas(
@@ -436,6 +437,9 @@ def _assessed(
         return "rejected", [f"validation: {late}"]
     if state.refused is not None:
         return status, [*reasons, f"every proposal was refused, the last one: {state.refused}"]
+    if status == "kept" and state.refusals >= MANY_REFUSALS:
+        told = f"the last {state.refusals} proposals were refused, the newest one: {state.refusal}"
+        reasons = [*reasons, told]
     if changed and holdout is None:
         if plan.holdout:
             reasons = ["the budget ended before the holdout was measured: the gain is unproved"]

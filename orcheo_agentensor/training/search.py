@@ -508,10 +508,14 @@ async def _take_in(training: Training, outcome: TrialOutcome) -> None:
                 info={**scores, "reason": outcome.reason},
             )
         state.refused = None
+        if outcome.prompts:
+            state.refusals, state.refusal = 0, ""
         if outcome.validation is not None:
             better = await _compare(training, child, won=accepted)
-    elif outcome.status == "refused" and len(candidates) == 1:
-        state.refused = outcome.reason
+    elif outcome.status == "refused":
+        state.refusals, state.refusal = state.refusals + 1, outcome.reason
+        if len(candidates) == 1:
+            state.refused = outcome.reason
     components = sorted({*outcome.prompts, *outcome.refused})
     if (
         not components and child is not None and child in candidates

@@ -64,10 +64,11 @@ class SearchState:
     measured on all validation cases to the number of the outcome that did it. `due` lists
     candidates to store as versions, with the reason; `versions` maps stored candidates to version
     numbers. `idle` counts the newest steps without a new candidate; `refused` is why the newest
-    proposal was refused, as long as every one was. `blocked` says why no step can help, `stopped`
-    why the search ended; it is `settled` once its finalists were validated. `retried` counts the
-    retries of passing failures that it knows of. `numeric` names the metrics that gave the baseline
-    numbers in its first trial.
+    proposal was refused, as long as every one was, and `refusals` counts the newest ones that were
+    refused in a row, the last of them for what `refusal` says. `blocked` says why no step can help,
+    `stopped` why the search ended; it is `settled` once its finalists were validated. `retried`
+    counts the retries of passing failures that it knows of. `numeric` names the metrics that gave
+    the baseline numbers in its first trial.
 
     It is stored as the changes of each step, so that a step after many steps and with many cases
     writes as much as the first.
@@ -92,6 +93,8 @@ class SearchState:
     stopped: str | None = None
     settled: bool = False
     refused: str | None = None
+    refusals: int = 0
+    refusal: str = ""
     blocked: str | None = None
     retried: int = 0
     numeric: list[str] = field(default_factory=list)

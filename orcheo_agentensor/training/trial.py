@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -64,12 +65,16 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
 
     async def ask() -> dict[str, Any]:
         try:
-            texts = await plan.proposer.propose(await with_images(request, training))
+            given: Any = plan.proposer.propose(await with_images(request, training))
+            if not inspect.isawaitable(given):
+                name, rule = type(plan.proposer).__name__, "must have async propose(request)"
+                raise BadInput(field="optimizer.proposer", value=name, rule=rule)
+            texts = await given
             # Read inside the try: any mapping may be returned, and reading it may raise.
             texts = dict(texts) if isinstance(texts, Mapping) else texts
         except ProposalRefused as error:
             return {"refused": error.message, "truncated": isinstance(error, ReplyTruncated)}
-        except (BudgetExhausted, TimeoutError):
+        except (BadInput, BudgetExhausted, TimeoutError):
             raise
         except Exception as error:
             if is_transient(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import statistics
 from typing import Any
 
@@ -20,7 +21,7 @@ from orcheo_agentensor import (
     bind_evaluator,
     get_prompt,
 )
-from orcheo_agentensor.errors import BadInput, ConfigError
+from orcheo_agentensor.errors import BadInput, ConfigError, RunFailed
 from orcheo_agentensor.optimizers import ProposalRequest
 
 
@@ -297,6 +298,33 @@ async def test_a_result_says_that_every_proposal_was_refused_and_why() -> None:
     assert result.decision.reasons[-1] == (
         "every proposal was refused, the last one: the proposer returned str, not a mapping"
     )
+
+
+async def test_a_result_without_a_gain_says_that_the_last_proposals_were_refused() -> None:
+    class SoonVerbose:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        async def propose(self, request: ProposalRequest) -> Any:
+            self.asked += 1
+            more = "Rx" if self.asked == 1 else "and so on " * 1_000
+            return {one.name: f"{one.text} {more}" for one in request.components}
+
+    result = await trained(proposer=SoonVerbose())
+    assert result.decision.status == "kept"
+    told = result.decision.reasons[-1]
+    assert re.match(
+        r"the last \d+ proposals were refused, the newest one: .* over the cap of", told
+    )
+
+
+async def test_a_proposer_that_is_not_async_is_told_so_at_its_first_call() -> None:
+    class Plain:
+        def propose(self, request: ProposalRequest) -> Any:
+            return {}
+
+    with pytest.raises(RunFailed, match="'Plain' must have async propose"):
+        await trained(proposer=Plain())
 
 
 async def test_a_mapping_that_breaks_while_it_is_read_is_a_proposer_that_broke() -> None:

@@ -17,6 +17,7 @@ from orcheo_agentensor.optimizers.guards import (
     CaseTexts,
     placeholders,
     refusals,
+    require_satisfiable,
     template_of,
 )
 
@@ -260,3 +261,24 @@ def test_short_quotes_and_what_the_parent_already_held_are_no_copies() -> None:
     assert cases.copied("e.g. 'where my card is'", parent="") is None
     assert cases.copied(sentence, parent=f"Example: {sentence}") is None
     assert cases.copied(sentence, parent="") is not None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"must_keep": ["Say Hello."], "never": "hello"}, "'hello' is part of 'Say Hello.'"),
+        ({"must_keep": "Say hello.", "max_chars": 8}, "max_chars: 8 is too small.*takes 15 char"),
+        ({"max_chars": 9}, "max_chars: 9 is too small.*takes 15 characters"),
+    ],
+)
+def test_metadata_that_no_text_could_follow_is_refused_with_numbers(
+    metadata: dict[str, Any], told: str
+) -> None:
+    text = "Answer {question} for {who}."
+    with pytest.raises(BadInput, match=told):
+        require_satisfiable(text, metadata, template="f-string", field="prompts.p.metadata")
+
+
+def test_metadata_that_some_text_could_follow_is_taken() -> None:
+    metadata = {"must_keep": "Say hello.", "never": "bye", "max_chars": 15}
+    require_satisfiable("Go {question} {who}.", metadata, template="f-string", field="metadata")
