@@ -416,8 +416,8 @@ class UsageRecorder(BaseCallbackHandler):
     """Adds up the model calls made in its `with` block. Thread-safe; ask for `total` after it.
 
     `empty` and `cut` count the replies without text or tool calls, and those cut off by their
-    length. `threads` are the ids of LangGraph threads that graphs ran on, where it `hears_graphs`:
-    a graph tells of each of its nodes, and of most graphs nobody wants to know.
+    length. `threads` are the ids of LangGraph threads that graphs ran on, unless it is to
+    `ignore_chain`: a graph tells of each of its nodes, and of most graphs nobody wants to know.
 
     A call that the block left behind unfinished counts as one whose tokens are unknown, or, with a
     `gate`, as having used what was reserved for it. With a `gate` each call is reserved first; once
@@ -433,7 +433,6 @@ class UsageRecorder(BaseCallbackHandler):
         self.refused: AgentensorError | None = None
         self.empty = self.cut = 0
         self.threads: set[str] = set()
-        self.hears_graphs = False
         self._gate = gate
         self._calls: dict[UUID, Usage] = {}  # begun and not ended, with what is reserved for each
         self._lock = threading.Lock()
@@ -453,11 +452,7 @@ class UsageRecorder(BaseCallbackHandler):
         for reserved in left.values():
             self._settle(reserved, reserved if self._gate is not None else UNREPORTED_CALL)
 
-    @property
-    def ignore_chain(self) -> bool:
-        """Whether nodes and graphs are not heard of."""
-        return not self.hears_graphs
-
+    ignore_chain = True
     ignore_agent = ignore_retriever = True  # tools, and lookups, are no model calls
 
     def on_chain_start(

@@ -281,7 +281,7 @@ class Runner:
                     await self._reserve_stored(batch.meter)
                     batch.meter.reserve_rollout()
                 begun, recorder.total = True, ONE_ROLLOUT
-                recorder.hears_graphs = self._threads is not None
+                recorder.ignore_chain = self._threads is None
                 executions += 1
                 config = batch.config
                 if "callbacks" in config:

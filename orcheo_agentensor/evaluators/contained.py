@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import CoroutineType
@@ -40,17 +39,24 @@ class Contained(Generic[T]):
     for it, the run's own included.
     """
 
-    def __init__(self, call: Awaitable[T]) -> None:
-        self.abandoned = False
+    def __init__(self, call: Awaitable[T], factory: _Factory | None = None) -> None:
+        self.abandoned = self._begun = False
         self._call = call
+        self._factory = factory
         self._timer: asyncio.TimerHandle | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
-        token = _inside.set(True)
-        steps = self._call.__await__()
+        token = None if _inside.get() else _inside.set(True)
+        self._begun = True
+        call: Any = self._call
+        steps = call if type(call) is CoroutineType else call.__await__()
         error: BaseException | None = None
         loop = asyncio.get_running_loop()
-        factory = _guard(loop)
+        factory = self._factory
+        if factory is not None and factory.calls:  # it stands in the loop
+            factory.calls += 1
+        else:
+            factory = _guard(loop)
         try:
             while True:
                 try:
@@ -80,8 +86,11 @@ class Contained(Generic[T]):
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            _unguard(loop, factory)
-            _inside.reset(token)
+            factory.calls -= 1
+            if not factory.calls:
+                _unguard(loop, factory)
+            if token is not None:
+                _inside.reset(token)
 
     def _give_up(self, task: asyncio.Task[Any] | None) -> None:
         if task is not None and not task.cancelling():
@@ -99,24 +108,32 @@ class Contained(Generic[T]):
         _left_behind.append((self._call, steps))
 
 
+class _ContainedTask(Contained[T]):
+    """The call of a task that contained code makes."""
+
+    def __del__(self) -> None:
+        """Close a call whose task was cancelled before it began: nobody will await it any more."""
+        if not self._begun and type(self._call) is CoroutineType:
+            self._call.close()
+
+
 class _Factory:
     """Makes the tasks of a loop, and hands work to its executors: those of contained calls are
     contained as well. It stands in the loop while there are such calls."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.before: Any = loop.get_task_factory()
-        self._make = self.before or _task
         self.calls = 0
         self._run_in_executor = loop.run_in_executor
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if not (_inside.get() and asyncio.iscoroutine(coro)):
-            return self._make(loop, coro, **options)
-        # Of a native coroutine: calls of a server within itself wait for ever on tasks of others.
-        task = self._make(loop, _contained(coro), **options)
-        if isinstance(coro, CoroutineType):
-            task.add_done_callback(lambda _: _close_unbegun(coro))
-        return task
+        if _inside.get() and (type(coro) is CoroutineType or asyncio.iscoroutine(coro)):
+            # Of a native coroutine: calls of a server within itself wait for ever on tasks of
+            # others.
+            coro = _contained(_ContainedTask(coro, self))
+        if self.before is None:
+            return asyncio.Task(coro, loop=loop, **options)
+        return self.before(loop, coro, **options)
 
     def run_in_executor(
         self, executor: Any, function: Callable[..., Any], *args: Any
@@ -127,18 +144,8 @@ class _Factory:
         return self._run_in_executor(executor, function, *args)
 
 
-def _task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(coro, loop=loop, **options)
-
-
-async def _contained(call: Coroutine[Any, Any, T]) -> T:
-    return await Contained(call)
-
-
-def _close_unbegun(call: CoroutineType[Any, Any, Any]) -> None:
-    """Close a call whose task was cancelled before it began: nobody will await it any more."""
-    if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
-        call.close()
+async def _contained(call: Contained[T]) -> T:
+    return await call
 
 
 def _returned(function: Callable[..., T], *args: Any) -> T:
@@ -157,7 +164,9 @@ def containing() -> Iterator[None]:
     try:
         yield
     finally:
-        _unguard(loop, factory)
+        factory.calls -= 1
+        if not factory.calls:
+            _unguard(loop, factory)
 
 
 def _guard(loop: asyncio.AbstractEventLoop) -> _Factory:
@@ -172,7 +181,7 @@ def _guard(loop: asyncio.AbstractEventLoop) -> _Factory:
 
 
 def _unguard(loop: asyncio.AbstractEventLoop, factory: _Factory) -> None:
-    factory.calls -= 1
-    if not factory.calls and loop.get_task_factory() is factory:
+    """Take away a factory that has no calls left."""
+    if loop.get_task_factory() is factory:
         loop.set_task_factory(factory.before)
         vars(loop).pop("run_in_executor", None)
