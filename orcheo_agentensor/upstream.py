@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import inspect
 import logging
 import re
@@ -29,30 +28,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _WhenImported:
-    """A finder of modules that finds none itself: it calls `act` with one, once that is there."""
+class _Waiting:
+    """A finder of modules that finds none itself: each is handed to those who wait for it, once it
+    has been run."""
 
-    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
-        self._name, self._act = name, act
+    def __init__(self) -> None:
+        self.acts: dict[str, list[Callable[[ModuleType], None]]] = {}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As of any finder; asked first, and once for the module that is waited for."""
-        if name != self._name:
+        """What the other finders find of a module that is waited for."""
+        if name not in self.acts:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = [one for one in sys.meta_path if one is not self and hasattr(one, "find_spec")]
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next(filter(None, found), None)
         if spec is not None:
-            loader: Any = spec.loader  # made for this module alone
+            loader: Any = spec.loader
             execute = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                self._act(module)
+                if module.__name__ == name:  # a loader may be that of several
+                    for act in self.acts.pop(name, ()):
+                        act(module)
 
             loader.exec_module = exec_module
         return spec
+
+
+_waiting = _Waiting()
 
 
 def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
@@ -63,8 +69,10 @@ def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
     """
     if name in sys.modules:
         act(importlib.import_module(name))  # waits where another thread imports it
-    else:
-        sys.meta_path.insert(0, _WhenImported(name, act))
+        return
+    if _waiting not in sys.meta_path:
+        sys.meta_path.insert(0, _waiting)
+    _waiting.acts.setdefault(name, []).append(act)
 
 
 var_child_runnable_config: ContextVar[RunnableConfig | None]

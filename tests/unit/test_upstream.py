@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import importlib.util
 import logging
 import re
 import sqlite3
@@ -440,23 +441,28 @@ def test_a_handler_is_heard_of_whenever_langchain_is_imported(first: bool) -> No
     assert in_fresh_process(HANDLER.format(first=first)) == "heard"
 
 
-def test_a_module_is_acted_on_as_soon_as_it_is_imported(
+def test_a_module_is_acted_on_by_all_who_wait_as_soon_as_it_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "imported_late.py").write_text("word = 'theirs'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    finders = [*sys.meta_path]
 
     def change(module: Any) -> None:
-        module.word = "ours"
+        module.word += ", ours"
 
     upstream.when_imported("imported_late", change)
+    upstream.when_imported("imported_late", change)
+    assert importlib.util.find_spec("imported_late") is not None  # which imports nothing
     from imported_late import word  # type: ignore[import-not-found]
 
-    assert word == "ours"
-    assert sys.meta_path == finders
-    upstream.when_imported("imported_late", lambda module: setattr(module, "word", "again"))
-    assert sys.modules.pop("imported_late").word == "again"
+    assert word == "theirs, ours, ours"
+    upstream.when_imported("imported_late", change)
+    assert sys.modules.pop("imported_late").word == "theirs, ours, ours, ours"
+    assert importlib.import_module("imported_late").word == "theirs"  # nobody waits any more
+    del sys.modules["imported_late"]
+    upstream.when_imported("imported_never", change)
+    with pytest.raises(ModuleNotFoundError, match="imported_never"):
+        importlib.import_module("imported_never")
 
 
 def test_every_entry_says_what_was_tried_and_is_tested_here() -> None:
