@@ -35,6 +35,10 @@ class NotHere(Exception):
     """A measure needs what is not installed here; the message says what, and what installs it."""
 
 
+GOAL_IS = "goal "
+"""A target that begins so was set for ours alone: missing it says nothing of a peer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much is measured: the seeds of every search, and a share of the larger numbers."""

@@ -36,3 +36,11 @@ def test_what_was_not_run_and_where_a_peer_is_ahead_is_said() -> None:
     assert "date 2026-01-01, seeds 1." in told
     assert "### Where a setting of gepa is ahead of our default" in told
     assert "- Banking messages: `python -m benchmarks.optimizers --only banking --record`" in told
+
+
+def test_a_goal_that_is_missed_is_told_apart_from_a_peer_that_is_ahead() -> None:
+    row = {"name": "a task", "cells": {"reflective": "1"}, "target": "goal ≥ 2", "met": False}
+    measured = {"setup": "Told.", "rows": [row]}
+    told = "\n".join(MAKE.sections({"rules": {"environment": {}, "measured": measured}}))
+    assert f"### Goals of our own that are missed\n\n- {MAKE.TITLES['rules']}: a task" in told
+    assert "ahead of our default" not in told
