@@ -38,7 +38,6 @@ OTHERS = (
         options={"opening": False, "minibatch": 10},
     ),
     Arm(name="textgrad, 150", optimizer="textgrad", options={"minibatch": 150}),
-    Arm(name="random_search", optimizer="random_search", options={"minibatch": 150}),
 )
 
 
