@@ -133,7 +133,7 @@ async def test_a_truncated_reply_asks_for_less_and_never_ends_the_run(optimizer:
     assert "Length cap: 1000" in seen[2]
 
 
-async def test_the_schema_is_keyed_by_the_names_of_the_prompts() -> None:
+async def test_the_schema_is_keyed_by_the_names_of_the_prompts_and_bounds_what_is_written() -> None:
     bound: list[Any] = []
 
     class Watching(ScriptedChatModel):
@@ -148,6 +148,10 @@ async def test_the_schema_is_keyed_by_the_names_of_the_prompts() -> None:
     await astep(tensors, optimizer=TextGrad(model=Watching(replies=replies)))
     parameters = bound[0]["function"]["parameters"]
     assert sorted(parameters["properties"]) == sorted(parameters["required"]) == sorted(NAMES)
+    change = parameters["properties"][NAMES[0]]["properties"]
+    edit = change["edits"]["items"]["properties"]
+    assert [change["why"]["maxLength"], change["edits"]["maxItems"]] == [500, 16]
+    assert [edit["line"]["maxLength"], edit["text"]["maxLength"]] == [len("Go."), 2_000]
     assert [tensors[name].text for name in NAMES] == ["Plan well.", "Go."]
 
 
