@@ -134,9 +134,12 @@ async def dev_server(place: Path) -> AsyncIterator[Path]:
                     if (await http.get(f"{found['url']}/ok")).is_success:
                         break
                 await asyncio.sleep(0.1)
+        if server.returncode is not None:
+            raise SystemExit(f"no development server:\n{(place / 'dev.log').read_text()}")
         yield state
     finally:
-        server.terminate()
+        if server.returncode is None:
+            server.terminate()
         await server.wait()
 
 

@@ -134,10 +134,11 @@ def folder() -> Iterator[Path]:
         (made / "langgraph.json").write_text(
             json.dumps(
                 {
+                    "dependencies": ["."],
                     "graphs": {
                         "answer": "./answering.py:graph",
                         "evaluation": f"{ROOT}/graphs/evaluation.py:graph",
-                    }
+                    },
                 }
             )
         )

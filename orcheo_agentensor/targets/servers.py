@@ -49,7 +49,8 @@ _KEY_FIELDS = frozenset({"key", "token", "headers"})
 _OURS = ("thread_id", "run_id", "agentensor")
 _OURS_BEGIN = ("__", "checkpoint_", "langgraph_")
 _AT_ONCE = 50
-_GATHERING_SECONDS = 0.2
+_GATHERING_SECONDS = 1.0
+_FIRST_WAIT = 0.2
 _LOOK_SECONDS = 0.1
 _LOOK_PART = 0.1
 _MORE_TRIES = 4
@@ -626,7 +627,7 @@ class _Removals:
                 failures += 1
                 if failures <= _MORE_TRIES and not isinstance(error, httpx.ConnectError):
                     self._waiting = [*gone, *self._waiting]
-                    await asyncio.sleep(_GATHERING_SECONDS * 2**failures)
+                    await asyncio.sleep(_FIRST_WAIT * 2**failures)
                     continue
                 log.warning("%d threads stay on their server: %s", len(gone), redact(repr(error)))
 

