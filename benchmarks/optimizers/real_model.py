@@ -148,12 +148,15 @@ def _rows(
     peers = {arm.name: arms[arm.name] for arm in ARMS if not arm.optimizer}
     enough = seeds - 1 if seeds > 1 else 1
     proved = {name: sum(one.ci95[0] > 0 for one in all_) for name, all_ in arms.items()}
+    after = {name: statistics.median(one.after for one in all_) for name, all_ in arms.items()}
     yield Row(
         name=f"{task.name}: holdout before, after",
         cells={
             name: f"{all_[0].before:.3f}, {_spread([one.after for one in all_], '.3f')}"
             for name, all_ in arms.items()
         },
+        target=f"{SAME.name} as high as gepa",
+        met=after[SAME.name] >= max(after[name] for name in peers),
         numbers={
             name: [[one.before, one.after, *one.ci95, one.p_value] for one in all_]
             for name, all_ in arms.items()
