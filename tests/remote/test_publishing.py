@@ -266,7 +266,7 @@ async def test_a_promoted_version_is_published_by_policy(
         "settings": settings,
     }
     if url is not None:
-        with pytest.raises(BadInput, match=r"job\.publish\.url: host '10\.1\.2\.3'"):
+        with pytest.raises(BadInput, match=r"^atrain\(\): publish\.url: host '10\.1\.2\.3'"):
             await atrain(**job)
         return
     result = await atrain(**job)
