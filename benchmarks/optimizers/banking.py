@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
-from benchmarks.optimizers.real import GREEDY, GREEDY_IS, Arm, Scored, contest, rows
+from benchmarks.optimizers.real import ARMS, GREEDY, TOLD, Arm, Scored, contest, rows
 from benchmarks.optimizers.results import Plan, Result
 from benchmarks.optimizers.tasks import Texts
 from orcheo_agentensor import Dataset
@@ -28,15 +28,8 @@ PEERS = (
     Arm(name="gepa, all, 30", options={"components": "all", "minibatch": 30}),
     Arm(name="gepa, all, 150", options={"components": "all", "minibatch": 150}),
 )
-OURS = Arm(name="reflective", optimizer="reflective")
-HALF = Arm(name="reflective, half of the budget", optimizer="reflective", share=0.5)
 OTHERS = (
     Arm(name="greedy, no budget", optimizer=GREEDY),
-    Arm(
-        name="reflective, no opening",
-        optimizer="reflective",
-        options={"opening": False, "minibatch": 10},
-    ),
     Arm(name="textgrad, 150", optimizer="textgrad", options={"minibatch": 150}),
 )
 
@@ -45,14 +38,14 @@ def run(plan: Plan) -> Result:
     """Every arm, a few seeds."""
     seeds = range(min(plan.seeds, SEEDS))
     budget = max(600, plan.size(BUDGET))
-    found = contest(Bank, (*PEERS, OURS, HALF, *OTHERS), seeds=seeds, budget=budget)
+    found = contest(Bank, (*PEERS, *ARMS, *OTHERS), seeds=seeds, budget=budget)
     return Result(
         setup="420 bank messages to ten queues (BANKING77), the bundled workflow with its "
         f"simulated model and the demo's proposer for all; means of {len(seeds)} seeds, at "
         f"most {budget:,} rollouts. Ours pays for its holdout measurement of 2 x 180 out of these, "
         "gepa searches with all of them. A number after the name is the minibatch. "
-        f"{GREEDY_IS}",
-        rows=tuple(rows(found, peers=PEERS, ours=OURS, half=HALF, goal=GOAL)),
+        f"{TOLD}",
+        rows=tuple(rows(found, peers=PEERS, goal=GOAL)),
     )
 
 
