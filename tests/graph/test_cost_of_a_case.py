@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 import os
 import re
 import sys
 import tracemalloc
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
+from langgraph.graph import START, StateGraph
 
 import orcheo_agentensor
 from orcheo_agentensor import Limits, aevaluate
@@ -50,6 +53,53 @@ async def calls_of(dataset: list[dict[str, Any]], path: Path) -> collections.Cou
     finally:
         sys.setprofile(None)
     return calls
+
+
+class Doubling(TypedDict, total=False):
+    """The state of a graph of one node."""
+
+    n: int
+    twice: int
+
+
+async def twice(state: Doubling) -> Doubling:
+    return {"twice": 2 * state["n"]}
+
+
+async def all_calls(work: Callable[[], Awaitable[Any]]) -> int:
+    """How many Python functions are called on the thread of the loop."""
+    calls = 0
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        await work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+async def test_a_case_of_a_graph_takes_few_calls_more_than_the_graph_alone() -> None:
+    graph = StateGraph(Doubling).add_node("twice", twice).add_edge(START, "twice").compile()
+
+    async def alone(count: int) -> None:
+        for case in cases(count):
+            await graph.ainvoke(case["inputs"])  # type: ignore[call-overload]
+
+    async def evaluated(count: int) -> None:
+        await aevaluate(
+            graph, dataset=cases(count), evaluators=["json_valid"], limits=Limits(concurrency=50)
+        )
+
+    async def further(work: Callable[[int], Awaitable[None]]) -> float:
+        await work(5)  # what is loaded once
+        few, many = [await all_calls(functools.partial(work, count)) for count in (50, 250)]
+        return (many - few) / 200
+
+    assert await further(evaluated) <= 1.25 * await further(alone)
 
 
 async def test_a_further_case_takes_few_calls_however_many_there_are(tmp_path: Path) -> None:
