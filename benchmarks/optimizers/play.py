@@ -54,11 +54,6 @@ GEPA_BEST = Contender(
 )
 TEXTGRAD = Contender(name="textgrad", optimizer="textgrad")
 OURS = Contender(name="reflective", optimizer="reflective")
-OPENING = Contender(
-    name="reflective, opening",
-    optimizer="reflective",
-    options={"opening": True, "minibatch": "auto"},
-)
 PEERS = (GEPA, GEPA_ALL, GEPA_BEST)
 
 

@@ -10,7 +10,6 @@ from benchmarks.optimizers.play import (
     GEPA,
     GEPA_ALL,
     GEPA_BEST,
-    OPENING,
     OURS,
     PEERS,
     TEXTGRAD,
@@ -27,7 +26,7 @@ from benchmarks.optimizers.results import Plan, Result, Row, number
 from benchmarks.optimizers.suite import HARDER, INTERFERING, NOISY, RULES
 from benchmarks.optimizers.tasks import Task
 
-CONTENDERS = (GEPA, GEPA_ALL, GEPA_BEST, TEXTGRAD, OURS, OPENING)
+CONTENDERS = (GEPA, GEPA_ALL, GEPA_BEST, TEXTGRAD, OURS)
 BUDGET = 3_000
 NOISE_BUDGET = 400
 TARGET = 95

@@ -42,9 +42,10 @@ BATCHES = 10  # a minibatch is the whole train split where the budget pays for s
 SMALL_BATCH = 10
 OPENING_BATCH = 5  # least cases that one edit of a pass over train learns from,
 OPENING_EDITS = 15  # of which a pass makes at most about so many
+OPENING_LEAST = 100  # and takes so many of them at least, or a quarter of the budget,
 OPENING_TRIES = 3  # proposals for the prompts whose text was refused
-OPENING_LAST = 10  # a pass needs no second round once of so many cases, its last,
-OPENING_DONE = 0.85  # so large a share was solved
+OPENING_LAST = 15  # a pass ends once so many cases in a row taught nothing new; five, where of
+OPENING_WRONG = 2  # the last 15 at most so many went wrong and its second round needed no edit
 DEMO_SETS = 2  # sets of examples that are tried in each best, the second a quarter as large
 IDENTICAL = "identical to its parent"
 MAX_RECALLED = 100  # cases of earlier minibatches that a proposer is shown again,
@@ -309,8 +310,8 @@ class Reflective(StrictNumbers):
     pipelined: ClassVar[bool] = True
 
     name: str = "reflective"
-    minibatch: BatchSize = 10
-    opening: bool = False
+    minibatch: BatchSize = "auto"
+    opening: bool = True
     parallel: int = Field(default=1, ge=1, le=64)
     momentum: int = Field(default=8, ge=0)
     chain: int = Field(default=4, ge=1)
@@ -342,6 +343,7 @@ class Reflective(StrictNumbers):
             "size": size,
             "largest": min(MAX_GROWTH * size, len(space.case_ids)),
             "opening_batch": self._opening_batch(space),
+            "room": None if space.rollouts is None else space.rollouts - space.validation,
             "seen": {} if self.opening else None,
             "chain": self.chain,
             "merged": [],
@@ -350,7 +352,7 @@ class Reflective(StrictNumbers):
             **({"labels": dict(space.labels), "sets": {}} if self.demos else {}),
         }
         pool = CandidatePool([Entry(hash=space.baseline)])
-        if self.opening:
+        if self.opening and _size_of_pass(state):
             state["opening"] = self._pass_over_train(state, pool, number=0)
         return self._plan(state, pool)
 
@@ -365,7 +367,8 @@ class Reflective(StrictNumbers):
         """How many cases one edit of a pass over train learns from."""
         if self.minibatch != "auto":
             return self.minibatch
-        return max(OPENING_BATCH, math.ceil(len(space.case_ids) / OPENING_EDITS))
+        cases = min(len(space.case_ids), _most_of_pass(space.rollouts))
+        return max(OPENING_BATCH, math.ceil(cases / OPENING_EDITS))
 
     @classmethod
     def _pass_over_train(cls, state: State, pool: CandidatePool, *, number: int) -> State:
@@ -379,9 +382,17 @@ class Reflective(StrictNumbers):
             "tries": 0,
             "sum": 0.0,
             "count": 0,
+            "since": 0,
+            "mended": False,
             "last": [],
             "edited": False,
             "rising": True,
+            "wrong": {},
+            "texts": {},
+            "lost": False,
+            "ended": False,
+            "anew": False,
+            "won": False,
             "extra": False,
         }
 
@@ -396,7 +407,7 @@ class Reflective(StrictNumbers):
             _when, last = state["seen"].get(case, (0, None))
             return last in pool and pool[last].scores.get(case, -math.inf) >= full
 
-        return sorted(cases, key=solved)
+        return sorted(cases, key=solved)[: max(1, _size_of_pass(state))]
 
     def ask(self, state: State) -> Sequence[Trial]:
         """The open trials, oldest first."""
@@ -424,6 +435,7 @@ class Reflective(StrictNumbers):
             state["open"] = [*state["open"], trial.to_json()]
             state["asked"] += 1
         keep = {state["best"], state["current"], state["baseline"]}
+        keep |= {state["opening"]["from"]} if state["opening"] else set()
         for trial in self.ask(state):
             keep |= {trial.parent, trial.rival or trial.parent, *trial.donors.values()}
         pool.prune(keep=keep)
@@ -536,38 +548,72 @@ class Reflective(StrictNumbers):
         next cases, or the validation of what came of it. None when the pass came to nothing."""
         opening, head = {**state["opening"]}, pool[state["current"]]
         state["opening"] = opening
-        again = opening["again"] if opening["tries"] < OPENING_TRIES else []
-        cases: tuple[str, ...] = ()
-        if not again:
-            opening["tries"] = 0
-            left = opening["order"][opening["at"] :]
-            size = state["opening_batch"]
-            if not left and opening["rising"] and not opening["extra"]:
-                left = self._in_order(state, pool, -1 - opening["number"])
-                opening["extra"], opening["order"], opening["at"] = True, left, 0
-            done = opening["extra"] or (opening["number"] and opening["from"] == state["best"])
-            if left and not (done and opening["edited"] and not opening["rising"]):
-                size = len(left) if len(left) < 2 * size else size
-                cases = tuple(left[:size])
-                opening["at"] += size
         trial = Trial(
             parent=head.hash,
-            case_ids=cases,
-            components=tuple(again or state["components"]),
+            case_ids=(),
+            components=tuple(state["components"]),
             seed=derive_seed(state["seed"], state["asked"], "trial"),
             gated=False,
             validated=False,
-            remembered=_remembered(state, without={*cases}, most=MAX_REMEMBERED),
         )
-        if cases or again:
-            return trial
-        if head.hash != opening["from"]:
-            return replace(
-                trial, purpose="validate", gated=True, remembered={}, rival=state["best"]
-            )
-        state["opening"] = None
-        state["current"] = state["best"]
-        return None
+        again = opening["again"] if opening["tries"] < OPENING_TRIES else []
+        cases = () if again else self._next_of_pass(state, pool, opening)
+        if again or cases:
+            known = _remembered(state, without=cases, most=MAX_REMEMBERED)
+            rewritten = tuple(again) or trial.components
+            return replace(trial, case_ids=cases, components=rewritten, remembered=known)
+        if not opening["ended"]:
+            opening["ended"] = True
+            if head.hash != opening["from"]:
+                return self._end_of_pass(state, pool, trial)
+        if opening["lost"] and not opening["anew"]:
+            opening["anew"] = True
+            return _anew(state, opening, trial)
+        state["opening"], state["current"] = None, state["best"]
+        if not opening["won"]:
+            return None
+        state["opening"] = self._pass_over_train(state, pool, number=opening["number"] + 1)
+        return self._opening_trial(state, pool)
+
+    def _next_of_pass(self, state: State, pool: CandidatePool, opening: State) -> tuple[str, ...]:
+        """The cases of the next edit; none where the pass is at its end."""
+        opening["tries"] = 0
+        if opening["ended"]:
+            return ()
+        left = opening["order"][opening["at"] :]
+        size = state["opening_batch"]
+        rising = opening["rising"] and not _is_quiet(opening)
+        if not left and rising and not opening["extra"]:
+            left = self._in_order(state, pool, -1 - opening["number"])
+            opening["extra"], opening["order"], opening["at"] = True, left, 0
+        done = opening["extra"] or (opening["number"] and opening["from"] == state["best"])
+        if not left or (done and opening["edited"] and not rising):
+            return ()
+        size = len(left) if len(left) < 2 * size else size
+        if opening["number"] == 0 and state["room"] is not None:
+            size = min(size, state["room"] - opening["count"])  # its validation has to be paid
+        opening["at"] += size
+        return tuple(left[:size])
+
+    def _end_of_pass(self, state: State, pool: CandidatePool, trial: Trial) -> Trial:
+        """The validation of what a pass came to. Where the pass began at another candidate than
+        the best, its end must first beat the best on training cases: with noise, one of many that
+        are validated wins by chance."""
+        best, head = pool[state["best"]], pool[trial.parent]
+        ended = replace(trial, gated=True, purpose="validate", rival=best.hash)
+        known = tuple(case for case in state["case_ids"] if case in best.scores)
+        differ = {
+            name: head.hash
+            for name in state["components"]
+            if best.changed.get(name) != head.changed.get(name)
+        }
+        full = pool.full_marks()
+        again = state["opening"]["from"] != best.hash and differ
+        if not again or all(best.scores[case] >= full for case in known):
+            return ended
+        return replace(
+            ended, purpose="merge", parent=best.hash, case_ids=known, donors=differ, validated=True
+        )
 
     def _cases(
         self, state: State, pool: CandidatePool, parent: Entry, open_trials: Sequence[Trial]
@@ -589,6 +635,30 @@ class Reflective(StrictNumbers):
         )
 
 
+def _anew(state: State, opening: State, trial: Trial) -> Trial:
+    """One edit of what the pass began at, by all that went wrong in it: where edits lose what those
+    before had brought, one edit loses nothing."""
+    wrong = dict([*opening["wrong"].items()][-MAX_REMEMBERED:])
+    held = _remembered(state, without=wrong, most=MAX_REMEMBERED - len(wrong))
+    for case, candidate in wrong.items():
+        held[candidate] = [*held.get(candidate, ()), case]
+    begun, best = opening["from"], state["best"]
+    return replace(trial, parent=begun, validated=True, remembered=held, rival=best)
+
+
+def _most_of_pass(rollouts: int | None) -> float:
+    """The most cases of a pass over train: a quarter of what the search may run."""
+    return math.inf if rollouts is None else max(OPENING_LEAST, rollouts // 4)
+
+
+def _size_of_pass(state: State) -> int:
+    """How many training cases a pass takes: as many as the budget pays for beside its validation.
+    None where it pays for less than one edit."""
+    most = min(_most_of_pass(state["rollouts"]), len(state["case_ids"]))
+    room = most if state["room"] is None else min(most, state["room"])
+    return int(room) if room >= min(OPENING_BATCH, len(state["case_ids"])) else 0
+
+
 def _remembered(state: State, *, without: Container[str], most: int) -> dict[str, list[str]]:
     """The training cases run last, by the candidate that ran them, `without` those shown anyway."""
     seen = state["seen"] or {}
@@ -607,16 +677,13 @@ def _learn(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     parent.scores.update(outcome.parent_scores)
     broken = [case for case in trial.case_ids if case not in outcome.parent_scores]
     parent.failed = sorted({*parent.failed, *broken} - outcome.parent_scores.keys())
-    for scores, candidate in (
-        ()
-        if state["seen"] is None
-        else (
-            (outcome.parent_scores, trial.parent),
-            (outcome.case_scores if trial.gated and outcome.child else {}, outcome.child),
-        )
-    ):
-        state["seen"] = {**state["seen"], **{case: [state["used"], candidate] for case in scores}}
-    if trial.purpose in ("validate", "merge", "measure"):
+    if state["seen"] is not None:
+        last = dict.fromkeys([*outcome.parent_scores, *broken], trial.parent)
+        if trial.gated and outcome.child:
+            last |= dict.fromkeys(outcome.case_scores, outcome.child)
+        state["seen"] = {**state["seen"], **{case: [state["used"], c] for case, c in last.items()}}
+    anew = state["opening"] is not None and trial.validated
+    if anew or trial.purpose in ("validate", "merge", "measure"):
         _judge(state, pool, trial, outcome)
         return
     if state["opening"] is not None:
@@ -667,22 +734,36 @@ def _go_on(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     opening["tries"] += 1
     state["vain"] = 0 if outcome.child else state["vain"] + (outcome.status == "refused")
     full = pool.full_marks()
-    if trial.case_ids and outcome.parent_score is not None:
-        marks = [float(score >= full) for score in outcome.parent_scores.values()]
+    if trial.case_ids:
+        marks = [float(outcome.parent_scores.get(c, -math.inf) >= full) for c in trial.case_ids]
         before = opening["sum"] / opening["count"] if opening["count"] else -1.0
-        opening["sum"], opening["count"] = (
-            opening["sum"] + sum(marks),
-            opening["count"] + len(marks),
-        )
+        opening["sum"] += sum(marks)
+        opening["count"] += len(marks)
         opening["last"] = [*opening["last"], *marks][-OPENING_LAST:]
-        opening["rising"] = fmean(opening["last"]) < OPENING_DONE and fmean(marks) > before
-        opening["edited"] = opening["edited"] or outcome.child is not None
+        opening["since"] += len(marks)
+        opening["rising"] = fmean(marks) > before
+        wrong = [case for case, mark in zip(trial.case_ids, marks, strict=True) if not mark]
+        opening["wrong"] = {**dict.fromkeys(wrong, trial.parent), **opening["wrong"]}
     if outcome.child is None:
         return
     failing = [case for case, score in outcome.parent_scores.items() if score < full]
     if outcome.child not in pool:
         pool.add(outcome.child, parent=trial.parent, changed=outcome.prompts, taught=failing)
     state["current"] = outcome.child
+    opening["since"], opening["edited"] = 0, True
+    opening["mended"] = opening["mended"] or opening["extra"]
+    before = opening["texts"]
+    opening["lost"] = opening["lost"] or any(
+        name in before and not {*before[name].split()} <= {*text.split()}
+        for name, text in outcome.prompts.items()
+    )
+    opening["texts"] = {**before, **outcome.prompts}
+
+
+def _is_quiet(opening: State) -> bool:
+    """Whether the last cases of a pass taught nothing new; more where edits break others."""
+    unsettled = opening["mended"] or opening["last"].count(0.0) > OPENING_WRONG
+    return bool(opening["since"] >= (OPENING_LAST if unsettled else OPENING_BATCH))
 
 
 def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcome) -> None:
@@ -697,16 +778,14 @@ def _judge(state: State, pool: CandidatePool, trial: Trial, outcome: TrialOutcom
     entry.shows = entry.shows or bool(outcome.shown)
     entry.validation.update(outcome.validation_scores)
     entry.depth = 0
-    opening, state["opening"] = state["opening"], None
-    if outcome.status == "accepted":
+    won = outcome.status == "accepted"
+    if won:
         state["best"] = state["current"] = judged
         state["merged"] = []
-        if opening is not None:  # it won: once more, from there
-            number = opening["number"] + 1
-            state["opening"] = Reflective._pass_over_train(state, pool, number=number)
-        return
-    if opening is not None:
+    if state["opening"] is not None:
+        state["opening"] = {**state["opening"], "won": state["opening"]["won"] or won}
         state["current"] = state["best"]
+    if won or state["opening"] is not None:
         return
     if trial.purpose != "validate":
         return

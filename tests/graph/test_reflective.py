@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from rule_task import NAMES, PROMPTS, Target, Teacher, dataset, done, improved, trained
 
-from orcheo_agentensor import Limits, MaxSteps, Reflective, Store, TextTensor, aevaluate, get_prompt
+from orcheo_agentensor import (
+    Budget,
+    Limits,
+    MaxSteps,
+    Reflective,
+    Store,
+    TextTensor,
+    aevaluate,
+    get_prompt,
+)
 from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.optimizers import ProposalRequest
 
@@ -104,7 +113,7 @@ async def test_a_candidate_that_cannot_win_is_not_validated_to_its_end() -> None
         Seen(best, "train"),
         dataset=dataset(train=6, validation=40, holdout=4),
         prompts={"planner": "Plan."},
-        options={"minibatch": 6, "chain": 1},
+        options={"minibatch": 6, "chain": 1, "opening": False},
         stop=[MaxSteps(4)],
     )
     assert target.cases("train", "train")  # it was better on its minibatch
@@ -193,7 +202,7 @@ async def test_the_proposer_sees_past_edits_with_their_scores() -> None:
         proposer=teacher,
         dataset=dataset(rules=1),
         prompts={"planner": "Plan.", "writer": TextTensor("Write.", requires_grad=False)},
-        options={"minibatch": 3},
+        options={"minibatch": 3, "opening": False},
         stop=[MaxSteps(3)],
     )
     assert teacher.requests[0].components[0].history == ()
@@ -207,7 +216,7 @@ async def test_an_accepted_edit_is_shown_as_one() -> None:
     await trained(
         proposer=teacher,
         dataset=dataset(rules=4),
-        options={"minibatch": 4, "momentum": 3},
+        options={"minibatch": 4, "momentum": 3, "opening": False},
         prompts={"planner": "Plan.", "writer": TextTensor("Write. R1 R3", requires_grad=False)},
     )
     edits = [e for r in teacher.requests for c in r.components for e in c.history]
@@ -271,7 +280,7 @@ async def test_a_rejected_child_is_refined_once_on_its_own_failures() -> None:
         teacher,
         dataset=cases,
         prompts={"planner": "Plan. R0", "writer": "Write."},
-        options={"minibatch": 8},
+        options={"minibatch": 8, "opening": False},
     )
     assert [request.purpose for request in teacher.requests] == ["rewrite", "refine"]
     first, second = (next(c for c in r.components if c.name == "writer") for r in teacher.requests)
@@ -307,7 +316,7 @@ async def test_candidates_that_changed_different_prompts_are_put_together() -> N
         target,
         teacher,
         dataset=dataset(train=6),
-        options={"chain": 1, "minibatch": 6},
+        options={"chain": 1, "minibatch": 6, "opening": False},
         on_event=events.append,
     )
     assert {name: t.text for name, t in result.best.prompts.items()} == dict.fromkeys(NAMES, "good")
@@ -428,9 +437,7 @@ def test_bad_options_are_refused_by_name(options: dict[str, int]) -> None:
 
 async def test_it_opens_with_a_pass_over_train_and_validates_only_its_end() -> None:
     target, teacher, events = Target(), Teacher(), list[dict[str, Any]]()
-    result = await trained(
-        target, teacher, options={"minibatch": 4, "opening": True}, on_event=events.append
-    )
+    result = await trained(target, teacher, options={"minibatch": 4}, on_event=events.append)
     assert result.best.metrics["objective"] == 1.0
     assert target.repeated() == 0
     tried = [request for request in teacher.requests if request.purpose == "rewrite"]
@@ -454,9 +461,54 @@ class Forgetful(Teacher):
 
 
 async def test_a_proposer_that_forgets_what_was_learnt_is_reminded_of_it() -> None:
-    result = await trained(proposer=Forgetful(), options={"minibatch": 4, "opening": True})
+    result = await trained(proposer=Forgetful(), options={"minibatch": 4})
     assert result.best.metrics["objective"] == 1.0
     assert result.usage.rollouts < 100
+
+
+async def test_a_pass_leaves_enough_of_the_budget_for_its_validation() -> None:
+    """20 rollouts beside holdout and baseline: 12 for the pass, and 8 for its end."""
+    target = Target()
+    result = await trained(
+        target, dataset=dataset(train=40), budget=Budget(rollouts=2 * 8 + 8 + 20), promote="never"
+    )
+    assert result.best.metrics["objective"] == 1.0
+    assert len([case for _texts, case in target.calls if case.startswith("train")]) <= 12
+
+
+async def test_a_budget_that_pays_for_no_pass_is_searched_without_one() -> None:
+    teacher, events = Teacher(), list[dict[str, Any]]()
+    budget = Budget(rollouts=2 * 8 + 8 + 12)
+    await trained(proposer=teacher, budget=budget, on_event=events.append)
+    assert teacher.requests
+    untested = [e for e in events if e["type"] == "candidate_accepted" and not e["child_score"]]
+    assert not untested
+
+
+class Narrow(Teacher):
+    """Writes a prompt anew for the cases at hand, and forgets what it held for all others."""
+
+    def texts(self, request: ProposalRequest) -> dict[str, str]:
+        fresh = any(not record.earlier for c in request.components for record in c.feedback)
+        bare = [
+            replace(
+                c,
+                text=c.text.split()[0],
+                feedback=tuple(one for one in c.feedback if not (fresh and one.earlier)),
+            )
+            for c in request.components
+        ]
+        return super().texts(replace(request, components=tuple(bare)))
+
+
+async def test_what_rewrites_lost_is_brought_back_by_one_from_where_the_pass_began() -> None:
+    teacher = Narrow()
+    result = await trained(proposer=teacher, dataset=dataset(rules=8, train=24))
+    assert result.best.metrics["objective"] == 1.0
+    last = teacher.requests[-1].components
+    assert {c.text for c in last} == set(PROMPTS.values())
+    assert all(record.earlier for c in last for record in c.feedback)
+    assert result.usage.rollouts <= 100
 
 
 async def test_edits_are_made_and_one_that_does_not_apply_is_shown_with_its_reason() -> None:
@@ -474,7 +526,7 @@ async def test_edits_are_made_and_one_that_does_not_apply_is_shown_with_its_reas
             }
 
     teacher = Editor()
-    result = await trained(proposer=teacher, options={"minibatch": 4, "opening": True})
+    result = await trained(proposer=teacher, options={"minibatch": 4})
     assert result.best.metrics["objective"] == 1.0
     second = teacher.requests[1].components[0]
     assert second.history[0].reason == "edit 1 names no line of the prompt: 'not there'"

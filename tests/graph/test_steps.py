@@ -106,7 +106,8 @@ async def test_trials_in_flight_overlap_in_steps_of_their_own() -> None:
             steps.append(event["trials"])
 
     target = Target()
-    await trained(target, options={"parallel": 4}, on_event=hear, stop=[MaxSteps(6)])
+    options = {"parallel": 4, "opening": False}
+    await trained(target, options=options, on_event=hear, stop=[MaxSteps(6)])
     assert target.repeated() == 0
     assert len(steps) <= 6
     assert steps[0] == 4
@@ -157,7 +158,7 @@ async def test_a_version_that_loses_is_stored_at_its_interval_and_the_best_stays
     result = await trained(
         Fragile(),
         Spoiler(),
-        {"chain": 8},
+        {"chain": 8, "opening": False},
         prompts={"planner": "Plan. R0", "writer": "Write."},
         checkpoint_every=1,
         on_event=events.append,
@@ -220,7 +221,8 @@ async def test_a_wrong_interval_is_refused_by_name(wrong: Any) -> None:
 async def test_the_state_holds_tensors_with_gradients_and_scores_from_the_first_step_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    graph = training().compile(checkpointer=InMemorySaver())  # a saver that knows nothing of ours
+    saver = InMemorySaver()  # which knows nothing of ours
+    graph = training(opening=False).compile(checkpointer=saver)
     config: Any = {"configurable": {"thread_id": "t"}}
     given = {"planner": TextTensor("Plan."), "writer": TextTensor("Write.")}
     with caplog.at_level(logging.WARNING):
