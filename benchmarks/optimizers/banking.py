@@ -37,7 +37,7 @@ OTHERS = (
 def run(plan: Plan) -> Result:
     """Every arm, a few seeds."""
     seeds = range(min(plan.seeds, SEEDS))
-    budget = max(600, plan.size(BUDGET))
+    budget = max(1_200, plan.size(BUDGET))
     found = contest(Bank, (*PEERS, *ARMS, *OTHERS), seeds=seeds, budget=budget)
     return Result(
         setup="420 bank messages to ten queues (BANKING77), the bundled workflow with its "

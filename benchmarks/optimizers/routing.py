@@ -51,7 +51,7 @@ def run(plan: Plan) -> Result:
     if told := embedding.missing():
         raise NotHere(told)
     seeds = range(min(plan.seeds, SEEDS))
-    budget = max(500, plan.size(BUDGET))
+    budget = max(1_000, plan.size(BUDGET))
     name = "CLINC150" if FOLDER in os.environ else "BANKING77"
     found = contest(
         functools.partial(Routing, name), (*PEERS, *ARMS, *OTHERS), seeds=seeds, budget=budget
