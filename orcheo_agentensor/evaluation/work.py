@@ -164,6 +164,7 @@ class EvaluationWork:
             if self._on_results is not None:
                 self._on_results(state["run_id"], results)
             summary = await summary_of(run, results)
+            await add_blocks(run, summary)
             for warning in summary.get("warnings", ()):
                 run.events.emit("warning", message=warning)
             told = [*run.warnings, *map(shared_thread, self._shared.pop(state["run_id"], ()))]
@@ -252,11 +253,18 @@ async def summary_of(run: ActiveRun[Any], results: Sequence[CaseResult]) -> dict
         summary["reads"] = prompt_reads(run.prompts, tapes)
         if unread := unread_warnings(run, run.prompts, tapes):
             summary["warnings"] = [*summary.get("warnings", ()), *unread]
+    return summary
+
+
+async def add_blocks(run: ActiveRun[Any], summary: dict[str, Any]) -> None:
+    """Tell in a run's summary which cases blocked the loop.
+
+    Metrics of a version do not tell it: they are those that a resumed run comes to as well.
+    """
     if blocked := await run.ledger.responses(BLOCKED):
         summary["blocked"] = sorted(blocked, key=lambda entry: -entry["seconds"])
         told = [block_warning(entry) for entry in summary["blocked"]]
         summary["warnings"] = [*summary.get("warnings", ()), *told]
-    return summary
 
 
 def nothing_scored(reasons: Iterable[str]) -> str:

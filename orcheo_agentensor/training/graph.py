@@ -20,7 +20,7 @@ from langgraph.types import Command, interrupt
 from orcheo_agentensor.errors import ConfigError, RunFailed, shorten
 from orcheo_agentensor.evaluation.results import MANY_RETRIES, many_retries
 from orcheo_agentensor.evaluation.runner import Runner
-from orcheo_agentensor.evaluation.work import missed_by
+from orcheo_agentensor.evaluation.work import add_blocks, missed_by
 from orcheo_agentensor.events import EventSink
 from orcheo_agentensor.identity import identity_of_run
 from orcheo_agentensor.json_values import content_hash
@@ -595,6 +595,7 @@ async def _finish(
     if again > MANY_RETRIES * (usage["rollouts"] - again):
         told = many_retries(again, f"{usage['rollouts'] - again} rollouts")
         summary["warnings"] = [*summary.get("warnings", ()), told]
+    await add_blocks(run, summary)
     summary |= missed_by(run, summary, *missed)
     result: dict[str, Any] = {
         "status": "missed_threshold" if "missed" in summary else "finished",

@@ -16,7 +16,16 @@ from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode
 from processes import start
 
-from orcheo_agentensor import Limits, Store, aevaluate, atrain, evaluate
+from orcheo_agentensor import (
+    Limits,
+    Reflective,
+    Store,
+    aevaluate,
+    atrain,
+    evaluate,
+    get_prompt,
+    train,
+)
 from orcheo_agentensor.errors import BadInput
 
 CASES = [{"id": f"c{n}", "inputs": {"n": n}, "expected_output": {"n": n}} for n in range(6)]
@@ -313,3 +322,33 @@ def test_a_blocked_loop_is_named_in_the_report(tmp_path: Any) -> None:
     assert "test_contained.py" in blocked["where"]
     (warning,) = [one for one in report.summary["warnings"] if "event loop" in one]
     assert "'c2'" in warning
+
+
+def test_a_blocked_loop_is_no_metric_of_a_version(tmp_path: Any) -> None:
+    """A resumed run, in which nothing is blocked, comes to the same versions."""
+    blocks = iter([True])
+
+    async def target(inputs: dict[str, Any]) -> Any:
+        if next(blocks, False):
+            time.sleep(2.5)  # noqa: ASYNC251 - that is the point
+        return {"tone": get_prompt("tone")}
+
+    class Silent:
+        async def propose(self, request: Any) -> dict[str, str]:
+            return {}
+
+    result = train(
+        target,
+        prompts={"tone": "kind"},
+        dataset=[
+            {"split": split, "inputs": {"n": n}, "expected_output": {"tone": "short"}}
+            for n, split in enumerate(("train", "train", "validation", "validation"))
+        ],
+        evaluators=["exact_match"],
+        optimizer=Reflective(proposer=Silent()),
+        store=f"sqlite:///{tmp_path / 'a.db'}",
+    )
+    assert len(result.summary["blocked"]) == 1
+    for version in result.checkpoints:
+        assert "blocked" not in version.metrics
+        assert not [one for one in version.metrics.get("warnings", ()) if "event loop" in one]
