@@ -111,8 +111,12 @@ class Contained(Generic[T]):
 class _ContainedTask(Contained[T]):
     """The call of a task that contained code makes."""
 
-    def __del__(self) -> None:
-        """Close a call whose task was cancelled before it began: nobody will await it any more."""
+    def close_unbegun(self, _: asyncio.Future[Any]) -> None:
+        """Close a call whose task was cancelled before it began: nobody will await it any more.
+
+        Not in `__del__`: what is collected in a cycle is collected in any order, so that Python
+        could say of the call that it was never awaited.
+        """
         if not self._begun and type(self._call) is CoroutineType:
             self._call.close()
 
@@ -127,13 +131,14 @@ class _Factory:
         self._run_in_executor = loop.run_in_executor
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if _inside.get() and (type(coro) is CoroutineType or asyncio.iscoroutine(coro)):
-            # Of a native coroutine: calls of a server within itself wait for ever on tasks of
-            # others.
-            coro = _contained(_ContainedTask(coro, self))
-        if self.before is None:
-            return asyncio.Task(coro, loop=loop, **options)
-        return self.before(loop, coro, **options)
+        make = self.before or _task
+        if not (_inside.get() and (type(coro) is CoroutineType or asyncio.iscoroutine(coro))):
+            return make(loop, coro, **options)
+        # Of a native coroutine: calls of a server within itself wait for ever on tasks of others.
+        call: _ContainedTask[Any] = _ContainedTask(coro, self)
+        task = make(loop, _contained(call), **options)
+        task.add_done_callback(call.close_unbegun)
+        return task
 
     def run_in_executor(
         self, executor: Any, function: Callable[..., Any], *args: Any
@@ -142,6 +147,10 @@ class _Factory:
         if _inside.get():
             return self._run_in_executor(executor, _returned, function, *args)
         return self._run_in_executor(executor, function, *args)
+
+
+def _task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, **options)
 
 
 async def _contained(call: Contained[T]) -> T:
