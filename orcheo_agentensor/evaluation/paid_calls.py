@@ -353,6 +353,40 @@ class PaidCalls:
         finally:
             self.release(key)
 
+    async def part(
+        self,
+        key: str,
+        kind: str,
+        ask: Callable[[], Awaitable[Mapping[str, Any]]],
+        *,
+        meter: AskMeter,
+    ) -> Mapping[str, Any]:
+        """As `answer`, for one of the calls that an answer is made of.
+
+        What breaks it is raised as it is: whoever makes the whole answer sees to that, and to
+        another attempt.
+        """
+        await self.claim(key)
+        try:
+            known = await self._ledger.call(key)
+            if known is not None:
+                return known
+            meter.require_call()
+            recorder = UsageRecorder(meter)
+            try:
+                with recorder:
+                    given = await ask()
+            except BaseException as error:
+                self._note(key, kind if isinstance(error, Exception) else CANCELLED, recorder.total)
+                raise
+            finally:
+                meter.spent(recorder.total, refused=recorder.refused is not None, asked=True)
+            answer: dict[str, Any] = redact(dict(given), names=False)
+            await self._ledger.put_call(key, kind, answer, recorder.total)
+            return answer
+        finally:
+            self.release(key)
+
 
 def _trouble(who: str, error: BaseException) -> str:
     if isinstance(error, OutOfTime):

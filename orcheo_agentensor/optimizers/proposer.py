@@ -183,8 +183,12 @@ class LLMProposer:
 
         async def ask(group: Sequence[ComponentRequest]) -> Any:
             text = _render(group, request, cuts=0, chars=self._chars, images=None, head=LOOK)
-            reply: Any = await model.ainvoke([("system", FIND), ("user", text)])
-            return reply["parsed"]
+
+            async def found() -> Mapping[str, Any]:
+                reply: Any = await model.ainvoke([("system", FIND), ("user", text)])
+                return {"findings": reply["parsed"]}
+
+            return (await request.once(["findings", text], found))["findings"]
 
         try:
             return await findings_of(asked, ask)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -300,6 +300,10 @@ class ComponentRequest:
         return written
 
 
+Asking: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
+Recorded: TypeAlias = Callable[[Any, Asking], Awaitable[Mapping[str, Any]]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProposalRequest:
     """What a proposer is asked for: new texts for `components`.
@@ -317,11 +321,22 @@ class ProposalRequest:
     purpose: Purpose = "rewrite"
     task: str = ""
     dataset: Mapping[str, Any] = field(default_factory=dict)
+    recorded: Recorded | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The request as content: the key under which its answer is recorded."""
         written = {**vars(self), "components": [one.to_json() for one in self.components]}
+        del written["recorded"]
         return {key: value for key, value in written.items() if value not in ("", {})}
+
+    async def once(self, content: Any, ask: Asking) -> Mapping[str, Any]:
+        """What `ask()` answers: a JSON object. For a proposer that makes several calls.
+
+        In a training the answer is recorded in the run under `content` (JSON that says which call
+        it is) as it returns, so that a proposal that a kill has cut short does not pay for it
+        again.
+        """
+        return await (ask() if self.recorded is None else self.recorded(content, ask))
 
 
 @runtime_checkable

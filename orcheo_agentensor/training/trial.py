@@ -20,6 +20,7 @@ from orcheo_agentensor.optimizers import Edit, ProposalRequest, Purpose, Trial, 
 from orcheo_agentensor.optimizers.edits import as_proposed, why_of
 from orcheo_agentensor.optimizers.guards import texts_in, through_guards
 from orcheo_agentensor.optimizers.proposer import ProposalRefused, ReplyTruncated
+from orcheo_agentensor.optimizers.protocol import Asking
 from orcheo_agentensor.optimizers.update import proposal_request
 from orcheo_agentensor.prompts import Candidate, FeedbackRecord, without_middle
 from orcheo_agentensor.redaction import redact
@@ -61,11 +62,17 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
     search goes on. Raises `BudgetExhausted`, and `RunFailed` where the retries are used up or the
     proposer has failed `BROKEN_IN_A_ROW` times in a row.
     """
-    plan, broken = training.plan, training.plan.broken
+    plan, broken, calls = training.plan, training.plan.broken, training.runner.calls
+    key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
+
+    async def recorded(content: Any, part: Asking) -> Mapping[str, Any]:
+        within = content_hash(["part", key, content])
+        return await calls.part(within, "proposal", part, meter=training.meter)
 
     async def ask() -> dict[str, Any]:
         try:
-            given: Any = plan.proposer.propose(await with_images(request, training))
+            shown = replace(await with_images(request, training), recorded=recorded)
+            given: Any = plan.proposer.propose(shown)
             if not inspect.isawaitable(given):
                 name, rule = type(plan.proposer).__name__, "must have async propose(request)"
                 raise BadInput(field="optimizer.proposer", value=name, rule=rule)
@@ -95,11 +102,8 @@ async def propose(request: ProposalRequest, training: Training, *, base: Candida
         ]
         return {"texts": texts | dict.fromkeys(unfit), "unfit": unfit}
 
-    key = content_hash(["proposal", type(plan.proposer).__qualname__, request.to_json()])
     with traced(training.runner.labels(base, "proposal")):
-        answer = await training.runner.calls.answer(
-            key, "proposal", ask, meter=training.meter, who="proposer"
-        )
+        answer = await calls.answer(key, "proposal", ask, meter=training.meter, who="proposer")
     if "refused" in answer:
         why = answer["refused"]
         # Remembered for each prompt, so that the next request asks for less.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +17,18 @@ from orcheo_agentensor import (
     BadInput,
     Dataset,
     FeedbackRecord,
+    Limits,
     MaxSteps,
     RandomSearch,
     Reflective,
+    Store,
     TextGrad,
     TextTensor,
     astep,
     atrain,
+    get_prompt,
 )
+from orcheo_agentensor.errors import RunFailed
 from orcheo_agentensor.optimizers import LLMProposer
 from orcheo_agentensor.testing import RuleChatModel, ScriptedChatModel
 
@@ -294,3 +299,43 @@ async def test_more_cases_than_a_request_holds_are_looked_at_in_groups_where_ask
     tensors["p"].text = "Answer."
     assert await astep(tensors, optimizer=Reflective(model=model)) == {}
     assert len(seen) == 1
+
+
+async def test_a_proposal_that_broke_off_after_its_groups_pays_for_them_once() -> None:
+    asked_for: Counter[str] = Counter()
+
+    def rule(messages: list[BaseMessage]) -> Any:
+        text = str(messages[-1].text)
+        asked_for[text] += 1
+        if text.startswith("Say what you find"):
+            return {"p": [f"FOUND {len(asked_for)}"]}
+        if asked_for[text] == 1:
+            raise ConnectionError("the service went away")
+        return {"p": "Well."}
+
+    async def target(inputs: dict[str, Any]) -> str:
+        return get_prompt("p")
+
+    cases = [
+        {"split": split, "inputs": {"in": split, "text": f"{n} " * 300}, "expected_output": "Well."}
+        for split, number in (("train", 25), ("validation", 2))
+        for n in range(number)
+    ]
+    model = RuleChatModel(rule=rule, profile={"max_input_tokens": 4_000})
+    job: dict[str, Any] = {
+        "prompts": {"p": "Answer."},
+        "dataset": cases,
+        "evaluators": ["exact_match"],
+        "optimizer": Reflective(model=model, groups=True, minibatch=25),
+        "stop": [MaxSteps(1)],
+        "limits": Limits(retries=0),
+        "run_id": "once",
+    }
+    async with Store.from_url(None) as store:
+        with pytest.raises(RunFailed, match="the service went away"):
+            await atrain(target, **job, store=store)
+        assert [*asked_for.values()] == [1] * 6  # √25 groups, and the new text, which broke off
+        result = await atrain(target, **job, store=store)
+    assert [*asked_for.values()] == [1] * 5 + [2]
+    assert result.best.prompts["p"].text == "Well."
+    assert result.usage.calls == sum(asked_for.values())
