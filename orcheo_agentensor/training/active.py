@@ -138,6 +138,9 @@ class Training:
         """Keep from the search what comes after it: the holdout measurement of two candidates, the
         rest of the baseline's validation, and that of a last candidate where there is room.
 
+        Where the budget does not pay for a whole one beside something to search with, half of what
+        is left is kept: validation cases that the search runs as training cases are paid for.
+
         A `Deadline` among the stop conditions ends a step in its middle.
         """
         plan, limit = self.plan, self.plan.budget.rollouts
@@ -150,9 +153,10 @@ class Training:
         self.unmeasured = [key for key in self.unmeasured if key not in recorded]
         missing = 0 if self.state.baseline in self.state.validated else len(self.unmeasured)
         fixed = validation + 2 * holdout
-        room = validation if limit is None else max(0, limit - fixed) // 2
-        last = 0 if self.state.settled else min(validation, room)
-        self.meter.set_aside(2 * holdout + missing, wished=last, fixed=fixed)
+        room = None if limit is None else max(0, limit - fixed)
+        last = validation if room is None or room > validation else room // 2
+        wished = 0 if self.state.settled else last
+        self.meter.set_aside(2 * holdout + missing, wished=wished, fixed=fixed)
         seconds = [one.seconds for one in self.run.job.stop if isinstance(one, Deadline)]
         if seconds and not self.state.settled:
             self.meter.end_at(

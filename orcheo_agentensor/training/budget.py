@@ -197,6 +197,14 @@ class BudgetMeter:
         """Let the search, halted or out of time in an earlier node, ask again."""
         self._halted = self._deadline = None
 
+    def release_last(self) -> None:
+        """End the search but for the validation of a last candidate: what was kept for that may be
+        used, and no deadline holds. What the baseline and the holdout need stays set aside."""
+        self.resume()
+        with self._lock:
+            self._set_aside -= self._wished
+            self._wished = 0
+
     def release(self) -> None:
         """End the search: what was set aside may be used, and no deadline holds."""
         self._halted = self._deadline = None

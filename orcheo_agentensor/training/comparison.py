@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orcheo_agentensor.datasets import Case
-from orcheo_agentensor.evaluation.paid_calls import Meter
 from orcheo_agentensor.evaluation.results import CaseResult, settled
 from orcheo_agentensor.optimizers import derive_seed
 from orcheo_agentensor.prompts import Candidate
@@ -193,7 +192,6 @@ async def validate_against(
     *,
     rival_known: bool,
     strictly: bool,
-    meter: Meter | None = None,
 ) -> Comparison:
     """Measure a candidate on the validation cases for as long as it can beat its rival.
 
@@ -211,11 +209,11 @@ async def validate_against(
         order = _worst_first(held, weights)
         held, cases = [held[index] for index in order], [cases[index] for index in order]
         for block in _blocks(cases):
-            after += await training.measure(block, candidate, phase="validation", meter=meter)
+            after += await training.measure(block, candidate, phase="validation")
             if foreseen(held, after, weights=weights, strictly=strictly) is False:
                 break
     else:
-        after = await training.measure(cases, candidate, phase="validation", meter=meter)
+        after = await training.measure(cases, candidate, phase="validation")
         for block in _blocks(cases):
             held += await training.measure(block, rival, phase="validation", meter=aside)
             if _beaten(held, after, weights=weights, strictly=strictly):

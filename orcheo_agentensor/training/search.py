@@ -591,6 +591,7 @@ async def _settle(training: Training) -> None:
     state, run, best = training.state, training.run, training.state.objective
     targets = [one.score for one in run.job.stop if isinstance(one, TargetScore)]
     if state.blocked is None and (best is None or not targets or best < min(targets)):
+        training.meter.release_last()
         for candidate_hash in finalists(training):
             if state.objective is not None and state.objective >= 1.0:
                 break
@@ -601,7 +602,6 @@ async def _settle(training: Training) -> None:
                     training.candidates[state.best],
                     rival_known=state.best in state.validated,
                     strictly=True,
-                    meter=training.meter.aside,
                 )
             except BudgetExhausted:
                 break

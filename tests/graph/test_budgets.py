@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from langchain_core.messages import BaseMessage
 from pydantic import PrivateAttr
 
@@ -16,12 +18,14 @@ from orcheo_agentensor import (
     Limits,
     LLMJudge,
     RandomSearch,
+    Reflective,
     TrainingResult,
     aevaluate,
     atrain,
     get_prompt,
+    train,
 )
-from orcheo_agentensor.errors import BudgetExhausted
+from orcheo_agentensor.errors import BudgetExhausted, BudgetTooSmall
 from orcheo_agentensor.optimizers import ProposalRequest
 from orcheo_agentensor.storage import Store
 from orcheo_agentensor.testing import RuleChatModel, SimulatedChatModel, count_tokens
@@ -282,3 +286,68 @@ async def test_refused_attempts_leave_the_budget_of_rollouts_whole() -> None:
 class Longer:
     async def propose(self, request: ProposalRequest) -> dict[str, str]:
         return {one.name: f"{one.text} {request.seed}" for one in request.components}
+
+
+class Learning:
+    """Adds a word that some case of its feedback expects."""
+
+    async def propose(self, request: ProposalRequest) -> dict[str, str]:
+        texts = {}
+        for component in request.components:
+            missing = {str(one.expected_output) for one in component.feedback} - {
+                *component.text.split()
+            }
+            texts[component.name] = " ".join([component.text, *sorted(missing)[:1]])
+        return texts
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.tuples(st.integers(1, 12), st.integers(0, 9), st.integers(0, 4)),
+    more=st.integers(-1, 30),
+    opening=st.booleans(),
+    minibatch=st.sampled_from([1, 3, "auto"]),
+    concurrency=st.sampled_from([1, 8]),
+)
+@example(sizes=(12, 9, 0), more=14, opening=False, minibatch=2, concurrency=1)
+@example(sizes=(12, 9, 3), more=14, opening=False, minibatch=2, concurrency=8)
+@pytest.mark.requirement("training.budget")
+def test_any_budget_of_rollouts_is_refused_at_the_start_or_kept_to_the_end(
+    sizes: tuple[int, int, int],
+    more: int,
+    opening: bool,
+    minibatch: Any,
+    concurrency: int,
+) -> None:
+    """`more` is what a budget has beside the least that it takes."""
+    made: list[int] = []
+
+    async def target(inputs: dict[str, int]) -> int | None:
+        made.append(1)
+        kind = inputs["i"] % 3
+        return kind if str(kind) in get_prompt("p").split() else None
+
+    splits = ("train", "validation", "holdout")
+    cases = [
+        {"split": split, "inputs": {"i": i, "of": split}, "expected_output": i % 3}
+        for split, size in zip(splits, sizes, strict=True)
+        for i in range(size)
+    ]
+    least = (sizes[1] or sizes[0]) + 2 * sizes[2] + 1
+    job: dict[str, Any] = {
+        "prompts": {"p": "Do."},
+        "dataset": cases,
+        "evaluators": ["exact_match"],
+        "optimizer": Reflective(opening=opening, minibatch=minibatch, proposer=Learning()),
+        "budget": Budget(rollouts=least + more),
+        "limits": Limits(concurrency=concurrency),
+    }
+    if more < 0:
+        with pytest.raises(BudgetTooSmall, match=f"must be at least {least}"):
+            train(target, **job)
+        assert not made
+        return
+    result = train(target, **job)
+    assert len(made) == result.usage.rollouts <= least + more
+    assert result.best.metrics["complete"]
+    assert (result.holdout is not None) == (sizes[2] > 0)
