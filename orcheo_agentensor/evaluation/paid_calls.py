@@ -87,10 +87,11 @@ class Meter(CallGate, Protocol):
     def begun(self) -> int:
         """Executions of the target that have begun, in all processes of the run."""
 
-    def reserve_rollout(self) -> None:
-        """Reserve one execution of the target; raises `BudgetExhausted`."""
+    def reserve_rollout(self, *, again: bool = False) -> None:
+        """Reserve one execution of the target, the first for its case or one `again` after a
+        passing trouble; raises `BudgetExhausted`."""
 
-    def return_rollout(self) -> None:
+    def return_rollout(self, *, again: bool = False) -> None:
         """Give a reserved execution back, because a server refused it."""
 
     def spent(self, usage: Usage, *, refused: bool = False, asked: bool = False) -> None:

@@ -277,9 +277,10 @@ class Runner:
             try:
                 if not begun and self.draining():
                     raise Draining
+                again = executions > 0
                 if batch.meter is not None:
                     await self._reserve_stored(batch.meter)
-                    batch.meter.reserve_rollout()
+                    batch.meter.reserve_rollout(again=again)
                 begun, recorder.total = True, ONE_ROLLOUT
                 recorder.ignore_chain = self._threads is None
                 executions += 1
@@ -293,7 +294,7 @@ class Runner:
                     executions -= 1
                     recorder.total = replace(recorder.total, rollouts=0)
                     if batch.meter is not None:
-                        batch.meter.return_rollout()
+                        batch.meter.return_rollout(again=again)
                 return found
             finally:
                 self._slots.release(self._share)

@@ -224,15 +224,16 @@ class BudgetMeter:
         """Let the search begin nothing more, whatever it still has in flight."""
         self._halted = reason
 
-    def reserve_rollout(self) -> None:
-        """Reserve one execution of the target for the search; raises `BudgetExhausted`."""
+    def reserve_rollout(self, *, again: bool = False) -> None:
+        """Reserve one execution of the target for the search, the first or one `again` after a
+        passing trouble; raises `BudgetExhausted`."""
         with self._lock:
             self._check_time()
             self._check_average(rollouts=1, aside=False)
             self._check_rollouts(self._set_aside)
             self._rollouts += 1
 
-    def return_rollout(self) -> None:
+    def return_rollout(self, *, again: bool = False) -> None:
         """Give back an execution that a server refused."""
         with self._lock:
             self._rollouts -= 1
@@ -280,13 +281,15 @@ class BudgetMeter:
             if asked:
                 self._asked.add(usage)
 
-    def _reserve_aside(self) -> None:
+    def _reserve_aside(self, *, again: bool) -> None:
         with self._lock:
             self._check_fixed()
             self._check_average(rollouts=1, aside=True)
-            self._check_rollouts(0)
-            self._set_aside = max(0, self._set_aside - 1)
-            self._wished = min(self._wished, self._set_aside)
+            # A second attempt at a case must not take the first one of another.
+            self._check_rollouts(self._set_aside - self._wished if again else 0)
+            if not again:
+                self._set_aside = max(0, self._set_aside - 1)
+                self._wished = min(self._wished, self._set_aside)
             self._rollouts += 1
 
     def _start_call(self, most: Callable[[], Usage], *, aside: bool) -> Usage:
@@ -413,15 +416,17 @@ class Aside:
         """Executions of the target that have begun, in all processes of the run."""
         return self._meter.begun
 
-    def reserve_rollout(self) -> None:
-        """Reserve one execution of the target; raises `BudgetExhausted`."""
-        self._meter._reserve_aside()
+    def reserve_rollout(self, *, again: bool = False) -> None:
+        """Reserve one execution of the target; raises `BudgetExhausted`. One that is made `again`
+        after a passing trouble leaves what is set aside."""
+        self._meter._reserve_aside(again=again)
 
-    def return_rollout(self) -> None:
+    def return_rollout(self, *, again: bool = False) -> None:
         """Give back an execution that a server refused, to be made later."""
         self._meter.return_rollout()
-        with self._meter._lock:
-            self._meter._set_aside += 1
+        if not again:
+            with self._meter._lock:
+                self._meter._set_aside += 1
 
     def call_started(self, most: Callable[[], Usage]) -> Usage:
         """Reserve a model call; raises `BudgetExhausted`."""

@@ -301,6 +301,38 @@ class Learning:
         return texts
 
 
+@pytest.mark.parametrize("opening", [True, False])
+@pytest.mark.requirement("training.budget")
+async def test_further_attempts_leave_the_baseline_its_validation(
+    opening: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search spends all that it may, and every third execution is lost."""
+    monkeypatch.setattr("orcheo_agentensor.evaluation.paid_calls.FIRST_BACKOFF", 0.0)
+    made: list[int] = []
+
+    async def target(inputs: dict[str, int]) -> int | None:
+        made.append(1)
+        if len(made) % 3 == 0:
+            raise ConnectionError("lost")
+        return inputs["i"] if str(inputs["i"]) in get_prompt("p").split() else None
+
+    result = await atrain(
+        target,
+        prompts={"p": "Do."},
+        dataset=[
+            {"id": f"{split}{i}", "split": split, "inputs": {"i": i}, "expected_output": i}
+            for split in ("train", "validation")
+            for i in range(9)
+        ],
+        evaluators=["exact_match"],
+        optimizer=Reflective(opening=opening, minibatch=3, proposer=Learning()),
+        budget=Budget(rollouts=28),
+        limits=Limits(retries=2, concurrency=1),
+    )
+    assert len(made) == result.usage.rollouts <= 28
+    assert result.baseline.metrics["n_ok"] + result.baseline.metrics["n_target_failed"] == 9
+
+
 @settings(max_examples=20)
 @given(
     sizes=st.tuples(st.integers(1, 12), st.integers(0, 9), st.integers(0, 4)),

@@ -153,6 +153,19 @@ def test_the_calls_of_what_is_set_aside_are_left_where_rollouts_are_alike(
     assert done == aside or each * (1 + aside) > calls
 
 
+def test_a_further_attempt_does_not_take_the_first_one_of_another_case() -> None:
+    meter = BudgetMeter(Budget(rollouts=5), set_aside=3)
+    assert granted(lambda: meter.aside.reserve_rollout())
+    assert [granted(lambda: meter.aside.reserve_rollout(again=True)) for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
+    meter.aside.return_rollout(again=True)  # a server refused it
+    assert granted(lambda: meter.aside.reserve_rollout(again=True))
+    assert [granted(lambda: meter.aside.reserve_rollout()) for _ in range(3)] == [True, True, False]
+
+
 def test_after_the_deadline_only_what_is_set_aside_goes_on() -> None:
     now = NOW
     meter = BudgetMeter(Budget(), set_aside=2, clock=lambda: now)
