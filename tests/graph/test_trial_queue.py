@@ -31,9 +31,8 @@ class Together(Teacher):
 
 @pytest.mark.parametrize("parallel", [2, 4])
 async def test_proposer_calls_overlap(parallel: int) -> None:
-    result = await trained(
-        proposer=Together(parallel), options={"parallel": parallel, "minibatch": 4}
-    )
+    options = {"parallel": parallel, "minibatch": 4, "opening": False}  # a pass has one at a time
+    result = await trained(proposer=Together(parallel), options=options)
     assert result.best.metrics["objective"] == 1.0
 
 
@@ -67,7 +66,10 @@ class Reversed(Teacher):
 
 
 async def test_outcomes_are_told_in_order_whoever_is_faster() -> None:
-    job: dict[str, Any] = {"options": {"parallel": 4, "minibatch": 3}, "workflow_id": "w"}
+    job: dict[str, Any] = {
+        "options": {"parallel": 4, "minibatch": 3, "opening": False},
+        "workflow_id": "w",
+    }
     breaks = {0: {1}, 2: {3}}
     plain = await trained(Target(breaks=breaks), Teacher(), **job)
     backwards = await trained(Target(breaks=breaks), Reversed(), **job)
@@ -147,7 +149,7 @@ async def test_a_budget_that_ends_in_flight_is_spent_and_not_overshot(
     target = Target(breaks={0: {1}, 1: {2}, 2: {3}, 3: {0}})
     result = await trained(
         target,
-        options={"parallel": parallel, "minibatch": 3},
+        options={"parallel": parallel, "minibatch": 3, "opening": False},
         dataset=dataset(train=30, validation=8, holdout=8),
         budget=Budget(rollouts=rollouts),
     )
