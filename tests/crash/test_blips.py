@@ -176,6 +176,12 @@ async def test_two_writers_that_cannot_be_serialised_are_both_done(postgres_url:
 
 READER = """
 import os
+
+async def warm():  # what is imported at first use may be closed to the other user
+    async with Store.from_url(None) as store:
+        await store.runs.list()
+
+asyncio.run(warm())
 os.setuid(65534) if os.getuid() == 0 else None
 
 async def main():
