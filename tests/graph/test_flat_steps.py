@@ -20,7 +20,7 @@ from orcheo_agentensor.optimizers import ProposalRequest
 
 PACKAGE = os.path.dirname(orcheo_agentensor.__file__) + os.sep
 SIZE = 16
-RECALLED = 100  # at most so many cases of earlier minibatches are shown again
+RECALLED = 200  # at most so many cases are shown again: of earlier minibatches, or of the pass
 
 
 class Hopeless:
@@ -52,8 +52,9 @@ async def searched(file: Path, *, train: int, steps: int) -> tuple[Hopeless, lis
 
 
 async def test_a_step_stores_as_much_with_many_cases_and_steps_as_with_few(tmp_path: Path) -> None:
-    _proposer, few = await searched(tmp_path / "few.db", train=150, steps=20)
-    _proposer, many = await searched(tmp_path / "many.db", train=600, steps=20)
+    """With more cases than are shown again: up to so many, each is a few bytes more."""
+    _proposer, few = await searched(tmp_path / "few.db", train=RECALLED + 50, steps=20)
+    _proposer, many = await searched(tmp_path / "many.db", train=1_000, steps=20)
     assert many[0] > few[0]  # which cases there are is stored, once
     assert max(many[14:]) < 1.2 * max(many[8:14])
     assert max(many[1:]) == pytest.approx(max(few[1:]), rel=0.2)
