@@ -60,11 +60,11 @@ class Entry:
     `number` counts the candidates in the order in which they were added, the baseline being 0.
     `failed` are training cases that could not be scored with it, `taught` those that an edit
     between the baseline and it has learnt from, the newest. `depth` counts the edits since the last
-    validation among its ancestors. `batch` is its current minibatch, with `shots` proposals so far; `rejected`
-    counts the minibatches in a row without a better child, of which `missed` is the last, `quiet`
-    those that had nothing to teach. `judged` is set once it was validated, as far as needed,
-    against the best of its time. `changed` maps each prompt that differs from the baseline to the
-    candidate that brought its text. `shows` is set where its prompts hold worked examples.
+    validation among its ancestors. `batch` is its current minibatch, with `shots` proposals so far;
+    `rejected` counts the minibatches in a row without a better child, of which `missed` is the
+    last, `quiet` those that had nothing to teach. `judged` is set once it was validated, as far as
+    needed, against the best of its time. `changed` maps each prompt that differs from the baseline
+    to the candidate that brought its text. `shows` is set where its prompts hold worked examples.
     """
 
     hash: str
