@@ -144,6 +144,8 @@ def as_markdown(doc: str, *, arguments: bool = True) -> str:
 
 def signature(name: str, value: Any, *, width: float = 88) -> str:
     """`name(...)` as it is written in the source, a parameter per line where it is wide."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        value.model_rebuild()  # one that nobody has used yet has not worked out its own
     found = inspect.signature(value)
     parts = []
     kinds = inspect.Parameter

@@ -218,7 +218,9 @@ class _TrialRun:
         if trial.purpose == "measure":
             return await self._measure(parent)
         wanted = set(trial.case_ids)
-        cases = [case for case in training.plan.train if case.id in wanted]
+        by_id = {case.id: case for case in training.plan.train}
+        # In the order of the trial, which differs from trial to trial: so does what is shown first.
+        cases = [by_id[case_id] for case_id in dict.fromkeys(trial.case_ids)]
         before = await training.measure(cases, parent, phase="train")
         scores = _scores(before, training.weights)
         if not scores and not self.known and any(result.ok for result in before):
