@@ -332,12 +332,8 @@ class PaidCalls:
 
         Raises `BudgetExhausted` where the budget refuses it, and `RunFailed` where `who` breaks.
         """
-        await self.claim(key)
-        try:
-            known = await self._ledger.call(key)
-            if known is not None:
-                return known
 
+        async def made() -> tuple[Mapping[str, Any], Usage]:
             async def attempt(recorder: UsageRecorder) -> Attempt:
                 meter.require_call()
                 return await self.attempted(ask(), recorder)
@@ -348,11 +344,9 @@ class PaidCalls:
                 if isinstance(found.error, BudgetExhausted):
                     raise found.error
                 raise RunFailed(_trouble(who, found.error)) from found.error
-            answer: dict[str, Any] = redact(found.value, names=False)
-            await self._ledger.put_call(key, kind, answer, usage)
-            return answer
-        finally:
-            self.release(key)
+            return found.value, usage
+
+        return await self._once(key, kind, made)
 
     async def part(
         self,
@@ -367,11 +361,8 @@ class PaidCalls:
         What breaks it is raised as it is: whoever makes the whole answer sees to that, and to
         another attempt.
         """
-        await self.claim(key)
-        try:
-            known = await self._ledger.call(key)
-            if known is not None:
-                return known
+
+        async def made() -> tuple[Mapping[str, Any], Usage]:
             meter.require_call()
             recorder = UsageRecorder(meter)
             try:
@@ -382,8 +373,22 @@ class PaidCalls:
                 raise
             finally:
                 meter.spent(recorder.total, refused=recorder.refused is not None, asked=True)
-            answer: dict[str, Any] = redact(dict(given), names=False)
-            await self._ledger.put_call(key, kind, answer, recorder.total)
+            return given, recorder.total
+
+        return await self._once(key, kind, made)
+
+    async def _once(
+        self, key: str, kind: str, made: Callable[[], Awaitable[tuple[Mapping[str, Any], Usage]]]
+    ) -> dict[str, Any]:
+        """The answer recorded under `key`, or the one made now, committed before it is used."""
+        await self.claim(key)
+        try:
+            known = await self._ledger.call(key)
+            if known is not None:
+                return known
+            value, usage = await made()
+            answer: dict[str, Any] = redact(dict(value), names=False)
+            await self._ledger.put_call(key, kind, answer, usage)
             return answer
         finally:
             self.release(key)

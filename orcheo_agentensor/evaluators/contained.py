@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
@@ -40,14 +42,13 @@ class Contained(Generic[T]):
     """
 
     def __init__(self, call: Awaitable[T], factory: _Factory | None = None) -> None:
-        self.abandoned = self._begun = False
+        self.abandoned = False
         self._call = call
         self._factory = factory
         self._timer: asyncio.TimerHandle | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
         token = None if _inside.get() else _inside.set(True)
-        self._begun = True
         call: Any = self._call
         steps = call if type(call) is CoroutineType else call.__await__()
         error: BaseException | None = None
@@ -108,19 +109,6 @@ class Contained(Generic[T]):
         _left_behind.append((self._call, steps))
 
 
-class _ContainedTask(Contained[T]):
-    """The call of a task that contained code makes."""
-
-    def close_unbegun(self, _: asyncio.Future[Any]) -> None:
-        """Close a call whose task was cancelled before it began: nobody will await it any more.
-
-        Not in `__del__`: what is collected in a cycle is collected in any order, so that Python
-        could say of the call that it was never awaited.
-        """
-        if not self._begun and type(self._call) is CoroutineType:
-            self._call.close()
-
-
 class _Factory:
     """Makes the tasks of a loop, and hands work to its executors: those of contained calls are
     contained as well. It stands in the loop while there are such calls."""
@@ -135,9 +123,9 @@ class _Factory:
         if not (_inside.get() and (type(coro) is CoroutineType or asyncio.iscoroutine(coro))):
             return make(loop, coro, **options)
         # Of a native coroutine: calls of a server within itself wait for ever on tasks of others.
-        call: _ContainedTask[Any] = _ContainedTask(coro, self)
-        task = make(loop, _contained(call), **options)
-        task.add_done_callback(call.close_unbegun)
+        task = make(loop, _contained(Contained(coro, self)), **options)
+        if type(coro) is CoroutineType:
+            task.add_done_callback(partial(_close_unbegun, coro))
         return task
 
     def run_in_executor(
@@ -155,6 +143,16 @@ def _task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio
 
 async def _contained(call: Contained[T]) -> T:
     return await call
+
+
+def _close_unbegun(call: CoroutineType[Any, Any, Any], _: asyncio.Future[Any]) -> None:
+    """Close a call whose task was cancelled before it began: nobody will await it any more.
+
+    Not when it is collected: what is collected in a cycle is so in any order, so that Python could
+    say of the call that it was never awaited.
+    """
+    if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+        call.close()
 
 
 def _returned(function: Callable[..., T], *args: Any) -> T:
